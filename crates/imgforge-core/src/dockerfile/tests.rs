@@ -1,0 +1,156 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn refs_with(text: &str, args: &[(&str, &str)]) -> Vec<(String, &'static str)> {
+    let args: BTreeMap<String, String> = args.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let file = Dockerfile::parse(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+    let references = file.references(&args);
+    references.into_iter().map(|r| (r.image, r.kind.as_str())).collect()
+}
+
+fn refs(text: &str) -> Vec<(String, &'static str)> {
+    refs_with(text, &[])
+}
+
+fn from(names: &[&str]) -> Vec<(String, &'static str)> {
+    names.iter().map(|name| ((*name).to_owned(), "from")).collect()
+}
+
+fn sources(text: &str) -> Vec<String> {
+    let file = Dockerfile::parse(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+    file.context_sources(&BTreeMap::new()).into_iter().map(|s| s.pattern).collect()
+}
+
+#[test]
+fn from_lines_are_read_as_buildkit_reads_them() {
+    for (text, expected) in [
+        ("FROM a", &["a"][..]),
+        ("from a as b\nFrom b\n", &["a"]),
+        ("FROM a AS B\nFROM b", &["a"]),
+        ("FROM scratch", &[]),
+        ("FROM localhost:5000/x:tag@sha256:0123", &["localhost:5000/x:tag@sha256:0123"]),
+        ("ARG V=1\nFROM a:$V", &["a:1"]),
+        ("ARG V=1\nFROM a:${V}-x", &["a:1-x"]),
+        ("ARG V\nFROM a${V:+:$V}", &["a"]),
+        ("ARG V\nFROM a:${V:-${W:-3}}", &["a:3"]),
+        ("ARG B=build\nFROM a AS build\nFROM ${B}", &["a"]),
+        ("FROM --platform=$BUILDPLATFORM a", &["a"]),
+        ("FROM --platform=linux/amd64 \\\n  # a comment\n\n  a \\\n  AS x", &["a"]),
+        ("# escape=`\nFROM `\n a", &["a"]),
+        ("# syntax=docker/dockerfile:1\n# escape=`\nFROM a`\nb", &["ab"]),
+        ("\u{feff}FROM a\r\nRUN x \\\r\n y\r\n", &["a"]),
+        ("ARG \"V=1\"\nFROM a", &["a"]),
+        ("FROM base-${TARGETARCH} AS final", &["base-amd64"]),
+        ("FROM a\nARG V=2\nFROM b:$V", &["a", "b:"]),
+    ] {
+        assert_eq!(refs(text), from(expected), "{text}");
+    }
+}
+
+#[test]
+fn build_arguments_override_defaults() {
+    assert_eq!(refs_with("ARG V=1\nFROM a:$V", &[("V", "2")]), from(&["a:2"]));
+}
+
+#[test]
+fn copies_and_mounts_from_images_are_references_and_stages_are_not() {
+    let text = "FROM a AS one\nFROM b\nCOPY --from=one /x /x\nCOPY --from=0 /x /x\nCOPY --chown=1:1 --from=img:3 /x /y\n\
+                RUN --mount=type=bind,from=two,source=/s,target=/t --mount=type=cache,target=/c cmd\n\
+                RUN --mount=\"from=three,target=/t\" cmd\nRUN --mount=from=ONE,target=/t cmd";
+    let expected = [("a", "from"), ("b", "from"), ("img:3", "copy"), ("two", "mount"), ("three", "mount")];
+    let expected: Vec<_> = expected.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+    assert_eq!(refs(text), expected);
+}
+
+#[test]
+fn a_reference_can_be_replaced_in_place() {
+    let text = "ARG B=os\nFROM --platform=linux/amd64 $B AS x\nCOPY --from=tool /a /b\nRUN --mount=from=tool,target=/t \\\n  # c\n  x\n";
+    let file = Dockerfile::parse(text).unwrap();
+    let words: Vec<&str> = file
+        .references(&BTreeMap::new())
+        .iter()
+        .map(|r| &text[r.span.offset as usize..(r.span.offset + r.span.len) as usize])
+        .collect();
+    assert_eq!(words, ["$B", "tool", "tool"]);
+}
+
+#[test]
+fn the_files_that_a_build_can_reach_are_its_copies_adds_and_bind_mounts() {
+    for (text, expected) in [
+        ("FROM a\nCOPY x y /d/", &["x", "y"][..]),
+        ("FROM a\nCOPY [\"x y\", \"/d\"]", &["x y"]),
+        ("FROM a\nCOPY --from=b x /d", &[]),
+        ("FROM a\nADD https://example.com/x /x\nADD f.tar /", &["f.tar"]),
+        ("FROM a\nRUN --mount=type=bind,source=s,target=/t x", &["s"]),
+        ("FROM a\nRUN --mount=target=/t x", &["."]),
+        ("FROM a\nRUN --mount=type=cache,target=/t x", &[]),
+        ("FROM a\nCOPY <<EOF /f\nhello\nEOF\nCOPY z /", &["z"]),
+        ("FROM scratch\nARG D=app\nCOPY $D/x /", &["app/x"]),
+        ("FROM a\nCOPY $FROM_BASE /", &["."]),
+        ("FROM a\nENV D=app E=${D}x\nCOPY ${D} /", &["app"]),
+        ("FROM a\nCOPY \"a b\" c /", &["a b", "c"]),
+        ("FROM a\nONBUILD COPY q /", &["q"]),
+        ("FROM a\nCOPY --chown=1:1 --chmod=644 a* b? /", &["a*", "b?"]),
+    ] {
+        assert_eq!(sources(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn heredocs_hold_no_instructions() {
+    let text = "FROM a\nRUN <<EOF cat <<-\"TWO\" <<<word\nFROM b\nEOF\n\tCOPY x y\n\tTWO\nRUN echo\n";
+    assert_eq!(refs(text), from(&["a"]));
+    let file = Dockerfile::parse(text).unwrap();
+    assert_eq!(
+        file.instructions().iter().map(|i| (i.keyword(), i.line())).collect::<Vec<_>>(),
+        [("FROM", 1), ("RUN", 2), ("RUN", 7)]
+    );
+}
+
+#[test]
+fn problems_have_their_place() {
+    for (text, message) in [
+        ("", "there is no FROM"),
+        ("# only\n", "there is no FROM"),
+        ("FORM a", "there is no instruction FORM"),
+        ("FROM", "FROM takes one image, and maybe AS and a name"),
+        ("FROM a b", "FROM takes one image, and maybe AS and a name"),
+        ("RUN x\nFROM a", "RUN stands before the first FROM"),
+        ("FROM a\nRUN <<EOF\nx", "the heredoc \"EOF\" has no end"),
+        ("FROM a\nRUN", "RUN says nothing"),
+    ] {
+        let problems = Dockerfile::parse(text).unwrap_err();
+        assert_eq!(problems[0].message, message, "{text}");
+    }
+    let problems = Dockerfile::parse("FROM a\nCPOY x y").unwrap_err();
+    assert_eq!(problems[0].help.as_deref(), Some("did you mean COPY?"));
+    assert_eq!(problems[0].span, Span::new(7, 4));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_and_spans_lie_on_characters(text in "(?s).{0,200}") {
+        if let Ok(file) = Dockerfile::parse(&text) {
+            for r in file.references(&BTreeMap::new()) {
+                prop_assert!(text.get(r.span.offset as usize..(r.span.offset + r.span.len) as usize).is_some());
+            }
+            let _ = file.context_sources(&BTreeMap::new());
+        }
+    }
+
+    #[test]
+    fn text_like_dockerfiles_is_read_or_refused(parts in proptest::collection::vec(proptest::sample::select(vec![
+        "FROM ", "COPY ", "RUN ", "ARG ", "--from=", "--mount=", "type=bind,", "source=", "\\\n", "\n", "<<EOF", "EOF\n", "$", "{", "}", ":-", "\"", "'", "[", "]", "x", " ", "# escape=`\n", "`", "é", ",", "ONBUILD ",
+    ]), 0..40)) {
+        let text = parts.concat();
+        if let Ok(file) = Dockerfile::parse(&text) {
+            for r in file.references(&BTreeMap::new()) {
+                prop_assert!(text.get(r.span.offset as usize..(r.span.offset + r.span.len) as usize).is_some());
+            }
+            let _ = file.context_sources(&BTreeMap::new());
+        }
+    }
+}

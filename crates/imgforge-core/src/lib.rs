@@ -1,0 +1,32 @@
+//! The pure half of imgforge: from manifest text to a plan and a schedule.
+//!
+//! Data goes one way, each arrow one function:
+//!
+//! ```text
+//! KDL text      -> Manifest        manifest::read        what one file says, with spans
+//! Manifests     -> Workspace       workspace::resolve    names resolved, defaults applied
+//! Workspace     -> ImageGraph      graph::ImageGraph     edges; cycles refused
+//! ImageGraph    -> Selection       select::select        which images the user means
+//! image         -> RenderedImage   render::render        Dockerfile + context entries
+//! RenderedImage -> InputManifest   fingerprint           every input, named and hashed
+//! Fingerprints  -> Plan            plan::plan            compared with the inventory
+//! Plan          -> Schedule        schedule::Schedule    "what may start now?"
+//! ```
+//!
+//! Nothing here touches the network, the clock, the environment or a daemon.
+
+mod cache_file;
+pub mod context;
+pub mod diagnostic;
+pub mod dockerfile;
+mod dockerignore;
+pub mod event;
+pub mod fingerprint;
+pub mod lock;
+pub mod manifest;
+pub mod name;
+pub mod plan;
+pub mod render;
+pub mod source;
+mod stat_cache;
+pub mod workspace;

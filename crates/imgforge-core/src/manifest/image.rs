@@ -1,0 +1,576 @@
+//! Reads an `image.kdl`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::reader::{Node, Once, Reader};
+use super::service::{absolute, service, signal};
+use super::workspace::{pair, supervisor};
+use super::{
+    Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Root, RootInclude,
+    RunStep, Step, User,
+};
+use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::name::{ImageName, Tag};
+
+/// What may stand in an image, in the order of the reference.
+const IN_IMAGE: &[&str] = &[
+    "description",
+    "from",
+    "root",
+    "dockerfile",
+    "alias",
+    "packages",
+    "docs",
+    "user",
+    "env",
+    "arg",
+    "label",
+    "copy",
+    "run",
+    "service",
+    "supervisor",
+    "workdir",
+    "run-as",
+    "volume",
+    "expose",
+    "entrypoint",
+    "cmd",
+    "stop-signal",
+    "healthcheck",
+    "network",
+    "template",
+    "tag",
+];
+
+/// Of these, one is enough.
+const SINGLE: &[&str] = &[
+    "description",
+    "root",
+    "dockerfile",
+    "docs",
+    "supervisor",
+    "workdir",
+    "run-as",
+    "entrypoint",
+    "cmd",
+    "stop-signal",
+    "healthcheck",
+    "network",
+    "template",
+];
+
+/// What a hand-written Dockerfile says itself.
+const NOT_WITH_DOCKERFILE: &[&str] = &[
+    "root",
+    "packages",
+    "docs",
+    "user",
+    "env",
+    "copy",
+    "run",
+    "service",
+    "supervisor",
+    "workdir",
+    "run-as",
+    "volume",
+    "expose",
+    "entrypoint",
+    "cmd",
+    "stop-signal",
+    "healthcheck",
+    "template",
+];
+
+/// Reads one `image.kdl`. The manifest is there when it could be understood in spite of the problems.
+pub fn read_image(file: &Arc<SourceFile>) -> (Option<ImageManifest>, Problems) {
+    let reader = Reader::new(file);
+    let manifest = read(&reader);
+    (manifest, reader.into_problems())
+}
+
+fn read(reader: &Reader<'_>) -> Option<ImageManifest> {
+    let document = reader.document()?;
+    let mut once = Once::default();
+    let mut found = None;
+    for kdl in document.nodes() {
+        let node = reader.node(kdl);
+        match node.name() {
+            "image" => {
+                if once.first(&node) {
+                    found = Some(image(reader, node));
+                }
+            }
+            other => reader.unknown(node.name_span(), "node", other, &["image"]),
+        }
+    }
+    if found.is_none() {
+        let problem = Problem::at(reader.file, Span::new(0, 0), "the file describes no image", "here");
+        reader.push(problem.help("it says: image \"NAME\" { from \"PARENT\" }"));
+    }
+    found?
+}
+
+/// The bases that a manifest names; exactly one kind is right.
+#[derive(Default)]
+struct Bases {
+    from: Vec<Located<String>>,
+    root: Option<Located<Base>>,
+    dockerfile: Option<Located<Base>>,
+}
+
+fn image(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<ImageManifest> {
+    let span = node.span();
+    let name = node.string("the image's name").and_then(|name| match ImageName::new(name.value) {
+        Ok(value) => Some(Located::new(value, name.span)),
+        Err(error) => {
+            node.problem(name.span, error.to_string(), "not an image name");
+            None
+        }
+    });
+    let mut manifest = empty(reader, name.clone().unwrap_or_else(|| Located::new(placeholder(), span)));
+    let mut bases = Bases::default();
+    let mut once = Once::default();
+    let mut beside: Vec<(&str, Span)> = Vec::new();
+    for kdl in node.children() {
+        let child = reader.node(kdl);
+        if SINGLE.contains(&child.name()) && !once.first(&child) {
+            continue;
+        }
+        if NOT_WITH_DOCKERFILE.contains(&child.name()) {
+            beside.push((child.name(), child.span()));
+        }
+        part(child, &mut manifest, &mut bases);
+    }
+    node.done();
+    if bases.dockerfile.is_some() {
+        for (word, at) in beside {
+            let message = format!("\"{word}\" has no meaning beside \"dockerfile\"");
+            let problem = Problem::at(reader.file, at, message, "the Dockerfile says it itself");
+            reader.push(problem.help("write it into the Dockerfile, or leave out \"dockerfile\""));
+        }
+    }
+    manifest.base = base(reader, span, bases, &mut manifest)?;
+    name.map(|_| manifest)
+}
+
+/// Stands for a name that could not be read: the rest is still checked.
+fn placeholder() -> ImageName {
+    ImageName::new("unnamed").expect("it is of the right form")
+}
+
+fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
+    let base = Located::new(Base::Scratch, name.span);
+    ImageManifest {
+        file: Arc::clone(reader.file),
+        name,
+        description: None,
+        aliases: Vec::new(),
+        base,
+        expected_parents: Vec::new(),
+        packages: Vec::new(),
+        keep_docs: false,
+        users: Vec::new(),
+        env: BTreeMap::new(),
+        args: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        steps: Vec::new(),
+        services: Vec::new(),
+        supervisor: None,
+        workdir: None,
+        run_as: None,
+        volumes: Vec::new(),
+        expose: Vec::new(),
+        entrypoint: None,
+        cmd: None,
+        stop_signal: None,
+        healthcheck: None,
+        network: None,
+        template: None,
+        tags: Vec::new(),
+    }
+}
+
+fn base(
+    reader: &Reader<'_>,
+    span: Span,
+    bases: Bases,
+    manifest: &mut ImageManifest,
+) -> Option<Located<Base>> {
+    let Bases { mut from, root, dockerfile } = bases;
+    match (root, dockerfile, from.len()) {
+        (None, Some(dockerfile), _) => {
+            manifest.expected_parents = from;
+            Some(dockerfile)
+        }
+        (Some(root), None, 0) => Some(root),
+        (None, None, 1) => {
+            let name = from.remove(0);
+            let base = if name.value == "scratch" { Base::Scratch } else { Base::From(name.value) };
+            Some(Located::new(base, name.span))
+        }
+        (None, None, 0) => {
+            let problem = Problem::at(reader.file, span, "the image stands on nothing", "a base is expected");
+            reader.push(problem.help(
+                "give it one: from \"PARENT\", from \"scratch\", root \"SOURCE\" or dockerfile \"FILE\"",
+            ));
+            None
+        }
+        (root, dockerfile, _) => {
+            let mut spans: Vec<Span> = from.iter().map(|name| name.span).collect();
+            spans.extend(root.map(|root| root.span));
+            spans.extend(dockerfile.map(|file| file.span));
+            spans.sort();
+            let problem =
+                Problem::at(reader.file, spans[1], "the image has more than one base", "again here");
+            let problem = problem.and(spans[0], "first here");
+            reader.push(
+                problem.help(
+                    "files of a second parent come with: copy \"SOURCE\" \"DESTINATION\" from=\"PARENT\"",
+                ),
+            );
+            None
+        }
+    }
+}
+
+fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Bases) {
+    let span = node.span();
+    match node.name() {
+        "description" => manifest.description = node.string("a description").map(|text| text.value),
+        "from" => bases.from.extend(node.string("an image")),
+        "root" => bases.root = root(&mut node, manifest).map(|root| Located::new(Base::Root(root), span)),
+        "dockerfile" => {
+            let file = node.string("a file");
+            bases.dockerfile = file.map(|file| Located::new(Base::Dockerfile(file.value.into()), file.span));
+        }
+        "alias" => manifest.aliases.extend(node.strings("a name", 1)),
+        "packages" => manifest.packages.extend(packages(&mut node)),
+        "docs" => manifest.keep_docs = node.bool().is_some_and(|docs| docs.value),
+        "user" => manifest.users.extend(user(&mut node)),
+        "env" => {
+            pair(&mut node, &mut manifest.env);
+            check_variables(&node, &manifest.env);
+        }
+        "arg" => arg(&mut node, manifest),
+        "label" => pair(&mut node, &mut manifest.labels),
+        "copy" => manifest.steps.extend(copy(&mut node).map(Step::Copy)),
+        "run" => manifest.steps.extend(run(&mut node).map(Step::Run)),
+        "service" => {
+            let reader = node.reader;
+            let Some(found) = service(node) else { return };
+            if let Some(before) = manifest.services.iter().find(|other| other.name.value == found.name.value)
+            {
+                let message = format!("there are two services \"{}\"", found.name.value);
+                let problem = Problem::at(reader.file, found.span, message, "again here");
+                reader.push(problem.and(before.span, "first here"));
+            } else {
+                manifest.services.push(found);
+            }
+            return;
+        }
+        "supervisor" => manifest.supervisor = supervisor(&mut node),
+        "workdir" => manifest.workdir = node.string("a folder").and_then(|path| absolute(&node, path)),
+        "run-as" => manifest.run_as = node.string("a user"),
+        "volume" => {
+            let paths = node.strings("a folder", 1);
+            manifest.volumes.extend(paths.into_iter().filter_map(|path| absolute(&node, path)));
+        }
+        "expose" => {
+            let ports = node.text_or_number("a port");
+            manifest.expose.extend(ports.into_iter().filter_map(|word| port(&node, word)));
+        }
+        "entrypoint" => manifest.entrypoint = argv(&mut node, span),
+        "cmd" => manifest.cmd = argv(&mut node, span),
+        "stop-signal" => {
+            let word = node.string("a signal");
+            let name = word.and_then(|word| signal(&node, &word));
+            manifest.stop_signal = name.map(|name| Located::new(format!("SIG{name}"), span));
+        }
+        "healthcheck" => manifest.healthcheck = healthcheck(&mut node).map(|check| Located::new(check, span)),
+        "network" => manifest.network = network(&mut node),
+        "template" => {
+            manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span))
+        }
+        "tag" => {
+            manifest.tags.extend(node.strings("a tag", 1).into_iter().filter_map(|word| tag(&node, word)))
+        }
+        other => {
+            node.reader.unknown(node.name_span(), "node", other, IN_IMAGE);
+            return;
+        }
+    }
+    node.done();
+}
+
+fn argv(node: &mut Node<'_, '_, '_>, span: Span) -> Option<Located<Vec<String>>> {
+    let words: Vec<String> = node.strings("a program", 1).into_iter().map(|word| word.value).collect();
+    (!words.is_empty()).then(|| Located::new(words, span))
+}
+
+fn root(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) -> Option<Root> {
+    let source = node.string("an apt source");
+    let mut include = RootInclude::Essential;
+    let reader = node.reader;
+    let mut once = Once::default();
+    for kdl in node.children() {
+        let mut child = reader.node(kdl);
+        match child.name() {
+            "include" if once.first(&child) => {
+                if let Some(word) = child.string("\"essential\", \"required\" or \"nothing\"") {
+                    include = match word.value.as_str() {
+                        "essential" => RootInclude::Essential,
+                        "required" => RootInclude::Required,
+                        "nothing" => RootInclude::Nothing,
+                        other => {
+                            reader.unknown(
+                                word.span,
+                                "package set",
+                                other,
+                                &["essential", "required", "nothing"],
+                            );
+                            include
+                        }
+                    };
+                }
+            }
+            "include" => continue,
+            "packages" => {
+                let names = package_names(&mut child);
+                if let Some(source) = source.clone() {
+                    manifest.packages.push(PackageRequest { source, names });
+                }
+            }
+            other => {
+                reader.unknown(child.name_span(), "node", other, &["include", "packages"]);
+                continue;
+            }
+        }
+        child.done();
+    }
+    Some(Root { source: source?, include })
+}
+
+fn packages(node: &mut Node<'_, '_, '_>) -> Option<PackageRequest> {
+    let source = node.string("an apt source");
+    let names = package_names(node);
+    Some(PackageRequest { source: source?, names })
+}
+
+/// Debian policy 5.6.1: at least two of lower-case letters, digits, `+`, `-` and `.`, starting with a letter or digit.
+fn package_names(node: &mut Node<'_, '_, '_>) -> Vec<Located<String>> {
+    let is_name = |name: &str| {
+        name.len() >= 2
+            && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+    };
+    let words = node.strings("a package", 1);
+    words
+        .into_iter()
+        .filter(|word| {
+            let (name, version) = word.value.split_once('=').unwrap_or((&word.value, "0"));
+            let good = is_name(name) && !version.is_empty();
+            if !good {
+                let problem = Problem::at(
+                    node.reader.file,
+                    word.span,
+                    format!("\"{}\" is no package name", word.value),
+                    "here",
+                );
+                node.reader.push(problem.help("NAME, or NAME=VERSION for one version"));
+            }
+            good
+        })
+        .collect()
+}
+
+fn user(node: &mut Node<'_, '_, '_>) -> Option<User> {
+    let name = node.string("the user's name");
+    let uid = node.number_property("uid");
+    let gid = node.number_property("gid");
+    let home = node.text_property("home").and_then(|path| absolute(node, path));
+    let name = name.filter(|name| {
+        let good = name.value.len() <= 32
+            && name.value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+        if !good {
+            node.problem(
+                name.span,
+                "a user's name is made of lower-case letters, digits, `_` and `-`",
+                "not such a name",
+            );
+        }
+        good
+    });
+    if uid.is_none() {
+        let problem =
+            Problem::at(node.reader.file, node.span(), "a user needs a fixed uid", "uid= is expected");
+        node.reader.push(problem.help("for example: user \"web\" uid=1000"));
+    }
+    let (name, uid) = (name?, uid?);
+    if uid.value == 0 || gid.as_ref().is_some_and(|gid| gid.value == 0) {
+        node.problem(uid.span, "0 is root, and root is there already", "another number is expected");
+        return None;
+    }
+    let gid = gid.map_or(uid.value, |gid| gid.value);
+    Some(User { name, uid, gid, home: home.map_or_else(|| "/nonexistent".into(), |home| home.value) })
+}
+
+fn is_variable(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn check_variables(node: &Node<'_, '_, '_>, env: &BTreeMap<String, Located<String>>) {
+    for (name, value) in env {
+        let is_here = value.span.offset >= node.span().offset
+            && value.span.offset < node.span().offset + node.span().len;
+        if is_here && !is_variable(name) {
+            node.problem(
+                node.span(),
+                format!("\"{name}\" is no name of a variable"),
+                "letters, digits and `_`",
+            );
+        }
+        if is_here && value.value.contains('\n') {
+            node.problem(value.span, "a value in a Dockerfile has one line", "a line break");
+        }
+    }
+}
+
+fn arg(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) {
+    let Some(name) = node.string("the argument's name") else { return };
+    let mut values = node.strings("a value", 0);
+    if !is_variable(&name.value) {
+        node.problem(
+            name.span,
+            format!("\"{}\" is no name of a variable", name.value),
+            "letters, digits and `_`",
+        );
+        return;
+    }
+    if values.len() > 1 {
+        node.problem(values[1].span, "\"arg\" takes a name and one value", "one too many");
+    }
+    let default = (!values.is_empty()).then(|| values.swap_remove(0).value);
+    let span = name.span;
+    if manifest.args.insert(name.value.clone(), Located::new(default, span)).is_some() {
+        node.problem(span, format!("\"{}\" is given twice", name.value), "again here");
+    }
+}
+
+fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
+    let span = node.span();
+    let mut words = node.strings("a source and a destination", 2);
+    let mode = node.text_property("mode").and_then(|mode| octal(node, mode));
+    let owner = node.text_property("owner");
+    let from = node.text_property("from");
+    if words.len() < 2 {
+        if words.len() == 1 {
+            node.problem(span, "\"copy\" needs a source and a destination", "one of them is missing");
+        }
+        return None;
+    }
+    let destination = words.pop()?;
+    if words.len() > 1 && !destination.value.ends_with('/') {
+        let problem = Problem::at(
+            node.reader.file,
+            destination.span,
+            "several sources go into a folder",
+            "a folder's path ends with /",
+        );
+        node.reader.push(problem.help(format!("write \"{}/\"", destination.value)));
+        return None;
+    }
+    let destination = absolute(node, destination)?;
+    Some(CopyStep { span, sources: words, destination, mode, owner, from })
+}
+
+fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {
+    let is_octal =
+        (3..=4).contains(&mode.value.len()) && mode.value.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    match u32::from_str_radix(&mode.value, 8) {
+        Ok(bits) if is_octal => Some(Located::new(bits, mode.span)),
+        _ => {
+            let problem = Problem::at(
+                node.reader.file,
+                mode.span,
+                "mode is not a file mode",
+                "octal digits are expected",
+            );
+            node.reader.push(problem.help("for example mode=\"0644\""));
+            None
+        }
+    }
+}
+
+fn run(node: &mut Node<'_, '_, '_>) -> Option<RunStep> {
+    let span = node.span();
+    let argv = node.strings("a command", 1);
+    let reader = node.reader;
+    let mut mounts = Vec::new();
+    for kdl in node.children() {
+        let mut child = reader.node(kdl);
+        if child.name() != "mount" {
+            reader.unknown(child.name_span(), "node", child.name(), &["mount"]);
+            continue;
+        }
+        let from = child.text_property("from");
+        let source = child.text_property("source").and_then(|path| absolute(&child, path));
+        let target = child.text_property("target").and_then(|path| absolute(&child, path));
+        match (from, target) {
+            (Some(from), Some(target)) => {
+                let source = source.map_or_else(|| "/".into(), |source| source.value);
+                mounts.push(MountFrom { from, source, target: target.value });
+            }
+            _ => child.problem(child.span(), "a mount needs from= and target=", "one of them is missing"),
+        }
+        child.done();
+    }
+    (!argv.is_empty()).then_some(RunStep { span, argv, mounts })
+}
+
+/// `80`, `"53/udp"`: normalised to `80/tcp`.
+fn port(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
+    let (number, protocol) = word.value.split_once('/').unwrap_or((&word.value, "tcp"));
+    let good = number.parse::<u16>().is_ok_and(|port| port > 0) && matches!(protocol, "tcp" | "udp" | "sctp");
+    if !good {
+        let problem =
+            Problem::at(node.reader.file, word.span, format!("\"{}\" is no port", word.value), "here");
+        node.reader.push(problem.help("a number from 1 to 65535, or for example \"53/udp\""));
+        return None;
+    }
+    Some(Located::new(format!("{number}/{protocol}"), word.span))
+}
+
+fn healthcheck(node: &mut Node<'_, '_, '_>) -> Option<Healthcheck> {
+    let interval = node.time_property("interval");
+    let timeout = node.time_property("timeout");
+    let start_period = node.time_property("start-period");
+    let retries = node.number_property("retries").map(|retries| retries.value);
+    let argv: Vec<String> = node.strings("a command", 1).into_iter().map(|word| word.value).collect();
+    (!argv.is_empty()).then_some(Healthcheck { argv, interval, timeout, start_period, retries })
+}
+
+fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
+    let word = node.string("\"none\" or \"default\"")?;
+    let network = match word.value.as_str() {
+        "none" => Network::None,
+        "default" => Network::Default,
+        other => {
+            node.reader.unknown(word.span, "network", other, &["none", "default"]);
+            return None;
+        }
+    };
+    Some(Located::new(network, word.span))
+}
+
+fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<Tag>> {
+    match Tag::new(word.value) {
+        Ok(tag) => Some(Located::new(tag, word.span)),
+        Err(error) => {
+            node.problem(word.span, error.to_string(), "not a tag");
+            None
+        }
+    }
+}

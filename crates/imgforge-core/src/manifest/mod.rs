@@ -1,0 +1,344 @@
+//! What one manifest file says, as types with spans: nothing is resolved or looked up yet.
+//!
+//! `imgforge.kdl` becomes a [`WorkspaceManifest`], an `image.kdl` an [`ImageManifest`]. Both are plain
+//! data (serde), so that an unchanged file need not be parsed twice.
+
+mod cache;
+mod image;
+mod reader;
+mod service;
+#[cfg(test)]
+mod tests;
+mod workspace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+pub use self::cache::ManifestCache;
+pub use self::image::read_image;
+pub use self::workspace::read_workspace;
+use crate::diagnostic::{Located, SourceFile, Span};
+use crate::name::{ImageName, ServiceName, Tag};
+
+/// What `imgforge.kdl` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceManifest {
+    /// The file itself.
+    pub file: Arc<SourceFile>,
+    /// `workspace "NAME"`: names the family in labels.
+    pub name: Located<String>,
+    /// `registry "HOST/PATH"`: prefix of the full repository names.
+    pub registry: Option<Located<String>>,
+    /// `supervisor "s6"`: what services run under unless an image says otherwise.
+    pub supervisor: Option<Located<Supervisor>>,
+    /// `platform "linux/amd64"`.
+    pub platform: Option<Located<String>>,
+    /// `images "GLOB"`...: narrows where manifests are looked for.
+    pub images: Vec<Located<String>>,
+    /// `label "KEY" "VALUE"`: put on every image.
+    pub labels: BTreeMap<String, Located<String>>,
+    /// `arg "NAME" "VALUE"`: a build argument of every image that declares it.
+    pub args: BTreeMap<String, Located<String>>,
+    /// `lock vanished="relock"`: lock packages anew when nobody serves the locked version any more.
+    pub relock_vanished: bool,
+    /// `apt "NAME" { ... }`.
+    pub apt: Vec<AptSource>,
+    /// `group "NAME" "IMAGE"...`.
+    pub groups: Vec<Group>,
+}
+
+/// A named set of images: `group "web" "webapp-base" "guestbook"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: Located<String>,
+    /// Its images.
+    pub members: Vec<Located<String>>,
+}
+
+/// An apt repository that packages come from: `apt "debian" { suite "bookworm"; component "main" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AptSource {
+    /// The name that images use.
+    pub name: Located<String>,
+    /// `suite "bookworm" "bookworm-security"`.
+    pub suites: Vec<Located<String>>,
+    /// `component "main"`; `main` when none is given.
+    pub components: Vec<Located<String>>,
+    /// `uri "http://..."`: where the repository is; found as the design's section 6 says when missing.
+    pub uri: Option<Located<String>>,
+    /// `keyring "FILE"`: the OpenPGP keys that sign it; the machine's Debian archive keyring when missing.
+    pub keyring: Option<Located<Utf8PathBuf>>,
+}
+
+/// What one `image.kdl` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageManifest {
+    /// The file itself; its folder is the image's folder.
+    pub file: Arc<SourceFile>,
+    /// `image "NAME"`.
+    pub name: Located<ImageName>,
+    /// `description "..."`.
+    pub description: Option<String>,
+    /// `alias "OTHER"`: other names under which hand-written Dockerfiles know this image.
+    pub aliases: Vec<Located<String>>,
+    /// What it stands on.
+    pub base: Located<Base>,
+    /// `from "NAME"` beside `dockerfile`: parents that the Dockerfile is expected to have.
+    pub expected_parents: Vec<Located<String>>,
+    /// `packages "SOURCE" "NAME"...`; in a `root` too.
+    pub packages: Vec<PackageRequest>,
+    /// `docs #true`: keep documentation, manual pages and translations of packages.
+    pub keep_docs: bool,
+    /// `user "NAME" uid=N`.
+    pub users: Vec<User>,
+    /// `env "NAME" "VALUE"`.
+    pub env: BTreeMap<String, Located<String>>,
+    /// `arg "NAME" "DEFAULT"`: build arguments.
+    pub args: BTreeMap<String, Located<Option<String>>>,
+    /// `label "KEY" "VALUE"`.
+    pub labels: BTreeMap<String, Located<String>>,
+    /// `copy` and `run`, in the order of the manifest.
+    pub steps: Vec<Step>,
+    /// `service "NAME" { ... }`.
+    pub services: Vec<Service>,
+    /// `supervisor "s6"` of this image.
+    pub supervisor: Option<Located<Supervisor>>,
+    /// `workdir "/srv"`.
+    pub workdir: Option<Located<String>>,
+    /// `run-as "web"`: the user that the container's process runs as (USER).
+    pub run_as: Option<Located<String>>,
+    /// `volume "/data"`.
+    pub volumes: Vec<Located<String>>,
+    /// `expose 80` or `expose "53/udp"`: normalised to `80/tcp`.
+    pub expose: Vec<Located<String>>,
+    /// `entrypoint "a" "b"`.
+    pub entrypoint: Option<Located<Vec<String>>>,
+    /// `cmd "a" "b"`.
+    pub cmd: Option<Located<Vec<String>>>,
+    /// `stop-signal "QUIT"`: as STOPSIGNAL has it (`SIGQUIT`).
+    pub stop_signal: Option<Located<String>>,
+    /// `healthcheck "curl" "-f" ... interval="30s"`.
+    pub healthcheck: Option<Located<Healthcheck>>,
+    /// `network "none"|"default"`: what RUN steps reach; see [`Network`].
+    pub network: Option<Located<Network>>,
+    /// `template "name.j2"`: extends or replaces the built-in Dockerfile template.
+    pub template: Option<Located<Utf8PathBuf>>,
+    /// `tag "latest"`: release tags; `latest` when none is given.
+    pub tags: Vec<Located<Tag>>,
+}
+
+/// What an image stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// `from "NAME"`: a workspace image or an external reference; which of them is resolved later.
+    From(String),
+    /// `from "scratch"`.
+    Scratch,
+    /// `root "SOURCE" { include "essential" }`: a root file system made of locked packages.
+    Root(Root),
+    /// `dockerfile "Dockerfile"`: a hand-written Dockerfile, relative to the image's folder.
+    Dockerfile(Utf8PathBuf),
+}
+
+/// `root "debian" { include "essential" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The apt source's name.
+    pub source: Located<String>,
+    /// Which packages it starts with, besides those that `packages` asks for.
+    pub include: RootInclude,
+}
+
+/// The package set that a root starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootInclude {
+    /// All packages marked Essential, and what they depend on: the floor for an image that packages
+    /// are installed on later, since maintainer scripts may use them without depending on them.
+    Essential,
+    /// Essential and Priority: required.
+    Required,
+    /// Just what `packages` names and what that depends on.
+    Nothing,
+}
+
+/// `packages "debian" "nginx-light" "ca-certificates"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageRequest {
+    /// The source's name.
+    pub source: Located<String>,
+    /// Package names; `name=version` pins one.
+    pub names: Vec<Located<String>>,
+}
+
+/// `user "web" uid=1000`: an account made in the image, locked, without a password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its name.
+    pub name: Located<String>,
+    /// Its numeric id; 0 is refused.
+    pub uid: Located<u32>,
+    /// Its group's numeric id; the uid when not given.
+    pub gid: u32,
+    /// Its home; `/nonexistent` when not given.
+    pub home: String,
+}
+
+/// One thing done while the image is built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// `copy "SRC" "DST"`.
+    Copy(CopyStep),
+    /// `run "COMMAND"`.
+    Run(RunStep),
+}
+
+/// `copy "SOURCE"... "DESTINATION" mode="0644" owner="web" from="builder"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStep {
+    /// The node's place.
+    pub span: Span,
+    /// Relative to the image's folder, or absolute in `from`'s file system; `*` and `?` as in COPY.
+    pub sources: Vec<Located<String>>,
+    /// A path in the image; a folder when it ends with `/`.
+    pub destination: Located<String>,
+    /// Permission bits of files, for COPY --chmod's meaning.
+    pub mode: Option<Located<u32>>,
+    /// `user[:group]`, for COPY --chown.
+    pub owner: Option<Located<String>>,
+    /// Another image that the files come from: a second parent.
+    pub from: Option<Located<String>>,
+}
+
+/// `run "COMMAND"` (through `/bin/sh -c`) or `run "PROGRAM" "ARG"...` (exec form, no shell).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStep {
+    /// The node's place.
+    pub span: Span,
+    /// One string is a shell command, more are an argument vector.
+    pub argv: Vec<Located<String>>,
+    /// `from="builder" target="/mnt"` mounts: another image's files, read-only, during this step.
+    pub mounts: Vec<MountFrom>,
+}
+
+/// `mount from="builder" source="/out" target="/mnt"` inside `run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountFrom {
+    /// The image that is mounted: a parent.
+    pub from: Located<String>,
+    /// Path in that image; `/` when not given.
+    pub source: String,
+    /// Where it is mounted.
+    pub target: String,
+}
+
+/// `healthcheck "PROGRAM" "ARG"... interval="30s" timeout="3s" start-period="5s" retries=3`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// One string is a shell command, more are an argument vector.
+    pub argv: Vec<String>,
+    /// Between two checks.
+    pub interval: Option<Millis>,
+    /// Of one check.
+    pub timeout: Option<Millis>,
+    /// Failures before this has passed do not count.
+    pub start_period: Option<Millis>,
+    /// Failures in a row until it is unhealthy.
+    pub retries: Option<u32>,
+}
+
+/// A time in milliseconds; written `"250ms"`, `"10s"`, `"2m"` or `"1h"` in a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Millis(pub u64);
+
+/// What the steps of a build reach on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// Nothing: the default of images that imgforge writes the Dockerfile for, because what comes
+    /// over the network is an input that cannot be hashed.
+    None,
+    /// What the engine gives; the default of hand-written Dockerfiles.
+    Default,
+}
+
+/// What runs an image's services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Supervisor {
+    /// s6-svscan as PID 1.
+    S6,
+}
+
+/// `service "NAME" { ... }`: a long-running process under the image's supervisor.
+///
+/// A field that is `None` is taken from the same service of the nearest parent that gives it; a child may
+/// so override one field, or switch the whole service off with `enabled #false`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// The node's place.
+    pub span: Span,
+    /// Its name, a folder name in the image.
+    pub name: Located<ServiceName>,
+    /// `enabled #false` switches a parent's service off.
+    pub enabled: Option<Located<bool>>,
+    /// `command "PROGRAM" "ARG"...`: an argument vector, never a shell line.
+    pub command: Option<Located<Vec<String>>>,
+    /// `user "web"`: who it runs as; root when no one says.
+    pub user: Option<Located<String>>,
+    /// `dir "/srv/app"`: its working directory.
+    pub dir: Option<Located<String>>,
+    /// `env "NAME" "VALUE"`.
+    pub env: BTreeMap<String, Located<String>>,
+    /// `needs "OTHER"`: started after these are ready.
+    pub needs: Vec<Located<ServiceName>>,
+    /// `ready { command ...; interval ...; timeout ... }`.
+    pub ready: Option<Located<Ready>>,
+    /// `restart "always" delay="1s"`.
+    pub restart: Option<Located<Restart>>,
+    /// `essential #true`: its end ends the container with its exit code.
+    pub essential: Option<Located<bool>>,
+    /// `stop signal="QUIT" grace="10s"`.
+    pub stop: Option<Located<Stop>>,
+}
+
+/// When a service is ready: `ready "PROGRAM" "ARG"... interval="200ms" timeout="30s"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Run again and again until it exits with 0.
+    pub command: Vec<String>,
+    /// Between two tries; 200 ms when not given.
+    pub interval: Millis,
+    /// After this long the service counts as failed; 30 s when not given.
+    pub timeout: Millis,
+}
+
+/// What happens when a service ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// When it is started again.
+    pub policy: RestartPolicy,
+    /// How long to wait before; 1 s when not given.
+    pub delay: Millis,
+}
+
+/// When a service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Whatever its exit code (the default).
+    Always,
+    /// Only after a signal or an exit code other than 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// How a service is stopped: `stop signal="QUIT" grace="10s"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Without `SIG`; `TERM` when not given.
+    pub signal: String,
+    /// After this long it is killed; 10 s when not given.
+    pub grace: Millis,
+}

@@ -1,0 +1,311 @@
+//! Takes KDL nodes apart: arguments, properties and children, each with its place; what is left over is a problem.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
+
+use super::Millis;
+use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::name::nearest;
+
+/// Reads one file and collects all its problems.
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a Arc<SourceFile>,
+    problems: RefCell<Problems>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &'a Arc<SourceFile>) -> Self {
+        Self { file, problems: RefCell::default() }
+    }
+
+    pub(super) fn into_problems(self) -> Problems {
+        self.problems.into_inner()
+    }
+
+    pub(super) fn push(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    pub(super) fn problem(&self, span: Span, message: impl Into<String>, label: impl Into<String>) {
+        self.push(Problem::at(self.file, span, message, label));
+    }
+
+    /// The file as a document; the KDL parser's own problems become ours.
+    pub(super) fn document(&self) -> Option<KdlDocument> {
+        match KdlDocument::parse_v2(&self.file.text) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                for found in error.diagnostics {
+                    let span = Span::new(found.span.offset(), found.span.len());
+                    let message = found.message.unwrap_or_else(|| "this is not KDL".into());
+                    let label = found.label.unwrap_or_else(|| "here".into());
+                    let problem = Problem::at(self.file, span, message, label);
+                    self.push(match found.help {
+                        Some(help) => problem.help(help),
+                        None => problem,
+                    });
+                }
+                None
+            }
+        }
+    }
+
+    /// Wraps a node for taking apart.
+    pub(super) fn node<'k>(&self, kdl: &'k KdlNode) -> Node<'_, 'a, 'k> {
+        Node { reader: self, kdl, next: 0, known: Vec::new(), children_taken: false }
+    }
+
+    /// A word that is none of those known here.
+    pub(super) fn unknown(&self, span: Span, what: &str, word: &str, known: &[&str]) {
+        let problem =
+            Problem::at(self.file, span, format!("there is no {what} \"{word}\" here"), "not known");
+        self.push(match nearest(word, known.iter().copied()) {
+            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+            None => problem.help(format!("known here: {}", known.join(", "))),
+        });
+    }
+}
+
+/// Which nodes have been seen, to refuse a second one.
+#[derive(Default)]
+pub(super) struct Once<'k>(BTreeMap<&'k str, Span>);
+
+impl<'k> Once<'k> {
+    /// Whether this is the first of its name; a second one is a problem that shows both.
+    pub(super) fn first(&mut self, node: &Node<'_, '_, 'k>) -> bool {
+        let name = node.name();
+        match self.0.get(name) {
+            None => {
+                self.0.insert(name, node.span());
+                true
+            }
+            Some(before) => {
+                let message = format!("\"{name}\" is given twice");
+                let problem = Problem::at(node.reader.file, node.span(), message, "again here");
+                node.reader.push(problem.and(*before, "first here"));
+                false
+            }
+        }
+    }
+}
+
+/// A node whose parts are taken one after another.
+pub(super) struct Node<'r, 'a, 'k> {
+    pub(super) reader: &'r Reader<'a>,
+    kdl: &'k KdlNode,
+    next: usize,
+    known: Vec<&'static str>,
+    children_taken: bool,
+}
+
+fn span_of(span: miette::SourceSpan) -> Span {
+    Span::new(span.offset(), span.len())
+}
+
+impl<'k> Node<'_, '_, 'k> {
+    pub(super) fn name(&self) -> &'k str {
+        self.kdl.name().value()
+    }
+
+    pub(super) fn name_span(&self) -> Span {
+        span_of(self.kdl.name().span())
+    }
+
+    /// From the name to the last argument or property, without children.
+    pub(super) fn span(&self) -> Span {
+        let start = self.name_span();
+        let end = self.kdl.entries().iter().map(|e| e.span().offset() + e.span().len()).max();
+        let end = end.unwrap_or(0).max((start.offset + start.len) as usize);
+        let from = start.offset as usize;
+        let text = self.reader.file.text.get(from..end).unwrap_or("");
+        Span::new(from, text.trim_end().len())
+    }
+
+    pub(super) fn problem(&self, span: Span, message: impl Into<String>, label: impl Into<String>) {
+        self.reader.problem(span, message, label);
+    }
+
+    fn next_argument(&mut self) -> Option<&'k KdlEntry> {
+        let entry = self.kdl.entries().iter().filter(|entry| entry.name().is_none()).nth(self.next)?;
+        self.next += 1;
+        Some(entry)
+    }
+
+    fn text(&self, entry: &KdlEntry, what: &str) -> Option<Located<String>> {
+        let span = self.value_span(entry);
+        match entry.value() {
+            KdlValue::String(text) if text.is_empty() => {
+                self.problem(span, format!("{what} is empty"), "a text is expected");
+                None
+            }
+            KdlValue::String(text) if text.contains('\0') => {
+                self.problem(span, format!("{what} holds a NUL character"), "not possible here");
+                None
+            }
+            KdlValue::String(text) => Some(Located::new(text.clone(), span)),
+            other => {
+                let help = format!("write it in quotes: \"{other}\"");
+                let problem =
+                    Problem::at(self.reader.file, span, format!("{what} must be a text"), "not a text");
+                self.reader.push(problem.help(help));
+                None
+            }
+        }
+    }
+
+    /// The value's own place: for a property, without its name.
+    fn value_span(&self, entry: &KdlEntry) -> Span {
+        let span = span_of(entry.span());
+        let from = span.offset as usize;
+        let text = self.reader.file.text.get(from..from + span.len as usize).unwrap_or("");
+        let lead = text.len() - text.trim_start().len();
+        Span::new(from + lead, text.trim().len())
+    }
+
+    /// The next argument, which must be there.
+    pub(super) fn string(&mut self, what: &str) -> Option<Located<String>> {
+        match self.next_argument() {
+            Some(entry) => self.text(entry, what),
+            None => {
+                let message = format!("\"{}\" lacks {what}", self.name());
+                self.problem(self.span(), message, format!("{what} is expected"));
+                None
+            }
+        }
+    }
+
+    /// All arguments from here on; at least `least`.
+    pub(super) fn strings(&mut self, what: &str, least: usize) -> Vec<Located<String>> {
+        let mut found = Vec::new();
+        let mut count = 0;
+        while let Some(entry) = self.next_argument() {
+            count += 1;
+            found.extend(self.text(entry, what));
+        }
+        if count < least {
+            let message = format!("\"{}\" lacks {what}", self.name());
+            self.problem(self.span(), message, format!("{what} is expected"));
+        }
+        found
+    }
+
+    /// The next argument as `#true` or `#false`.
+    pub(super) fn bool(&mut self) -> Option<Located<bool>> {
+        let entry = self.next_argument();
+        if let Some(KdlValue::Bool(value)) = entry.map(KdlEntry::value) {
+            return Some(Located::new(*value, self.span()));
+        }
+        let message = format!("\"{}\" takes #true or #false", self.name());
+        self.problem(self.span(), message, "#true or #false is expected");
+        None
+    }
+
+    /// The next argument, a text or a whole number, as text: ports.
+    pub(super) fn text_or_number(&mut self, what: &str) -> Vec<Located<String>> {
+        let mut found = Vec::new();
+        while let Some(entry) = self.next_argument() {
+            match entry.value() {
+                KdlValue::Integer(number) => {
+                    found.push(Located::new(number.to_string(), self.value_span(entry)));
+                }
+                _ => found.extend(self.text(entry, what)),
+            }
+        }
+        if self.next == 0 {
+            self.problem(
+                self.span(),
+                format!("\"{}\" lacks {what}", self.name()),
+                format!("{what} is expected"),
+            );
+        }
+        found
+    }
+
+    fn property(&mut self, name: &'static str) -> Option<&'k KdlEntry> {
+        self.known.push(name);
+        self.kdl.entries().iter().rev().find(|entry| entry.name().is_some_and(|key| key.value() == name))
+    }
+
+    /// A property that is a text.
+    pub(super) fn text_property(&mut self, name: &'static str) -> Option<Located<String>> {
+        let entry = self.property(name)?;
+        self.text(entry, name)
+    }
+
+    /// A property that is a whole number of at most 32 bits.
+    pub(super) fn number_property(&mut self, name: &'static str) -> Option<Located<u32>> {
+        let entry = self.property(name)?;
+        let span = self.value_span(entry);
+        let number = entry.value().as_integer().and_then(|number| u32::try_from(number).ok());
+        if number.is_none() {
+            self.problem(
+                span,
+                format!("{name} must be a whole number from 0 to {}", u32::MAX),
+                "not such a number",
+            );
+        }
+        Some(Located::new(number?, span))
+    }
+
+    /// A property that is a time.
+    pub(super) fn time_property(&mut self, name: &'static str) -> Option<Millis> {
+        let text = self.text_property(name)?;
+        let time = parse_time(&text.value);
+        if time.is_none() {
+            let message = format!("{name} is not a time");
+            let problem = Problem::at(self.reader.file, text.span, message, "not a time");
+            self.reader.push(problem.help("a number and a unit: \"250ms\", \"10s\", \"2m\" or \"1h\""));
+        }
+        time
+    }
+
+    /// The nodes inside the braces.
+    pub(super) fn children(&mut self) -> &'k [KdlNode] {
+        self.children_taken = true;
+        self.kdl.children().map_or(&[], KdlDocument::nodes)
+    }
+
+    /// Reports every argument, property and child that nobody asked for.
+    pub(super) fn done(mut self) {
+        while let Some(entry) = self.next_argument() {
+            let message = format!("\"{}\" takes no further value", self.name());
+            self.problem(self.value_span(entry), message, "one too many");
+        }
+        for entry in self.kdl.entries() {
+            let Some(key) = entry.name() else { continue };
+            if !self.known.contains(&key.value()) {
+                let span = self.value_span(entry);
+                if self.known.is_empty() {
+                    let message = format!("\"{}\" has no properties", self.name());
+                    self.problem(span, message, "not known");
+                } else {
+                    self.reader.unknown(span, "property", key.value(), &self.known);
+                }
+            }
+        }
+        if !self.children_taken && self.kdl.children().is_some_and(|children| !children.nodes().is_empty()) {
+            self.problem(
+                self.span(),
+                format!("\"{}\" has no block", self.name()),
+                "nothing in braces is expected",
+            );
+        }
+    }
+}
+
+/// `250ms`, `10s`, `2m`, `1h`.
+pub(super) fn parse_time(text: &str) -> Option<Millis> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(unit).map(Millis)
+}

@@ -1,0 +1,219 @@
+//! Reads `imgforge.kdl`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::reader::{Node, Once, Reader};
+use super::{AptSource, Group, Supervisor, WorkspaceManifest};
+use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+
+const TOP: &[&str] = &["workspace", "apt", "group"];
+const IN_WORKSPACE: &[&str] = &["registry", "supervisor", "platform", "images", "label", "arg", "lock"];
+
+/// Reads `imgforge.kdl`. The manifest is there when it could be understood in spite of the problems.
+pub fn read_workspace(file: &Arc<SourceFile>) -> (Option<WorkspaceManifest>, Problems) {
+    let reader = Reader::new(file);
+    let manifest = read(&reader);
+    (manifest, reader.into_problems())
+}
+
+fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
+    let document = reader.document()?;
+    let mut once = Once::default();
+    let (mut manifest, mut apt, mut groups) = (None, Vec::new(), Vec::new());
+    for kdl in document.nodes() {
+        let mut node = reader.node(kdl);
+        match node.name() {
+            "workspace" => {
+                if once.first(&node) {
+                    manifest = workspace(reader, node);
+                }
+            }
+            "apt" => apt.extend(apt_source(node)),
+            "group" => {
+                if let Some(name) = node.string("the group's name") {
+                    groups.push(Group { name, members: node.strings("an image", 1) });
+                }
+                node.done();
+            }
+            "image" => {
+                let problem =
+                    Problem::at(reader.file, node.span(), "an image has a file of its own", "not here");
+                reader.push(problem.help("put it into an image.kdl in the image's folder"));
+            }
+            other => reader.unknown(node.name_span(), "node", other, TOP),
+        }
+    }
+    if manifest.is_none() && once_missing(&document) {
+        let problem =
+            Problem::at(reader.file, Span::new(0, 0), "the file does not name the workspace", "here");
+        reader.push(problem.help("it starts with: workspace \"NAME\""));
+    }
+    refuse_duplicates(reader, apt.iter().map(|source: &AptSource| &source.name), "apt source");
+    refuse_duplicates(reader, groups.iter().map(|group: &Group| &group.name), "group");
+    let mut manifest = manifest?;
+    manifest.apt = apt;
+    manifest.groups = groups;
+    Some(manifest)
+}
+
+fn once_missing(document: &kdl::KdlDocument) -> bool {
+    !document.nodes().iter().any(|node| node.name().value() == "workspace")
+}
+
+fn refuse_duplicates<'a>(reader: &Reader<'_>, names: impl Iterator<Item = &'a Located<String>>, what: &str) {
+    let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
+    for name in names {
+        if let Some(before) = seen.insert(&name.value, name.span) {
+            let message = format!("there are two of {what} \"{}\"", name.value);
+            reader.push(Problem::at(reader.file, name.span, message, "again here").and(before, "first here"));
+        }
+    }
+}
+
+fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<WorkspaceManifest> {
+    let name = node.string("the workspace's name");
+    let mut manifest = WorkspaceManifest {
+        file: Arc::clone(reader.file),
+        name: name?,
+        registry: None,
+        supervisor: None,
+        platform: None,
+        images: Vec::new(),
+        labels: BTreeMap::new(),
+        args: BTreeMap::new(),
+        relock_vanished: false,
+        apt: Vec::new(),
+        groups: Vec::new(),
+    };
+    let mut once = Once::default();
+    for kdl in node.children() {
+        let mut child = reader.node(kdl);
+        let single = matches!(child.name(), "registry" | "supervisor" | "platform" | "lock");
+        if single && !once.first(&child) {
+            continue;
+        }
+        match child.name() {
+            "registry" => manifest.registry = registry(&mut child),
+            "supervisor" => manifest.supervisor = supervisor(&mut child),
+            "platform" => manifest.platform = platform(&mut child),
+            "images" => manifest.images.extend(child.strings("a glob of image folders", 1)),
+            "label" => pair(&mut child, &mut manifest.labels),
+            "arg" => pair(&mut child, &mut manifest.args),
+            "lock" => manifest.relock_vanished = lock(&mut child),
+            other => {
+                reader.unknown(child.name_span(), "node", other, IN_WORKSPACE);
+                continue;
+            }
+        }
+        child.done();
+    }
+    node.done();
+    Some(manifest)
+}
+
+fn registry(node: &mut Node<'_, '_, '_>) -> Option<Located<String>> {
+    let registry = node.string("the registry, as \"HOST/PATH\"")?;
+    if registry.value.contains("://") || registry.value.ends_with('/') {
+        node.problem(
+            registry.span,
+            "a registry is a host and a path, without a scheme and a slash at the end",
+            "here",
+        );
+        return None;
+    }
+    Some(registry)
+}
+
+fn platform(node: &mut Node<'_, '_, '_>) -> Option<Located<String>> {
+    let platform = node.string("a platform, as \"linux/amd64\"")?;
+    if platform.value != "linux/amd64" {
+        node.problem(platform.span, "this version builds for linux/amd64 only", "not yet");
+        return None;
+    }
+    Some(platform)
+}
+
+/// `lock vanished="relock"`.
+fn lock(node: &mut Node<'_, '_, '_>) -> bool {
+    let Some(what) = node.text_property("vanished") else { return false };
+    if !matches!(what.value.as_str(), "relock" | "fail") {
+        node.problem(what.span, "vanished is \"fail\" or \"relock\"", "neither of them");
+    }
+    what.value == "relock"
+}
+
+/// `label "KEY" "VALUE"` and `arg "NAME" "VALUE"`.
+pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Located<String>>) {
+    let key = node.string("a name");
+    let mut values = node.strings("a value", 1);
+    if let (Some(key), false) = (key, values.is_empty()) {
+        let value = values.swap_remove(0);
+        for extra in values {
+            node.problem(
+                extra.span,
+                format!("\"{}\" takes a name and one value", node.name()),
+                "one too many",
+            );
+        }
+        if into.insert(key.value.clone(), value).is_some() {
+            node.problem(key.span, format!("\"{}\" is given twice", key.value), "again here");
+        }
+    }
+}
+
+/// The supervisors of this version, and what to say of the others.
+pub(super) fn supervisor(node: &mut Node<'_, '_, '_>) -> Option<Located<Supervisor>> {
+    let word = node.string("a supervisor")?;
+    match word.value.as_str() {
+        "s6" => return Some(Located::new(Supervisor::S6, word.span)),
+        "runit" | "supervisord" | "systemd" | "s6-overlay" | "tini" | "dumb-init" | "none" => {
+            let problem = Problem::at(
+                node.reader.file,
+                word.span,
+                format!("the supervisor \"{}\" is not in this version", word.value),
+                "not yet",
+            );
+            node.reader.push(problem.help("use \"s6\""));
+        }
+        "upstart" | "sysvinit" => {
+            let message =
+                format!("\"{}\" is not kept up any more and does not run in containers", word.value);
+            let problem = Problem::at(node.reader.file, word.span, message, "refused");
+            node.reader.push(problem.help("use \"s6\""));
+        }
+        other => node.reader.unknown(word.span, "supervisor", other, &["s6"]),
+    }
+    None
+}
+
+fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {
+    let name = node.string("the source's name");
+    let span = node.span();
+    let (mut suites, mut components, mut uri, mut keyring) = (Vec::new(), Vec::new(), None, None);
+    let reader = node.reader;
+    for kdl in node.children() {
+        let mut child = reader.node(kdl);
+        match child.name() {
+            "suite" => suites.extend(child.strings("a suite", 1)),
+            "component" => components.extend(child.strings("a component", 1)),
+            "uri" => uri = child.string("the repository's address"),
+            "keyring" => {
+                keyring = child.string("a file").map(|file| Located::new(file.value.into(), file.span))
+            }
+            other => {
+                reader.unknown(child.name_span(), "node", other, &["suite", "component", "uri", "keyring"]);
+                continue;
+            }
+        }
+        child.done();
+    }
+    node.done();
+    if suites.is_empty() {
+        let problem = Problem::at(reader.file, span, "an apt source needs a suite", "no suite is given");
+        reader
+            .push(problem.help("for example: suite \"bookworm\" \"bookworm-updates\" \"bookworm-security\""));
+    }
+    let components = if components.is_empty() { vec![Located::new("main".into(), span)] } else { components };
+    Some(AptSource { name: name?, suites, components, uri, keyring })
+}

@@ -1,0 +1,76 @@
+//! All manifests of a workspace with their names resolved: which images there are, and what each stands on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+
+use crate::diagnostic::{SourceFile, Span};
+use crate::dockerfile::{Dockerfile, EdgeKind};
+use crate::manifest::{ImageManifest, WorkspaceManifest};
+use crate::name::ImageName;
+
+/// The images of a workspace and what is said for all of them.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// `imgforge.kdl`.
+    pub manifest: WorkspaceManifest,
+    /// The images by name.
+    pub images: BTreeMap<ImageName, Image>,
+}
+
+/// One image with its references resolved.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its `image.kdl`.
+    pub manifest: ImageManifest,
+    /// Every edge to another image of the workspace, in the order of the manifest or the Dockerfile. The same parent
+    /// may be there more than once (`from` and `copy from=`).
+    pub parents: Vec<Parent>,
+    /// What it stands on outside the workspace.
+    pub externals: Vec<External>,
+    /// The hand-written Dockerfile, when the image has one.
+    pub dockerfile: Option<HandWritten>,
+    /// Folders of other images that lie in this one's folder, relative to the workspace root, sorted.
+    pub nested: Vec<Utf8PathBuf>,
+}
+
+impl Image {
+    /// The image's name.
+    pub fn name(&self) -> &ImageName {
+        &self.manifest.name.value
+    }
+}
+
+/// An edge to another image of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// The parent.
+    pub name: ImageName,
+    /// How it is used.
+    pub kind: EdgeKind,
+    /// The reference as it stands in the manifest or the Dockerfile, `ARG`s expanded.
+    pub as_written: String,
+    /// The file that says so: the image's manifest or its Dockerfile.
+    pub file: Arc<SourceFile>,
+    /// The word in that file.
+    pub span: Span,
+}
+
+/// An image from outside the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// The reference as written, with its digest: `alpine:3.22@sha256:...`.
+    pub reference: String,
+    /// How it is used.
+    pub kind: EdgeKind,
+}
+
+/// A hand-written Dockerfile.
+#[derive(Debug, Clone)]
+pub struct HandWritten {
+    /// The file as it was read; its path is relative to the workspace root.
+    pub file: Arc<SourceFile>,
+    /// What it says.
+    pub parsed: Dockerfile,
+}

@@ -1,0 +1,1 @@
+//! Locked Debian packages: repository metadata, signatures, resolver, cache, roots.

@@ -1,0 +1,1 @@
+//! For tests only: workspaces on disk, real engines, a real apt repository.

@@ -1,0 +1,56 @@
+//! What people and programs see: data on stdout, words on stderr, colours only on a terminal.
+
+use std::io::{ErrorKind, Write};
+
+use anstyle::{AnsiColor, Style};
+use clap::ColorChoice;
+
+/// Green and bold: the words at the left of a line.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// Cyan: work to do.
+pub(crate) const WORK: Style = AnsiColor::Cyan.on_default().bold();
+/// Grey: what is as it was.
+pub(crate) const DIM: Style = Style::new().dimmed();
+/// Red and bold.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Obeys `--color`; `auto` looks at the stream, NO_COLOR and CLICOLOR_FORCE.
+pub(crate) fn set_colors(choice: ColorChoice) {
+    match choice {
+        ColorChoice::Auto => {}
+        ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
+        ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    miette_hook();
+}
+
+/// Diagnostics are drawn by miette, with colour and line drawing as the stream can show them.
+fn miette_hook() {
+    let color = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let hook = miette::set_hook(Box::new(move |_| {
+        Box::new(miette::MietteHandlerOpts::new().color(color).unicode(true).width(100).build())
+    }));
+    hook.expect("set once, at the start");
+}
+
+/// Writes data to stdout. A reader that has gone away (`| head`) ends the program quietly, as other tools do.
+pub(crate) fn print(text: &str) {
+    let mut out = anstream::stdout();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        if error.kind() == ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        anstream::eprintln!("{BAD}error{BAD:#}: cannot write to stdout: {error}");
+        std::process::exit(74);
+    }
+}
+
+/// A line with a right-aligned word before it, on stderr: `    Fresh 8 images`.
+pub(crate) fn say(style: Style, word: &str, rest: impl std::fmt::Display) {
+    anstream::eprintln!("{style}{word:>9}{style:#} {rest}");
+}
+
+/// `1 image`, `2 images`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}

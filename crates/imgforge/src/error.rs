@@ -1,0 +1,78 @@
+//! Everything that can stop a verb, each with the exit code that says whose turn it is.
+
+use camino::Utf8PathBuf;
+use imgforge_core::diagnostic::{Problem, Problems};
+use imgforge_core::select::SelectError;
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No `imgforge.kdl` in the folder or above it.
+    #[error("there is no imgforge.kdl in {start} or in a folder above it")]
+    NoWorkspace {
+        /// Where the search began.
+        start: Utf8PathBuf,
+    },
+    /// Manifests, templates, Dockerfiles or the lock are wrong.
+    #[error("the workspace has problems")]
+    Problems(Problems),
+    /// A selector names nothing.
+    #[error("{0}")]
+    Select(#[from] SelectError),
+    /// The engine cannot be reached, or refused what is not about one image.
+    #[error(transparent)]
+    Engine(#[from] imgforge_engine::Error),
+    /// A package repository cannot be reached or is not to be trusted.
+    #[error(transparent)]
+    Packages(#[from] imgforge_packages::Error),
+    /// The lock does not cover what the manifests ask for.
+    #[error("imgforge.lock does not fit the manifests: {0}")]
+    StaleLock(String),
+    /// A file of the workspace or of the cache cannot be read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The exit code of the command: 2 what was asked for is wrong, 3 something outside cannot be reached,
+    /// 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoWorkspace { .. } | Self::Problems(_) | Self::Select(_) | Self::StaleLock(_) => 2,
+            Self::Engine(_) | Self::Packages(_) => 3,
+            Self::Io { .. } => 1,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// What to do about it, when there is something to say.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NoWorkspace { .. } => {
+                Some("a workspace starts with a file imgforge.kdl that says: workspace \"NAME\"".into())
+            }
+            Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
+            _ => None,
+        }
+    }
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        Self::Problems(problems)
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Problems(problem.into())
+    }
+}

@@ -1,0 +1,88 @@
+//! The `imgforge` command: arguments, one file per verb, exit code.
+
+mod console;
+mod failure;
+mod verbs;
+
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use clap::{Args, ColorChoice, Parser, Subcommand};
+
+use crate::failure::Failure;
+
+const EXAMPLES: &str = "\
+Examples:
+  imgforge build                    build what changed, in parallel
+  imgforge build guestbook          one image, and the parents it needs
+  imgforge build webapp-base+       an image and all that stands on it
+  imgforge plan                     what would be built, and why
+  imgforge graph --format mermaid   the family as a picture
+  imgforge update                   lock the newest packages
+
+Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
+group:NAME, path:FOLDER.
+
+Exit codes: 0 done; 1 something failed to build; 2 the command line, a manifest or the lock is wrong;
+3 an engine or repository cannot be reached; 10 `plan --exit-code` found work; 70 a bug in imgforge; 130 interrupted.";
+
+/// Builds families of container images: rebuilds exactly what changed, and can say why.
+#[derive(Parser)]
+#[command(name = "imgforge", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args)]
+struct Global {
+    /// The workspace, or a folder in it [default: the current folder]
+    #[arg(short = 'C', long, global = true, value_name = "DIR")]
+    workspace: Option<Utf8PathBuf>,
+    /// Colours: auto, always or never (NO_COLOR and CLICOLOR_FORCE are obeyed)
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    color: ColorChoice,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more; with `build`, the log of every step
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Read every file again instead of trusting its size and times
+    #[arg(long, global = true)]
+    no_stat_cache: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Build(verbs::build::Build),
+    Plan(verbs::plan::PlanVerb),
+    Graph(verbs::graph::Graph),
+    List(verbs::list::List),
+    Show(verbs::show::Show),
+    Render(verbs::render::Render),
+    Update(verbs::update::Update),
+    Schema(verbs::schema::SchemaVerb),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    console::set_colors(cli.global.color);
+    let outcome = match &cli.verb {
+        Verb::Build(verb) => verb.run(&cli.global),
+        Verb::Plan(verb) => verb.run(&cli.global),
+        Verb::Graph(verb) => verb.run(&cli.global),
+        Verb::List(verb) => verb.run(&cli.global),
+        Verb::Show(verb) => verb.run(&cli.global),
+        Verb::Render(verb) => verb.run(&cli.global),
+        Verb::Update(verb) => verb.run(&cli.global),
+        Verb::Schema(verb) => verb.run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,293 @@
+//! From names to targets: every image rendered, its context listed and hashed, its fingerprint made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imgforge_core::context::{self, ContextEntry, EntryKind};
+use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
+use imgforge_core::dockerfile::Dockerfile;
+use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
+use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::manifest::Network;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::Target;
+use imgforge_core::render::{self, RenderedImage};
+use imgforge_core::workspace::Image;
+use rayon::prelude::*;
+
+use crate::lock::LockView;
+use crate::{Error, Session};
+
+/// The platform of a workspace that names none.
+pub const DEFAULT_PLATFORM: &str = "linux/amd64";
+
+/// A target with all that a build of it needs.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the plan compares.
+    pub target: Target,
+    /// The Dockerfile and the files that imgforge writes for it.
+    pub rendered: RenderedImage,
+    /// The rendered Dockerfile, parsed.
+    pub dockerfile: Dockerfile,
+    /// The files of the build: exactly those that are hashed.
+    pub entries: Vec<ContextEntry>,
+    /// Build arguments that come from the workspace.
+    pub args: BTreeMap<String, String>,
+    /// The packages that this image adds.
+    pub packages: Vec<LockedPackage>,
+}
+
+/// What one image is by itself, before its parents are known.
+struct Alone {
+    rendered: RenderedImage,
+    dockerfile: Dockerfile,
+    entries: Vec<ContextEntry>,
+    inputs: InputManifest,
+    args: BTreeMap<String, String>,
+    packages: Vec<LockedPackage>,
+}
+
+impl Session {
+    /// Renders, hashes and fingerprints `names` and all their ancestors, parents first.
+    ///
+    /// # Errors
+    /// All problems of all images: templates, files that are missing or cannot be read, a lock that lacks packages.
+    pub fn prepare(&self, names: &BTreeSet<ImageName>, lock: &Lock) -> Result<Vec<Prepared>, Error> {
+        let mut needed: BTreeSet<&ImageName> = names.iter().collect();
+        for name in names {
+            needed.extend(self.graph.ancestors(name));
+        }
+        let ordered: Vec<&ImageName> = self.graph.topological().filter(|name| needed.contains(name)).collect();
+        let view = LockView::new(lock);
+        let results: Vec<Result<Alone, Problems>> =
+            ordered.par_iter().map(|name| self.prepare_alone(name, &view)).collect();
+        self.source.save_cache();
+
+        let mut problems = Problems::default();
+        let mut prepared: Vec<Prepared> = Vec::new();
+        let mut fingerprints: BTreeMap<&ImageName, Fingerprint> = BTreeMap::new();
+        for (name, result) in ordered.into_iter().zip(results) {
+            match result {
+                Err(found) => problems.extend(found),
+                Ok(_) if problems.has_errors() => {}
+                Ok(alone) => {
+                    let done = self.with_parents(name, alone, &fingerprints);
+                    fingerprints.insert(name, done.target.fingerprint);
+                    prepared.push(done);
+                }
+            }
+        }
+        if problems.has_errors() { Err(Error::Problems(problems)) } else { Ok(prepared) }
+    }
+
+    fn prepare_alone(&self, name: &ImageName, lock: &LockView) -> Result<Alone, Problems> {
+        let image = &self.workspace.images[name];
+        let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
+        let args = self.build_args(image);
+        let dockerfile = self.parse(image, &rendered)?;
+        let dir = image.manifest.file.dir();
+        let entries = context::entries(&self.source, dir, &dockerfile, &args, &rendered.generated, &image.nested)
+            .map_err(|found| self.place_context_problems(image, &rendered, found))?;
+        let packages = lock.added_by(image)?;
+
+        let mut inputs = InputManifest::default();
+        inputs.insert(InputKind::Format, "imgforge", FORMAT);
+        inputs.insert(InputKind::Platform, "platform", self.platform());
+        inputs.insert(InputKind::Network, "network", network_word(rendered.network));
+        inputs.insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(|i| i.text()));
+        for entry in &entries {
+            let path = entry.path.as_str();
+            match &entry.kind {
+                EntryKind::Dir => inputs.insert(InputKind::Folder, path, ""),
+                EntryKind::Symlink { target } => inputs.insert(InputKind::Link, path, target.as_str()),
+                EntryKind::File { hash, executable, .. } => {
+                    let flag = if *executable { " x" } else { "" };
+                    inputs.insert(InputKind::File, path, format!("{hash}{flag}"));
+                }
+            }
+        }
+        for package in &packages {
+            let name = format!("{}:{}", package.name, package.architecture);
+            inputs.insert(InputKind::Package, name, format!("{} {}", package.version, package.sha256));
+        }
+        if !packages.is_empty() {
+            inputs.insert(InputKind::Installer, "packages", self.installer_hash(image));
+        }
+        for (arg, value) in &args {
+            inputs.insert(InputKind::Arg, arg, value);
+        }
+        for (key, value) in self.outside_labels(image) {
+            inputs.insert(InputKind::Label, key, value);
+        }
+        for external in &image.externals {
+            inputs.insert(InputKind::External, &external.reference, digest_of(&external.reference));
+        }
+        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages })
+    }
+
+    fn with_parents(
+        &self,
+        name: &ImageName,
+        alone: Alone,
+        fingerprints: &BTreeMap<&ImageName, Fingerprint>,
+    ) -> Prepared {
+        let image = &self.workspace.images[name];
+        let Alone { rendered, dockerfile, entries, mut inputs, args, packages } = alone;
+        let parents: BTreeSet<ImageName> = image.parents.iter().map(|parent| parent.name.clone()).collect();
+        for parent in &parents {
+            inputs.insert(InputKind::Parent, parent.as_str(), fingerprints[parent].to_string());
+        }
+        let target = Target {
+            name: name.clone(),
+            platform: self.platform().to_owned(),
+            fingerprint: inputs.fingerprint(),
+            inputs,
+            parents,
+            release_references: self.release_references(image),
+            instructions: dockerfile.instructions().iter().map(|i| i.text().to_owned()).collect(),
+            relocked: Vec::new(),
+        };
+        Prepared { target, rendered, dockerfile, entries, args, packages }
+    }
+
+    /// The Dockerfile that the image is built from: the hand-written file, or what was rendered.
+    fn parse(&self, image: &Image, rendered: &RenderedImage) -> Result<Dockerfile, Problems> {
+        if let Some(hand_written) = &image.dockerfile {
+            return Ok(hand_written.parsed.clone());
+        }
+        Dockerfile::parse(&rendered.dockerfile).map_err(|found| {
+            let file = self.rendered_file(image, rendered);
+            let mut problems = Problems::default();
+            for problem in found {
+                let at = Problem::at(&file, problem.span, problem.message, "in the rendered Dockerfile");
+                problems.push(match problem.help {
+                    Some(help) => at.help(help),
+                    None => at,
+                });
+            }
+            problems
+        })
+    }
+
+    /// Problems of the context are found in the Dockerfile; in a rendered one, the manifest line that the instruction
+    /// comes from is what the user can mend.
+    fn place_context_problems(
+        &self,
+        image: &Image,
+        rendered: &RenderedImage,
+        found: Vec<context::ContextProblem>,
+    ) -> Problems {
+        let mut problems = Problems::default();
+        for problem in found {
+            let (file, span) = match &image.dockerfile {
+                Some(hand_written) => (Arc::clone(&hand_written.file), problem.span),
+                None => match origin(rendered, problem.span) {
+                    Some(span) => (Arc::clone(&image.manifest.file), span),
+                    None => (self.rendered_file(image, rendered), problem.span),
+                },
+            };
+            let at = Problem::at(&file, span, problem.message, "here");
+            problems.push(match problem.help {
+                Some(help) => at.help(help),
+                None => at,
+            });
+        }
+        problems
+    }
+
+    fn rendered_file(&self, image: &Image, rendered: &RenderedImage) -> Arc<SourceFile> {
+        let path = format!("the rendered Dockerfile of {}", image.manifest.name.value).into();
+        Arc::new(SourceFile { path, text: rendered.dockerfile.clone() })
+    }
+
+    /// `linux/amd64`.
+    pub(crate) fn platform(&self) -> &str {
+        self.workspace.manifest.platform.as_ref().map_or(DEFAULT_PLATFORM, |platform| &platform.value)
+    }
+
+    /// Arguments of hand-written Dockerfiles come from the workspace and the image; a rendered Dockerfile has them
+    /// in its text.
+    fn build_args(&self, image: &Image) -> BTreeMap<String, String> {
+        let mut args = BTreeMap::new();
+        if image.dockerfile.is_some() {
+            for (name, default) in &image.manifest.args {
+                let workspace = self.workspace.manifest.args.get(name).map(|value| value.value.clone());
+                if let Some(value) = workspace.or_else(|| default.value.clone()) {
+                    args.insert(name.clone(), value);
+                }
+            }
+        }
+        args
+    }
+
+    /// Labels of hand-written Dockerfiles' images, which no rendered text carries.
+    pub(crate) fn outside_labels(&self, image: &Image) -> BTreeMap<String, String> {
+        if image.dockerfile.is_none() {
+            return BTreeMap::new();
+        }
+        let labels = self.workspace.manifest.labels.iter().chain(&image.manifest.labels);
+        labels.map(|(key, value)| (key.clone(), value.value.clone())).collect()
+    }
+
+    /// `NAME`, or `REGISTRY/NAME` where the workspace has a registry.
+    pub(crate) fn repository(&self, name: &ImageName) -> String {
+        match &self.workspace.manifest.registry {
+            Some(registry) => format!("{}/{name}", registry.value),
+            None => name.to_string(),
+        }
+    }
+
+    /// The references that are moved to an image once it is good.
+    pub(crate) fn release_references(&self, image: &Image) -> Vec<String> {
+        let repository = self.repository(&image.manifest.name.value);
+        match image.manifest.tags.as_slice() {
+            [] => vec![format!("{repository}:latest")],
+            tags => tags.iter().map(|tag| format!("{repository}:{}", tag.value)).collect(),
+        }
+    }
+
+    fn installer_hash(&self, image: &Image) -> String {
+        let script = imgforge_packages::script_fingerprint(image.manifest.keep_docs);
+        blake3_hex(&script)
+    }
+
+    /// The Dockerfile with each parent's name replaced by its content tag: what an engine can resolve to exactly
+    /// one image.
+    pub fn resolved_dockerfile(&self, prepared: &Prepared, fingerprints: &BTreeMap<ImageName, Fingerprint>) -> String {
+        let image = &self.workspace.images[&prepared.target.name];
+        let mut text = prepared.rendered.dockerfile.clone();
+        let mut references = prepared.dockerfile.references(&prepared.args);
+        references.sort_by_key(|reference| std::cmp::Reverse(reference.span.offset));
+        for reference in references {
+            let Some(parent) = image.parents.iter().find(|parent| parent.as_written == reference.image) else { continue };
+            let tag = fingerprints[&parent.name].content_tag();
+            let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
+            text.replace_range(range, &format!("{}:{tag}", self.repository(&parent.name)));
+        }
+        text
+    }
+}
+
+/// The manifest's span that the Dockerfile's line at `span` was rendered from.
+fn origin(rendered: &RenderedImage, span: Span) -> Option<Span> {
+    let before = rendered.dockerfile.get(..span.offset as usize)?;
+    let line = before.matches('\n').count();
+    rendered.origins.iter().rev().find(|origin| origin.line <= line).map(|origin| origin.span)
+}
+
+fn network_word(network: Network) -> &'static str {
+    match network {
+        Network::None => "none",
+        Network::Default => "default",
+    }
+}
+
+/// The digest of a reference `NAME@sha256:...`; the workspace has refused those without one.
+fn digest_of(reference: &str) -> &str {
+    reference.rsplit_once('@').map_or("", |(_, digest)| digest)
+}
+
+fn blake3_hex(bytes: &[u8]) -> String {
+    imgforge_core::fingerprint::instruction_hash(&String::from_utf8_lossy(bytes))
+}

@@ -1,0 +1,82 @@
+//! An opened workspace: manifests read, names resolved, the graph made.
+
+use std::collections::BTreeSet;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::graph::ImageGraph;
+use imgforge_core::manifest::ManifestCache;
+use imgforge_core::name::ImageName;
+use imgforge_core::select;
+use imgforge_core::source::WorkTree;
+use imgforge_core::workspace::{self, Workspace};
+
+use crate::Error;
+
+/// How a workspace is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Use (and keep) what `.imgforge/cache` remembers of unchanged files. It changes how fast, never what.
+    pub cache: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { cache: true }
+    }
+}
+
+/// An opened workspace.
+pub struct Session {
+    pub(crate) root: Utf8PathBuf,
+    pub(crate) source: WorkTree,
+    pub(crate) workspace: Workspace,
+    pub(crate) graph: ImageGraph,
+}
+
+impl Session {
+    /// Opens the workspace that `start` lies in: the nearest folder upwards that has an `imgforge.kdl`.
+    ///
+    /// # Errors
+    /// [`Error::NoWorkspace`], or [`Error::Problems`] with all problems of all manifests.
+    pub fn open(start: &Utf8Path, options: &OpenOptions) -> Result<Self, Error> {
+        let root = find_root(start)?;
+        let source = if options.cache { WorkTree::cached(&root) } else { WorkTree::uncached(&root) };
+        let mut cache = options.cache.then(|| ManifestCache::load(&root.join(".imgforge/cache/manifests")));
+        let workspace = workspace::load(&source, cache.as_mut())?;
+        if let Some(cache) = cache {
+            cache.save();
+        }
+        let graph = ImageGraph::new(&workspace)?;
+        Ok(Self { root, source, workspace, graph })
+    }
+
+    /// The folder of `imgforge.kdl`.
+    pub fn root(&self) -> &Utf8Path {
+        &self.root
+    }
+
+    /// The images and what the workspace says for all of them.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// Which image stands on which.
+    pub fn graph(&self) -> &ImageGraph {
+        &self.graph
+    }
+
+    /// The images that `selectors` mean, less those that `exclude` means; all images when there is no selector.
+    ///
+    /// # Errors
+    /// [`Error::Select`] when a selector names nothing.
+    pub fn select(&self, selectors: &[String], exclude: &[String]) -> Result<BTreeSet<ImageName>, Error> {
+        Ok(select::select(&self.workspace, &self.graph, selectors, exclude)?)
+    }
+}
+
+fn find_root(start: &Utf8Path) -> Result<Utf8PathBuf, Error> {
+    let io = |error| Error::Io { path: start.to_owned(), error };
+    let absolute = start.canonicalize_utf8().map_err(io)?;
+    let found = absolute.ancestors().find(|folder| folder.join("imgforge.kdl").is_file());
+    found.map(Utf8Path::to_owned).ok_or(Error::NoWorkspace { start: absolute.clone() })
+}

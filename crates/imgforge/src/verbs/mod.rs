@@ -1,0 +1,49 @@
+//! The verbs, one file each: its arguments, whose comments are the help, and what it does.
+
+pub(crate) mod build;
+pub(crate) mod graph;
+pub(crate) mod list;
+pub(crate) mod plan;
+pub(crate) mod render;
+pub(crate) mod schema;
+pub(crate) mod show;
+pub(crate) mod update;
+
+use std::collections::BTreeSet;
+
+use camino::Utf8Path;
+use clap::Args;
+use imgforge::core::name::ImageName;
+use imgforge::{OpenOptions, Session};
+
+use crate::Global;
+use crate::failure::Failure;
+
+/// Which images are meant.
+#[derive(Args)]
+pub(crate) struct Selection {
+    /// Images: NAME, a glob, +NAME, NAME+, NAME+1, group:NAME or path:FOLDER [default: all]
+    #[arg(value_name = "SELECTOR")]
+    selectors: Vec<String>,
+    /// Leave out what this selector means
+    #[arg(long, value_name = "SELECTOR")]
+    exclude: Vec<String>,
+}
+
+impl Selection {
+    fn of(&self, session: &Session) -> Result<BTreeSet<ImageName>, Failure> {
+        Ok(session.select(&self.selectors, &self.exclude)?)
+    }
+}
+
+fn open(global: &Global) -> Result<Session, Failure> {
+    let start = global.workspace.as_deref().unwrap_or(Utf8Path::new("."));
+    Ok(Session::open(start, &OpenOptions { cache: !global.no_stat_cache })?)
+}
+
+/// Data of this program as indented JSON, with a newline at the end.
+fn json(value: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("our own types have string keys");
+    text.push('\n');
+    text
+}

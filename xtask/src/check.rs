@@ -1,0 +1,62 @@
+//! The checks that every commit on main passes.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// Debian packages that tests use, and a file by which each is known to be there.
+const TOOLS: &[(&str, &str)] =
+    &[("busybox-static", "/bin/busybox"), ("dpkg-dev", "/usr/bin/dpkg-scanpackages")];
+
+/// Formatting, lints, documentation, tests: stops at the first that fails.
+pub(crate) fn run() -> Result<()> {
+    install_tools()?;
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    if has_nextest() {
+        cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])?;
+    } else {
+        cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    }
+    cargo(&["test", "--workspace", "--doc"])
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    eprintln!("     Check cargo {}", args.join(" "));
+    let status = Command::new(env!("CARGO")).args(args).status().context("cannot start cargo")?;
+    ensure!(status.success(), "`cargo {}` failed", args.join(" "));
+    Ok(())
+}
+
+fn has_nextest() -> bool {
+    let probe = Command::new(env!("CARGO"))
+        .args(["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    probe.is_ok_and(|status| status.success())
+}
+
+/// Installs what is missing with apt-get, where there is one; elsewhere says what is missing.
+fn install_tools() -> Result<()> {
+    let missing: Vec<&str> =
+        TOOLS.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    ensure!(Path::new("/usr/bin/apt-get").exists(), "the tests need these Debian packages: {list}");
+    eprintln!("   Install {list}");
+    let apt = |args: &[&str]| -> Result<bool> {
+        let mut command = Command::new("apt-get");
+        command
+            .args(["-q", "-o", "DPkg::Lock::Timeout=120"])
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        Ok(command.stdout(Stdio::null()).status().context("cannot start apt-get")?.success())
+    };
+    let install = [&["install", "-y", "--no-install-recommends"][..], &missing].concat();
+    ensure!(apt(&install)? || (apt(&["update"])? && apt(&install)?), "`apt-get install {list}` failed");
+    Ok(())
+}
