@@ -290,10 +290,10 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         "healthcheck" => manifest.healthcheck = healthcheck(&mut node).map(|check| Located::new(check, span)),
         "network" => manifest.network = network(&mut node),
         "template" => {
-            manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span))
+            manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span));
         }
         "tag" => {
-            manifest.tags.extend(node.strings("a tag", 1).into_iter().filter_map(|word| tag(&node, word)))
+            manifest.tags.extend(node.strings("a tag", 1).into_iter().filter_map(|word| tag(&node, word)));
         }
         other => {
             node.reader.unknown(node.name_span(), "node", other, IN_IMAGE);

@@ -199,7 +199,7 @@ fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {
             "component" => components.extend(child.strings("a component", 1)),
             "uri" => uri = child.string("the repository's address"),
             "keyring" => {
-                keyring = child.string("a file").map(|file| Located::new(file.value.into(), file.span))
+                keyring = child.string("a file").map(|file| Located::new(file.value.into(), file.span));
             }
             other => {
                 reader.unknown(child.name_span(), "node", other, &["suite", "component", "uri", "keyring"]);
