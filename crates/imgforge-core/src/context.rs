@@ -36,6 +36,28 @@ pub struct GeneratedFile {
     pub content: Arc<[u8]>,
 }
 
+/// A file that a build needs besides its context's entries: package files and the scripts that install them. Its
+/// content is in the fingerprint in another form (locked packages, the installer's version), so that it need not be
+/// there when a plan is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuppliedFile {
+    /// In the context, below [`GENERATED`].
+    pub path: Utf8PathBuf,
+    /// Sent as mode 0755 rather than 0644.
+    pub executable: bool,
+    /// Its bytes, or where they are.
+    pub content: SuppliedContent,
+}
+
+/// The bytes of a [`SuppliedFile`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SuppliedContent {
+    /// Made in memory.
+    Bytes(Vec<u8>),
+    /// A file on disk that nobody changes (an entry of a content-addressed cache), by absolute path.
+    File(Utf8PathBuf),
+}
+
 /// One entry of a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextEntry {
