@@ -28,7 +28,7 @@ fn checksum(version: u32, body: &[u8]) -> [u8; 32] {
 }
 
 /// Writes a new file beside `path` and renames it over: a reader sees the old one or the new one, whole.
-pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
     let new = folder.join(format!(".{}.{}", path.file_name().unwrap_or("cache"), std::process::id()));

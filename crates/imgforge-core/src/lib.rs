@@ -15,18 +15,21 @@
 //!
 //! Nothing here touches the network, the clock, the environment or a daemon.
 
-mod cache_file;
+pub mod cache_file;
 pub mod context;
 pub mod diagnostic;
 pub mod dockerfile;
 mod dockerignore;
 pub mod event;
 pub mod fingerprint;
+pub mod graph;
 pub mod lock;
 pub mod manifest;
 pub mod name;
 pub mod plan;
 pub mod render;
+pub mod select;
+pub mod services;
 pub mod source;
 mod stat_cache;
 pub mod workspace;

@@ -1,1 +1,12 @@
-//! For tests only: workspaces on disk, real engines, a real apt repository.
+//! For tests only: workspaces on disk, and the images and containers that tests leave in a real Docker Engine.
+
+pub mod docker;
+pub mod workspace;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A name that no other test of this or another run uses.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

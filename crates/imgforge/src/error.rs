@@ -19,6 +19,14 @@ pub enum Error {
     /// A selector names nothing.
     #[error("{0}")]
     Select(#[from] SelectError),
+    /// A verb that takes one image was given another word.
+    #[error("there is no image \"{name}\"")]
+    NoImage {
+        /// The word.
+        name: String,
+        /// The nearest name.
+        near: Option<String>,
+    },
     /// The engine cannot be reached, or refused what is not about one image.
     #[error(transparent)]
     Engine(#[from] imgforge_engine::Error),
@@ -46,7 +54,7 @@ impl Error {
     /// 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoWorkspace { .. } | Self::Problems(_) | Self::Select(_) | Self::StaleLock(_) => 2,
+            Self::NoWorkspace { .. } | Self::Problems(_) | Self::Select(_) | Self::NoImage { .. } | Self::StaleLock(_) => 2,
             Self::Engine(_) | Self::Packages(_) => 3,
             Self::Io { .. } => 1,
             Self::Interrupted => 130,
@@ -59,6 +67,7 @@ impl Error {
             Self::NoWorkspace { .. } => {
                 Some("a workspace starts with a file imgforge.kdl that says: workspace \"NAME\"".into())
             }
+            Self::NoImage { near, .. } => near.as_ref().map(|near| format!("did you mean \"{near}\"?")),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }

@@ -7,19 +7,28 @@
 //! # fn main() -> Result<(), imgforge::Error> {
 //! let session = Session::open(".".into(), &imgforge::OpenOptions::default())?;
 //! let selected = session.select(&["webapp-base+".into()], &[])?;
-//! let report = session.build(&selected, &BuildOptions::default(), &mut imgforge::Lines::stderr())?;
+//! let mut reporter = imgforge::report::for_stderr(&imgforge::report::Options::default());
+//! let report = session.build(&selected, &BuildOptions::default(), &mut *reporter)?;
 //! assert!(report.succeeded());
 //! # Ok(())
 //! # }
 //! ```
 
 mod build;
+mod durations;
 mod error;
 mod lock;
 mod prepare;
+mod progress;
 mod session;
+mod work;
 
 pub use imgforge_core as core;
+pub use imgforge_engine::CancellationToken;
+pub use imgforge_report as report;
 
+pub use crate::build::{BuildOptions, BuildReport};
 pub use crate::error::Error;
+pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
 pub use crate::session::{OpenOptions, Session};
+pub use crate::work::TargetFailure;

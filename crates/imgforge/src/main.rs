@@ -2,6 +2,7 @@
 
 mod console;
 mod failure;
+mod interrupt;
 mod verbs;
 
 use std::process::ExitCode;

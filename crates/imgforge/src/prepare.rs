@@ -10,9 +10,9 @@ use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::manifest::Network;
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::Target;
+use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
-use imgforge_core::workspace::Image;
+use imgforge_core::workspace::{self, Image};
 use rayon::prelude::*;
 
 use crate::lock::LockView;
@@ -52,8 +52,13 @@ impl Session {
     /// Renders, hashes and fingerprints `names` and all their ancestors, parents first.
     ///
     /// # Errors
-    /// All problems of all images: templates, files that are missing or cannot be read, a lock that lacks packages.
-    pub fn prepare(&self, names: &BTreeSet<ImageName>, lock: &Lock) -> Result<Vec<Prepared>, Error> {
+    /// All problems of all images: templates, services, files that are missing or cannot be read.
+    pub fn prepare(
+        &self,
+        names: &BTreeSet<ImageName>,
+        lock: &Lock,
+        relocked: &[Relocked],
+    ) -> Result<Vec<Prepared>, Error> {
         let mut needed: BTreeSet<&ImageName> = names.iter().collect();
         for name in names {
             needed.extend(self.graph.ancestors(name));
@@ -72,7 +77,7 @@ impl Session {
                 Err(found) => problems.extend(found),
                 Ok(_) if problems.has_errors() => {}
                 Ok(alone) => {
-                    let done = self.with_parents(name, alone, &fingerprints);
+                    let done = self.with_parents(name, alone, &fingerprints, relocked);
                     fingerprints.insert(name, done.target.fingerprint);
                     prepared.push(done);
                 }
@@ -81,15 +86,19 @@ impl Session {
         if problems.has_errors() { Err(Error::Problems(problems)) } else { Ok(prepared) }
     }
 
-    fn prepare_alone(&self, name: &ImageName, lock: &LockView) -> Result<Alone, Problems> {
+    fn prepare_alone(&self, name: &ImageName, lock: &LockView<'_>) -> Result<Alone, Problems> {
         let image = &self.workspace.images[name];
         let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
-        let args = self.build_args(image);
+        // A rendered Dockerfile has its arguments' values in its text.
+        let args = match &image.dockerfile {
+            Some(_) => workspace::build_args(&self.workspace.manifest, &image.manifest),
+            None => BTreeMap::new(),
+        };
         let dockerfile = self.parse(image, &rendered)?;
         let dir = image.manifest.file.dir();
         let entries = context::entries(&self.source, dir, &dockerfile, &args, &rendered.generated, &image.nested)
             .map_err(|found| self.place_context_problems(image, &rendered, found))?;
-        let packages = lock.added_by(image)?;
+        let packages: Vec<LockedPackage> = lock.added_by(name).into_iter().cloned().collect();
 
         let mut inputs = InputManifest::default();
         inputs.insert(InputKind::Format, "imgforge", FORMAT);
@@ -112,7 +121,8 @@ impl Session {
             inputs.insert(InputKind::Package, name, format!("{} {}", package.version, package.sha256));
         }
         if !packages.is_empty() {
-            inputs.insert(InputKind::Installer, "packages", self.installer_hash(image));
+            let options = imgforge_packages::Options { keep_docs: image.manifest.keep_docs };
+            inputs.insert(InputKind::Installer, "packages", imgforge_packages::script_fingerprint(options));
         }
         for (arg, value) in &args {
             inputs.insert(InputKind::Arg, arg, value);
@@ -131,6 +141,7 @@ impl Session {
         name: &ImageName,
         alone: Alone,
         fingerprints: &BTreeMap<&ImageName, Fingerprint>,
+        relocked: &[Relocked],
     ) -> Prepared {
         let image = &self.workspace.images[name];
         let Alone { rendered, dockerfile, entries, mut inputs, args, packages } = alone;
@@ -144,9 +155,13 @@ impl Session {
             fingerprint: inputs.fingerprint(),
             inputs,
             parents,
-            release_references: self.release_references(image),
+            release_references: self.release_references(name),
             instructions: dockerfile.instructions().iter().map(|i| i.text().to_owned()).collect(),
-            relocked: Vec::new(),
+            relocked: relocked
+                .iter()
+                .filter(|row| packages.iter().any(|p| p.name == row.package && p.version == row.new))
+                .cloned()
+                .collect(),
         };
         Prepared { target, rendered, dockerfile, entries, args, packages }
     }
@@ -206,21 +221,6 @@ impl Session {
         self.workspace.manifest.platform.as_ref().map_or(DEFAULT_PLATFORM, |platform| &platform.value)
     }
 
-    /// Arguments of hand-written Dockerfiles come from the workspace and the image; a rendered Dockerfile has them
-    /// in its text.
-    fn build_args(&self, image: &Image) -> BTreeMap<String, String> {
-        let mut args = BTreeMap::new();
-        if image.dockerfile.is_some() {
-            for (name, default) in &image.manifest.args {
-                let workspace = self.workspace.manifest.args.get(name).map(|value| value.value.clone());
-                if let Some(value) = workspace.or_else(|| default.value.clone()) {
-                    args.insert(name.clone(), value);
-                }
-            }
-        }
-        args
-    }
-
     /// Labels of hand-written Dockerfiles' images, which no rendered text carries.
     pub(crate) fn outside_labels(&self, image: &Image) -> BTreeMap<String, String> {
         if image.dockerfile.is_none() {
@@ -239,41 +239,54 @@ impl Session {
     }
 
     /// The references that are moved to an image once it is good.
-    pub(crate) fn release_references(&self, image: &Image) -> Vec<String> {
-        let repository = self.repository(&image.manifest.name.value);
+    pub fn release_references(&self, name: &ImageName) -> Vec<String> {
+        let image = &self.workspace.images[name];
+        let repository = self.repository(name);
         match image.manifest.tags.as_slice() {
             [] => vec![format!("{repository}:latest")],
             tags => tags.iter().map(|tag| format!("{repository}:{}", tag.value)).collect(),
         }
     }
 
-    fn installer_hash(&self, image: &Image) -> String {
-        let script = imgforge_packages::script_fingerprint(image.manifest.keep_docs);
-        blake3_hex(&script)
-    }
-
-    /// The Dockerfile with each parent's name replaced by its content tag: what an engine can resolve to exactly
-    /// one image.
-    pub fn resolved_dockerfile(&self, prepared: &Prepared, fingerprints: &BTreeMap<ImageName, Fingerprint>) -> String {
+    /// The Dockerfile as an engine gets it: each parent's name replaced by its content tag, which an engine can
+    /// resolve to exactly one image, and comments that name the manifest lines.
+    pub(crate) fn engine_dockerfile(
+        &self,
+        prepared: &Prepared,
+        fingerprints: &BTreeMap<ImageName, Fingerprint>,
+    ) -> String {
         let image = &self.workspace.images[&prepared.target.name];
         let mut text = prepared.rendered.dockerfile.clone();
         let mut references = prepared.dockerfile.references(&prepared.args);
         references.sort_by_key(|reference| std::cmp::Reverse(reference.span.offset));
         for reference in references {
-            let Some(parent) = image.parents.iter().find(|parent| parent.as_written == reference.image) else { continue };
+            let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
+            let Some(parent) = parent else { continue };
             let tag = fingerprints[&parent.name].content_tag();
             let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
             text.replace_range(range, &format!("{}:{tag}", self.repository(&parent.name)));
         }
-        text
+        render::with_comments(image, &prepared.rendered, &text)
+    }
+
+    /// The Dockerfile of one image as an engine gets it.
+    ///
+    /// # Errors
+    /// All problems of the image and its ancestors.
+    pub fn dockerfile(&self, name: &ImageName) -> Result<String, Error> {
+        let lock = self.read_lock()?;
+        let prepared = self.prepare(&BTreeSet::from([name.clone()]), &lock, &[])?;
+        let fingerprints: BTreeMap<ImageName, Fingerprint> =
+            prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
+        let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");
+        Ok(self.engine_dockerfile(wanted, &fingerprints))
     }
 }
 
-/// The manifest's span that the Dockerfile's line at `span` was rendered from.
+/// The manifest's span that the part of a rendered Dockerfile at `span` comes from.
 fn origin(rendered: &RenderedImage, span: Span) -> Option<Span> {
     let before = rendered.dockerfile.get(..span.offset as usize)?;
-    let line = before.matches('\n').count();
-    rendered.origins.iter().rev().find(|origin| origin.line <= line).map(|origin| origin.span)
+    rendered.origin(before.matches('\n').count())
 }
 
 fn network_word(network: Network) -> &'static str {
@@ -286,8 +299,4 @@ fn network_word(network: Network) -> &'static str {
 /// The digest of a reference `NAME@sha256:...`; the workspace has refused those without one.
 fn digest_of(reference: &str) -> &str {
     reference.rsplit_once('@').map_or("", |(_, digest)| digest)
-}
-
-fn blake3_hex(bytes: &[u8]) -> String {
-    imgforge_core::fingerprint::instruction_hash(&String::from_utf8_lossy(bytes))
 }

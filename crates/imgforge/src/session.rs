@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::graph::ImageGraph;
 use imgforge_core::manifest::ManifestCache;
-use imgforge_core::name::ImageName;
+use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
 use imgforge_core::source::WorkTree;
 use imgforge_core::workspace::{self, Workspace};
@@ -41,10 +41,10 @@ impl Session {
     pub fn open(start: &Utf8Path, options: &OpenOptions) -> Result<Self, Error> {
         let root = find_root(start)?;
         let source = if options.cache { WorkTree::cached(&root) } else { WorkTree::uncached(&root) };
-        let mut cache = options.cache.then(|| ManifestCache::load(&root.join(".imgforge/cache/manifests")));
-        let workspace = workspace::load(&source, cache.as_mut())?;
+        let cache = options.cache.then(|| ManifestCache::load(&root.join(".imgforge/cache/manifests")));
+        let workspace = workspace::load(&source, cache.as_ref())?;
         if let Some(cache) = cache {
-            cache.save();
+            cache.save(workspace.images.len());
         }
         let graph = ImageGraph::new(&workspace)?;
         Ok(Self { root, source, workspace, graph })
@@ -71,6 +71,23 @@ impl Session {
     /// [`Error::Select`] when a selector names nothing.
     pub fn select(&self, selectors: &[String], exclude: &[String]) -> Result<BTreeSet<ImageName>, Error> {
         Ok(select::select(&self.workspace, &self.graph, selectors, exclude)?)
+    }
+}
+
+impl Session {
+    /// The image called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Select`] with the nearest name.
+    pub fn image(&self, name: &str) -> Result<ImageName, Error> {
+        if let Some(image) = self.workspace.images.keys().find(|image| image.as_str() == name) {
+            return Ok(image.clone());
+        }
+        Err(Error::NoImage { name: name.to_owned(), near: self.near(name) })
+    }
+
+    fn near(&self, name: &str) -> Option<String> {
+        nearest(name, self.workspace.images.keys().map(ImageName::as_str)).map(str::to_owned)
     }
 }
 

@@ -326,6 +326,22 @@ impl Dockerfile {
         found
     }
 
+    /// The image that the last stage stands on, through other stages of the file; `None` when that is `scratch`.
+    pub fn base(&self, args: &BTreeMap<String, String>) -> Option<String> {
+        let mut bases: Vec<Option<String>> = Vec::new();
+        Walker::new(self, args).walk(|instruction, stages, scope| {
+            if instruction.keyword() == "FROM" {
+                let image = From::of(instruction).image;
+                let image = scope.expand(image.text(), instruction.escape()).unwrap_or_default();
+                bases.push(match find_stage(stages, &image) {
+                    Some(stage) => bases[stage].clone(),
+                    None => (image != "scratch").then_some(image),
+                });
+            }
+        });
+        bases.pop().flatten()
+    }
+
     /// What the build can read from the context. A source whose variables are not known is `.`: too much rather than
     /// too little.
     pub fn context_sources(&self, args: &BTreeMap<String, String>) -> Vec<ContextSource> {

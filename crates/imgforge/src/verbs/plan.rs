@@ -29,9 +29,6 @@ pub(crate) struct PlanVerb {
     /// End with 10 when something would be built
     #[arg(long)]
     exit_code: bool,
-    /// Refuse a lock that does not fit the manifests exactly
-    #[arg(long)]
-    locked: bool,
     /// Plan as if nothing selected were held
     #[arg(long)]
     force: bool,
@@ -47,7 +44,7 @@ impl PlanVerb {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
         let selected = self.selection.of(&session)?;
-        let plan = session.plan(&selected, self.locked, self.force)?;
+        let plan = session.plan(&selected, self.force)?;
         print(&match self.format {
             Format::Json => json(&plan),
             Format::Text => text(&session, &plan),

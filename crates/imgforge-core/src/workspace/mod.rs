@@ -1,14 +1,22 @@
 //! All manifests of a workspace with their names resolved: which images there are, and what each stands on.
 
+mod check;
+mod load;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 
-use crate::diagnostic::{SourceFile, Span};
+use crate::diagnostic::{Located, SourceFile, Span};
 use crate::dockerfile::{Dockerfile, EdgeKind};
 use crate::manifest::{ImageManifest, WorkspaceManifest};
 use crate::name::ImageName;
+
+pub use self::load::{IMAGE_FILE, WORKSPACE_FILE, load};
 
 /// The images of a workspace and what is said for all of them.
 #[derive(Debug, Clone)]
@@ -27,6 +35,8 @@ pub struct Image {
     /// Every edge to another image of the workspace, in the order of the manifest or the Dockerfile. The same parent
     /// may be there more than once (`from` and `copy from=`).
     pub parents: Vec<Parent>,
+    /// The parent whose file system it begins with (`from`, or FROM of a Dockerfile's last stage).
+    pub base: Option<ImageName>,
     /// What it stands on outside the workspace.
     pub externals: Vec<External>,
     /// The hand-written Dockerfile, when the image has one.
@@ -73,4 +83,13 @@ pub struct HandWritten {
     pub file: Arc<SourceFile>,
     /// What it says.
     pub parsed: Dockerfile,
+}
+
+/// The build arguments of an image: what it declares, with the workspace's value or else its own default.
+pub fn build_args(workspace: &WorkspaceManifest, image: &ImageManifest) -> BTreeMap<String, String> {
+    let value = |(name, default): (&String, &Located<Option<String>>)| {
+        let set = workspace.args.get(name).map(|value| value.value.clone());
+        Some((name.clone(), set.or_else(|| default.value.clone())?))
+    };
+    image.args.iter().filter_map(value).collect()
 }

@@ -1,0 +1,194 @@
+//! minijinja, set up for Dockerfiles: strict, no escaping, and no file outside the image's folder and `templates/`.
+
+use std::sync::{Arc, LazyLock};
+
+use camino::Utf8Path;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+use super::{Origin, template_problem};
+use crate::context::clean;
+use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::source::{Kind, Source};
+use crate::workspace::Image;
+
+/// The name of the built-in template.
+pub(super) const BUILT_IN: &str = "Dockerfile.j2";
+
+/// Templates that several images share lie here, relative to the workspace root.
+const SHARED: &str = "templates";
+
+/// Frames a mark `offset,len` at the start of a line.
+const OPEN: char = '\u{1}';
+const CLOSE: char = '\u{2}';
+
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_syntax(syntax());
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.add_filter("word", |text: &str| word(text));
+    env.add_filter("json", |value: Value| json(&value));
+    env.add_function("at", |value: Value| value.get_attr("at").unwrap_or_default());
+    env.add_template(BUILT_IN, include_str!("../../../../templates/Dockerfile.j2"))
+        .expect("the built-in template is one");
+    env
+});
+
+/// A line that holds just a tag leaves no line behind, and the end of a text stays as it is.
+pub(crate) fn syntax() -> SyntaxConfig {
+    let mut builder = SyntaxConfig::builder();
+    builder.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+    builder.build().expect("the usual delimiters")
+}
+
+/// A value as the mark that `at(...)` leaves in the text.
+pub(super) fn mark(span: Span) -> String {
+    format!("{OPEN}{},{}{CLOSE}", span.offset, span.len)
+}
+
+/// Takes the marks out of a rendered text.
+pub(super) fn take_marks(marked: &str) -> (String, Vec<Origin>) {
+    let mut text = String::with_capacity(marked.len());
+    let mut origins = Vec::new();
+    for (line, mut rest) in marked.split_inclusive('\n').enumerate() {
+        while let Some((span, after)) = marked_at(rest) {
+            origins.push(Origin { line, span });
+            rest = after;
+        }
+        text.push_str(rest);
+    }
+    (text, origins)
+}
+
+fn marked_at(line: &str) -> Option<(Span, &str)> {
+    let (mark, rest) = line.strip_prefix(OPEN)?.split_once(CLOSE)?;
+    let (offset, len) = mark.split_once(',')?;
+    Some((Span { offset: offset.parse().ok()?, len: len.parse().ok()? }, rest))
+}
+
+/// Renders the image's own template, or the built-in one.
+pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Result<String, Problems> {
+    let Some(own) = &image.manifest.template else {
+        let template = ENVIRONMENT.get_template(BUILT_IN).expect("added above");
+        let rendered = template.render(values);
+        return rendered.map_err(|error| problem(image, Utf8Path::new(BUILT_IN), &error).into());
+    };
+    let mut env = ENVIRONMENT.clone();
+    let mut wanted = vec![own.value.to_string()];
+    let mut problems = Problems::default();
+    // minijinja's own loader would have to own the source: the few templates of one image are read here instead.
+    while let Some(name) = wanted.pop() {
+        if name == BUILT_IN || env.get_template(&name).is_ok() {
+            continue;
+        }
+        match read(image, source, &name) {
+            Ok(text) => {
+                wanted.extend(named_in(&text));
+                if let Err(error) = env.add_template_owned(name.clone(), text.clone()) {
+                    problems.push(located(image, source, &name, &error));
+                }
+            }
+            Err(message) => problems.push(template_problem(image, Utf8Path::new(&name), message)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let rendered = env.get_template(own.value.as_str()).and_then(|template| template.render(values));
+    rendered.map_err(|error| {
+        let name = error.name().unwrap_or(own.value.as_str()).to_owned();
+        located(image, source, &name, &error).into()
+    })
+}
+
+/// The names in `{% extends "..." %}`, `include` and `import`.
+fn named_in(text: &str) -> Vec<String> {
+    let tags = text.split("{%").skip(1).filter_map(|tag| tag.split("%}").next());
+    tags.filter_map(|tag| {
+        let tag = tag.trim_start_matches(['-', '+']).trim();
+        let rest = ["extends", "include", "import", "from"].iter().find_map(|word| tag.strip_prefix(word))?;
+        let rest = rest.trim_start();
+        let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+        rest[1..].split_once(quote).map(|(name, _)| name.to_owned())
+    })
+    .collect()
+}
+
+/// A template by name: in the image's folder, else in the workspace's `templates/`.
+fn read(image: &Image, source: &dyn Source, name: &str) -> Result<String, String> {
+    let place = find(image, source, name)?;
+    let bytes = source.read(&place).map_err(|error| format!("{place}: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| format!("{place} is not UTF-8"))
+}
+
+fn find(image: &Image, source: &dyn Source, name: &str) -> Result<camino::Utf8PathBuf, String> {
+    let path = clean(name)
+        .filter(|_| !name.starts_with('/'))
+        .ok_or_else(|| format!("the template \"{name}\" lies outside the image's folder and {SHARED}/"))?;
+    let dir = image.manifest.file.dir();
+    for folder in [dir, Utf8Path::new(SHARED)] {
+        match source.kind(&folder.join(&path)) {
+            Ok(Kind::File { .. }) => return Ok(folder.join(&path)),
+            // A link could lead anywhere.
+            Ok(_) => return Err(format!("the template {} is not a plain file", folder.join(&path))),
+            Err(_) => {}
+        }
+    }
+    Err(format!("there is no template \"{name}\" in {dir} or in {SHARED}/"))
+}
+
+fn located(image: &Image, source: &dyn Source, name: &str, error: &Error) -> Problem {
+    let Ok(text) = read(image, source, name) else { return problem(image, Utf8Path::new(name), error) };
+    let Ok(path) = find(image, source, name) else { return problem(image, Utf8Path::new(name), error) };
+    let line = error.line().unwrap_or(1).saturating_sub(1);
+    let lines = text.split_inclusive('\n');
+    let offset: usize = lines.clone().take(line).map(str::len).sum();
+    let len = lines.clone().nth(line).map_or(0, |line| line.trim_end().len());
+    let file = Arc::new(SourceFile { path, text: text.clone() });
+    let problem = Problem::at(&file, Span::new(offset, len), describe(error), "here");
+    match error.kind() {
+        ErrorKind::UndefinedError => problem.help("a template knows `image`; see docs/manifest.md, template"),
+        _ => problem,
+    }
+}
+
+fn problem(image: &Image, path: &Utf8Path, error: &Error) -> Problem {
+    template_problem(image, path, describe(error))
+}
+
+fn describe(error: &Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("the template cannot be rendered: {}: {detail}", error.kind()),
+        None => format!("the template cannot be rendered: {}", error.kind()),
+    }
+}
+
+/// A word in double quotes that BuildKit's shell lexer reads back as exactly `text`.
+fn word(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        if matches!(c, '\\' | '"' | '$') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
+/// A value as JSON on one line, with a space after each comma: the exec form.
+fn json(value: &Value) -> Result<String, Error> {
+    let json = serde_json::to_value(value).map_err(|error| {
+        Error::new(ErrorKind::InvalidOperation, "no JSON can be made of it").with_source(error)
+    })?;
+    match json {
+        serde_json::Value::Array(words) => Ok(exec_form(words.iter().map(ToString::to_string))),
+        other => Ok(other.to_string()),
+    }
+}
+
+/// `["a", "b"]` of words that are JSON already.
+pub(super) fn exec_form(words: impl IntoIterator<Item = String>) -> String {
+    format!("[{}]", words.into_iter().collect::<Vec<_>>().join(", "))
+}

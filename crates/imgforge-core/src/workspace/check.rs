@@ -1,0 +1,129 @@
+//! What can only be said of manifests together: sources, groups, users along a chain, packages without a root.
+
+use std::collections::BTreeMap;
+
+use super::{Image, Workspace};
+use crate::diagnostic::{Located, Problem, Problems};
+use crate::manifest::Base;
+use crate::name::{ImageName, nearest};
+
+pub(super) fn check(workspace: &Workspace) -> Problems {
+    let mut problems = Problems::default();
+    check_groups(workspace, &mut problems);
+    for image in workspace.images.values() {
+        check_sources(workspace, image, &mut problems);
+        // A circle is told of by the graph; here it would only end the walk.
+        let chain = chain(workspace, image);
+        check_packages(image, &chain, &mut problems);
+        check_users(image, &chain, &mut problems);
+    }
+    problems
+}
+
+/// The image and those below it along `from`, the image first.
+fn chain<'w>(workspace: &'w Workspace, image: &'w Image) -> Vec<&'w Image> {
+    let mut chain = vec![image];
+    while let Some(base) = chain[chain.len() - 1].base.as_ref().and_then(|base| workspace.images.get(base)) {
+        if chain.len() > workspace.images.len() {
+            break;
+        }
+        chain.push(base);
+    }
+    chain
+}
+
+fn check_groups(workspace: &Workspace, problems: &mut Problems) {
+    let file = &workspace.manifest.file;
+    for member in workspace.manifest.groups.iter().flat_map(|group| &group.members) {
+        let names = || workspace.images.keys().map(ImageName::as_str);
+        if !names().any(|name| name == member.value) {
+            let message = format!("there is no image \"{}\"", member.value);
+            let problem = Problem::at(file, member.span, message, "not in this workspace");
+            let near = nearest(&member.value, names()).map(|near| format!("did you mean \"{near}\"?"));
+            problems.push(near.into_iter().fold(problem, Problem::help));
+        }
+    }
+}
+
+fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) {
+    let manifest = &image.manifest;
+    let root = match &manifest.base.value {
+        Base::Root(root) => Some(&root.source),
+        _ => None,
+    };
+    let asked: Vec<&Located<String>> =
+        root.into_iter().chain(manifest.packages.iter().map(|p| &p.source)).collect();
+    let known = || workspace.manifest.apt.iter().map(|apt| apt.name.value.as_str());
+    for source in &asked {
+        if !known().any(|name| name == source.value) {
+            let message = format!("there is no package source \"{}\"", source.value);
+            let problem = Problem::at(&manifest.file, source.span, message, "not in imgforge.kdl");
+            problems.push(match nearest(&source.value, known()) {
+                Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+                None => problem
+                    .help(format!("imgforge.kdl says it with: apt \"{}\" {{ suite \"...\" }}", source.value)),
+            });
+        }
+    }
+    if let (Some(first), Some(other)) =
+        (asked.first(), asked.iter().find(|source| source.value != asked[0].value))
+    {
+        let message = "an image's packages come from one source";
+        let problem = Problem::at(&manifest.file, other.span, message, "another source");
+        problems.push(problem.and(first.span, "the first one"));
+    }
+}
+
+/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source.
+fn check_packages(image: &Image, chain: &[&Image], problems: &mut Problems) {
+    let manifest = &image.manifest;
+    let Some(asked) = manifest.packages.first() else { return };
+    let bottom = chain[chain.len() - 1];
+    match &bottom.manifest.base.value {
+        Base::Root(root) if root.source.value == asked.source.value => {}
+        Base::Root(root) => {
+            let message = format!("\"{}\" is made of packages of \"{}\"", bottom.name(), root.source.value);
+            let problem =
+                Problem::at(&manifest.file, asked.source.span, message, "packages of another source");
+            problems.push(problem.help("packages of two sources do not fit together"));
+        }
+        _ => {
+            let message = "packages need an image with a root below them";
+            let problem =
+                Problem::at(&manifest.file, asked.source.span, message, "nothing to install them with");
+            problems.push(problem.help(format!(
+                "stand on an image that says root \"{}\"; \"{}\" does not",
+                asked.source.value,
+                bottom.name()
+            )));
+        }
+    }
+}
+
+/// One uid never under two names, one name never with two uids.
+fn check_users(image: &Image, chain: &[&Image], problems: &mut Problems) {
+    let mut uids: BTreeMap<u32, (&str, String)> = BTreeMap::new();
+    let mut names: BTreeMap<&str, String> = BTreeMap::new();
+    for image in chain.iter().skip(1) {
+        for user in &image.manifest.users {
+            let place = image.manifest.file.at(user.name.span);
+            uids.insert(user.uid.value, (&user.name.value, place.clone()));
+            names.insert(&user.name.value, place);
+        }
+    }
+    let file = &image.manifest.file;
+    for user in &image.manifest.users {
+        if let Some(place) = names.get(user.name.value.as_str()) {
+            let message = format!("there is a user \"{}\" already", user.name.value);
+            let problem = Problem::at(file, user.name.span, message, "again here");
+            problems.push(problem.help(format!("it is made at {place}")));
+        } else if let Some((other, place)) = uids.get(&user.uid.value) {
+            let message = format!("uid {} is that of \"{other}\" already", user.uid.value);
+            let problem = Problem::at(file, user.uid.span, message, "taken");
+            problems.push(problem.help(format!("\"{other}\" is made at {place}")));
+        }
+        let place = file.at(user.name.span);
+        uids.insert(user.uid.value, (&user.name.value, place.clone()));
+        names.insert(&user.name.value, place);
+    }
+}

@@ -1,0 +1,39 @@
+//! How long each image took the last time, for the order of the next run. Only ever a matter of order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::cache_file;
+use imgforge_core::name::ImageName;
+
+/// What an image is taken to need that was never built here.
+const UNKNOWN: Duration = Duration::from_secs(5);
+
+pub(crate) struct Durations {
+    file: Utf8PathBuf,
+    known: BTreeMap<String, u64>,
+}
+
+impl Durations {
+    pub(crate) fn load(root: &Utf8Path) -> Self {
+        let file = root.join(".imgforge/cache/durations.json");
+        let known = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { file, known: known.unwrap_or_default() }
+    }
+
+    pub(crate) fn of(&self, name: &ImageName) -> Duration {
+        self.known.get(name.as_str()).map_or(UNKNOWN, |millis| Duration::from_millis(*millis))
+    }
+
+    pub(crate) fn insert(&mut self, name: &ImageName, took: Duration) {
+        self.known.insert(name.to_string(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn save(&self) {
+        // What cannot be written makes the next order worse, nothing else.
+        if let Ok(bytes) = serde_json::to_vec(&self.known) {
+            let _ = cache_file::replace(&self.file, &bytes);
+        }
+    }
+}

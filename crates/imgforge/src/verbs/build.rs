@@ -1,0 +1,95 @@
+//! `imgforge build`: builds what changed.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use imgforge::report::{self, human_duration};
+use imgforge::{BuildOptions, BuildReport, CancellationToken};
+
+use crate::console::{BAD, DIM, count, print, say};
+use crate::failure::Failure;
+use crate::verbs::{Selection, json, open};
+use crate::{Global, interrupt};
+
+/// Build what changed, in parallel, parents first
+///
+/// Every image whose inputs are those of an image that the engine holds is fresh and left alone. A failure skips only
+/// what stands on it. Release tags move when an image is built and checked.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json"
+)]
+pub(crate) struct Build {
+    #[command(flatten)]
+    selection: Selection,
+    /// How many images are built at once [default: the number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Start nothing more after the first failure
+    #[arg(long)]
+    fail_fast: bool,
+    /// Go on with what does not stand on a failure (this is the default)
+    #[arg(long, conflicts_with = "fail_fast")]
+    keep_going: bool,
+    /// Refuse a lock that does not fit the manifests, instead of locking what is missing
+    #[arg(long)]
+    locked: bool,
+    /// Build what is selected even when it is fresh
+    #[arg(long)]
+    force: bool,
+    /// How to print the report: text goes to stderr, json to stdout
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Build {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let session = open(global)?;
+        let selected = self.selection.of(&session)?;
+        let cancel = CancellationToken::new();
+        interrupt::listen(cancel.clone());
+        let options = BuildOptions {
+            slots: self.jobs.map(usize::from),
+            fail_fast: self.fail_fast,
+            locked: self.locked,
+            force: self.force,
+            cancel,
+        };
+        let mut reporter = report::for_stderr(&report::Options { verbose: global.verbose, quiet: global.quiet });
+        let report = session.build(&selected, &options, &mut *reporter)?;
+        drop(reporter);
+        if self.format == Format::Json {
+            print(&json(&report.run));
+        }
+        say_end(&report, global.quiet);
+        Ok(match &report {
+            report if report.interrupted => ExitCode::from(130),
+            report if report.succeeded() => ExitCode::SUCCESS,
+            _ => ExitCode::from(1),
+        })
+    }
+}
+
+fn say_end(report: &BuildReport, quiet: bool) {
+    for failure in &report.failures {
+        anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
+        if !failure.log.is_empty() {
+            anstream::eprintln!("  {BAD}last lines of {}{BAD:#}", failure.target);
+            for line in &failure.log {
+                anstream::eprintln!("    {}", report::clean(line));
+            }
+        }
+    }
+    if report.plan.to_build().next().is_none() && !quiet {
+        let fresh = report.plan.targets.len();
+        let (hashed, asked) = (human_duration(report.hashed), human_duration(report.asked));
+        let note = format!("{} ({hashed} hashed, {asked} asking {})", count(fresh, "image"), report.engine);
+        say(DIM, "Fresh", note);
+    }
+}

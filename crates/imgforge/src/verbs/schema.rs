@@ -1,0 +1,46 @@
+//! `imgforge schema`: JSON Schemas of what other verbs print.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use imgforge::core::plan::Plan;
+use imgforge::report::RunReport;
+use schemars::schema_for;
+
+use crate::console::print;
+use crate::failure::Failure;
+use crate::verbs::{graph, json, list, show, update};
+
+/// Print the JSON Schema of a verb's `--format json`
+#[derive(Args)]
+#[command(after_help = "Example:\n  imgforge schema plan > plan.schema.json")]
+pub(crate) struct SchemaVerb {
+    /// Whose output
+    #[arg(value_enum)]
+    of: Of,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Of {
+    Build,
+    Graph,
+    List,
+    Plan,
+    Show,
+    Update,
+}
+
+impl SchemaVerb {
+    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
+        let schema = match self.of {
+            Of::Build => schema_for!(RunReport),
+            Of::Graph => schema_for!(graph::GraphOutput),
+            Of::List => schema_for!(list::ListOutput),
+            Of::Plan => schema_for!(Plan),
+            Of::Show => schema_for!(show::ShowOutput),
+            Of::Update => schema_for!(update::UpdateOutput),
+        };
+        print(&json(&schema));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,213 @@
+//! `imgforge show IMAGE`: what an image is made of.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use imgforge::Session;
+use imgforge::core::name::ImageName;
+use imgforge::core::services::{self, Field, MergedService};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::Global;
+use crate::console::{DIM, count, print};
+use crate::failure::Failure;
+use crate::verbs::{json, open};
+
+/// Show what an image is made of: parents, packages, services with the manifest line of each field
+///
+/// Reads only manifests and the lock; no engine is asked.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  imgforge show guestbook\n  imgforge show guestbook --format json | jq .services")]
+pub(crate) struct Show {
+    /// The image
+    image: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What `show` prints.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ShowOutput {
+    version: u32,
+    name: String,
+    description: Option<String>,
+    folder: String,
+    /// From the root of the family down to the image, along `from`.
+    chain: Vec<String>,
+    parents: Vec<ShownParent>,
+    children: Vec<String>,
+    externals: Vec<String>,
+    packages: Vec<ShownPackage>,
+    services: Vec<ShownService>,
+    ports: Vec<String>,
+    volumes: Vec<String>,
+    tags: Vec<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownParent {
+    name: String,
+    /// `from`, `copy` or `mount`.
+    kind: String,
+    /// `path:line`.
+    at: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownPackage {
+    name: String,
+    version: String,
+    architecture: String,
+    /// The image that brings it.
+    image: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownService {
+    name: String,
+    enabled: bool,
+    fields: Vec<ShownField>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownField {
+    field: String,
+    value: String,
+    /// `path:line`.
+    at: String,
+}
+
+impl Show {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let session = open(global)?;
+        let name = session.image(&self.image)?;
+        let shown = output(&session, &name)?;
+        print(&match self.format {
+            Format::Json => json(&shown),
+            Format::Text => text(&shown),
+        });
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
+    let (workspace, graph) = (session.workspace(), session.graph());
+    let image = &workspace.images[name];
+    let chain = graph.chain(name);
+    let merged = services::merge(workspace, graph, name).map_err(imgforge::Error::from)?;
+    let in_chain = || chain.iter().map(|name| &workspace.images[*name]);
+    Ok(ShowOutput {
+        version: 1,
+        name: name.to_string(),
+        description: image.manifest.description.clone(),
+        folder: image.manifest.file.dir().to_string(),
+        chain: chain.iter().map(ToString::to_string).collect(),
+        parents: image
+            .parents
+            .iter()
+            .map(|parent| ShownParent {
+                name: parent.name.to_string(),
+                kind: parent.kind.as_str().to_owned(),
+                at: parent.file.at(parent.span),
+            })
+            .collect(),
+        children: graph.children(name).map(ToString::to_string).collect(),
+        externals: image.externals.iter().map(|external| external.reference.clone()).collect(),
+        packages: packages(session, &chain)?,
+        services: merged.merged.values().map(service).collect(),
+        ports: in_chain().flat_map(|image| &image.manifest.expose).map(|port| port.value.clone()).collect(),
+        volumes: in_chain().flat_map(|image| &image.manifest.volumes).map(|volume| volume.value.clone()).collect(),
+        tags: session.release_references(name),
+    })
+}
+
+fn packages(session: &Session, chain: &[&ImageName]) -> Result<Vec<ShownPackage>, Failure> {
+    let lock = session.read_lock()?;
+    let mut shown = Vec::new();
+    for name in chain {
+        for package in session.packages_of(&lock, name) {
+            shown.push(ShownPackage {
+                name: package.name.clone(),
+                version: package.version.clone(),
+                architecture: package.architecture.clone(),
+                image: name.to_string(),
+            });
+        }
+    }
+    Ok(shown)
+}
+
+fn service(service: &MergedService) -> ShownService {
+    let mut fields = Vec::new();
+    let mut add = |field: &str, value: String, at: String| {
+        fields.push(ShownField { field: field.to_owned(), value, at });
+    };
+    fn put<T>(field: Option<&Field<T>>, name: &str, text: impl Fn(&T) -> String, add: &mut impl FnMut(&str, String, String)) {
+        if let Some(field) = field {
+            add(name, text(&field.value), field.place());
+        }
+    }
+    let millis = |millis: u64| format!("{millis}ms");
+    put(service.command.as_ref(), "command", |argv| argv.join(" "), &mut add);
+    put(service.user.as_ref(), "user", Clone::clone, &mut add);
+    put(service.dir.as_ref(), "dir", Clone::clone, &mut add);
+    for (name, value) in &service.env {
+        put(Some(value), &format!("env {name}"), Clone::clone, &mut add);
+    }
+    for (name, need) in &service.needs {
+        put(Some(need), "needs", |()| name.to_string(), &mut add);
+    }
+    put(service.ready.as_ref(), "ready", |ready| ready.command.join(" "), &mut add);
+    put(service.restart.as_ref(), "restart", |restart| format!("{:?} after {}", restart.policy, millis(restart.delay.0)), &mut add);
+    put(service.essential.as_ref(), "essential", ToString::to_string, &mut add);
+    put(service.stop.as_ref(), "stop", |stop| format!("{}, killed after {}", stop.signal, millis(stop.grace.0)), &mut add);
+    put(service.enabled.as_ref(), "enabled", ToString::to_string, &mut add);
+    ShownService { name: service.name.to_string(), enabled: service.is_enabled(), fields }
+}
+
+fn text(shown: &ShowOutput) -> String {
+    let mut out = String::new();
+    let mut line = |head: &str, rest: String| {
+        if !rest.is_empty() {
+            let _ = writeln!(out, "{head:9} {rest}");
+        }
+    };
+    line("image", format!("{}  {}", shown.name, shown.description.as_deref().unwrap_or("")).trim_end().to_owned());
+    line("folder", shown.folder.clone());
+    line("chain", shown.chain.join(" > "));
+    for parent in &shown.parents {
+        line("parent", format!("{} ({})  {DIM}{}{DIM:#}", parent.name, parent.kind, parent.at));
+    }
+    line("external", shown.externals.join(", "));
+    line("children", shown.children.join(", "));
+    line("tags", shown.tags.join(", "));
+    line("ports", shown.ports.join(", "));
+    line("volumes", shown.volumes.join(", "));
+    for service in &shown.services {
+        let state = if service.enabled { "" } else { "  (switched off)" };
+        line("service", format!("{}{state}", service.name));
+        let width = service.fields.iter().map(|field| field.field.len()).max().unwrap_or(0);
+        for field in &service.fields {
+            line("", format!("  {:width$}  {}  {DIM}{}{DIM:#}", field.field, field.value, field.at));
+        }
+    }
+    for image in &shown.chain {
+        let own: Vec<&ShownPackage> = shown.packages.iter().filter(|package| package.image == *image).collect();
+        if !own.is_empty() {
+            line("packages", format!("{} from {image}", count(own.len(), "package")));
+        }
+        if *image == shown.name {
+            own.iter().for_each(|package| line("", format!("  {} {}", package.name, package.version)));
+        }
+    }
+    out
+}

@@ -1,0 +1,320 @@
+//! What is done for one target: its packages staged, the engine's build, the check of what came out, its tags.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imgforge_core::context::SuppliedFile;
+use imgforge_core::diagnostic::Problem;
+use imgforge_core::event::Event;
+use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::manifest::Base;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::{Action, Inventory, Plan};
+use imgforge_core::workspace::Image;
+use imgforge_engine::{
+    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, Failed, StepEvent, Work, labels,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::lock::LockView;
+use crate::prepare::Prepared;
+use crate::{Error, Session};
+
+/// How many lines of a failed target's log are kept for its report.
+const KEPT_LINES: usize = 20;
+
+/// Why a target could not be built, for people.
+#[derive(Debug, Clone)]
+pub struct TargetFailure {
+    /// The image.
+    pub target: ImageName,
+    /// What is wrong, at the manifest's line when the step that failed comes from one.
+    pub problem: Problem,
+    /// The last lines of its log.
+    pub log: Vec<String>,
+}
+
+/// Everything about a target that its build needs.
+struct Job {
+    prepared: Prepared,
+    request: BuildRequest,
+    content_reference: String,
+    /// All packages that the image must end up with; empty when it has none.
+    closure: Vec<LockedPackage>,
+    image: Image,
+}
+
+/// The work of all targets of a run.
+pub(crate) struct Builder {
+    engine: Arc<dyn Engine>,
+    jobs: BTreeMap<ImageName, Job>,
+    /// The engine's ids of images that are there.
+    ids: Mutex<BTreeMap<ImageName, String>>,
+    failures: Mutex<Vec<TargetFailure>>,
+    events: Mutex<Option<UnboundedSender<Event>>>,
+}
+
+impl Builder {
+    pub(crate) fn new(
+        session: &Session,
+        prepared: Vec<Prepared>,
+        plan: &Plan,
+        lock: &Lock,
+        inventory: &Inventory,
+        engine: Arc<dyn Engine>,
+    ) -> Self {
+        let fingerprints: BTreeMap<ImageName, Fingerprint> =
+            prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
+        let held = |p: &Prepared| {
+            let held = inventory.holds(&p.target.name, p.target.fingerprint)?;
+            Some((p.target.name.clone(), held.id.clone()))
+        };
+        let ids = prepared.iter().filter_map(held).collect();
+        let to_build: BTreeMap<&str, Action> = plan.to_build().map(|row| (row.name.as_str(), row.action)).collect();
+        let view = LockView::new(lock);
+        let jobs = prepared
+            .into_iter()
+            .filter(|prepared| to_build.contains_key(prepared.target.name.as_str()))
+            .map(|prepared| (prepared.target.name.clone(), job(session, prepared, &fingerprints, &view)))
+            .collect();
+        Self { engine, jobs, ids: Mutex::new(ids), failures: Mutex::default(), events: Mutex::default() }
+    }
+
+    pub(crate) fn report_to(&self, events: UnboundedSender<Event>) {
+        *lock(&self.events) = Some(events);
+    }
+
+    pub(crate) fn take_failures(&self) -> Vec<TargetFailure> {
+        std::mem::take(&mut *lock(&self.failures))
+    }
+
+    async fn build(&self, name: &ImageName, cancel: CancellationToken) -> Result<Built, Stop> {
+        let job = &self.jobs[name];
+        let mut request = job.request.clone();
+        request.supplied = stage(job).await.map_err(Stop::Library)?;
+        request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
+        let log: Arc<Mutex<VecDeque<String>>> = Arc::default();
+        let built = match self.engine.build(request, self.sink(name, &log), cancel).await {
+            Ok(built) => built,
+            Err(error) => return Err(Stop::Build(error, lock(&log).iter().cloned().collect())),
+        };
+        let engine = &*self.engine;
+        if !job.closure.is_empty() {
+            let status = engine.read_file(&built.id, "/var/lib/dpkg/status").await?;
+            let text = String::from_utf8_lossy(&status.unwrap_or_default()).into_owned();
+            let differences = imgforge_packages::compare(&text, &job.closure);
+            if !differences.is_empty() {
+                let lines = differences.iter().map(ToString::to_string).collect();
+                return Err(Stop::Packages(lines));
+            }
+        }
+        // The content tag says that the image is whole and checked; release tags come last.
+        engine.tag(&built.id, &job.content_reference).await?;
+        for reference in &job.prepared.target.release_references {
+            engine.tag(&built.id, reference).await?;
+        }
+        lock(&self.ids).insert(name.clone(), built.id.clone());
+        Ok(Built { size: built.size, added: built.added })
+    }
+
+    fn parents_label(&self, job: &Job) -> String {
+        let ids = lock(&self.ids);
+        let parents: BTreeMap<&str, serde_json::Value> = job
+            .prepared
+            .target
+            .inputs
+            .iter()
+            .filter(|(kind, ..)| *kind == imgforge_core::fingerprint::InputKind::Parent)
+            .map(|(_, name, fingerprint)| {
+                let id = ids.get(name);
+                (name, serde_json::json!({ "fingerprint": fingerprint, "id": id }))
+            })
+            .collect();
+        serde_json::to_string(&parents).expect("names are texts")
+    }
+
+    fn sink(&self, name: &ImageName, log: &Arc<Mutex<VecDeque<String>>>) -> imgforge_engine::StepSink {
+        let (name, log, events) = (name.clone(), Arc::clone(log), lock(&self.events).clone());
+        Arc::new(move |event| {
+            let target = name.clone();
+            let event = match event {
+                StepEvent::Step { number, total, text, cached } => {
+                    lock(&log).clear();
+                    Event::Step { target, number, total, text, cached }
+                }
+                StepEvent::Log { line } => {
+                    let mut log = lock(&log);
+                    if log.len() == KEPT_LINES {
+                        log.pop_front();
+                    }
+                    log.push_back(line.clone());
+                    Event::Log { target, line }
+                }
+            };
+            if let Some(events) = &events {
+                // A reader that is gone does not want to know.
+                let _ = events.send(event);
+            }
+        })
+    }
+}
+
+impl Work for Builder {
+    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Built, Failed>> {
+        Box::pin(async move {
+            match self.build(&target, cancel).await {
+                Ok(built) => Ok(built),
+                Err(Stop::Build(BuildError::Cancelled, _)) => Err(Failed::Cancelled),
+                Err(stop) => {
+                    let failure = explain(&self.jobs[&target], stop);
+                    let message = failure.problem.message().to_owned();
+                    lock(&self.failures).push(failure);
+                    Err(Failed::Failed { message })
+                }
+            }
+        })
+    }
+}
+
+/// Why a target is not built.
+enum Stop {
+    Build(BuildError, Vec<String>),
+    Packages(Vec<String>),
+    Library(Error),
+}
+
+impl From<imgforge_engine::Error> for Stop {
+    fn from(error: imgforge_engine::Error) -> Self {
+        Self::Library(error.into())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What panicked while it held the lock has been reported by then; the data is whole between statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn job(
+    session: &Session,
+    prepared: Prepared,
+    fingerprints: &BTreeMap<ImageName, Fingerprint>,
+    view: &LockView<'_>,
+) -> Job {
+    let name = &prepared.target.name;
+    let image = session.workspace.images[name].clone();
+    let content_tag = prepared.target.fingerprint.content_tag();
+    let content_reference = format!("{}:{content_tag}", session.repository(name));
+    let chain = session.graph.chain(name);
+    let closure = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
+    let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
+    for (key, value) in [
+        (labels::WORKSPACE, session.workspace.manifest.name.value.clone()),
+        (labels::IMAGE, name.to_string()),
+        (labels::FINGERPRINT, prepared.target.fingerprint.to_string()),
+        (labels::INPUTS, prepared.target.inputs.to_label()),
+        (labels::CONTENT_TAG, content_tag),
+    ] {
+        labels.insert(key.to_owned(), value);
+    }
+    let request = BuildRequest {
+        target: name.clone(),
+        dockerfile: session.engine_dockerfile(&prepared, fingerprints),
+        root: session.root.clone(),
+        entries: prepared.entries.clone(),
+        supplied: Vec::new(),
+        args: prepared.args.clone(),
+        labels,
+        network: prepared.rendered.network,
+        platform: prepared.target.platform.clone(),
+    };
+    Job { prepared, request, content_reference, closure, image }
+}
+
+/// The package files and scripts of a build, from the cache.
+async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
+    if job.prepared.packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let packages = job.prepared.packages.clone();
+    let options = imgforge_packages::Options { keep_docs: job.image.manifest.keep_docs };
+    let is_root = matches!(job.image.manifest.base.value, Base::Root(_));
+    let staged = tokio::task::spawn_blocking(move || {
+        let cache = imgforge_packages::Cache::user()?;
+        if is_root {
+            imgforge_packages::stage_root(&packages, options, &cache)
+        } else {
+            imgforge_packages::stage_packages(&packages, options, &cache)
+        }
+    });
+    Ok(staged.await.expect("staging does not panic")?)
+}
+
+/// A failure at the place that can be mended.
+fn explain(job: &Job, stop: Stop) -> TargetFailure {
+    let name = job.prepared.target.name.clone();
+    let manifest = &job.image.manifest;
+    let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
+    let (problem, log) = match stop {
+        Stop::Build(error, log) => (build_problem(job, &error), log),
+        Stop::Packages(lines) => {
+            let message = "the image's packages are not those of the lock".to_owned();
+            let help = "a step installs or removes packages: name them with `packages` instead";
+            (at_name(message).help(help), lines)
+        }
+        Stop::Library(error) => {
+            let help = error.help();
+            let problem = at_name(error.to_string());
+            (help.into_iter().fold(problem, Problem::help), Vec::new())
+        }
+    };
+    TargetFailure { target: name, problem, log }
+}
+
+fn build_problem(job: &Job, error: &BuildError) -> Problem {
+    let manifest = &job.image.manifest;
+    let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
+    match error {
+        BuildError::Step { number, total, text, message, .. } => {
+            let label = format!("step {number}/{total}");
+            let Some(instruction) = failed_instruction(job, *number, *total, text) else {
+                return at_name(format!("{message} in {text}"));
+            };
+            if let Some(hand_written) = &job.image.dockerfile {
+                return Problem::at(&hand_written.file, instruction.span(), message, label);
+            }
+            match job.prepared.rendered.origin(instruction.line() - 1) {
+                Some(span) => Problem::at(&manifest.file, span, message, label),
+                None => at_name(format!("{message} in {text}")),
+            }
+        }
+        BuildError::ContextChanged { path } => at_name(format!("{path} was changed while it was being read"))
+            .help("nothing was built from it; build again"),
+        BuildError::NoSpace => at_name("the engine has no space left".into())
+            .help("make room where Docker keeps its images, for example: docker image prune"),
+        other => at_name(other.to_string()),
+    }
+}
+
+/// The instruction that a step of BuildKit's is: by its number in a Dockerfile of one stage, else by its text.
+fn failed_instruction<'j>(
+    job: &'j Job,
+    number: usize,
+    total: usize,
+    text: &str,
+) -> Option<&'j imgforge_core::dockerfile::Instruction> {
+    let steps: Vec<_> = job
+        .prepared
+        .dockerfile
+        .instructions()
+        .iter()
+        .filter(|i| matches!(i.keyword(), "FROM" | "RUN" | "COPY" | "ADD" | "WORKDIR"))
+        .collect();
+    let stages = steps.iter().filter(|i| i.keyword() == "FROM").count();
+    if stages == 1 && steps.len() == total {
+        return steps.get(number.checked_sub(1)?).copied();
+    }
+    let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let wanted = squeeze(text);
+    steps.into_iter().find(|instruction| squeeze(instruction.text()) == wanted)
+}

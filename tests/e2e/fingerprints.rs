@@ -1,0 +1,187 @@
+//! Fingerprints of whole families: what changes them, and what does not. No engine is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge::core::lock::Lock;
+use imgforge::{OpenOptions, Session};
+use proptest::prelude::*;
+
+/// A family on disk: image `iN` has the parents `parents[N]`, all smaller than N, the first by `from`.
+struct Family {
+    _dir: tempfile::TempDir,
+    root: Utf8PathBuf,
+    parents: Vec<Vec<usize>>,
+}
+
+impl Family {
+    fn new(parents: &[Vec<usize>]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(dir.path().canonicalize().unwrap()).unwrap();
+        let family = Self { _dir: dir, root, parents: parents.to_vec() };
+        family.write("imgforge.kdl", "workspace \"w\" {\n    label \"vendor\" \"x\"\n}\n");
+        for n in 0..parents.len() {
+            family.write(&format!("i{n}/image.kdl"), &family.manifest(n, ""));
+            family.write(&format!("i{n}/file"), &format!("file of {n}"));
+            family.write(&format!("i{n}/dir/a"), "a");
+            family.write(&format!("i{n}/dir/b"), "b");
+            family.write(&format!("i{n}/unreached"), "nothing copies this");
+        }
+        family
+    }
+
+    fn manifest(&self, n: usize, extra: &str) -> String {
+        let parents = &self.parents[n];
+        let base = parents.first().map_or("scratch".to_owned(), |p| format!("i{p}"));
+        let copies: String =
+            parents.iter().skip(1).map(|p| format!("    copy \"/x\" \"/from-{p}\" from=\"i{p}\"\n")).collect();
+        format!(
+            "image \"i{n}\" {{\n    from \"{base}\"\n{copies}    copy \"file\" \"/x\"\n    copy \"dir\" \"/dir/\"\n    env \"A\" \"1\"\n    env \"B\" \"2\"\n    run \"true\"\n{extra}}}\n"
+        )
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let full = self.root.join(path);
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        fs::write(full, text).unwrap();
+    }
+
+    fn descendants(&self, n: usize) -> BTreeSet<String> {
+        let mut found = BTreeSet::from([n]);
+        for (child, parents) in self.parents.iter().enumerate() {
+            if parents.iter().any(|parent| found.contains(parent)) {
+                found.insert(child);
+            }
+        }
+        found.into_iter().map(|n| format!("i{n}")).collect()
+    }
+}
+
+fn fingerprints(root: &Utf8Path, cache: bool) -> BTreeMap<String, String> {
+    let session = Session::open(root, &OpenOptions { cache }).unwrap();
+    let all = session.select(&[], &[]).unwrap();
+    let prepared = session.prepare(&all, &Lock::default(), &[]).unwrap();
+    prepared.iter().map(|p| (p.target.name.to_string(), p.target.fingerprint.to_string())).collect()
+}
+
+fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> BTreeSet<String> {
+    assert_eq!(before.len(), after.len());
+    before.iter().filter(|(name, fingerprint)| after[*name] != **fingerprint).map(|(name, _)| name.clone()).collect()
+}
+
+/// Changes an input of image `n`.
+fn change(family: &Family, n: usize, how: usize) {
+    let path = |file: &str| family.root.join(format!("i{n}/{file}"));
+    let manifest = |extra: &str| family.write(&format!("i{n}/image.kdl"), &family.manifest(n, extra));
+    match how {
+        0 => family.write(&format!("i{n}/file"), "other"),
+        1 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o755)).unwrap(),
+        2 => family.write(&format!("i{n}/dir/new"), ""),
+        3 => fs::remove_file(path("dir/a")).unwrap(),
+        4 => fs::rename(path("dir/a"), path("dir/c")).unwrap(),
+        5 => {
+            fs::remove_file(path("dir/a")).unwrap();
+            std::os::unix::fs::symlink("b", path("dir/a")).unwrap();
+        }
+        6 => fs::create_dir(path("dir/empty")).unwrap(),
+        7 => manifest("    env \"C\" \"3\"\n"),
+        8 => manifest("    run \"echo\"\n"),
+        9 => manifest("    label \"k\" \"v\"\n"),
+        10 => manifest("    expose 80\n"),
+        11 => manifest("    network \"default\"\n"),
+        12 => manifest("    run-as \"1000\"\n"),
+        // The same size, and a file time set back to what it was.
+        _ => {
+            let time = fs::metadata(path("file")).unwrap().modified().unwrap();
+            let old = fs::read_to_string(path("file")).unwrap();
+            fs::write(path("file"), "x".repeat(old.len())).unwrap();
+            fs::File::options().write(true).open(path("file")).unwrap().set_modified(time).unwrap();
+        }
+    }
+}
+
+const CHANGES: usize = 14;
+
+/// Does something to image `n` that is no input.
+fn disturb(family: &Family, n: usize, how: usize) {
+    let path = |file: &str| family.root.join(format!("i{n}/{file}"));
+    let manifest = family.root.join(format!("i{n}/image.kdl"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    match how {
+        0 => {
+            let file = fs::File::options().write(true).open(path("file")).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+        }
+        1 => fs::write(&manifest, format!("// a comment\n{}", text.replace("    ", "\t  "))).unwrap(),
+        2 => fs::write(&manifest, text.replace("    env \"A\" \"1\"\n    env \"B\" \"2\"\n", "    env \"B\" \"2\"\n    env \"A\" \"1\"\n")).unwrap(),
+        3 => family.write(&format!("i{n}/unreached"), "changed"),
+        4 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).unwrap(),
+        5 => fs::write(&manifest, text.replace("    run \"true\"\n", "    run \\\n        \"true\"\n    description \"words\"\n")).unwrap(),
+        // Only root can give files away; elsewhere the case is empty.
+        _ => drop(std::os::unix::fs::chown(path("file"), Some(1234), Some(1234))),
+    }
+}
+
+const DISTURBANCES: usize = 7;
+
+fn any_family() -> impl Strategy<Value = Vec<Vec<usize>>> {
+    (1..7usize).prop_flat_map(|size| {
+        let parents = |n: usize| {
+            proptest::collection::vec(0..n.max(1), 0..=n.min(2)).prop_map(move |mut ps: Vec<usize>| {
+                ps.retain(|p| *p < n);
+                ps.dedup();
+                ps
+            })
+        };
+        (0..size).map(parents).collect::<Vec<_>>()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_change_of_an_input_changes_the_image_and_exactly_its_descendants(
+        parents in any_family(), at in any::<prop::sample::Index>(), how in 0..CHANGES, cache in any::<bool>(),
+    ) {
+        let family = Family::new(&parents);
+        let before = fingerprints(&family.root, cache);
+        let n = at.index(parents.len());
+        change(&family, n, how);
+        let after = fingerprints(&family.root, cache);
+        prop_assert_eq!(changed(&before, &after), family.descendants(n), "change {}", how);
+        prop_assert_eq!(after, fingerprints(&family.root, false), "the cache changes nothing");
+    }
+
+    #[test]
+    fn nothing_else_changes_any(
+        parents in any_family(), at in any::<prop::sample::Index>(), how in 0..DISTURBANCES, cache in any::<bool>(),
+    ) {
+        let family = Family::new(&parents);
+        let before = fingerprints(&family.root, cache);
+        disturb(&family, at.index(parents.len()), how);
+        prop_assert_eq!(fingerprints(&family.root, cache), before, "disturbance {}", how);
+    }
+
+    #[test]
+    fn neither_the_checkouts_path_nor_the_number_of_threads_matters(parents in any_family(), threads in 1..5usize) {
+        let (here, there) = (Family::new(&parents), Family::new(&parents));
+        prop_assert_ne!(&here.root, &there.root);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        prop_assert_eq!(fingerprints(&here.root, false), pool.install(|| fingerprints(&there.root, false)));
+    }
+}
+
+#[test]
+fn the_locale_and_the_time_zone_do_not_matter() {
+    let family = crate::small_family();
+    let list = |locale: &str| {
+        let mut command = family.command(crate::IMGFORGE, &["render", "left"]);
+        let output = command.env("LC_ALL", locale).env("LANG", locale).env("TZ", "Asia/Tokyo").output().unwrap();
+        imgforge_testkit::workspace::Ran::of(output).ok().stdout
+    };
+    // The rendered Dockerfile names its parent by its fingerprint.
+    assert_eq!(list("C"), list("tr_TR.UTF-8"));
+}
