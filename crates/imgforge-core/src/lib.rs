@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod name;
 pub mod plan;
 pub mod render;
+pub mod schedule;
 pub mod source;
 mod stat_cache;
 pub mod workspace;
