@@ -4,7 +4,7 @@
 //! Dockerfile (`[builder 2/7] RUN make`, `[linux/amd64 2/3] …`); the others (`[internal] load metadata`) are its own
 //! affairs. Some daemons repeat a vertex in each message, so that every step is told once only.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bollard::moby::buildkit::v1::{StatusResponse, Vertex};
 
@@ -45,7 +45,9 @@ impl Progress {
         }
         for log in &status.logs {
             let lines = self.lines.entry((log.vertex.clone(), log.stream)).or_default().push(&log.msg);
-            lines.into_iter().for_each(|line| self.line(&log.vertex, line));
+            for line in lines {
+                self.line(&log.vertex, line);
+            }
         }
         for vertex in status.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
             self.flush(&vertex.digest);
@@ -88,9 +90,10 @@ impl Progress {
 
     /// Tells what is left of unfinished lines.
     pub(crate) fn finish(&mut self) {
-        let mut vertexes: Vec<String> = self.lines.keys().map(|(vertex, _)| vertex.clone()).collect();
-        vertexes.dedup();
-        vertexes.iter().for_each(|vertex| self.flush(vertex));
+        let vertexes: BTreeSet<String> = self.lines.keys().map(|(vertex, _)| vertex.clone()).collect();
+        for vertex in &vertexes {
+            self.flush(vertex);
+        }
     }
 
     /// Why the build failed, given what the daemon said at its end.
