@@ -101,7 +101,8 @@ fn write_tar(
     for (path, item) in items(request) {
         match item {
             Item::Dir => {
-                tar.append_data(&mut header(tar::EntryType::Directory, 0, true), &path, io::empty())?
+                let mut head = header(tar::EntryType::Directory, 0, true);
+                tar.append_data(&mut head, &path, io::empty())?;
             }
             Item::Symlink(target) => {
                 tar.append_link(&mut header(tar::EntryType::Symlink, 0, true), &path, target)?;

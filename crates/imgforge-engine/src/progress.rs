@@ -239,4 +239,32 @@ mod tests {
         assert_eq!(explain(old), "the command ended with status 7");
         assert_eq!(explain("\"/x\" not found"), "\"/x\" not found");
     }
+
+    /// The error of a build in which step 2 failed with `error` after step 3 of another stage was stopped for it.
+    fn failure(error: &str, message: &str) -> BuildError {
+        let mut progress = Progress::new(std::sync::Arc::new(|_| ()));
+        let vertex = |number: usize, error: &str| Vertex {
+            digest: number.to_string(),
+            name: format!("[{number}/3] RUN x{number}"),
+            error: error.to_owned(),
+            ..Vertex::default()
+        };
+        let vertexes = vec![vertex(3, "context canceled"), vertex(2, error)];
+        progress.update(&StatusResponse { vertexes, ..StatusResponse::default() });
+        progress.failure(message.to_owned())
+    }
+
+    #[test]
+    fn the_step_that_failed_is_told_from_those_that_were_stopped_for_it() {
+        let error = "executor failed running [/bin/sh -c x2]: exit code: 137";
+        let told = failure(error, "failed to solve").to_string();
+        assert!(told.starts_with("step 2/3 (RUN x2): the command was killed"), "{told}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such_wherever_the_daemon_says_so() {
+        let full = "write /var/lib/docker/x: no space left on device";
+        assert!(matches!(failure(full, "failed to solve"), BuildError::NoSpace));
+        assert!(matches!(failure("", full), BuildError::NoSpace));
+    }
 }
