@@ -30,6 +30,7 @@ pub mod plan;
 pub mod render;
 pub mod select;
 pub mod services;
+pub mod schedule;
 pub mod source;
 mod stat_cache;
 pub mod workspace;

@@ -24,6 +24,9 @@ pub struct Held {
     pub references: BTreeSet<String>,
     /// When it was made, in seconds since 1970: decides only which image reasons compare with.
     pub created: i64,
+    /// Whether its build was finished, checked and named by its content tag. One that is not (a run was killed, or a
+    /// hand-made child inherited the labels) is never taken for the target: it only says what changed.
+    pub complete: bool,
 }
 
 /// What engines and registries hold, by image name.
@@ -38,11 +41,11 @@ impl Inventory {
         self.images.entry(name.into()).or_default().push(held);
     }
 
-    /// The image of exactly this fingerprint. Of several (the same target built twice), the newest.
+    /// The complete image of exactly this fingerprint. Of several (the same target built twice), the newest.
     pub fn holds(&self, name: &ImageName, fingerprint: Fingerprint) -> Option<&Held> {
         self.of(name)
             .iter()
-            .filter(|held| held.fingerprint == fingerprint)
+            .filter(|held| held.complete && held.fingerprint == fingerprint)
             .max_by_key(|held| (held.created, &held.id))
     }
 
@@ -438,6 +441,7 @@ mod tests {
                     inputs: InputManifest::from_label(&t.inputs.to_label()),
                     references: [format!("{}:latest", t.name)].into(),
                     created: 0,
+                    complete: true,
                 },
             );
         }
@@ -518,6 +522,17 @@ mod tests {
         let now = family(&[vec![]], &[1]);
         let plan = plan(&now, &all(&now), &inventory, false);
         assert!(matches!(plan.targets[0].reasons[..], [Reason::NoRecord { .. }]));
+    }
+
+    #[test]
+    fn an_incomplete_image_is_not_held_but_says_what_changed() {
+        let mut inventory = held_all(&family(&[vec![]], &[0]));
+        inventory.images.get_mut("i0").unwrap()[0].complete = false;
+        let same = family(&[vec![]], &[0]);
+        assert!(inventory.holds(&same[0].name, same[0].fingerprint).is_none());
+        let now = family(&[vec![]], &[1]);
+        let plan = plan(&now, &all(&now), &inventory, false);
+        assert!(matches!(&plan.targets[0].reasons[..], [Reason::File { path, .. }] if path == "file"));
     }
 
     #[test]

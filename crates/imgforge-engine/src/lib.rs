@@ -1,1 +1,125 @@
 //! What turns a Dockerfile into an image: Docker, and the dispatcher that drives a schedule.
+//!
+//! [`Engine`] is cut so that a pool of daemons or an engine of our own can stand behind it: it knows nothing of
+//! manifests and plans, and it says what happens only through a [`StepSink`].
+//!
+//! The way of one build: the caller fills a [`BuildRequest`]; the engine sends exactly the files that it lists
+//! ([`mod@context`]), reads the daemon's progress into steps and lines ([`mod@progress`]) and returns an image that has
+//! no name. The caller looks into it ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run
+//! that is killed never leaves an unchecked image under a name.
+
+mod context;
+pub mod dispatcher;
+mod docker;
+mod error;
+pub mod labels;
+mod progress;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use futures_util::future::BoxFuture;
+use imgforge_core::context::{ContextEntry, SuppliedFile};
+use imgforge_core::manifest::Network;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::Inventory;
+use tokio_util::sync::CancellationToken;
+
+pub use dispatcher::{Built, EventSender, Failed, Work, dispatch};
+pub use docker::Docker;
+pub use error::{BuildError, Error};
+
+/// Everything that a build needs.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The image; only for messages.
+    pub target: ImageName,
+    /// The Dockerfile as the engine gets it: parents stand in it by references that the engine holds.
+    pub dockerfile: String,
+    /// The workspace's folder on disk, in which the entries' sources are.
+    pub root: Utf8PathBuf,
+    /// The files of the context, exactly these.
+    pub entries: Vec<ContextEntry>,
+    /// Files besides the entries: packages and the scripts that install them.
+    pub supplied: Vec<SuppliedFile>,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Labels of the image; see [`labels`].
+    pub labels: BTreeMap<String, String>,
+    /// What RUN steps reach.
+    pub network: Network,
+    /// As `linux/amd64`.
+    pub platform: String,
+}
+
+/// An image that was built. It has no name yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// The engine's id of it.
+    pub id: String,
+    /// Its size in bytes, parents' layers included.
+    pub size: u64,
+}
+
+/// What a build has come to. The text is as the daemon sent it: readers clean it of control codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepEvent {
+    /// A step begins, or its result was found in the cache. Each step is told once.
+    Step {
+        /// Its number in its stage, from 1.
+        number: usize,
+        /// How many steps its stage has.
+        total: usize,
+        /// The instruction.
+        text: String,
+        /// Whether its result was taken from the cache.
+        cached: bool,
+    },
+    /// A step has printed a line. The lines of a step are in order; all of them together are its whole log.
+    Log {
+        /// The number of the step that printed it; `None` for what belongs to no step.
+        step: Option<usize>,
+        /// The line without its end, or a piece of at most 16 KiB of a longer one.
+        line: String,
+    },
+}
+
+/// Where a build tells what it has come to.
+pub type StepSink = Arc<dyn Fn(StepEvent) + Send + Sync>;
+
+/// What turns a Dockerfile into an image, and holds images.
+pub trait Engine: Send + Sync {
+    /// What it is and where, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
+    fn describe(&self) -> String;
+
+    /// What it holds of a workspace, in one request.
+    fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>>;
+
+    /// Builds an image and returns it without a name. When `cancel` is cancelled, or the future is dropped, what runs
+    /// in the engine for it is ended.
+    fn build(
+        &self,
+        request: BuildRequest,
+        events: StepSink,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Result<BuiltImage, BuildError>>;
+
+    /// Names an image (`NAME:TAG`); the name is taken from the image that had it.
+    fn tag<'a>(&'a self, id: &'a str, reference: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Takes a name away, and the image with it if that was its last. An id instead of a name removes an image that
+    /// has none. What is not there is no error.
+    fn untag<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The content of one file of an image, by absolute path; links are followed inside the image. `None` when there
+    /// is no such file or it is no regular one.
+    fn read_file<'a>(
+        &'a self,
+        image: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>>;
+
+    /// The size of an image in bytes, parents' layers included. What it adds is that minus its parent's.
+    fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>>;
+}

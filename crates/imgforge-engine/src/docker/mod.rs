@@ -1,0 +1,160 @@
+//! The Docker daemon as an [`Engine`], through its HTTP interface.
+
+mod build;
+mod endpoint;
+mod read;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::time::Duration;
+
+use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
+use camino::Utf8Path;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use imgforge_core::plan::Inventory;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use self::endpoint::Endpoint;
+use crate::{BuildError, BuildRequest, BuiltImage, Engine, Error, StepSink, labels};
+
+/// Ten years in seconds: a build may take as long as it takes.
+const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
+
+/// How long a daemon on another machine may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a Docker daemon.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    client: bollard::Docker,
+    description: String,
+}
+
+impl Docker {
+    /// Connects to the daemon that the `docker` command would use: `DOCKER_HOST`, else the current Docker context, else
+    /// `/var/run/docker.sock`. Agrees on the version of the interface.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], which says what to do; [`Error::Configuration`] for a host that cannot be used.
+    pub async fn connect() -> Result<Self, Error> {
+        let endpoint = Endpoint::find(|name| std::env::var(name).ok())?;
+        Self::connect_endpoint(&endpoint).await
+    }
+
+    /// Connects to the daemon on a unix socket.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`].
+    pub async fn connect_socket(path: &Utf8Path) -> Result<Self, Error> {
+        Self::connect_endpoint(&Endpoint::Unix(path.to_owned())).await
+    }
+
+    async fn connect_endpoint(endpoint: &Endpoint) -> Result<Self, Error> {
+        knock(endpoint).await.map_err(|error| unreachable(endpoint, &error))?;
+        let version = bollard::API_DEFAULT_VERSION;
+        let client = match endpoint {
+            Endpoint::Unix(path) => bollard::Docker::connect_with_unix(path.as_str(), NO_TIMEOUT, version)?,
+            Endpoint::Tcp(address) => bollard::Docker::connect_with_http(address, NO_TIMEOUT, version)?,
+        };
+        let client = client.negotiate_version().await?;
+        let version = client.version().await?.version.unwrap_or_default();
+        Ok(Self { client, description: format!("Docker {version} at {endpoint}") })
+    }
+
+    async fn list(&self, workspace: &str) -> Result<Inventory, Error> {
+        let filter = HashMap::from([("label", vec![format!("{}={workspace}", labels::WORKSPACE)])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filter).build();
+        let mut inventory = Inventory::default();
+        for image in self.client.list_images(Some(options)).await? {
+            let references: BTreeSet<String> =
+                image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect();
+            if let Some((name, held)) = labels::read(image.id, image.created, references, &image.labels) {
+                inventory.insert(name, held);
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+/// Opens a connection only to learn why none can be had.
+async fn knock(endpoint: &Endpoint) -> io::Result<()> {
+    match endpoint {
+        Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
+        Endpoint::Tcp(address) => {
+            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await?.map(drop)
+        }
+    }
+}
+
+fn unreachable(endpoint: &Endpoint, error: &io::Error) -> Error {
+    let help = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"
+        }
+        io::ErrorKind::NotFound => "is Docker installed and its daemon running (`systemctl start docker`)?",
+        _ => "is the daemon running (`systemctl start docker`), and is this the place where it listens?",
+    };
+    Error::Unreachable { endpoint: endpoint.to_string(), cause: error.to_string(), help: help.to_owned() }
+}
+
+impl Engine for Docker {
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>> {
+        self.list(workspace).boxed()
+    }
+
+    fn build(
+        &self,
+        request: BuildRequest,
+        events: StepSink,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, Result<BuiltImage, BuildError>> {
+        build::build(&self.client, request, events, cancel).boxed()
+    }
+
+    fn tag<'a>(&'a self, id: &'a str, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let (repository, tag) = match reference.rsplit_once(':') {
+                // A colon before a slash belongs to the registry's port.
+                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+                _ => (reference, "latest"),
+            };
+            let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+            Ok(self.client.tag_image(id, Some(options)).await?)
+        }
+        .boxed()
+    }
+
+    fn untag<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let removed = self.client.remove_image(reference, None::<RemoveImageOptions>, None).await;
+            match removed.map_err(Error::from) {
+                Err(error) if !error.is_absent() => Err(error),
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn read_file<'a>(
+        &'a self,
+        image: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+        read::read_file(&self.client, image, path).boxed()
+    }
+
+    fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>> {
+        size(&self.client, image).boxed()
+    }
+}
+
+async fn size(client: &bollard::Docker, image: &str) -> Result<u64, Error> {
+    let size = client.inspect_image(image).await?.size.unwrap_or_default();
+    Ok(u64::try_from(size).unwrap_or_default())
+}

@@ -1,0 +1,121 @@
+//! What can go wrong: with the engine itself ([`Error`]), or with one build ([`BuildError`]).
+
+use std::error::Error as StdError;
+
+use bollard::errors::Error as Bollard;
+use camino::Utf8PathBuf;
+
+/// The engine cannot do what was asked, whatever the image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing answers.
+    #[error("the Docker daemon at {endpoint} cannot be reached: {cause}; {help}")]
+    Unreachable {
+        /// Where it was looked for, as a URL.
+        endpoint: String,
+        /// What the system says.
+        cause: String,
+        /// What to do.
+        help: String,
+    },
+    /// The configuration names a daemon that cannot be used.
+    #[error("{message}")]
+    Configuration {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+    /// The daemon refuses.
+    #[error("the Docker daemon says: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the daemon says.
+        message: String,
+    },
+    /// The connection broke, or the answer makes no sense.
+    #[error("the connection to the Docker daemon failed: {message}")]
+    Connection {
+        /// What happened, with its causes.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Whether the daemon says that the thing is not there.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+}
+
+impl From<Bollard> for Error {
+    fn from(error: Bollard) -> Self {
+        match error {
+            Bollard::DockerResponseServerError { status_code, message } => {
+                Self::Refused { status: status_code, message }
+            }
+            other => Self::Connection { message: with_causes(&other) },
+        }
+    }
+}
+
+/// Why a build did not give an image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A step failed.
+    #[error("step {number}/{total} ({text}): {message}")]
+    Step {
+        /// Its number in its stage, from 1.
+        number: usize,
+        /// How many steps its stage has.
+        total: usize,
+        /// The instruction.
+        text: String,
+        /// What happened: `the command ended with status 7`.
+        message: String,
+        /// The last lines that it printed.
+        log_tail: Vec<String>,
+    },
+    /// The daemon does not take the Dockerfile, or a base image cannot be had.
+    #[error("{message}")]
+    Refused {
+        /// What the daemon says.
+        message: String,
+    },
+    /// A file is not what it was when it was hashed.
+    #[error("{path} changed while the build was being prepared; build again")]
+    ContextChanged {
+        /// The file, in the context.
+        path: Utf8PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{path} cannot be read: {message}")]
+    Unreadable {
+        /// The file, in the context.
+        path: Utf8PathBuf,
+        /// What the system says.
+        message: String,
+    },
+    /// It was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The daemon's disk is full.
+    #[error("the Docker daemon has no space left on its disk; `docker system df` shows what takes it")]
+    NoSpace,
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn with_causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,360 @@
+//! The Docker engine against the daemon of this machine. Images are made from Debian's static busybox.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail as the tests do")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::context::{ContextEntry, EntryKind, Origin, SuppliedContent, SuppliedFile};
+use imgforge_core::fingerprint::{InputKind, InputManifest};
+use imgforge_core::manifest::Network;
+use imgforge_core::name::ImageName;
+use imgforge_core::source::ContentHash;
+use imgforge_engine::{
+    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, StepEvent, StepSink, labels,
+};
+use tokio_util::sync::CancellationToken;
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// One test's folder, daemon and images; the images go when the test calls [`clean`](Bench::clean).
+struct Bench {
+    docker: Docker,
+    dir: tempfile::TempDir,
+    prefix: String,
+    made: Mutex<Vec<String>>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(BUSYBOX, dir.path().join("busybox")).expect("busybox-static is installed");
+        let docker = Docker::connect().await.expect("a Docker daemon runs here");
+        let prefix = format!("imgforge-test-{}-{number}", std::process::id());
+        Self { docker, dir, prefix, made: Mutex::default() }
+    }
+
+    fn root(&self) -> Utf8PathBuf {
+        Utf8Path::from_path(self.dir.path()).unwrap().to_owned()
+    }
+
+    fn file(&self, path: &str, content: &[u8]) -> ContextEntry {
+        let on_disk = self.dir.path().join(path);
+        fs::create_dir_all(on_disk.parent().unwrap()).unwrap();
+        fs::write(&on_disk, content).unwrap();
+        entry(path, content, false)
+    }
+
+    /// A request with busybox and a shell; `steps` follow.
+    fn request(&self, steps: &str) -> BuildRequest {
+        let busybox = fs::read(BUSYBOX).unwrap();
+        // The prefix makes the steps of each test its own, so that no cache of another run answers.
+        let head = format!(
+            "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\nENV RUN_OF={}\n",
+            self.prefix
+        );
+        BuildRequest {
+            target: ImageName::new("app").unwrap(),
+            dockerfile: head + steps,
+            root: self.root(),
+            entries: vec![entry("busybox", &busybox, true)],
+            supplied: vec![],
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            network: Network::None,
+            platform: "linux/amd64".into(),
+        }
+    }
+
+    async fn build(&self, request: BuildRequest) -> (Result<BuiltImage, BuildError>, Vec<StepEvent>) {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let sink: StepSink = Arc::new(move |event| sink.lock().unwrap().push(event));
+        let result = self.docker.build(request, sink, CancellationToken::new()).await;
+        if let Ok(image) = &result {
+            self.made.lock().unwrap().push(image.id.clone());
+        }
+        let events = events.lock().unwrap().clone();
+        (result, events)
+    }
+
+    async fn read(&self, image: &BuiltImage, path: &str) -> Option<String> {
+        let content = self.docker.read_file(&image.id, path).await.unwrap();
+        content.map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    async fn clean(self) {
+        for image in self.made.into_inner().unwrap().into_iter().rev() {
+            self.docker.untag(&image).await.unwrap();
+        }
+    }
+}
+
+fn entry(path: &str, content: &[u8], executable: bool) -> ContextEntry {
+    let origin = Origin::Source(path.into());
+    let kind =
+        EntryKind::File { hash: ContentHash::of(content), size: content.len() as u64, executable, origin };
+    ContextEntry { path: path.into(), kind }
+}
+
+fn log(events: &[StepEvent]) -> Vec<&str> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            StepEvent::Log { line, .. } => Some(line.as_str()),
+            StepEvent::Step { .. } => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_build_sends_its_files_runs_its_steps_and_tells_them() {
+    let bench = Bench::new().await;
+    let mut request = bench.request(
+        "ARG GREETING\nCOPY conf /conf\nCOPY .imgforge/packages /packages\n\
+         RUN busybox stat -c '%a %u %g %Y' /conf/a.txt && echo \"$GREETING\" && printf 'x\\ry\\n' && echo done > /out\n",
+    );
+    request.entries.push(ContextEntry { path: "conf".into(), kind: EntryKind::Dir });
+    request.entries.push(bench.file("conf/a.txt", b"content"));
+    let link = EntryKind::Symlink { target: "a.txt".into() };
+    request.entries.push(ContextEntry { path: "conf/link".into(), kind: link });
+    let supplied = SuppliedContent::Bytes(b"package".to_vec());
+    request.supplied.push(SuppliedFile {
+        path: ".imgforge/packages/deep/p.deb".into(),
+        executable: false,
+        content: supplied,
+    });
+    request.args.insert("GREETING".into(), format!("hello {}", bench.prefix));
+    let (image, events) = bench.build(request).await;
+    let image = image.unwrap();
+    assert_eq!(log(&events), ["644 0 0 0", &format!("hello {}", bench.prefix), "x", "y"]);
+    let steps: Vec<(usize, usize, &str)> = events
+        .iter()
+        .filter_map(|event| match event {
+            StepEvent::Step { number, total, text, .. } => Some((*number, *total, text.as_str())),
+            StepEvent::Log { .. } => None,
+        })
+        .collect();
+    assert_eq!(steps.iter().map(|step| step.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert!(steps.iter().all(|step| step.1 == 5), "{steps:?}");
+    assert!(steps[4].2.starts_with("RUN busybox stat"), "{steps:?}");
+    assert_eq!(bench.read(&image, "/out").await.unwrap(), "done\n");
+    assert_eq!(bench.read(&image, "/conf/link").await.unwrap(), "content", "links are followed");
+    assert_eq!(bench.read(&image, "/packages/deep/p.deb").await.unwrap(), "package");
+    assert_eq!(bench.read(&image, "/nothing/here").await, None);
+    assert_eq!(bench.read(&image, "/conf").await, None, "a folder is no file");
+    assert!(image.size >= fs::metadata(BUSYBOX).unwrap().len());
+    assert_eq!(bench.docker.size(&image.id).await.unwrap(), image.size);
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn the_same_build_again_is_taken_from_the_cache_and_gives_the_same_image() {
+    let bench = Bench::new().await;
+    let request = bench.request("RUN echo once\n");
+    let (first, _) = bench.build(request.clone()).await;
+    let (second, events) = bench.build(request).await;
+    assert_eq!(first.unwrap(), second.unwrap());
+    let all_cached = events.iter().all(|event| matches!(event, StepEvent::Step { cached: true, .. }));
+    assert!(all_cached && !events.is_empty(), "{events:?}");
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_failing_step_is_named_with_its_status_and_its_log() {
+    let bench = Bench::new().await;
+    let (result, _) = bench.build(bench.request("RUN echo before; echo why >&2; exit 7\n")).await;
+    match result.unwrap_err() {
+        BuildError::Step { number, total, text, message, log_tail } => {
+            assert_eq!((number, total), (3, 3));
+            assert_eq!(text, "RUN echo before; echo why >&2; exit 7");
+            assert_eq!(message, "the command ended with status 7");
+            assert!(log_tail.contains(&"before".to_owned()) && log_tail.contains(&"why".to_owned()));
+        }
+        other => panic!("{other:?}"),
+    }
+    let (result, _) = bench.build(bench.request("NONSENSE\n")).await;
+    assert!(matches!(result, Err(BuildError::Refused { message }) if message.contains("NONSENSE")));
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_what_was_hashed_stops_the_build() {
+    let bench = Bench::new().await;
+    let large: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let (mut touched, mut longer) = (large.clone(), large.clone());
+    touched[11_999_999] ^= 1;
+    longer.push(0);
+    let changes: [Option<&[u8]>; 4] = [Some(&touched), Some(&longer), Some(&large[1..]), None];
+    for change in changes {
+        let mut request = bench.request("COPY data /data\n");
+        request.entries.push(bench.file("data", &large));
+        let path = bench.dir.path().join("data");
+        match change {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let (result, _) = bench.build(request).await;
+        assert!(matches!(&result, Err(BuildError::ContextChanged { path }) if path == "data"), "{result:?}");
+    }
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_dockerignore_among_the_files_excludes_nothing_in_the_daemon() {
+    let bench = Bench::new().await;
+    let mut request = bench.request("COPY .dockerignore kept.txt /\n");
+    request.entries.push(bench.file(".dockerignore", b"*\n"));
+    request.entries.push(bench.file("kept.txt", b"kept"));
+    let (image, _) = bench.build(request).await;
+    assert_eq!(bench.read(&image.unwrap(), "/kept.txt").await.unwrap(), "kept");
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn steps_reach_no_network_unless_asked() {
+    let bench = Bench::new().await;
+    let steps = "RUN busybox ls /sys/class/net\n";
+    let (image, events) = bench.build(bench.request(steps)).await;
+    image.unwrap();
+    assert_eq!(log(&events), ["lo"]);
+    let mut request = bench.request(steps);
+    request.network = Network::Default;
+    request.args.insert("OTHER".into(), "1".into());
+    request.dockerfile.push_str("ARG OTHER\nRUN busybox ls /sys/class/net\n");
+    let (image, events) = bench.build(request).await;
+    image.unwrap();
+    assert!(log(&events).len() > 1, "{events:?}");
+    bench.clean().await;
+}
+
+/// Whether a process of this machine has `text` among its arguments.
+fn is_running(text: &str) -> bool {
+    let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
+        let is_process = process.file_name().to_str()?.parse::<u32>().is_ok();
+        is_process
+            .then(|| fs::read(Path::new("/proc").join(process.file_name()).join("cmdline")).ok())
+            .flatten()
+    });
+    commands.into_iter().any(|command| command.split(|b| *b == 0).any(|argument| argument == text.as_bytes()))
+}
+
+/// Waits until a process that sleeps for `seconds` is there, or is gone.
+async fn wait_until_running(seconds: &str, wanted: bool) {
+    while is_running(seconds) != wanted {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn cancelling_and_dropping_end_the_process_in_the_daemon() {
+    let bench = Bench::new().await;
+    for (number, is_dropped) in [false, true].into_iter().enumerate() {
+        let seconds = format!("4242{:06}{number}", std::process::id());
+        let request = bench.request(&format!("RUN [\"/bin/busybox\", \"sleep\", \"{seconds}\"]\n"));
+        let cancel = CancellationToken::new();
+        let (docker, token) = (bench.docker.clone(), cancel.clone());
+        let build = tokio::spawn(async move { docker.build(request, Arc::new(|_| ()), token).await });
+        wait_until_running(&seconds, true).await;
+        if is_dropped {
+            build.abort();
+            assert!(build.await.unwrap_err().is_cancelled());
+        } else {
+            cancel.cancel();
+            assert!(matches!(build.await.unwrap(), Err(BuildError::Cancelled)));
+        }
+        wait_until_running(&seconds, false).await;
+    }
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn the_inventory_holds_what_is_labelled_and_believes_only_what_is_named() {
+    let bench = Bench::new().await;
+    let mut inputs = InputManifest::default();
+    inputs.insert(InputKind::Platform, "platform", "linux/amd64");
+    let fingerprint = inputs.fingerprint();
+    let name = ImageName::new(format!("{}/app", bench.prefix)).unwrap();
+    let mut request = bench.request("");
+    request.labels = BTreeMap::from([
+        (labels::WORKSPACE.to_owned(), bench.prefix.clone()),
+        (labels::IMAGE.to_owned(), name.to_string()),
+        (labels::FINGERPRINT.to_owned(), fingerprint.to_string()),
+        (labels::INPUTS.to_owned(), inputs.to_label()),
+    ]);
+    let (image, _) = bench.build(request.clone()).await;
+    let image = image.unwrap();
+    let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
+    assert!(inventory.holds(&name, fingerprint).is_none(), "it has no name yet");
+
+    let content = format!("{name}:{}", fingerprint.content_tag());
+    let release = format!("{name}:latest");
+    bench.docker.tag(&image.id, &content).await.unwrap();
+    bench.docker.tag(&image.id, &release).await.unwrap();
+    let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
+    let held = inventory.holds(&name, fingerprint).unwrap();
+    assert_eq!(held.id, image.id);
+    assert_eq!(held.references, [content.clone(), release.clone()].into());
+    assert_eq!(held.inputs.as_ref().map(|recorded| inputs.changes_since(recorded)), Some(vec![]));
+    let other = bench.docker.inventory("another-workspace").await.unwrap();
+    assert!(other.holds(&name, fingerprint).is_none());
+
+    // A child made by hand inherits the labels.
+    let mut child = bench.request("");
+    child.dockerfile = format!("FROM {content}\nENV A=b\n");
+    child.entries.clear();
+    let (child, _) = bench.build(child).await;
+    let by_hand = format!("{name}:by-hand");
+    bench.docker.tag(&child.unwrap().id, &by_hand).await.unwrap();
+    let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
+    assert_eq!(inventory.holds(&name, fingerprint).unwrap().id, image.id);
+
+    for reference in [&by_hand, &release, &content, &content] {
+        bench.docker.untag(reference).await.unwrap();
+    }
+    let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
+    assert!(inventory.holds(&name, fingerprint).is_none());
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn four_builds_at_once_do_not_mix() {
+    let bench = Bench::new().await;
+    let build = |n: usize| {
+        let mut request = bench.request(&format!("COPY f{n} /f\nRUN echo {n}; echo made-{n} > /n\n"));
+        request.entries.push(bench.file(&format!("f{n}"), n.to_string().as_bytes()));
+        bench.build(request)
+    };
+    let results = futures_util::future::join_all((0..4).map(build)).await;
+    for (n, (image, events)) in results.into_iter().enumerate() {
+        let image = image.unwrap();
+        assert_eq!(log(&events), [n.to_string()]);
+        assert_eq!(bench.read(&image, "/f").await.unwrap(), n.to_string());
+        assert_eq!(bench.read(&image, "/n").await.unwrap(), format!("made-{n}\n"));
+    }
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_not_there_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Utf8Path::from_path(dir.path()).unwrap().join("none.sock");
+    let error = Docker::connect_socket(&socket).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }));
+    let text = error.to_string();
+    assert!(text.contains(&format!("unix://{socket}")) && text.contains("systemctl start docker"), "{text}");
+}
+
+#[tokio::test]
+async fn the_engine_says_what_and_where_it_is() {
+    let docker = Docker::connect_socket(Utf8Path::new("/var/run/docker.sock")).await.unwrap();
+    let text = docker.describe();
+    assert!(text.starts_with("Docker ") && text.ends_with(" at unix:///var/run/docker.sock"), "{text}");
+}
