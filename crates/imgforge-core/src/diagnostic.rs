@@ -168,11 +168,7 @@ impl Problem {
     }
 
     fn sort_key(&self) -> (Option<&Utf8Path>, usize, &str) {
-        (
-            self.file_path(),
-            self.labels.first().map_or(0, LabeledSpan::offset),
-            &self.message,
-        )
+        (self.file_path(), self.labels.first().map_or(0, LabeledSpan::offset), &self.message)
     }
 }
 
@@ -216,7 +212,11 @@ fn printable(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().fold(String::new(), |mut out, c| {
-        if is_command(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+        if is_command(c) {
+            out.extend(c.escape_unicode())
+        } else {
+            out.push(c)
+        }
         out
     })
 }

@@ -225,3 +225,6 @@ impl ImageGraph {
         found.into_iter().map(|n| &self.names[n]).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,8 +156,12 @@ impl<'w> Names<'w> {
             let Some(name) = self.find(&word.value) else {
                 let is_used = edges.externals.iter().any(|external| external.reference == word.value);
                 if !is_used && word.value != "scratch" {
-                    let reference =
-                        Reference { text: &word.value, kind: EdgeKind::From, file: &image.file, span: word.span };
+                    let reference = Reference {
+                        text: &word.value,
+                        kind: EdgeKind::From,
+                        file: &image.file,
+                        span: word.span,
+                    };
                     problems.extend(self.refusal(&reference).or_else(|| unused(word, image, dockerfile)));
                 }
                 continue;
@@ -171,7 +175,8 @@ impl<'w> Names<'w> {
             let message = format!("the manifest does not say that the Dockerfile uses \"{}\"", parent.name);
             let problem = Problem::at(&parent.file, parent.span, message, "used here");
             let first = image.expected_parents[0].span;
-            let problem = problem.and_in(&image.file, first, "the manifest names the parents here", "these only");
+            let problem =
+                problem.and_in(&image.file, first, "the manifest names the parents here", "these only");
             problems.push(problem.help(format!("add to {}: from \"{}\"", image.file.path, parent.name)));
         }
     }
@@ -216,7 +221,8 @@ impl<'w> Names<'w> {
     /// when the image may be in a manifest that could not be read.
     fn refusal(&self, reference: &Reference<'_>) -> Option<Problem> {
         let text = reference.text;
-        let refuse = |message: String, label: &str| Problem::at(reference.file, reference.span, message, label);
+        let refuse =
+            |message: String, label: &str| Problem::at(reference.file, reference.span, message, label);
         if !is_reference(text) {
             let message = format!("\"{text}\" is no name of an image");
             return Some(refuse(message, "not a reference").help(
@@ -242,7 +248,8 @@ impl<'w> Names<'w> {
             return None;
         }
         if tag.is_some() || has_host(repository) {
-            let problem = refuse(format!("the external image \"{text}\" is not pinned by its digest"), "no digest");
+            let problem =
+                refuse(format!("the external image \"{text}\" is not pinned by its digest"), "no digest");
             return Some(problem.help(format!(
                 "a tag can move, a digest cannot: write \"{text}@sha256:...\"; `docker pull {text}` prints the digest"
             )));
