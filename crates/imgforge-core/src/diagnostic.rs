@@ -84,18 +84,20 @@ pub struct Problem {
     file: Option<Arc<SourceFile>>,
     labels: Vec<LabeledSpan>,
     source: Option<NamedSource<String>>,
+    related: Vec<Problem>,
 }
 
 impl Problem {
     /// A problem that has no place in a file.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
-            message: message.into(),
+            message: printable(&message.into()),
             help: None,
             severity: Severity::Error,
             file: None,
             labels: Vec::new(),
             source: None,
+            related: Vec::new(),
         }
     }
 
@@ -107,23 +109,38 @@ impl Problem {
         label: impl Into<String>,
     ) -> Self {
         let mut problem = Self::new(message);
-        problem.source = Some(NamedSource::new(file.path.as_str(), file.text.clone()));
+        problem.source = Some(NamedSource::new(printable(file.path.as_str()), blanked(&file.text)));
         problem.file = Some(Arc::clone(file));
-        problem.labels.push(LabeledSpan::new_primary_with_span(Some(label.into()), span));
+        problem.labels.push(LabeledSpan::new_primary_with_span(Some(printable(&label.into())), span));
         problem
     }
 
     /// Underlines a second place in the same file.
     #[must_use]
     pub fn and(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.labels.push(LabeledSpan::new_with_span(Some(label.into()), span));
+        self.labels.push(LabeledSpan::new_with_span(Some(printable(&label.into())), span));
+        self
+    }
+
+    /// Shows a place in another file too, under a line that says what is there.
+    #[must_use]
+    pub fn and_in(
+        mut self,
+        file: &Arc<SourceFile>,
+        span: Span,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Self {
+        let mut other = Self::at(file, span, message, label);
+        other.severity = Severity::Advice;
+        self.related.push(other);
         self
     }
 
     /// Says what to do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(printable(&help.into()));
         self
     }
 
@@ -139,6 +156,11 @@ impl Problem {
         &self.message
     }
 
+    /// The file that it is in, relative to the workspace root, if it is in one.
+    pub fn file_path(&self) -> Option<&Utf8Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
     /// `path:line` of the first label, if the problem has a place.
     pub fn place(&self) -> Option<String> {
         let (file, label) = (self.file.as_ref()?, self.labels.first()?);
@@ -146,11 +168,7 @@ impl Problem {
     }
 
     fn sort_key(&self) -> (Option<&Utf8Path>, usize, &str) {
-        (
-            self.file.as_ref().map(|f| f.path.as_path()),
-            self.labels.first().map_or(0, LabeledSpan::offset),
-            &self.message,
-        )
+        (self.file_path(), self.labels.first().map_or(0, LabeledSpan::offset), &self.message)
     }
 }
 
@@ -174,6 +192,51 @@ impl Diagnostic for Problem {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         (!self.labels.is_empty()).then(|| Box::new(self.labels.iter().cloned()) as _)
     }
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        let related = || self.related.iter().map(|problem| problem as &dyn Diagnostic);
+        (!self.related.is_empty()).then(|| Box::new(related()) as _)
+    }
+}
+
+/// Whether a terminal takes `c` as a command, or shows the text around it in another order than it is written in
+/// (Unicode's bidirectional controls).
+fn is_command(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` with what a terminal would obey written as `\u{1b}`: words of a file get into messages, and a file is not
+/// trusted.
+fn printable(text: &str) -> String {
+    if !text.contains(is_command) {
+        return text.to_owned();
+    }
+    text.chars().fold(String::new(), |mut out, c| {
+        if is_command(c) {
+            out.extend(c.escape_unicode())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
+/// A file's text with `?` in place of each byte of what a terminal would obey, so that all spans stay right.
+fn blanked(text: &str) -> String {
+    if !text.contains(is_command) {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let is_line_end = c == '\r' && rest.peek() == Some(&'\n');
+        if is_command(c) && !is_line_end {
+            out.extend(std::iter::repeat_n('?', c.len_utf8()));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// All problems of all files of one run.
@@ -221,5 +284,41 @@ impl IntoIterator for Problems {
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
         Self(vec![problem])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_is_shown() {
+        let text = "image \"a\u{1b}[2J\u{202e}b\u{9b}\"\n".to_owned();
+        let file = Arc::new(SourceFile { path: "a\u{7}/image.kdl".into(), text });
+        let problem = Problem::at(&file, Span::new(6, 12), "\u{1b}]0;x\u{7}", "\u{1b}[1m").help("\u{9b}");
+        let mut shown = String::new();
+        let handler = miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::unicode_nocolor());
+        handler.render_report(&mut shown, &problem).unwrap();
+        assert!(!shown.contains(is_command), "{shown:?}");
+        assert!(shown.contains(r"\u{1b}]0;x"), "{shown}");
+    }
+
+    #[test]
+    fn hidden_characters_do_not_move_the_places_after_them() {
+        let text = "a\u{1b}\u{202e}\rb\r\n";
+        assert_eq!(blanked(text), "a?????b\r\n");
+        assert_eq!(blanked(text).find('b'), text.find('b'));
+    }
+
+    #[test]
+    fn problems_are_ordered_by_file_and_place_and_told_once() {
+        let file = |path: &str| Arc::new(SourceFile { path: path.into(), text: "one\ntwo\n".into() });
+        let (a, b) = (file("a"), file("b"));
+        let mut problems = Problems::default();
+        for (file, offset) in [(&b, 0), (&a, 4), (&a, 0), (&b, 0)] {
+            problems.push(Problem::at(file, Span::new(offset, 3), "wrong", "here"));
+        }
+        let places: Vec<_> = problems.sorted().iter().filter_map(Problem::place).collect();
+        assert_eq!(places, ["a:1", "a:2", "b:1"]);
     }
 }

@@ -67,28 +67,66 @@ impl ImageGraph {
         order
     }
 
-    /// Of what is left when all that can be ordered is taken away, a shortest circle at a time.
+    /// One problem for every knot: images that all stand on one another. A shortest circle of it is shown.
     fn circles(&self, workspace: &Workspace) -> Problems {
-        let ordered: BTreeSet<usize> = self.order.iter().copied().collect();
-        let mut left: BTreeSet<usize> = (0..self.names.len()).filter(|n| !ordered.contains(n)).collect();
         let mut problems = Problems::default();
-        while let Some(&start) = left.first() {
-            match self.shortest_circle(start, &left) {
-                Some(circle) => {
-                    problems.push(self.circle_problem(&circle, workspace));
-                    // What can reach the circle and be reached from it is one knot, told once.
-                    for n in circle {
-                        left.remove(&n);
-                    }
-                }
-                None => drop(left.remove(&start)),
-            }
+        for knot in self.knots() {
+            problems.push(self.circle_problem(&self.shortest_circle(&knot), workspace));
         }
         problems
     }
 
+    /// The strongly connected components of more than one image (Tarjan's algorithm, with a stack of its own: a
+    /// family may be deeper than the thread's stack).
+    fn knots(&self) -> Vec<BTreeSet<usize>> {
+        const UNSEEN: usize = usize::MAX;
+        let count = self.names.len();
+        let (mut number, mut low, mut is_open) = (vec![UNSEEN; count], vec![0; count], vec![false; count]);
+        let (mut next, mut open, mut knots) = (0, Vec::new(), Vec::new());
+        for start in 0..count {
+            // Each entry: an image, and how many of its parents have been looked at.
+            let mut path = if number[start] == UNSEEN { vec![(start, 0)] } else { Vec::new() };
+            while let Some((n, seen)) = path.last_mut() {
+                let n = *n;
+                if *seen == 0 {
+                    (number[n], low[n], is_open[n]) = (next, next, true);
+                    next += 1;
+                    open.push(n);
+                }
+                if let Some(&parent) = self.parents[n].get(*seen) {
+                    *seen += 1;
+                    if number[parent] == UNSEEN {
+                        path.push((parent, 0));
+                    } else if is_open[parent] {
+                        low[n] = low[n].min(number[parent]);
+                    }
+                    continue;
+                }
+                path.pop();
+                if let Some((child, _)) = path.last() {
+                    low[*child] = low[*child].min(low[n]);
+                }
+                if low[n] == number[n] {
+                    let from = open.iter().rposition(|m| *m == n).expect("it was opened above");
+                    let knot: BTreeSet<usize> = open.drain(from..).collect();
+                    knot.iter().for_each(|m| is_open[*m] = false);
+                    knots.extend((knot.len() > 1).then_some(knot));
+                }
+            }
+        }
+        knots
+    }
+
+    /// A shortest circle of a knot. In a very large knot, only circles through its first images are looked for, since
+    /// every start costs a walk through the whole of it.
+    fn shortest_circle(&self, knot: &BTreeSet<usize>) -> Vec<usize> {
+        const STARTS: usize = 256;
+        let circles = knot.iter().take(STARTS).filter_map(|start| self.circle_through(*start, knot));
+        circles.min_by_key(Vec::len).expect("every image of a knot lies on a circle")
+    }
+
     /// From `start` along parents back to `start`, breadth first.
-    fn shortest_circle(&self, start: usize, within: &BTreeSet<usize>) -> Option<Vec<usize>> {
+    fn circle_through(&self, start: usize, within: &BTreeSet<usize>) -> Option<Vec<usize>> {
         let mut came_from: BTreeMap<usize, usize> = BTreeMap::new();
         let mut queue = VecDeque::from([start]);
         while let Some(n) = queue.pop_front() {
@@ -187,3 +225,6 @@ impl ImageGraph {
         found.into_iter().map(|n| &self.names[n]).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,11 @@
 //! One line a fact, sorted, so that it merges as source code does; paths relative to a repository's root and no host
 //! names, so that any mirror serves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use camino::Utf8Path;
+use camino::{Utf8Component, Utf8Path};
 use kdl::{KdlDocument, KdlNode, KdlValue};
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +88,7 @@ impl Lock {
             let (name, source, request) =
                 (quoted(name.as_str()), quoted(&image.source), quoted(&image.request));
             let _ = writeln!(text, "image {name} source={source} request={request} {{");
-            for package in &image.packages {
+            for package in image.packages.iter().collect::<BTreeSet<_>>() {
                 let _ = writeln!(text, "    add {}", quoted(package));
             }
             text.push_str("}\n");
@@ -96,13 +96,17 @@ impl Lock {
         text
     }
 
-    /// Reads a file's text.
+    /// Reads a file's text. The order of its lines does not matter, and a line that is there twice counts once: so that
+    /// a merge of two locks, line by line, is a lock.
     ///
     /// # Errors
-    /// Every line that is not as [`to_kdl`](Self::to_kdl) writes it.
+    /// Every line that is not as [`to_kdl`](Self::to_kdl) writes it, and every package of an image that is not locked.
     pub fn read(text: &str, path: &Utf8Path) -> Result<Self, Problems> {
         let file = Arc::new(SourceFile { path: path.to_owned(), text: text.to_owned() });
-        let mut reader = Reader { file: &file, problems: Problems::default(), lock: Self::default() };
+        if let Some(problem) = merge_conflict(&file) {
+            return Err(problem.into());
+        }
+        let mut reader = Reader::new(&file);
         match KdlDocument::parse_v2(text) {
             Ok(document) => reader.document(&document),
             Err(error) => {
@@ -114,11 +118,35 @@ impl Lock {
                 }
             }
         }
-        if reader.problems.is_empty() { Ok(reader.lock) } else { Err(reader.problems) }
+        if !reader.problems.is_empty() {
+            return Err(reader.problems);
+        }
+        let mut lock = reader.lock;
+        lock.packages.sort();
+        lock.packages.dedup();
+        for image in lock.images.values_mut() {
+            image.packages.sort();
+            image.packages.dedup();
+        }
+        Ok(lock)
     }
 }
 
-const REMEDY: &str = "after a merge, take either side and run `imgforge update`";
+const REMEDY: &str = "`imgforge update` writes a new lock; after a merge, take either side first";
+
+/// The first mark that git leaves where two sides changed the same lines.
+fn merge_conflict(file: &Arc<SourceFile>) -> Option<Problem> {
+    let mut at = 0;
+    for line in file.text.split_inclusive('\n') {
+        if ["<<<<<<<", ">>>>>>>", "======="].iter().any(|mark| line.starts_with(mark)) {
+            let span = Span::new(at, line.trim_end().len());
+            let problem = Problem::at(file, span, "the lock has an unfinished merge", "a mark of git's");
+            return Some(problem.help("take either side of it, then run `imgforge update`"));
+        }
+        at += line.len();
+    }
+    None
+}
 
 /// A KDL string: JSON's escapes are among KDL's, but `/` needs none and control characters are written `\u{...}`.
 fn quoted(text: &str) -> String {
@@ -143,9 +171,23 @@ struct Reader<'a> {
     file: &'a Arc<SourceFile>,
     problems: Problems,
     lock: Lock,
+    head: bool,
+    /// The packages by source and `NAME=VERSION`.
+    locked: BTreeSet<(String, String)>,
+    /// What images add, to be found among those.
+    added: Vec<(String, String, Span)>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(file: &'a Arc<SourceFile>) -> Self {
+        let (locked, added) = (BTreeSet::new(), Vec::new());
+        Self { file, problems: Problems::default(), lock: Lock::default(), head: false, locked, added }
+    }
+
+    fn problem(&mut self, span: Span, message: String, label: &str) {
+        self.problems.push(Problem::at(self.file, span, message, label).help(REMEDY));
+    }
+
     fn document(&mut self, document: &KdlDocument) {
         for node in document.nodes() {
             let read = match node.name().value() {
@@ -155,50 +197,112 @@ impl Reader<'_> {
                 other => Err(format!("there is no \"{other}\" in a lock")),
             };
             if let Err(message) = read {
-                let span = node.name().span();
-                let problem = Problem::at(self.file, Span::new(span.offset(), span.len()), message, "here");
-                self.problems.push(problem.help(REMEDY));
+                self.problem(name_span(node), message, "here");
+            }
+        }
+        if !self.head {
+            let message = "the file does not start as a lock does".to_owned();
+            self.problem(Span::new(0, 0), message, "lock version=1 request=\"...\" is expected");
+        }
+        for (source, entry, span) in std::mem::take(&mut self.added) {
+            if !self.locked.contains(&(source.clone(), entry.clone())) {
+                let message = format!("no package \"{entry}\" of \"{source}\" is locked");
+                self.problem(span, message, "its line is missing");
             }
         }
     }
 
     fn head(&mut self, node: &KdlNode) -> Result<(), String> {
+        if std::mem::replace(&mut self.head, true) {
+            return Err("\"lock\" is there twice".into());
+        }
         let version = node.get("version").and_then(KdlValue::as_integer);
         if version != Some(VERSION) {
             return Err(format!("this imgforge reads locks of version {VERSION}"));
         }
+        only(node, 0, &["version", "request"])?;
         self.lock.request = property(node, "request")?;
         Ok(())
     }
 
     fn package(&mut self, node: &KdlNode) -> Result<(), String> {
+        only(node, 4, &["suite", "path", "size", "sha256"])?;
         let size = node.get("size").and_then(KdlValue::as_integer).and_then(|size| u64::try_from(size).ok());
         let sha256 = property(node, "sha256")?;
         if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err("sha256 is not 64 hex digits".into());
         }
-        self.lock.packages.push(LockedPackage {
+        let path = property(node, "path")?;
+        if Utf8Path::new(&path).components().any(|part| !matches!(part, Utf8Component::Normal(_))) {
+            return Err("path does not stay below the repository's root".into());
+        }
+        let package = LockedPackage {
             source: argument(node, 0)?,
             name: argument(node, 1)?,
             version: argument(node, 2)?,
             architecture: argument(node, 3)?,
             suite: property(node, "suite")?,
-            path: property(node, "path")?,
+            path,
             size: size.ok_or("size is not a number of bytes")?,
             sha256,
-        });
+        };
+        let entry = format!("{}={}", package.name, package.version);
+        self.locked.insert((package.source.clone(), entry));
+        self.lock.packages.push(package);
         Ok(())
     }
 
     fn image(&mut self, node: &KdlNode) -> Result<(), String> {
+        only(node, 1, &["source", "request"])?;
         let name = ImageName::new(argument(node, 0)?).map_err(|error| error.to_string())?;
-        let adds = node.children().map_or(&[][..], KdlDocument::nodes);
-        let packages = adds.iter().map(|add| argument(add, 0)).collect::<Result<_, _>>()?;
-        let image =
-            LockedImage { source: property(node, "source")?, request: property(node, "request")?, packages };
-        self.lock.images.insert(name, image);
+        let (source, request) = (property(node, "source")?, property(node, "request")?);
+        let mut packages = Vec::new();
+        for add in node.children().map_or(&[][..], KdlDocument::nodes) {
+            match (add.name().value(), only(add, 1, &[])) {
+                ("add", Ok(())) => {
+                    let entry = argument(add, 0)?;
+                    self.added.push((source.clone(), entry.clone(), name_span(add)));
+                    packages.push(entry);
+                }
+                ("add", Err(message)) => self.problem(name_span(add), message, "here"),
+                (other, _) => {
+                    let message = format!("there is no \"{other}\" in an image of a lock");
+                    self.problem(name_span(add), message, "here");
+                }
+            }
+        }
+        match self.lock.images.get_mut(&name) {
+            None => {
+                self.lock.images.insert(name, LockedImage { source, request, packages });
+            }
+            Some(known) if known.source == source && known.request == request => {
+                known.packages.extend(packages);
+            }
+            Some(_) => return Err(format!("the image \"{name}\" is locked twice")),
+        }
         Ok(())
     }
+}
+
+fn name_span(node: &KdlNode) -> Span {
+    let span = node.name().span();
+    Span::new(span.offset(), span.len())
+}
+
+/// Refuses what a node has beside so many values and these properties.
+fn only(node: &KdlNode, values: usize, properties: &[&str]) -> Result<(), String> {
+    let mut count = 0;
+    for entry in node.entries() {
+        match entry.name() {
+            None => count += 1,
+            Some(key) if properties.contains(&key.value()) => {}
+            Some(key) => return Err(format!("\"{}\" has no {}=", node.name().value(), key.value())),
+        }
+    }
+    if count > values {
+        return Err(format!("\"{}\" has {count} values; {values} are expected", node.name().value()));
+    }
+    Ok(())
 }
 
 fn argument(node: &KdlNode, at: usize) -> Result<String, String> {
@@ -212,59 +316,4 @@ fn property(node: &KdlNode, name: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn any_lock() -> impl Strategy<Value = Lock> {
-        let text = || "[a-z0-9.+~:\\\\\"\u{e9}\u{1}-]{1,8}";
-        let package = (text(), text(), text(), text(), 0..u64::MAX / 2, "[0-9a-f]{64}").prop_map(
-            |(source, name, version, path, size, sha256)| LockedPackage {
-                source,
-                name,
-                version,
-                architecture: "amd64".into(),
-                suite: "bookworm".into(),
-                path,
-                size,
-                sha256,
-            },
-        );
-        let packages =
-            proptest::collection::btree_set(package, 0..5).prop_map(|set| set.into_iter().collect());
-        let names = proptest::collection::vec(text(), 0..4);
-        let image = ("[a-z]{1,5}", text(), names).prop_map(|(name, source, packages)| {
-            (ImageName::new(name).unwrap(), LockedImage { source, request: "0123".into(), packages })
-        });
-        let images = proptest::collection::vec(image, 0..4).prop_map(|images| images.into_iter().collect());
-        ("[0-9a-f]{64}", packages, images).prop_map(|(request, packages, images)| Lock {
-            request,
-            packages,
-            images,
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn a_lock_reads_back_and_is_written_again_bit_for_bit(lock in any_lock()) {
-            let text = lock.to_kdl();
-            let read = Lock::read(&text, Utf8Path::new("imgforge.lock")).unwrap();
-            prop_assert_eq!(&read, &lock);
-            prop_assert_eq!(read.to_kdl(), text);
-        }
-
-        #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,60}") {
-            let _ = Lock::read(&text, Utf8Path::new("imgforge.lock"));
-        }
-    }
-
-    #[test]
-    fn every_wrong_line_is_a_problem_with_its_place() {
-        let text = "lock version=2 request=\"x\"\npackage \"debian\" \"a\"\npakage\n<<<<<<< ours\n";
-        let problems = Lock::read(text, Utf8Path::new("imgforge.lock")).unwrap_err().sorted();
-        let places: Vec<_> = problems.iter().filter_map(Problem::place).collect();
-        assert_eq!(places, ["imgforge.lock:1", "imgforge.lock:2", "imgforge.lock:3", "imgforge.lock:4"]);
-    }
-}
+mod tests;

@@ -148,3 +148,6 @@ fn in_group(workspace: &Workspace, name: &str) -> Result<BTreeSet<ImageName>, Se
 fn not_empty(word: &str, found: BTreeSet<ImageName>) -> Result<BTreeSet<ImageName>, SelectError> {
     if found.is_empty() { Err(SelectError::Nothing(word.to_owned())) } else { Ok(found) }
 }
+
+#[cfg(test)]
+mod tests;

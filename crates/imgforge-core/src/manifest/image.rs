@@ -271,7 +271,7 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         }
         "supervisor" => manifest.supervisor = supervisor(&mut node),
         "workdir" => manifest.workdir = node.string("a folder").and_then(|path| absolute(&node, path)),
-        "run-as" => manifest.run_as = node.string("a user"),
+        "run-as" => manifest.run_as = node.string("a user").and_then(|user| account(&node, user)),
         "volume" => {
             let paths = node.strings("a folder", 1);
             manifest.volumes.extend(paths.into_iter().filter_map(|path| absolute(&node, path)));
@@ -408,8 +408,11 @@ fn user(node: &mut Node<'_, '_, '_>) -> Option<User> {
         node.reader.push(problem.help("for example: user \"web\" uid=1000"));
     }
     let (name, uid) = (name?, uid?);
-    if uid.value == 0 || gid.as_ref().is_some_and(|gid| gid.value == 0) {
-        node.problem(uid.span, "0 is root, and root is there already", "another number is expected");
+    if let Some(zero) = [Some(&uid), gid.as_ref()].into_iter().flatten().find(|id| id.value == 0) {
+        let message = "0 is root, and root is there already";
+        let problem = Problem::at(node.reader.file, zero.span, message, "another number is expected");
+        node.reader
+            .push(problem.help("to run something as root, name no user at all; accounts start at 1000"));
         return None;
     }
     let gid = gid.map_or(uid.value, |gid| gid.value);
@@ -432,15 +435,13 @@ fn check_variables(node: &Node<'_, '_, '_>, env: &BTreeMap<String, Located<Strin
                 "letters, digits and `_`",
             );
         }
-        if is_here && value.value.contains('\n') {
-            node.problem(value.span, "a value in a Dockerfile has one line", "a line break");
-        }
     }
 }
 
 fn arg(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) {
     let Some(name) = node.string("the argument's name") else { return };
-    let mut values = node.strings("a value", 0);
+    let span = name.span;
+    let default = node.value().map(|value| value.value);
     if !is_variable(&name.value) {
         node.problem(
             name.span,
@@ -449,11 +450,6 @@ fn arg(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) {
         );
         return;
     }
-    if values.len() > 1 {
-        node.problem(values[1].span, "\"arg\" takes a name and one value", "one too many");
-    }
-    let default = (!values.is_empty()).then(|| values.swap_remove(0).value);
-    let span = name.span;
     if manifest.args.insert(name.value.clone(), Located::new(default, span)).is_some() {
         node.problem(span, format!("\"{}\" is given twice", name.value), "again here");
     }
@@ -463,7 +459,7 @@ fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
     let span = node.span();
     let mut words = node.strings("a source and a destination", 2);
     let mode = node.text_property("mode").and_then(|mode| octal(node, mode));
-    let owner = node.text_property("owner");
+    let owner = node.text_property("owner").and_then(|owner| account(node, owner));
     let from = node.text_property("from");
     if words.len() < 2 {
         if words.len() == 1 {
@@ -484,6 +480,21 @@ fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
     }
     let destination = absolute(node, destination)?;
     Some(CopyStep { span, sources: words, destination, mode, owner, from })
+}
+
+/// `USER[:GROUP]`, names or numbers, as USER and COPY --chown take it: one word.
+fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+    };
+    let (user, group) = word.value.split_once(':').map_or((&*word.value, None), |(u, g)| (u, Some(g)));
+    if is_name(user) && group.is_none_or(is_name) {
+        return Some(word);
+    }
+    let message = format!("\"{}\" is no user", word.value);
+    let problem = Problem::at(node.reader.file, word.span, message, "not a name or a number");
+    node.reader.push(problem.help("USER or USER:GROUP, each a name or a number"));
+    None
 }
 
 fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {

@@ -134,13 +134,23 @@ impl<'k> Node<'_, '_, 'k> {
         Some(entry)
     }
 
+    /// Whether there is one more argument.
+    pub(super) fn has_argument(&self) -> bool {
+        self.kdl.entries().iter().filter(|entry| entry.name().is_none()).nth(self.next).is_some()
+    }
+
     fn text(&self, entry: &KdlEntry, what: &str) -> Option<Located<String>> {
+        let text = self.maybe_empty(entry, what)?;
+        if text.value.is_empty() {
+            self.problem(text.span, format!("{what} is empty"), "a text is expected");
+            return None;
+        }
+        Some(text)
+    }
+
+    fn maybe_empty(&self, entry: &KdlEntry, what: &str) -> Option<Located<String>> {
         let span = self.value_span(entry);
         match entry.value() {
-            KdlValue::String(text) if text.is_empty() => {
-                self.problem(span, format!("{what} is empty"), "a text is expected");
-                None
-            }
             KdlValue::String(text) if text.contains('\0') => {
                 self.problem(span, format!("{what} holds a NUL character"), "not possible here");
                 None
@@ -159,10 +169,14 @@ impl<'k> Node<'_, '_, 'k> {
     /// The value's own place: for a property, without its name.
     fn value_span(&self, entry: &KdlEntry) -> Span {
         let span = span_of(entry.span());
-        let from = span.offset as usize;
-        let text = self.reader.file.text.get(from..from + span.len as usize).unwrap_or("");
-        let lead = text.len() - text.trim_start().len();
-        Span::new(from + lead, text.trim().len())
+        let end = (span.offset + span.len) as usize;
+        let name = entry.name().map(|name| span_of(name.span()));
+        let from = name.map_or(span.offset, |name| name.offset + name.len) as usize;
+        let text = self.reader.file.text.get(from..end).unwrap_or("");
+        let value = text.trim_start();
+        let value =
+            if name.is_some() { value.strip_prefix('=').unwrap_or(value).trim_start() } else { value };
+        Span::new(from + (text.len() - value.len()), value.trim_end().len())
     }
 
     /// The next argument, which must be there.
@@ -175,6 +189,22 @@ impl<'k> Node<'_, '_, 'k> {
                 None
             }
         }
+    }
+
+    /// The one argument that is left: a value, which may be empty and has one line, since it gets into a Dockerfile or
+    /// a file of one line.
+    pub(super) fn value(&mut self) -> Option<Located<String>> {
+        let entry = self.next_argument()?;
+        let value = self.maybe_empty(entry, "the value")?;
+        if value.value.contains(['\n', '\r']) {
+            self.problem(value.span, "the value has more than one line", "one line is expected");
+            return None;
+        }
+        while let Some(extra) = self.next_argument() {
+            let message = format!("\"{}\" takes a name and one value", self.name());
+            self.problem(self.value_span(extra), message, "one too many");
+        }
+        Some(value)
     }
 
     /// All arguments from here on; at least `least`.
@@ -277,7 +307,7 @@ impl<'k> Node<'_, '_, 'k> {
         for entry in self.kdl.entries() {
             let Some(key) = entry.name() else { continue };
             if !self.known.contains(&key.value()) {
-                let span = self.value_span(entry);
+                let span = span_of(key.span());
                 if self.known.is_empty() {
                     let message = format!("\"{}\" has no properties", self.name());
                     self.problem(span, message, "not known");

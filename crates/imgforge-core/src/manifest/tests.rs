@@ -1,1 +1,247 @@
+use std::sync::Arc;
 
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::*;
+use crate::workspace::testing::{good, problems_of, problems_of_image, shown};
+
+/// One image that stands on os-base and says `lines` too.
+fn with(lines: &str) -> String {
+    problems_of_image(&format!("image \"web\" {{\n    from \"os-base\"\n    {lines}\n}}\n"))
+}
+
+fn image_of(text: &str) -> ImageManifest {
+    let file = Arc::new(SourceFile { path: "image.kdl".into(), text: text.to_owned() });
+    let (image, problems) = read_image(&file);
+    assert!(problems.is_empty(), "{}", shown(problems));
+    image.expect("it has no problems")
+}
+
+#[test]
+fn an_unknown_node_gets_the_nearest_one() {
+    assert_snapshot!(with("pakages \"debian\" \"nginx\"\n    frobnicate 3"));
+}
+
+#[test]
+fn an_unknown_property_gets_the_nearest_one() {
+    assert_snapshot!(with("user \"web\" uuid=1000\n    run \"true\" shell=\"sh\""));
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_shown_with_the_right_form() {
+    assert_snapshot!(with("workdir 3\n    user \"web\" uid=\"1000\"\n    docs \"yes\""));
+}
+
+#[test]
+fn a_missing_argument_is_named() {
+    assert_snapshot!(with("copy \"a\"\n    env \"A\"\n    packages \"debian\"\n    service"));
+}
+
+#[test]
+fn a_node_given_twice_shows_both_places() {
+    assert_snapshot!(with("workdir \"/a\"\n    workdir \"/b\"\n    env \"A\" \"1\"\n    env \"A\" \"2\""));
+}
+
+#[test]
+fn what_is_too_much_is_refused() {
+    assert_snapshot!(with("workdir \"/a\" \"/b\"\n    expose 80 { x }\n    label \"a\" \"b\" \"c\""));
+}
+
+#[test]
+fn text_that_is_not_kdl_is_shown_where_it_ends_to_be() {
+    assert_snapshot!(problems_of_image("image \"web\" {\n    from \"os-base\n}\n"));
+}
+
+#[test]
+fn a_block_that_does_not_end_is_shown() {
+    assert_snapshot!(problems_of_image("image \"web\" {\n    from \"os-base\"\n"));
+}
+
+#[test]
+fn an_unsafe_service_name_is_refused() {
+    assert_snapshot!(with("service \"../../etc\" { command \"x\" }"));
+}
+
+#[test]
+fn root_is_no_user_to_be_made() {
+    assert_snapshot!(with(
+        "user \"web\" uid=0\n    user \"db\" uid=7 gid=0\n    user \"Web\" uid=4\n    user \"x\""
+    ));
+}
+
+#[test]
+fn a_second_base_is_refused_and_told_what_it_may_mean() {
+    assert_snapshot!(with("from \"builder\""));
+}
+
+#[test]
+fn an_image_without_a_base_is_told_the_four_it_can_have() {
+    assert_snapshot!(problems_of_image("image \"web\" {\n    workdir \"/srv\"\n}\n"));
+}
+
+#[test]
+fn what_a_dockerfile_says_itself_is_refused_beside_it() {
+    assert_snapshot!(problems_of_image("image \"web\" {\n    dockerfile \"Dockerfile\"\n    run \"x\"\n}\n"));
+}
+
+#[test]
+fn modes_ports_and_owners_are_checked() {
+    assert_snapshot!(with(
+        "copy \"a\" \"/a\" mode=\"rw\" owner=\"a b\"\n    expose 70000 \"53/icmp\"\n    run-as \"web\\nUSER root\""
+    ));
+}
+
+#[test]
+fn a_time_has_a_unit() {
+    assert_snapshot!(with(
+        "healthcheck \"true\" interval=\"10\" timeout=3\n    service \"a\" { command \"x\"; stop signal=\"HPU\" grace=\"1.5s\" }"
+    ));
+}
+
+#[test]
+fn a_supervisor_that_is_none_gets_what_there_is() {
+    assert_snapshot!(with("supervisor \"s7\""));
+}
+
+#[test]
+fn supervisors_of_other_versions_and_upstart_are_told_what_to_use() {
+    let workspace = |name: &str| {
+        let text = format!("workspace \"acme\" {{\n    supervisor \"{name}\"\n}}\n");
+        problems_of(&[("imgforge.kdl", &text)])
+    };
+    assert_snapshot!([workspace("runit"), workspace("upstart")].join("\n"));
+}
+
+#[test]
+fn a_workspace_says_its_name_and_images_have_files_of_their_own() {
+    assert_snapshot!(problems_of(&[(
+        "imgforge.kdl",
+        "group \"web\" \"a\"\nimage \"a\" { from \"scratch\" }\n"
+    )]));
+}
+
+#[test]
+fn a_workspaces_registry_platform_and_sources_are_checked() {
+    let text = "workspace \"acme\" {\n    registry \"https://example.com/\"\n    platform \"linux/riscv64\"\n    \
+                lock vanished=\"maybe\"\n}\napt \"debian\"\napt \"debian\" { suit \"bookworm\" }\n";
+    assert_snapshot!(problems_of(&[("imgforge.kdl", text)]));
+}
+
+#[test]
+fn a_value_may_be_empty() {
+    let image = image_of(
+        "image \"a\" { from \"scratch\"; env \"A\" \"\"; arg \"B\" \"\"; arg \"C\"; label \"d\" \"\" }",
+    );
+    assert_eq!(image.env["A"].value, "");
+    assert_eq!(image.args["B"].value.as_deref(), Some(""));
+    assert_eq!(image.args["C"].value, None);
+    assert_eq!(image.labels["d"].value, "");
+}
+
+#[test]
+fn a_value_that_gets_into_a_dockerfile_has_one_line() {
+    assert_snapshot!(with("env \"A\" \"1\\nUSER root\"\n    label \"k\" \"a\\rb\"\n    arg \"B\" \"\\n\""));
+}
+
+#[test]
+fn steps_keep_the_order_of_the_manifest() {
+    let image = image_of(
+        "image \"a\" {\n    from \"scratch\"\n    run \"one\"\n    copy \"a\" \"b\" \"/two/\" mode=\"755\" owner=\"1:web\"\n    \
+         run \"three\" \"x\" {\n        mount from=\"b\" source=\"/out\" target=\"/mnt\"\n    }\n}",
+    );
+    let [Step::Run(one), Step::Copy(two), Step::Run(three)] = image.steps.as_slice() else {
+        panic!("{:?}", image.steps);
+    };
+    assert_eq!(one.argv[0].value, "one");
+    assert_eq!((two.sources.len(), two.mode.as_ref().map(|m| m.value)), (2, Some(0o755)));
+    assert_eq!((three.argv.len(), three.mounts[0].target.as_str()), (2, "/mnt"));
+}
+
+#[test]
+fn packages_in_a_root_and_beside_it_are_all_asked_for() {
+    let workspace = good(&[
+        ("imgforge.kdl", "workspace \"acme\"\napt \"debian\" { suite \"bookworm\" }\n"),
+        (
+            "image.kdl",
+            "image \"os\" {\n    root \"debian\" { include \"required\"; packages \"bash\" }\n    packages \"debian\" \"s6=2.11\"\n}",
+        ),
+    ]);
+    let image = &workspace.images["os"].manifest;
+    let names: Vec<_> =
+        image.packages.iter().flat_map(|p| &p.names).map(|name| name.value.as_str()).collect();
+    assert_eq!(names, ["bash", "s6=2.11"]);
+    assert!(matches!(&image.base.value, Base::Root(root) if root.include == RootInclude::Required));
+}
+
+fn word() -> impl Strategy<Value = String> {
+    proptest::sample::select(vec![
+        "image",
+        "workspace",
+        "from",
+        "copy",
+        "run",
+        "mount",
+        "service",
+        "env",
+        "user",
+        "uid=",
+        "0",
+        "80",
+        "\"a\"",
+        "\"\"",
+        "\"\\n\"",
+        "{",
+        "}",
+        "\n",
+        ";",
+        " ",
+        "#true",
+        "#null",
+        "mode=",
+        "\"0644\"",
+        "root",
+        "include",
+        "packages",
+        "dockerfile",
+        "apt",
+        "suite",
+        "group",
+        "tag",
+        "expose",
+        "ready",
+        "stop",
+        "grace=",
+        "\"10s\"",
+        "=",
+        "\\",
+        "/-",
+        "//",
+        "/*",
+        "(u8)",
+        "1.5",
+        "é",
+        "\"\"\"",
+        "#\"x\"#",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn read_both(text: String) {
+    let file = Arc::new(SourceFile { path: "x.kdl".into(), text });
+    for problems in [read_image(&file).1, read_workspace(&file).1] {
+        let _ = shown(problems);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_and_its_problems_can_be_shown(text in "(?s).{0,200}") {
+        read_both(text);
+    }
+
+    #[test]
+    fn text_like_a_manifest_is_read_or_refused(words in proptest::collection::vec(word(), 0..40)) {
+        read_both(words.concat());
+    }
+}

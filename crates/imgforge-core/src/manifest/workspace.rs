@@ -145,20 +145,19 @@ fn lock(node: &mut Node<'_, '_, '_>) -> bool {
 
 /// `label "KEY" "VALUE"` and `arg "NAME" "VALUE"`.
 pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Located<String>>) {
-    let key = node.string("a name");
-    let mut values = node.strings("a value", 1);
-    if let (Some(key), false) = (key, values.is_empty()) {
-        let value = values.swap_remove(0);
-        for extra in values {
-            node.problem(
-                extra.span,
-                format!("\"{}\" takes a name and one value", node.name()),
-                "one too many",
-            );
-        }
-        if into.insert(key.value.clone(), value).is_some() {
-            node.problem(key.span, format!("\"{}\" is given twice", key.value), "again here");
-        }
+    let Some(key) = node.string("a name") else { return };
+    if key.value.contains(['\n', '\r']) {
+        node.problem(key.span, "the name has more than one line", "one line is expected");
+    }
+    if !node.has_argument() {
+        let message = format!("\"{}\" lacks a value", node.name());
+        node.problem(node.span(), message, "a value is expected after the name");
+    }
+    let Some(value) = node.value() else { return };
+    if let Some(before) = into.insert(key.value.clone(), value) {
+        let message = format!("\"{}\" is given twice", key.value);
+        let problem = Problem::at(node.reader.file, key.span, message, "again here");
+        node.reader.push(problem.and(before.span, "first here"));
     }
 }
 

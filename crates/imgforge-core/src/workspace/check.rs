@@ -1,42 +1,64 @@
 //! What can only be said of manifests together: sources, groups, users along a chain, packages without a root.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::load::Unread;
 use super::{Image, Workspace};
 use crate::diagnostic::{Located, Problem, Problems};
+use crate::dockerfile::EdgeKind;
 use crate::manifest::Base;
 use crate::name::{ImageName, nearest};
 
-pub(super) fn check(workspace: &Workspace) -> Problems {
+pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();
-    check_groups(workspace, &mut problems);
+    check_groups(workspace, unread, &mut problems);
     for image in workspace.images.values() {
-        check_sources(workspace, image, &mut problems);
-        // A circle is told of by the graph; here it would only end the walk.
-        let chain = chain(workspace, image);
-        check_packages(image, &chain, &mut problems);
-        check_users(image, &chain, &mut problems);
+        if !unread.workspace {
+            check_sources(workspace, image, &mut problems);
+        }
+        if image.manifest.packages.is_empty() && image.manifest.users.is_empty() {
+            continue;
+        }
+        if let Some(chain) = chain(workspace, image) {
+            check_packages(workspace, image, &chain, &mut problems);
+            check_users(image, &chain, &mut problems);
+        }
     }
     problems
 }
 
-/// The image and those below it along `from`, the image first.
-fn chain<'w>(workspace: &'w Workspace, image: &'w Image) -> Vec<&'w Image> {
+/// The image and those below it along `from`, the image first; `None` for a circle, which the graph tells of.
+fn chain<'w>(workspace: &'w Workspace, image: &'w Image) -> Option<Vec<&'w Image>> {
     let mut chain = vec![image];
+    let mut seen = BTreeSet::from([image.name()]);
     while let Some(base) = chain[chain.len() - 1].base.as_ref().and_then(|base| workspace.images.get(base)) {
-        if chain.len() > workspace.images.len() {
-            break;
+        if !seen.insert(base.name()) {
+            return None;
         }
         chain.push(base);
     }
-    chain
+    Some(chain)
 }
 
-fn check_groups(workspace: &Workspace, problems: &mut Problems) {
+/// Whether what an image stands on is not known, because a reference or a file of it has a problem of its own.
+fn is_unresolved(workspace: &Workspace, image: &Image) -> bool {
+    let is_external = image.externals.iter().any(|external| external.kind == EdgeKind::From);
+    match (&image.manifest.base.value, &image.dockerfile) {
+        (Base::Root(_) | Base::Scratch, _) => false,
+        (Base::From(_), _) => !is_external,
+        (Base::Dockerfile(_), None) => true,
+        (Base::Dockerfile(_), Some(dockerfile)) => {
+            let args = super::build_args(&workspace.manifest, &image.manifest);
+            !is_external && dockerfile.parsed.base(&args).is_some()
+        }
+    }
+}
+
+fn check_groups(workspace: &Workspace, unread: &Unread, problems: &mut Problems) {
     let file = &workspace.manifest.file;
     for member in workspace.manifest.groups.iter().flat_map(|group| &group.members) {
         let names = || workspace.images.keys().map(ImageName::as_str);
-        if !names().any(|name| name == member.value) {
+        if !names().any(|name| name == member.value) && !unread.may_have(&member.value) {
             let message = format!("there is no image \"{}\"", member.value);
             let problem = Problem::at(file, member.span, message, "not in this workspace");
             let near = nearest(&member.value, names()).map(|near| format!("did you mean \"{near}\"?"));
@@ -75,10 +97,13 @@ fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) 
 }
 
 /// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source.
-fn check_packages(image: &Image, chain: &[&Image], problems: &mut Problems) {
+fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], problems: &mut Problems) {
     let manifest = &image.manifest;
     let Some(asked) = manifest.packages.first() else { return };
     let bottom = chain[chain.len() - 1];
+    if is_unresolved(workspace, bottom) {
+        return;
+    }
     match &bottom.manifest.base.value {
         Base::Root(root) if root.source.value == asked.source.value => {}
         Base::Root(root) => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobSetBuilder};
 use rayon::prelude::*;
 
 use super::resolve::Names;
@@ -39,18 +39,73 @@ pub fn load(source: &dyn Source, cache: Option<&ManifestCache>) -> Result<Worksp
             None
         }
     };
-    let (images, incomplete) = read_images(source, manifest.as_ref(), cache, &mut problems);
-    // Without the workspace's own manifest every source and group would seem to be missing.
-    let Some(manifest) = manifest else { return Err(problems) };
+    let (images, mut unread) = read_images(source, manifest.as_ref(), cache, &mut problems);
     let by_name = one_of_each_name(images, &mut problems);
-    let workspace = resolve(manifest, by_name, source, incomplete, &mut problems);
-    problems.extend(check::check(&workspace));
+    // Without the workspace's own manifest the images are still looked at, but nothing that it could say is missed.
+    unread.workspace = manifest.is_none();
+    let manifest = manifest.unwrap_or_else(placeholder);
+    let workspace = resolve(manifest, by_name, source, &unread, &mut problems);
+    problems.extend(check::check(&workspace, &unread));
     if problems.has_errors() { Err(problems) } else { Ok(workspace) }
+}
+
+/// What could not be read. A name that seems to be missing may be in it: to report that too would send people after
+/// a problem that they do not have.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// `imgforge.kdl`.
+    pub(super) workspace: bool,
+    /// The names of images whose manifests could not be understood.
+    images: BTreeSet<String>,
+    /// Whether there is such a manifest that does not even show its name.
+    nameless: bool,
+}
+
+impl Unread {
+    /// Whether an image of this name may be in a manifest that could not be read.
+    pub(super) fn may_have(&self, name: &str) -> bool {
+        self.nameless || self.images.contains(name)
+    }
+
+    fn add(&mut self, text: &str) {
+        match shown_name(text) {
+            Some(name) => drop(self.images.insert(name.to_owned())),
+            None => self.nameless = true,
+        }
+    }
+}
+
+/// The word after `image` in a text that may not be KDL.
+fn shown_name(text: &str) -> Option<&str> {
+    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix("image"))?;
+    let word = rest.strip_prefix([' ', '\t'])?.trim_start();
+    let name = match word.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next()?,
+        None => word.split([' ', '\t', '{', ';']).next()?,
+    };
+    (!name.is_empty()).then_some(name)
+}
+
+fn placeholder() -> WorkspaceManifest {
+    let file = Arc::new(SourceFile { path: WORKSPACE_FILE.into(), text: String::new() });
+    WorkspaceManifest {
+        file,
+        name: Located::new("unnamed".into(), Span::default()),
+        registry: None,
+        supervisor: None,
+        platform: None,
+        images: Vec::new(),
+        labels: BTreeMap::new(),
+        args: BTreeMap::new(),
+        relock_vanished: false,
+        apt: Vec::new(),
+        groups: Vec::new(),
+    }
 }
 
 /// Reads a file as text.
 pub(super) fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<SourceFile>, Problems> {
-    let bytes = source.read(path).map_err(|error| Problem::new(format!("{path} cannot be read: {error}")))?;
+    let bytes = source.read(path).map_err(|error| cannot_be_read(path, &error))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Arc::new(SourceFile { path: path.to_owned(), text })),
         Err(error) => {
@@ -68,72 +123,98 @@ pub(super) fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<Sour
     }
 }
 
-/// The image manifests that could be read, and whether there are others.
+fn cannot_be_read(path: &Utf8Path, error: &std::io::Error) -> Problem {
+    if path == WORKSPACE_FILE && error.kind() == std::io::ErrorKind::NotFound {
+        let problem = Problem::new(format!("there is no {WORKSPACE_FILE}"));
+        return problem.help("make one in the workspace's folder that says: workspace \"NAME\"");
+    }
+    Problem::new(format!("{path} cannot be read: {error}"))
+}
+
+/// The image manifests that could be read, and what is known of the others.
 fn read_images(
     source: &dyn Source,
     manifest: Option<&WorkspaceManifest>,
     cache: Option<&ManifestCache>,
     problems: &mut Problems,
-) -> (Vec<ImageManifest>, bool) {
-    let found = match source.find(IMAGE_FILE) {
-        Ok(found) => found,
-        Err(error) => {
-            problems
-                .push(Problem::new(format!("the workspace cannot be searched for {IMAGE_FILE}: {error}")));
-            return (Vec::new(), true);
-        }
-    };
-    let wanted = manifest.map_or(Ok(None), |manifest| folders(manifest)).unwrap_or_else(|problem| {
-        problems.push(problem);
-        None
+) -> (Vec<ImageManifest>, Unread) {
+    let mut unread = Unread::default();
+    let mut paths = source.find(IMAGE_FILE).unwrap_or_else(|error| {
+        let message = format!("the workspace cannot be searched for {IMAGE_FILE}: {error}");
+        problems.push(Problem::new(message));
+        unread.nameless = true;
+        Vec::new()
     });
-    let is_wanted = |path: &&Utf8PathBuf| {
-        let dir = path.parent().unwrap_or(Utf8Path::new(""));
-        wanted.as_ref().is_none_or(|wanted| wanted.is_match(dir))
-    };
-    let paths: Vec<&Utf8PathBuf> = found.iter().filter(is_wanted).collect();
-    let read: Vec<(Option<ImageManifest>, Problems)> = paths
-        .par_iter()
-        .map(|path| match read_file(source, path) {
-            Err(found) => (None, found),
-            Ok(file) => {
-                if let Some(known) = cache.and_then(|cache| cache.get(&file)) {
-                    return (Some(known), Problems::default());
-                }
-                let (manifest, found) = read_image(&file);
-                if let (Some(manifest), Some(cache), true) = (&manifest, cache, found.is_empty()) {
-                    cache.put(&file, manifest);
-                }
-                (manifest, found)
-            }
-        })
-        .collect();
-    let incomplete = read.iter().any(|(image, _)| image.is_none());
+    if let Some(manifest) = manifest {
+        narrow(manifest, &mut paths, problems);
+    }
+    let read: Vec<(Option<ImageManifest>, Problems)> =
+        paths.par_iter().map(|path| read_one(source, path, cache)).collect();
     let mut images = Vec::new();
-    for (image, found) in read {
+    for (path, (image, found)) in paths.iter().zip(read) {
         problems.extend(found);
+        if image.is_none() {
+            unread.add(&String::from_utf8_lossy(&source.read(path).unwrap_or_default()));
+        }
         images.extend(image);
     }
-    (images, incomplete)
+    (images, unread)
 }
 
-/// The globs of `images`, which fit folders.
-fn folders(manifest: &WorkspaceManifest) -> Result<Option<GlobSet>, Problem> {
-    if manifest.images.is_empty() {
-        return Ok(None);
+fn read_one(
+    source: &dyn Source,
+    path: &Utf8Path,
+    cache: Option<&ManifestCache>,
+) -> (Option<ImageManifest>, Problems) {
+    let file = match read_file(source, path) {
+        Ok(file) => file,
+        Err(found) => return (None, found),
+    };
+    if let Some(known) = cache.and_then(|cache| cache.get(&file)) {
+        return (Some(known), Problems::default());
     }
+    let (manifest, found) = read_image(&file);
+    if let (Some(manifest), Some(cache), true) = (&manifest, cache, found.is_empty()) {
+        cache.put(&file, manifest);
+    }
+    (manifest, found)
+}
+
+/// Keeps the manifests whose folders fit one of the globs of `images`, if there are globs.
+fn narrow(manifest: &WorkspaceManifest, paths: &mut Vec<Utf8PathBuf>, problems: &mut Problems) {
     let mut set = GlobSetBuilder::new();
     for glob in &manifest.images {
         let cleaned = glob.value.trim_start_matches("./").trim_end_matches('/');
-        let built = GlobBuilder::new(cleaned).literal_separator(true).build().map_err(|error| {
-            let message = format!("\"{}\" is no glob: {}", glob.value, error.kind());
-            Problem::at(&manifest.file, glob.span, message, "here")
-        })?;
-        set.add(built);
+        match GlobBuilder::new(cleaned).literal_separator(true).build() {
+            Ok(built) => {
+                let matcher = built.compile_matcher();
+                if !paths.iter().any(|path| matcher.is_match(folder_of(path))) {
+                    let message = format!("no image lies in a folder that fits \"{}\"", glob.value);
+                    let problem = Problem::at(&manifest.file, glob.span, message, "fits nothing");
+                    problems.push(problem.help(
+                        "the glob names folders that have an image.kdl: \"images/*\", or \"images/**\" at any depth",
+                    ));
+                }
+                set.add(built);
+            }
+            Err(error) => {
+                let message = format!("\"{}\" is no glob: {}", glob.value, error.kind());
+                problems.push(Problem::at(&manifest.file, glob.span, message, "here"));
+                return;
+            }
+        }
     }
-    set.build()
-        .map(Some)
-        .map_err(|error| Problem::at(&manifest.file, manifest.images[0].span, error.to_string(), "here"))
+    match set.build() {
+        Ok(set) if !manifest.images.is_empty() => paths.retain(|path| set.is_match(folder_of(path))),
+        Ok(_) => {}
+        Err(error) => {
+            problems.push(Problem::at(&manifest.file, manifest.images[0].span, error.to_string(), "here"));
+        }
+    }
+}
+
+fn folder_of(path: &Utf8Path) -> &Utf8Path {
+    path.parent().unwrap_or(Utf8Path::new(""))
 }
 
 fn one_of_each_name(
@@ -147,10 +228,8 @@ fn one_of_each_name(
             Some(first) => {
                 let message = format!("there are two images \"{}\"", image.name.value);
                 let problem = Problem::at(&image.file, image.name.span, message, "again here");
-                let place = first.file.at(first.name.span);
-                problems.push(
-                    problem.help(format!("the other one is at {place}; give one of them another name")),
-                );
+                let problem = problem.and_in(&first.file, first.name.span, "the first one is here", "first");
+                problems.push(problem.help("give one of them another name"));
             }
         }
     }
@@ -161,10 +240,10 @@ fn resolve(
     manifest: WorkspaceManifest,
     manifests: BTreeMap<ImageName, ImageManifest>,
     source: &dyn Source,
-    incomplete: bool,
+    unread: &Unread,
     problems: &mut Problems,
 ) -> Workspace {
-    let names = Names::new(&manifest, manifests.values(), incomplete, problems);
+    let names = Names::new(&manifest, manifests.values(), unread, problems);
     let folders: BTreeSet<&Utf8Path> = manifests.values().map(|image| image.file.dir()).collect();
     let resolved: Vec<(Image, Problems)> = manifests
         .par_iter()
@@ -222,8 +301,8 @@ fn check_template(image: &ImageManifest, source: &dyn Source, problems: &mut Pro
     }
 }
 
-/// The path of a file that a manifest names, in the first of `folders` that has it. Links are not followed: they could
-/// lead out of the folder.
+/// The path of a file that a manifest names, in the first of `folders` that has it; links are followed, and must
+/// stay in one of these folders.
 fn inside(
     image: &ImageManifest,
     path: &Located<Utf8PathBuf>,
@@ -232,35 +311,69 @@ fn inside(
     what: &str,
     problems: &mut Problems,
 ) -> Option<Utf8PathBuf> {
+    let places: Vec<&str> =
+        folders.iter().map(|f| if f.as_str().is_empty() { "." } else { f.as_str() }).collect();
+    let places = places.join(" or ");
     let mut refuse = |message: String, label: &str, help: Option<String>| {
         let problem = Problem::at(&image.file, path.span, message, label);
         problems.push(help.into_iter().fold(problem, Problem::help));
         None
     };
+    let outside = format!("the {what} \"{}\" lies outside {places}", path.value);
     let cleaned = clean(path.value.as_str()).filter(|_| !path.value.is_absolute());
     let Some(cleaned) = cleaned else {
-        let message = format!("the {what} \"{}\" lies outside the image's folder", path.value);
-        return refuse(message, "leads outside", Some("move it into the image's folder".into()));
+        return refuse(outside, "leads outside", Some(format!("move it into {places}")));
     };
     for folder in folders {
         let full = folder.join(&cleaned);
-        match source.kind(&full) {
-            Ok(Kind::File { .. }) => return Some(full),
-            Ok(_) => {
-                return refuse(
-                    format!("the {what} {full} is not a plain file"),
-                    "a plain file is expected",
-                    None,
-                );
+        match follow(source, &full, 0) {
+            Led::To(end, kind) if folders.iter().any(|folder| end.starts_with(folder)) => {
+                return match kind {
+                    Kind::File { .. } => Some(end),
+                    _ => refuse(format!("the {what} {full} is not a file"), "a file is expected", None),
+                };
             }
-            Err(_) => {}
+            Led::To(..) | Led::Outside => {
+                let help = format!("a link leads there; put the file itself into {places}");
+                return refuse(outside, "leads outside", Some(help));
+            }
+            Led::Nowhere => {}
         }
     }
     let folder = folders[0].join(cleaned.parent().unwrap_or(Utf8Path::new("")));
     let names = source.list(&folder).unwrap_or_default();
     let near = nearest(cleaned.file_name().unwrap_or(""), names.iter().map(String::as_str));
     let help = near.map(|near| format!("did you mean \"{near}\"?"));
-    let places: Vec<&str> =
-        folders.iter().map(|f| if f.as_str().is_empty() { "." } else { f.as_str() }).collect();
-    refuse(format!("there is no {what} \"{}\" in {}", path.value, places.join(" or ")), "not found", help)
+    refuse(format!("there is no {what} \"{}\" in {places}", path.value), "not found", help)
+}
+
+/// What a path leads to when the links on it are followed.
+enum Led {
+    To(Utf8PathBuf, Kind),
+    /// Out of the workspace.
+    Outside,
+    Nowhere,
+}
+
+fn follow(source: &dyn Source, path: &Utf8Path, links: usize) -> Led {
+    let mut walked = Utf8PathBuf::new();
+    let mut last = Kind::Dir;
+    for (n, component) in path.components().enumerate() {
+        walked.push(component.as_str());
+        match source.kind(&walked) {
+            // As many links as the kernel follows (`ELOOP`).
+            Ok(Kind::Symlink { .. }) if links >= 40 => return Led::Nowhere,
+            Ok(Kind::Symlink { target }) => {
+                let rest: Utf8PathBuf = path.components().skip(n + 1).collect();
+                let onward = folder_of(&walked).join(&target).join(rest);
+                return match clean(onward.as_str()).filter(|_| !target.starts_with('/')) {
+                    Some(onward) => follow(source, &onward, links + 1),
+                    None => Led::Outside,
+                };
+            }
+            Ok(kind) => last = kind,
+            Err(_) => return Led::Nowhere,
+        }
+    }
+    Led::To(walked, last)
 }

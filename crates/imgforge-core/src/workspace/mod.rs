@@ -4,6 +4,8 @@ mod check;
 mod load;
 mod resolve;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

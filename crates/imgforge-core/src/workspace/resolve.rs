@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::load::Unread;
 use super::{External, HandWritten, Parent};
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::dockerfile::EdgeKind;
 use crate::manifest::{Base, ImageManifest, Step, WorkspaceManifest};
 use crate::name::{ImageName, nearest};
@@ -21,8 +22,9 @@ pub(super) struct Edges {
 pub(super) struct Names<'w> {
     known: BTreeMap<String, &'w ImageName>,
     tags: BTreeMap<&'w ImageName, BTreeSet<&'w str>>,
-    /// Whether a manifest could not be read, so that a name which seems to be missing may be in it.
-    incomplete: bool,
+    /// The names that people write, without the registry's: for "did you mean".
+    plain: Vec<&'w str>,
+    unread: &'w Unread,
 }
 
 /// One reference and where it stands.
@@ -37,14 +39,16 @@ impl<'w> Names<'w> {
     pub(super) fn new(
         workspace: &WorkspaceManifest,
         images: impl Iterator<Item = &'w ImageManifest> + Clone,
-        incomplete: bool,
+        unread: &'w Unread,
         problems: &mut Problems,
     ) -> Self {
+        let mut plain = Vec::new();
         let mut known: BTreeMap<String, &ImageName> = BTreeMap::new();
         let mut tags = BTreeMap::new();
         for image in images.clone() {
             let name = &image.name.value;
             known.insert(name.to_string(), name);
+            plain.push(name.as_str());
             if let Some(registry) = &workspace.registry {
                 known.insert(format!("{}/{name}", registry.value), name);
             }
@@ -61,10 +65,11 @@ impl<'w> Names<'w> {
                     problems.push(Problem::at(&image.file, alias.span, message, "taken"));
                 } else {
                     known.insert(alias.value.clone(), &image.name.value);
+                    plain.push(&alias.value);
                 }
             }
         }
-        Self { known, tags, incomplete }
+        Self { known, tags, plain, unread }
     }
 
     /// The image of the workspace that a reference means.
@@ -75,8 +80,8 @@ impl<'w> Names<'w> {
         if let Some(name) = self.known.get(reference) {
             return Some(name);
         }
-        // A colon before the last slash belongs to a registry's port.
-        let (repository, tag) = reference.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))?;
+        let (repository, tag) = split_tag(reference);
+        let tag = tag?;
         let name = self.known.get(repository)?;
         self.tags[name].contains(tag).then_some(*name)
     }
@@ -149,25 +154,29 @@ impl<'w> Names<'w> {
         let mut expected = BTreeSet::new();
         for word in &image.expected_parents {
             let Some(name) = self.find(&word.value) else {
-                if self.incomplete {
-                    continue;
+                let is_used = edges.externals.iter().any(|external| external.reference == word.value);
+                if !is_used && word.value != "scratch" {
+                    let reference = Reference {
+                        text: &word.value,
+                        kind: EdgeKind::From,
+                        file: &image.file,
+                        span: word.span,
+                    };
+                    problems.extend(self.refusal(&reference).or_else(|| unused(word, image, dockerfile)));
                 }
-                let problem =
-                    Problem::at(&image.file, word.span, no_image(&word.value), "not in this workspace");
-                problems.push(self.with_nearest(problem, &word.value));
                 continue;
             };
             expected.insert(name);
             if !edges.parents.iter().any(|parent| parent.name == *name) {
-                let message = format!("{} does not use \"{name}\"", dockerfile.file.path);
-                let problem =
-                    Problem::at(&image.file, word.span, message, "no FROM, COPY --from or mount names it");
-                problems.push(problem.help("take this line away, or use the image in the Dockerfile"));
+                problems.extend(unused(word, image, dockerfile));
             }
         }
         for parent in edges.parents.iter().filter(|parent| !expected.contains(&parent.name)) {
             let message = format!("the manifest does not say that the Dockerfile uses \"{}\"", parent.name);
             let problem = Problem::at(&parent.file, parent.span, message, "used here");
+            let first = image.expected_parents[0].span;
+            let problem =
+                problem.and_in(&image.file, first, "the manifest names the parents here", "these only");
             problems.push(problem.help(format!("add to {}: from \"{}\"", image.file.path, parent.name)));
         }
     }
@@ -198,35 +207,95 @@ impl<'w> Names<'w> {
             });
             return;
         }
-        if has_digest(reference.text) {
-            edges.externals.push(External { reference: reference.text.to_owned(), kind: reference.kind });
-            return;
+        match self.refusal(reference) {
+            Some(problem) => problems.push(problem),
+            None if has_digest(reference.text) => {
+                let external = External { reference: reference.text.to_owned(), kind: reference.kind };
+                edges.externals.push(external);
+            }
+            None => {}
         }
-        if self.incomplete {
-            return;
-        }
-        let looks_external = reference.text.contains(['/', ':', '@', '.']);
-        let problem = if looks_external {
-            let problem =
-                refuse(format!("the external image \"{}\" is not pinned", reference.text), "no digest");
-            problem.help(format!(
-                "write its digest, which never moves: \"{}@sha256:...\" (docker image inspect shows it as RepoDigests)",
-                reference.text.split('@').next().unwrap_or("")
-            ))
-        } else {
-            let problem =
-                refuse(no_image(reference.text), "not in this workspace, and not a full external reference");
-            self.with_nearest(problem, reference.text)
-        };
-        problems.push(problem);
     }
 
-    fn with_nearest(&self, problem: Problem, word: &str) -> Problem {
-        match nearest(word, self.known.keys().map(String::as_str)) {
-            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
-            None => problem.help("an image from outside is written with its digest: NAME@sha256:..."),
+    /// What is wrong with a reference that means no image of the workspace; nothing when it is a pinned external, or
+    /// when the image may be in a manifest that could not be read.
+    fn refusal(&self, reference: &Reference<'_>) -> Option<Problem> {
+        let text = reference.text;
+        let refuse =
+            |message: String, label: &str| Problem::at(reference.file, reference.span, message, label);
+        if !is_reference(text) {
+            let message = format!("\"{text}\" is no name of an image");
+            return Some(refuse(message, "not a reference").help(
+                "a name, a tag and a digest; in a Dockerfile, an ARG in it needs a value: its default, or \
+                 arg \"NAME\" \"VALUE\" in image.kdl",
+            ));
         }
+        if has_digest(text) {
+            return None;
+        }
+        if let Some((name, _)) = text.split_once('@') {
+            let problem = refuse(format!("the digest of \"{name}\" is none"), "not a digest");
+            return Some(problem.help("a digest is sha256: and 64 of the digits 0-9 and a-f"));
+        }
+        let (repository, tag) = split_tag(text);
+        if let (Some(name), Some(tag)) = (self.known.get(repository), tag) {
+            let tags: Vec<&str> = self.tags[name].iter().copied().collect();
+            let problem = refuse(format!("the image \"{name}\" has no tag \"{tag}\""), "no such tag");
+            let help = format!("it has {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
+            return Some(problem.help(help));
+        }
+        if self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/')) {
+            return None;
+        }
+        if tag.is_some() || has_host(repository) {
+            let problem =
+                refuse(format!("the external image \"{text}\" is not pinned by its digest"), "no digest");
+            return Some(problem.help(format!(
+                "a tag can move, a digest cannot: write \"{text}@sha256:...\"; `docker pull {text}` prints the digest"
+            )));
+        }
+        let problem = refuse(no_image(text), "not in this workspace");
+        Some(match nearest(text, self.plain.iter().copied()) {
+            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+            None => problem.help(format!(
+                "an image from outside the workspace is written with its digest: \"{text}:TAG@sha256:...\""
+            )),
+        })
     }
+}
+
+/// A parent that the manifest names and the Dockerfile does not use.
+fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritten) -> Option<Problem> {
+    let message = format!("{} does not use \"{}\"", dockerfile.file.path, word.value);
+    let problem = Problem::at(&image.file, word.span, message, "no FROM, COPY --from or mount names it");
+    let froms = dockerfile.parsed.instructions().iter().filter(|instruction| instruction.keyword() == "FROM");
+    let problem = froms.take(1).fold(problem, |problem, from| {
+        problem.and_in(&dockerfile.file, from.span(), "the Dockerfile says", "another image")
+    });
+    Some(problem.help("take the line away, or use the image in the Dockerfile"))
+}
+
+/// The repository and the tag of a reference without a digest. A colon before the last slash belongs to a host's port.
+fn split_tag(reference: &str) -> (&str, Option<&str>) {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (reference, None),
+    }
+}
+
+/// Whether a repository starts with a registry's host, by Docker's rule: a first part with a dot or a port, or
+/// `localhost`.
+fn has_host(repository: &str) -> bool {
+    let first = repository.split_once('/').map(|(first, _)| first);
+    first.is_some_and(|first| first.contains(['.', ':']) || first == "localhost")
+}
+
+/// Whether a text is made as a reference is. Nothing else may get into a Dockerfile's FROM.
+fn is_reference(text: &str) -> bool {
+    let ends = |c: char| c.is_ascii_alphanumeric();
+    text.starts_with(ends)
+        && text.ends_with(|c| ends(c) || matches!(c, '_' | '.' | '-'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@+".contains(&b))
 }
 
 fn no_image(name: &str) -> String {

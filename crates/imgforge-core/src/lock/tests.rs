@@ -1,0 +1,138 @@
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+
+use super::*;
+use crate::workspace::testing::shown;
+
+const FILE: &str = "imgforge.lock";
+
+fn read(text: &str) -> Result<Lock, Problems> {
+    Lock::read(text, Utf8Path::new(FILE))
+}
+
+/// Packages of two sources, each name in one or two versions.
+fn any_packages() -> impl Strategy<Value = Vec<LockedPackage>> {
+    let text = || "[a-z0-9.+~:\\\\\"\u{e9}\u{1}-]{1,8}";
+    let path = "[a-z0-9+~\\\\\"\u{e9}\u{1}-]{1,8}(/[a-z0-9+]{1,8}){0,3}";
+    let package = ("(debian|extra)", text(), text(), path, 0..u64::MAX / 2, "[0-9a-f]{64}").prop_map(
+        |(source, name, version, path, size, sha256)| LockedPackage {
+            source,
+            name,
+            version,
+            architecture: "amd64".into(),
+            suite: "bookworm".into(),
+            path,
+            size,
+            sha256,
+        },
+    );
+    proptest::collection::btree_set(package, 0..8).prop_map(|set| set.into_iter().collect())
+}
+
+/// A lock whose images add packages that it has.
+fn any_lock() -> impl Strategy<Value = Lock> {
+    let images = |packages: Vec<LockedPackage>| {
+        let entries: Vec<(String, String)> =
+            packages.iter().map(|p| (p.source.clone(), format!("{}={}", p.name, p.version))).collect();
+        let count = entries.len();
+        let image = ("[a-z]{1,5}", "(debian|extra)", subsequence(entries, 0..=count)).prop_map(
+            |(name, source, entries)| {
+                let of_source = entries.into_iter().filter(|(other, _)| *other == source);
+                let packages: BTreeSet<String> = of_source.map(|(_, entry)| entry).collect();
+                let packages = packages.into_iter().collect();
+                (ImageName::new(name).unwrap(), LockedImage { source, request: "0123".into(), packages })
+            },
+        );
+        ("[0-9a-f]{64}", Just(packages), proptest::collection::btree_map("[a-z]{1,5}", image, 0..4))
+    };
+    any_packages().prop_flat_map(images).prop_map(|(request, packages, images)| Lock {
+        request,
+        packages,
+        images: images.into_values().collect(),
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_lock_reads_back_and_is_written_again_bit_for_bit(lock in any_lock()) {
+        let text = lock.to_kdl();
+        let again = read(&text).unwrap();
+        prop_assert_eq!(&again, &lock);
+        prop_assert_eq!(again.to_kdl(), text);
+    }
+
+    #[test]
+    fn two_locks_merged_line_by_line_are_a_lock_with_the_packages_of_both(a in any_lock(), b in any_packages()) {
+        let text = a.to_kdl();
+        let other = Lock { packages: b.clone(), ..Lock::default() }.to_kdl();
+        let lines = other.lines().filter(|line| line.starts_with("package "));
+        let (head, rest) = text.split_at(text.find("lock ").unwrap());
+        let (lock, rest) = rest.split_at(rest.find('\n').unwrap() + 1);
+        let merged = read(&format!("{head}{lock}{}\n{rest}", lines.collect::<Vec<_>>().join("\n"))).unwrap();
+        let both: BTreeSet<LockedPackage> = a.packages.iter().cloned().chain(b).collect();
+        prop_assert_eq!(merged.packages, both.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(merged.images, a.images);
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "(?s).{0,60}") {
+        let _ = read(&text);
+    }
+}
+
+#[test]
+fn the_file_is_one_fact_a_line() {
+    let package = |name: &str, version: &str| LockedPackage {
+        source: "debian".into(),
+        name: name.into(),
+        version: version.into(),
+        architecture: "amd64".into(),
+        suite: "bookworm".into(),
+        path: format!("pool/main/{name}_{version}_amd64.deb"),
+        size: 1234,
+        sha256: "ab".repeat(32),
+    };
+    let adds = LockedImage {
+        source: "debian".into(),
+        request: "0123456789abcdef".into(),
+        packages: vec!["nginx-light=1.22.1-9".into(), "libc6=2.36".into()],
+    };
+    let lock = Lock {
+        request: "cd".repeat(32),
+        packages: vec![package("nginx-light", "1.22.1-9"), package("libc6", "2.36")],
+        images: BTreeMap::from([(ImageName::new("web").unwrap(), adds)]),
+    };
+    insta::assert_snapshot!(lock.to_kdl());
+}
+
+#[test]
+fn every_wrong_line_is_a_problem_with_its_place() {
+    let sha = "0".repeat(64);
+    let package = |path: &str, sha: &str| {
+        format!(
+            "package \"debian\" \"a\" \"1\" \"amd64\" suite=\"s\" path=\"{path}\" size=1 sha256=\"{sha}\"\n"
+        )
+    };
+    let text = [
+        "lock version=2 request=\"x\"\n",
+        "package \"debian\" \"a\"\n",
+        "pakage\n",
+        &package("../../etc/passwd", &sha),
+        &package("pool/a.deb", "ABC"),
+        &package("pool/a.deb", &sha).replace("suite", "host=\"h\" suite"),
+        "image \"web\" source=\"debian\" request=\"r\" {\n    add \"nginx=1\"\n    del \"b\"\n}\n",
+        "image \"web\" source=\"other\" request=\"r\"\n",
+    ];
+    insta::assert_snapshot!(shown(read(&text.concat()).unwrap_err()));
+}
+
+#[test]
+fn a_merge_that_is_not_finished_is_told_as_that() {
+    let text = "lock version=1 request=\"x\"\n<<<<<<< HEAD\n=======\n>>>>>>> other\n";
+    insta::assert_snapshot!(shown(read(text).unwrap_err()));
+}
+
+#[test]
+fn a_file_that_is_no_lock_is_refused() {
+    insta::assert_snapshot!(shown(read("").unwrap_err()));
+}

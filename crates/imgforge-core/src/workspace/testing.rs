@@ -1,0 +1,64 @@
+//! For tests: workspaces from (path, text) pairs, and problems as a person sees them.
+
+use std::fs;
+
+use camino::Utf8Path;
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use super::{Workspace, load};
+use crate::diagnostic::{Problem, Problems};
+use crate::graph::ImageGraph;
+use crate::source::WorkTree;
+
+/// A workspace that has to be a good one.
+pub(crate) fn good(files: &[(&str, &str)]) -> Workspace {
+    loaded(files).unwrap_or_else(|problems| panic!("{}", shown(problems)))
+}
+
+/// What is wrong with a workspace, its graph included.
+pub(crate) fn problems_of(files: &[(&str, &str)]) -> String {
+    let made = loaded(files).and_then(|workspace| ImageGraph::new(&workspace));
+    shown(made.map(|_| ()).expect_err("the workspace has problems"))
+}
+
+/// What is wrong with one image, beside a workspace that has an apt source "debian" and an image "os-base".
+pub(crate) fn problems_of_image(text: &str) -> String {
+    problems_of(&[
+        ("imgforge.kdl", "workspace \"acme\"\napt \"debian\" { suite \"bookworm\" }\n"),
+        ("images/os-base/image.kdl", "image \"os-base\" {\n    root \"debian\"\n}\n"),
+        ("images/web/image.kdl", text),
+    ])
+}
+
+pub(crate) fn loaded(files: &[(&str, &str)]) -> Result<Workspace, Problems> {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
+    let dir = written(&files);
+    load(&WorkTree::uncached(root(&dir)), None)
+}
+
+/// The files in a folder of their own.
+pub(crate) fn written(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (path, bytes) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().expect("it is below the folder")).expect("a folder");
+        fs::write(path, bytes).expect("a file");
+    }
+    dir
+}
+
+pub(crate) fn root(dir: &tempfile::TempDir) -> &Utf8Path {
+    Utf8Path::from_path(dir.path()).expect("temporary folders have plain names")
+}
+
+/// All problems, sorted, as miette draws them without colour.
+pub(crate) fn shown(problems: Problems) -> String {
+    problems.sorted().iter().map(shown_one).collect::<Vec<_>>().join("\n")
+}
+
+fn shown_one(problem: &Problem) -> String {
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
+    let mut text = String::new();
+    handler.render_report(&mut text, problem).expect("strings take everything");
+    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
