@@ -28,7 +28,7 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
         println!("{:18}{:>10}{:>22}{:>22}", "", "imgforge", "docker build, 4", "docker build, loop");
         // What takes minutes at 1,000 images is measured at 100.
         let others = size <= 200;
-        let mut row = |name: &str, imgforge: Duration, four: Option<Duration>, one: Option<Duration>| {
+        let row = |name: &str, imgforge: Duration, four: Option<Duration>, one: Option<Duration>| {
             let cell = |other: Option<Duration>| {
                 let ratio = |other: Duration| other.as_secs_f64() / imgforge.as_secs_f64();
                 other.map_or("not run".into(), |other| format!("{:.2} ({:.1} x)", other.as_secs_f64(), ratio(other)))

@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use futures_util::future::BoxFuture;
+pub use futures_util::future::BoxFuture;
 use imgforge_core::context::{ContextEntry, SuppliedFile};
 use imgforge_core::manifest::Network;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 
 pub use dispatcher::{Built, EventSender, Failed, Work, dispatch};
 pub use docker::Docker;

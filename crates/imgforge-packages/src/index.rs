@@ -15,7 +15,27 @@ use crate::resolve::{Group, Version, parse_relations};
 use crate::{Cache, Error, Progress, Repository, signature};
 
 /// Raised when the form of a kept index changes.
-const KEPT_VERSION: &str = "1";
+const KEPT_VERSION: &str = "2";
+
+/// How much a package belongs to a Debian system (policy 2.5); the first of two is preferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Priority {
+    Required,
+    Important,
+    Standard,
+    Optional,
+}
+
+impl Priority {
+    fn of(field: Option<&str>) -> Self {
+        match field {
+            Some("required") => Self::Required,
+            Some("important") => Self::Important,
+            Some("standard") => Self::Standard,
+            _ => Self::Optional,
+        }
+    }
+}
 
 /// One package of a repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +48,7 @@ pub(crate) struct Package {
     pub(crate) size: u64,
     pub(crate) sha256: String,
     pub(crate) essential: bool,
-    pub(crate) required: bool,
+    pub(crate) priority: Priority,
     /// Pre-Depends and Depends: of each group, one must be there.
     pub(crate) depends: Vec<Group>,
     /// Conflicts and Breaks.
@@ -271,7 +291,7 @@ pub(crate) fn package(stanza: &Stanza<'_>, suite: &str) -> Option<Package> {
         size: stanza.get("Size")?.parse().ok()?,
         sha256: stanza.get("SHA256")?.to_owned(),
         essential: stanza.get("Essential") == Some("yes"),
-        required: stanza.get("Priority") == Some("required"),
+        priority: Priority::of(stanza.get("Priority")),
         depends: relations(&["Pre-Depends", "Depends"]),
         conflicts: relations(&["Conflicts", "Breaks"]),
         provides: provides

@@ -9,7 +9,7 @@ use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{self, Action, Inventory, Plan, Relocked};
 use imgforge_core::schedule::{Node, Policy, Schedule};
-use imgforge_engine::{CancellationToken, Docker, Engine, dispatch};
+use imgforge_engine::{CancellationToken, Docker, Engine, EventSender, dispatch};
 use imgforge_report::{Recorder, RunReport};
 
 use crate::durations::Durations;
@@ -205,24 +205,28 @@ impl Session {
         if plan.to_build().next().is_some() {
             let slots = options.slots.unwrap_or_else(default_slots);
             let schedule = schedule(&prepared, &plan, &durations, options.fail_fast);
-            let builder = Arc::new(Builder::new(self, prepared, &plan, lock, &inventory, engine));
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-            builder.report_to(sender.clone());
+            // A reader that is gone does not want to know.
+            let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
+            let builder = Arc::new(Builder::new(self, prepared, &plan, lock, &inventory, engine, Arc::clone(&events)));
             let to_build = plan.to_build().count();
             let both = [&mut recorder as &mut dyn Reporter, reporter];
             let mut tell = Tee(both);
             tell.event(&Event::Started { to_build, fresh: plan.targets.len() - to_build, slots });
-            let work = tokio::spawn(dispatch(schedule, builder.clone(), slots, options.cancel.clone(), sender));
-            while let Some(event) = receiver.recv().await {
-                if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = &event {
-                    durations.insert(target, *took);
-                }
-                tell.event(&event);
-                if work.is_finished() && receiver.is_empty() {
-                    break;
+            let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events);
+            let mut work = std::pin::pin!(work);
+            let mut running = true;
+            while running || !receiver.is_empty() {
+                tokio::select! {
+                    Some(event) = receiver.recv() => {
+                        if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = &event {
+                            durations.insert(target, *took);
+                        }
+                        tell.event(&event);
+                    }
+                    _ = &mut work, if running => running = false,
                 }
             }
-            work.await.expect("the dispatcher does not panic");
             tell.event(&Event::Finished { took: started.elapsed() });
             failures = builder.take_failures();
             interrupted = options.cancel.is_cancelled();

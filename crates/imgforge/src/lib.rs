@@ -7,7 +7,7 @@
 //! # fn main() -> Result<(), imgforge::Error> {
 //! let session = Session::open(".".into(), &imgforge::OpenOptions::default())?;
 //! let selected = session.select(&["webapp-base+".into()], &[])?;
-//! let mut reporter = imgforge::report::for_stderr(&imgforge::report::Options::default());
+//! let mut reporter = imgforge::report::for_stderr(imgforge::report::Options::default());
 //! let report = session.build(&selected, &BuildOptions::default(), &mut *reporter)?;
 //! assert!(report.succeeded());
 //! # Ok(())

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:

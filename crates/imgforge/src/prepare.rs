@@ -19,7 +19,7 @@ use crate::lock::LockView;
 use crate::{Error, Session};
 
 /// The platform of a workspace that names none.
-pub const DEFAULT_PLATFORM: &str = "linux/amd64";
+const DEFAULT_PLATFORM: &str = "linux/amd64";
 
 /// A target with all that a build of it needs.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Session {
         };
         let dockerfile = self.parse(image, &rendered)?;
         let dir = image.manifest.file.dir();
-        let entries = context::entries(&self.source, dir, &dockerfile, &args, &rendered.generated, &image.nested)
+        let entries = context::entries(&self.source, dir, &dockerfile, &args, &rendered.generated, &image.nested, image.dockerfile.is_none())
             .map_err(|found| self.place_context_problems(image, &rendered, found))?;
         let packages: Vec<LockedPackage> = lock.added_by(name).into_iter().cloned().collect();
 

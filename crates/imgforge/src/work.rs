@@ -13,9 +13,9 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan};
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
-    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, Failed, StepEvent, Work, labels,
+    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent, StepSink,
+    Work, labels,
 };
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::lock::LockView;
 use crate::prepare::Prepared;
@@ -51,8 +51,9 @@ pub(crate) struct Builder {
     jobs: BTreeMap<ImageName, Job>,
     /// The engine's ids of images that are there.
     ids: Mutex<BTreeMap<ImageName, String>>,
+    sizes: Mutex<BTreeMap<ImageName, u64>>,
     failures: Mutex<Vec<TargetFailure>>,
-    events: Mutex<Option<UnboundedSender<Event>>>,
+    events: EventSender,
 }
 
 impl Builder {
@@ -63,6 +64,7 @@ impl Builder {
         lock: &Lock,
         inventory: &Inventory,
         engine: Arc<dyn Engine>,
+        events: EventSender,
     ) -> Self {
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
@@ -78,11 +80,7 @@ impl Builder {
             .filter(|prepared| to_build.contains_key(prepared.target.name.as_str()))
             .map(|prepared| (prepared.target.name.clone(), job(session, prepared, &fingerprints, &view)))
             .collect();
-        Self { engine, jobs, ids: Mutex::new(ids), failures: Mutex::default(), events: Mutex::default() }
-    }
-
-    pub(crate) fn report_to(&self, events: UnboundedSender<Event>) {
-        *lock(&self.events) = Some(events);
+        Self { engine, jobs, ids: Mutex::new(ids), failures: Mutex::default(), sizes: Mutex::default(), events }
     }
 
     pub(crate) fn take_failures(&self) -> Vec<TargetFailure> {
@@ -95,16 +93,18 @@ impl Builder {
         request.supplied = stage(job).await.map_err(Stop::Library)?;
         request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
         let log: Arc<Mutex<VecDeque<String>>> = Arc::default();
-        let built = match self.engine.build(request, self.sink(name, &log), cancel).await {
+        let engine = &*self.engine;
+        let built = match engine.build(request, self.sink(name, &log), cancel).await {
             Ok(built) => built,
             Err(error) => return Err(Stop::Build(error, lock(&log).iter().cloned().collect())),
         };
-        let engine = &*self.engine;
         if !job.closure.is_empty() {
             let status = engine.read_file(&built.id, "/var/lib/dpkg/status").await?;
             let text = String::from_utf8_lossy(&status.unwrap_or_default()).into_owned();
             let differences = imgforge_packages::compare(&text, &job.closure);
             if !differences.is_empty() {
+                // Without a name it would lie about for nobody.
+                engine.untag(&built.id).await?;
                 let lines = differences.iter().map(ToString::to_string).collect();
                 return Err(Stop::Packages(lines));
             }
@@ -115,7 +115,27 @@ impl Builder {
             engine.tag(&built.id, reference).await?;
         }
         lock(&self.ids).insert(name.clone(), built.id.clone());
-        Ok(Built { size: built.size, added: built.added })
+        lock(&self.sizes).insert(name.clone(), built.size);
+        let below = job.image.base.as_ref();
+        let base = match below {
+            Some(base) => self.size_of(base).await,
+            None => 0,
+        };
+        Ok(Built { size: built.size, added: built.size.saturating_sub(base) })
+    }
+
+    /// The size of a parent that is there; 0 when the engine does not say, since it is only shown.
+    async fn size_of(&self, name: &ImageName) -> u64 {
+        if let Some(size) = lock(&self.sizes).get(name) {
+            return *size;
+        }
+        let id = lock(&self.ids).get(name).cloned();
+        let size = match id {
+            Some(id) => self.engine.size(&id).await.unwrap_or(0),
+            None => 0,
+        };
+        lock(&self.sizes).insert(name.clone(), size);
+        size
     }
 
     fn parents_label(&self, job: &Job) -> String {
@@ -134,8 +154,8 @@ impl Builder {
         serde_json::to_string(&parents).expect("names are texts")
     }
 
-    fn sink(&self, name: &ImageName, log: &Arc<Mutex<VecDeque<String>>>) -> imgforge_engine::StepSink {
-        let (name, log, events) = (name.clone(), Arc::clone(log), lock(&self.events).clone());
+    fn sink(&self, name: &ImageName, log: &Arc<Mutex<VecDeque<String>>>) -> StepSink {
+        let (name, log, events) = (name.clone(), Arc::clone(log), Arc::clone(&self.events));
         Arc::new(move |event| {
             let target = name.clone();
             let event = match event {
@@ -143,7 +163,7 @@ impl Builder {
                     lock(&log).clear();
                     Event::Step { target, number, total, text, cached }
                 }
-                StepEvent::Log { line } => {
+                StepEvent::Log { line, .. } => {
                     let mut log = lock(&log);
                     if log.len() == KEPT_LINES {
                         log.pop_front();
@@ -152,10 +172,7 @@ impl Builder {
                     Event::Log { target, line }
                 }
             };
-            if let Some(events) = &events {
-                // A reader that is gone does not want to know.
-                let _ = events.send(event);
-            }
+            events(event);
         })
     }
 }
@@ -165,12 +182,13 @@ impl Work for Builder {
         Box::pin(async move {
             match self.build(&target, cancel).await {
                 Ok(built) => Ok(built),
-                Err(Stop::Build(BuildError::Cancelled, _)) => Err(Failed::Cancelled),
+                // The dispatcher knows that it has cancelled.
+                Err(Stop::Build(BuildError::Cancelled, _)) => Err(Failed { message: "cancelled".into() }),
                 Err(stop) => {
                     let failure = explain(&self.jobs[&target], stop);
                     let message = failure.problem.message().to_owned();
                     lock(&self.failures).push(failure);
-                    Err(Failed::Failed { message })
+                    Err(Failed { message })
                 }
             }
         })
@@ -309,8 +327,11 @@ fn failed_instruction<'j>(
         .instructions()
         .iter()
         .filter(|i| matches!(i.keyword(), "FROM" | "RUN" | "COPY" | "ADD" | "WORKDIR"))
+        // There is nothing to be done for an empty base.
+        .filter(|i| !i.text().trim_start_matches(|c: char| !c.is_whitespace()).trim().starts_with("scratch"))
         .collect();
-    let stages = steps.iter().filter(|i| i.keyword() == "FROM").count();
+    let all = job.prepared.dockerfile.instructions();
+    let stages = all.iter().filter(|i| i.keyword() == "FROM").count();
     if stages == 1 && steps.len() == total {
         return steps.get(number.checked_sub(1)?).copied();
     }

@@ -163,7 +163,7 @@ fn copy_value(copy: &CopyStep) -> Value {
     } else {
         exec_form(words.into_iter().map(|word| json_string(&escape_word(word))))
     };
-    context! { at => mark(copy.span), copy => text, flags }
+    context! { at => mark(copy.span), keyword => "COPY", text, flags }
 }
 
 /// BuildKit expands variables and takes quotes away in the words of COPY, in the JSON form too.
@@ -194,7 +194,7 @@ fn run_value(run: &RunStep) -> Value {
         })
         .collect();
     let words: Vec<&str> = run.argv.iter().map(|word| word.value.as_str()).collect();
-    context! { at => mark(run.span), run => command(&words), flags }
+    context! { at => mark(run.span), keyword => "RUN", text => command(&words), flags }
 }
 
 /// A command for RUN or HEALTHCHECK CMD: one word is a line for the shell, more are an argument vector. A line that

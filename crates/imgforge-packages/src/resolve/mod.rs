@@ -23,7 +23,7 @@ use resolvo::{
 };
 
 pub(crate) use self::relation::{Group, Operator, Relation, Version, parse_relations};
-use crate::index::{Index, Package};
+use crate::index::{Index, Package, Priority};
 
 /// What an image wants beside what it stands on.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +63,9 @@ impl fmt::Display for ResolveError {
 }
 impl std::error::Error for ResolveError {}
 
+/// Says that a system has been made usr-merged.
+const USR_IS_MERGED: &str = "usr-is-merged";
+
 impl Index {
     /// The packages that must be added so that all that is wanted is there; sorted.
     ///
@@ -75,10 +78,14 @@ impl Index {
         }
         let included = self.packages.iter().filter(|package| match request.include {
             Some(RootInclude::Essential) => package.essential,
-            Some(RootInclude::Required) => package.essential || package.required,
+            Some(RootInclude::Required) => package.essential || package.priority == Priority::Required,
             Some(RootInclude::Nothing) | None => false,
         });
-        let names: BTreeSet<&str> = included.map(|package| package.name.as_str()).collect();
+        let mut names: BTreeSet<&str> = included.map(|package| package.name.as_str()).collect();
+        // A root is made usr-merged. Without this, the alternative that merges it would come in, with perl.
+        if !names.is_empty() && self.by_name.contains_key(USR_IS_MERGED) {
+            names.insert(USR_IS_MERGED);
+        }
         wanted.extend(names.into_iter().map(|name| Relation { name: name.to_owned(), version: None }));
         let provider = Provider::new(self, request.installed);
         let chosen = provider.solve(&wanted)?;
@@ -304,7 +311,7 @@ fn installed_package(index: &Index, locked: &LockedPackage) -> Option<Package> {
         size: locked.size,
         sha256: locked.sha256.clone(),
         essential: false,
-        required: false,
+        priority: Priority::Optional,
         // They are met already.
         depends: Vec::new(),
         conflicts: described.map(|package| package.conflicts.clone()).unwrap_or_default(),
@@ -374,13 +381,14 @@ impl DependencyProvider for Provider {
         Some(found)
     }
 
-    /// Installed first, then by name, the newest version first.
+    /// Installed first, then by priority and name, the newest version first: of those that provide a name, apt takes the
+    /// one of the highest priority too.
     async fn sort_candidates(&self, _: &SolverCache<Self>, solvables: &mut [SolvableId]) {
         solvables.sort_by(|a, b| {
             let (a, b) = (self.number(*a), self.number(*b));
             let (x, y) = (&self.packages[a], &self.packages[b]);
             let installed = |n| !self.installed.contains(n);
-            (installed(&a), &x.name).cmp(&(installed(&b), &y.name)).then_with(|| y.version.cmp(&x.version))
+            (installed(&a), x.priority, &x.name).cmp(&(installed(&b), y.priority, &y.name)).then_with(|| y.version.cmp(&x.version))
         });
     }
 

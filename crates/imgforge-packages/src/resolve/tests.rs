@@ -68,6 +68,12 @@ fn virtual_packages_are_provided_and_versions_of_provides_count() {
 }
 
 #[test]
+fn of_those_that_provide_a_name_the_one_of_the_highest_priority_is_taken() {
+    let index = index("Package: a\nDepends: awk\n\nPackage: gawk\nProvides: awk\nPriority: optional\n\nPackage: mawk\nProvides: awk\nPriority: required");
+    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "mawk 1"]);
+}
+
+#[test]
 fn conflicts_and_breaks_are_kept_apart_also_from_what_is_installed() {
     let text = "Package: a\nConflicts: b\n\nPackage: b\n\nPackage: c\nBreaks: d (<< 2)\n\nPackage: d\nVersion: 1\n\nPackage: d\nVersion: 2\n\nPackage: e\nDepends: a | b";
     let index = index(text);

@@ -8,7 +8,7 @@ use imgforge::{BuildOptions, BuildReport, CancellationToken};
 
 use crate::console::{BAD, DIM, count, print, say};
 use crate::failure::Failure;
-use crate::verbs::{Selection, json, open};
+use crate::verbs::{Selection, json, open, reporter};
 use crate::{Global, interrupt};
 
 /// Build what changed, in parallel, parents first
@@ -61,7 +61,7 @@ impl Build {
             force: self.force,
             cancel,
         };
-        let mut reporter = report::for_stderr(&report::Options { verbose: global.verbose, quiet: global.quiet });
+        let mut reporter = reporter(global);
         let report = session.build(&selected, &options, &mut *reporter)?;
         drop(reporter);
         if self.format == Format::Json {

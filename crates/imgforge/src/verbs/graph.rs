@@ -78,7 +78,7 @@ impl Graph {
 fn output(session: &Session, selected: &BTreeSet<ImageName>) -> GraphOutput {
     let mut nodes = Vec::new();
     let mut edges = BTreeSet::new();
-    for name in session.graph().topological().filter(|name| selected.contains(name)) {
+    for name in session.graph().topological().filter(|name| selected.contains(*name)) {
         let image = &session.workspace().images[name];
         let in_group = |group: &&imgforge::core::manifest::Group| {
             group.members.iter().any(|member| member.value == name.as_str())

@@ -50,7 +50,7 @@ impl List {
         let images: Vec<ListedImage> = session
             .graph()
             .topological()
-            .filter(|name| selected.contains(name))
+            .filter(|name| selected.contains(*name))
             .map(|name| {
                 let image = &session.workspace().images[name];
                 ListedImage {

@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use camino::Utf8Path;
 use clap::Args;
 use imgforge::core::name::ImageName;
-use imgforge::{OpenOptions, Session};
+use imgforge::core::event::Reporter;
+use imgforge::{OpenOptions, Session, report};
 
 use crate::Global;
 use crate::failure::Failure;
@@ -39,6 +40,16 @@ impl Selection {
 fn open(global: &Global) -> Result<Session, Failure> {
     let start = global.workspace.as_deref().unwrap_or(Utf8Path::new("."));
     Ok(Session::open(start, &OpenOptions { cache: !global.no_stat_cache })?)
+}
+
+/// What people see of a run on stderr.
+fn reporter(global: &Global) -> Box<dyn Reporter> {
+    report::for_stderr(report::Options {
+        verbose: global.verbose,
+        quiet: global.quiet,
+        color: report::color_on_stderr(),
+        expected: None,
+    })
 }
 
 /// Data of this program as indented JSON, with a newline at the end.

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use imgforge::report::{self};
 use imgforge::{LockChange, changes};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +10,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::console::{GOOD, WORK, count, print, say};
 use crate::failure::Failure;
-use crate::verbs::{json, open};
+use crate::verbs::{json, open, reporter};
 
 /// Resolve all packages anew and write imgforge.lock
 ///
@@ -56,7 +55,7 @@ impl Update {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
         let old = session.read_lock()?;
-        let mut reporter = report::for_stderr(&report::Options { verbose: global.verbose, quiet: global.quiet });
+        let mut reporter = reporter(global);
         let new = session.update(&mut *reporter)?;
         drop(reporter);
         if !self.dry_run {
