@@ -195,7 +195,10 @@ impl<'w> Names<'w> {
         }
         if let Some(name) = self.find(reference.text) {
             if *name == image.name.value {
-                problems.push(refuse(format!("\"{name}\" stands on itself"), "the image's own name"));
+                problems.push(
+                    refuse(format!("\"{name}\" stands on itself"), "the image's own name")
+                        .help("name another image, or a stage of the same Dockerfile"),
+                );
                 return;
             }
             edges.parents.push(Parent {
@@ -233,15 +236,16 @@ impl<'w> Names<'w> {
         if has_digest(text) {
             return None;
         }
-        if let Some((name, _)) = text.split_once('@') {
-            let problem = refuse(format!("the digest of \"{name}\" is none"), "not a digest");
+        if let Some((_, digest)) = text.split_once('@') {
+            let problem = refuse(format!("\"{digest}\" is not a digest"), "not a digest");
             return Some(problem.help("a digest is sha256: and 64 of the digits 0-9 and a-f"));
         }
         let (repository, tag) = split_tag(text);
         if let (Some(name), Some(tag)) = (self.known.get(repository), tag) {
             let tags: Vec<&str> = self.tags[name].iter().copied().collect();
             let problem = refuse(format!("the image \"{name}\" has no tag \"{tag}\""), "no such tag");
-            let help = format!("it has {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
+            let help =
+                format!("its tags: {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
             return Some(problem.help(help));
         }
         if self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/')) {
