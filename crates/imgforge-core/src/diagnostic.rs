@@ -213,9 +213,9 @@ fn printable(text: &str) -> String {
     }
     text.chars().fold(String::new(), |mut out, c| {
         if is_command(c) {
-            out.extend(c.escape_unicode())
+            out.extend(c.escape_unicode());
         } else {
-            out.push(c)
+            out.push(c);
         }
         out
     })

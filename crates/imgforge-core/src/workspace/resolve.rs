@@ -162,13 +162,17 @@ impl<'w> Names<'w> {
                         file: &image.file,
                         span: word.span,
                     };
-                    problems.extend(self.refusal(&reference).or_else(|| unused(word, image, dockerfile)));
+                    if let Some(problem) = self.refusal(&reference) {
+                        problems.push(problem);
+                    } else if !self.unread.may_have(&word.value) {
+                        problems.push(unused(word, image, dockerfile));
+                    }
                 }
                 continue;
             };
             expected.insert(name);
             if !edges.parents.iter().any(|parent| parent.name == *name) {
-                problems.extend(unused(word, image, dockerfile));
+                problems.push(unused(word, image, dockerfile));
             }
         }
         for parent in edges.parents.iter().filter(|parent| !expected.contains(&parent.name)) {
@@ -269,14 +273,14 @@ impl<'w> Names<'w> {
 }
 
 /// A parent that the manifest names and the Dockerfile does not use.
-fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritten) -> Option<Problem> {
+fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritten) -> Problem {
     let message = format!("{} does not use \"{}\"", dockerfile.file.path, word.value);
     let problem = Problem::at(&image.file, word.span, message, "no FROM, COPY --from or mount names it");
     let froms = dockerfile.parsed.instructions().iter().filter(|instruction| instruction.keyword() == "FROM");
     let problem = froms.take(1).fold(problem, |problem, from| {
         problem.and_in(&dockerfile.file, from.span(), "the Dockerfile says", "another image")
     });
-    Some(problem.help("take the line away, or use the image in the Dockerfile"))
+    problem.help("take the line away, or use the image in the Dockerfile")
 }
 
 /// The repository and the tag of a reference without a digest. A colon before the last slash belongs to a host's port.
