@@ -91,7 +91,7 @@ impl Problem {
     /// A problem that has no place in a file.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
-            message: printable(&message.into()),
+            message: one_line(&message.into()),
             help: None,
             severity: Severity::Error,
             file: None,
@@ -109,16 +109,16 @@ impl Problem {
         label: impl Into<String>,
     ) -> Self {
         let mut problem = Self::new(message);
-        problem.source = Some(NamedSource::new(printable(file.path.as_str()), blanked(&file.text)));
+        problem.source = Some(NamedSource::new(one_line(file.path.as_str()), blanked(&file.text)));
         problem.file = Some(Arc::clone(file));
-        problem.labels.push(LabeledSpan::new_primary_with_span(Some(printable(&label.into())), span));
+        problem.labels.push(LabeledSpan::new_primary_with_span(Some(one_line(&label.into())), span));
         problem
     }
 
     /// Underlines a second place in the same file.
     #[must_use]
     pub fn and(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.labels.push(LabeledSpan::new_with_span(Some(printable(&label.into())), span));
+        self.labels.push(LabeledSpan::new_with_span(Some(one_line(&label.into())), span));
         self
     }
 
@@ -213,12 +213,17 @@ fn printable(text: &str) -> String {
     }
     text.chars().fold(String::new(), |mut out, c| {
         if is_command(c) {
-            out.extend(c.escape_unicode())
+            out.extend(c.escape_unicode());
         } else {
-            out.push(c)
+            out.push(c);
         }
         out
     })
+}
+
+/// The same for what is to stay on its line.
+fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
 }
 
 /// A file's text with `?` in place of each byte of what a terminal would obey, so that all spans stay right.

@@ -109,7 +109,9 @@ impl ImageGraph {
                 if low[n] == number[n] {
                     let from = open.iter().rposition(|m| *m == n).expect("it was opened above");
                     let knot: BTreeSet<usize> = open.drain(from..).collect();
-                    knot.iter().for_each(|m| is_open[*m] = false);
+                    for m in &knot {
+                        is_open[*m] = false;
+                    }
                     knots.extend((knot.len() > 1).then_some(knot));
                 }
             }

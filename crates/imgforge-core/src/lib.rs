@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! KDL text      -> Manifest        manifest::read        what one file says, with spans
-//! Manifests     -> Workspace       workspace::resolve    names resolved, defaults applied
+//! Manifests     -> Workspace       workspace::load       names resolved, defaults applied
 //! Workspace     -> ImageGraph      graph::ImageGraph     edges; cycles refused
 //! ImageGraph    -> Selection       select::select        which images the user means
 //! image         -> RenderedImage   render::render        Dockerfile + context entries

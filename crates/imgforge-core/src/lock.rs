@@ -3,6 +3,10 @@
 //! One line a fact, sorted, so that it merges as source code does; paths relative to a repository's root and no host
 //! names, so that any mirror serves it.
 
+mod canonical;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,6 +20,9 @@ use crate::name::ImageName;
 
 /// The version of the file's form.
 const VERSION: i128 = 1;
+
+/// The file's first line.
+const HEAD: &str = "// Written by `imgforge update`. Nothing in it is meant to be edited.\n";
 
 /// The whole lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,11 +68,17 @@ pub struct LockedPackage {
     pub sha256: String,
 }
 
+impl LockedPackage {
+    /// `NAME=VERSION`: how an image's block names it.
+    pub fn entry(&self) -> String {
+        format!("{}={}", self.name, self.version)
+    }
+}
+
 impl Lock {
     /// The file's text: the same for the same lock, bit for bit.
     pub fn to_kdl(&self) -> String {
-        let mut text =
-            String::from("// Written by `imgforge update`. Nothing in it is meant to be edited.\n");
+        let mut text = String::from(HEAD);
         let _ = writeln!(text, "lock version={VERSION} request={}", quoted(&self.request));
         let mut packages: Vec<&LockedPackage> = self.packages.iter().collect();
         packages.sort();
@@ -102,6 +115,14 @@ impl Lock {
     /// # Errors
     /// Every line that is not as [`to_kdl`](Self::to_kdl) writes it, and every package of an image that is not locked.
     pub fn read(text: &str, path: &Utf8Path) -> Result<Self, Problems> {
+        if let Some(lock) = canonical::read(text) {
+            return Ok(lock);
+        }
+        Self::read_kdl(text, path)
+    }
+
+    /// The same for any text, slowly and with problems.
+    fn read_kdl(text: &str, path: &Utf8Path) -> Result<Self, Problems> {
         let file = Arc::new(SourceFile { path: path.to_owned(), text: text.to_owned() });
         if let Some(problem) = merge_conflict(&file) {
             return Err(problem.into());
@@ -229,11 +250,11 @@ impl<'a> Reader<'a> {
         only(node, 4, &["suite", "path", "size", "sha256"])?;
         let size = node.get("size").and_then(KdlValue::as_integer).and_then(|size| u64::try_from(size).ok());
         let sha256 = property(node, "sha256")?;
-        if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        if !is_sha256(&sha256) {
             return Err("sha256 is not 64 hex digits".into());
         }
         let path = property(node, "path")?;
-        if Utf8Path::new(&path).components().any(|part| !matches!(part, Utf8Component::Normal(_))) {
+        if !stays_below(&path) {
             return Err("path does not stay below the repository's root".into());
         }
         let package = LockedPackage {
@@ -246,8 +267,7 @@ impl<'a> Reader<'a> {
             size: size.ok_or("size is not a number of bytes")?,
             sha256,
         };
-        let entry = format!("{}={}", package.name, package.version);
-        self.locked.insert((package.source.clone(), entry));
+        self.locked.insert((package.source.clone(), package.entry()));
         self.lock.packages.push(package);
         Ok(())
     }
@@ -284,6 +304,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a path stays below the folder that it is relative to.
+fn stays_below(path: &str) -> bool {
+    !path.is_empty() && Utf8Path::new(path).components().all(|part| matches!(part, Utf8Component::Normal(_)))
+}
+
 fn name_span(node: &KdlNode) -> Span {
     let span = node.name().span();
     Span::new(span.offset(), span.len())
@@ -314,6 +343,3 @@ fn property(node: &KdlNode, name: &str) -> Result<String, String> {
     let value = node.get(name).and_then(KdlValue::as_string);
     value.map(str::to_owned).ok_or_else(|| format!("\"{}\" lacks {name}=", node.name().value()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -12,8 +12,9 @@ fn family(images: &[(&str, &[&str])]) -> Vec<(String, String)> {
     let mut files = vec![("imgforge.kdl".to_owned(), "workspace \"acme\"\n".to_owned())];
     for (name, parents) in images {
         let from = parents.first().unwrap_or(&"scratch");
-        let copies: String =
+        let copies: Vec<String> =
             parents.iter().skip(1).map(|p| format!("    copy \"/x\" \"/x\" from=\"{p}\"\n")).collect();
+        let copies = copies.concat();
         let text = format!("image \"{name}\" {{\n    from \"{from}\"\n{copies}}}\n");
         files.push((format!("images/{name}/image.kdl"), text));
     }

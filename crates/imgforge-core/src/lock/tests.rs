@@ -10,11 +10,15 @@ fn read(text: &str) -> Result<Lock, Problems> {
     Lock::read(text, Utf8Path::new(FILE))
 }
 
+/// What stands in locks, and what needs escapes in KDL.
+const PLAIN: &str = "[a-z0-9.+~:-]{1,8}";
+const ANY: &str = "[a-z0-9.+~:\\\\\"\u{e9}\u{1}-]{1,8}";
+
 /// Packages of two sources, each name in one or two versions.
-fn any_packages() -> impl Strategy<Value = Vec<LockedPackage>> {
-    let text = || "[a-z0-9.+~:\\\\\"\u{e9}\u{1}-]{1,8}";
-    let path = "[a-z0-9+~\\\\\"\u{e9}\u{1}-]{1,8}(/[a-z0-9+]{1,8}){0,3}";
-    let package = ("(debian|extra)", text(), text(), path, 0..u64::MAX / 2, "[0-9a-f]{64}").prop_map(
+fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> {
+    let path =
+        (text, "[a-z0-9+]{1,8}").prop_map(|(folder, file)| format!("{}/{file}", folder.replace('.', "_")));
+    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, "[0-9a-f]{64}").prop_map(
         |(source, name, version, path, size, sha256)| LockedPackage {
             source,
             name,
@@ -30,7 +34,7 @@ fn any_packages() -> impl Strategy<Value = Vec<LockedPackage>> {
 }
 
 /// A lock whose images add packages that it has.
-fn any_lock() -> impl Strategy<Value = Lock> {
+fn lock_of(text: &'static str) -> impl Strategy<Value = Lock> {
     let images = |packages: Vec<LockedPackage>| {
         let entries: Vec<(String, String)> =
             packages.iter().map(|p| (p.source.clone(), format!("{}={}", p.name, p.version))).collect();
@@ -45,7 +49,7 @@ fn any_lock() -> impl Strategy<Value = Lock> {
         );
         ("[0-9a-f]{64}", Just(packages), proptest::collection::btree_map("[a-z]{1,5}", image, 0..4))
     };
-    any_packages().prop_flat_map(images).prop_map(|(request, packages, images)| Lock {
+    packages_of(text).prop_flat_map(images).prop_map(|(request, packages, images)| Lock {
         request,
         packages,
         images: images.into_values().collect(),
@@ -54,7 +58,7 @@ fn any_lock() -> impl Strategy<Value = Lock> {
 
 proptest! {
     #[test]
-    fn a_lock_reads_back_and_is_written_again_bit_for_bit(lock in any_lock()) {
+    fn a_lock_reads_back_and_is_written_again_bit_for_bit(lock in lock_of(ANY)) {
         let text = lock.to_kdl();
         let again = read(&text).unwrap();
         prop_assert_eq!(&again, &lock);
@@ -62,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn two_locks_merged_line_by_line_are_a_lock_with_the_packages_of_both(a in any_lock(), b in any_packages()) {
+    fn two_locks_merged_line_by_line_are_a_lock_with_the_packages_of_both(a in lock_of(ANY), b in packages_of(ANY)) {
         let text = a.to_kdl();
         let other = Lock { packages: b.clone(), ..Lock::default() }.to_kdl();
         let lines = other.lines().filter(|line| line.starts_with("package "));
@@ -72,6 +76,20 @@ proptest! {
         let both: BTreeSet<LockedPackage> = a.packages.iter().cloned().chain(b).collect();
         prop_assert_eq!(merged.packages, both.into_iter().collect::<Vec<_>>());
         prop_assert_eq!(merged.images, a.images);
+    }
+
+    #[test]
+    fn the_quick_way_and_the_long_way_read_the_same(lock in lock_of(PLAIN), edit in any::<proptest::sample::Index>(), put in "[ a{}\"\n=-]?") {
+        let text = lock.to_kdl();
+        prop_assert_eq!(canonical::read(&text), Some(lock));
+        // Edited anywhere: the quick way reads what the long way reads, or leaves it alone.
+        let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        let at = places[edit.index(places.len())];
+        let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
+        let edited = format!("{}{put}{}", &text[..at], &text[end..]);
+        if let Some(quick) = canonical::read(&edited) {
+            prop_assert_eq!(quick, Lock::read_kdl(&edited, Utf8Path::new(FILE)).unwrap());
+        }
     }
 
     #[test]

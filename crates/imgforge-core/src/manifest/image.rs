@@ -402,7 +402,7 @@ fn user(node: &mut Node<'_, '_, '_>) -> Option<User> {
         }
         good
     });
-    if uid.is_none() {
+    if uid.is_none() && !node.has_property("uid") {
         let problem =
             Problem::at(node.reader.file, node.span(), "a user needs a fixed uid", "uid= is expected");
         node.reader.push(problem.help("for example: user \"web\" uid=1000"));
@@ -457,7 +457,7 @@ fn arg(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) {
 
 fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
     let span = node.span();
-    let mut words = node.strings("a source and a destination", 2);
+    let mut words = node.strings("a source and a destination", 1);
     let mode = node.text_property("mode").and_then(|mode| octal(node, mode));
     let owner = node.text_property("owner").and_then(|owner| account(node, owner));
     let from = node.text_property("from");

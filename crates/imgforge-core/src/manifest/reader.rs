@@ -259,6 +259,11 @@ impl<'k> Node<'_, '_, 'k> {
         self.kdl.entries().iter().rev().find(|entry| entry.name().is_some_and(|key| key.value() == name))
     }
 
+    /// Whether a property is there, whatever its value.
+    pub(super) fn has_property(&self, name: &str) -> bool {
+        self.kdl.entry(name).is_some()
+    }
+
     /// A property that is a text.
     pub(super) fn text_property(&mut self, name: &'static str) -> Option<Located<String>> {
         let entry = self.property(name)?;
@@ -271,22 +276,22 @@ impl<'k> Node<'_, '_, 'k> {
         let span = self.value_span(entry);
         let number = entry.value().as_integer().and_then(|number| u32::try_from(number).ok());
         if number.is_none() {
-            self.problem(
-                span,
-                format!("{name} must be a whole number from 0 to {}", u32::MAX),
-                "not such a number",
-            );
+            let message = format!("{name} must be a whole number from 0 to {}", u32::MAX);
+            let problem = Problem::at(self.reader.file, span, message, "not such a number");
+            let bare = entry.value().as_string().and_then(|text| text.parse::<u32>().ok());
+            let help = bare.map(|number| format!("write it without quotes: {name}={number}"));
+            self.reader.push(help.into_iter().fold(problem, Problem::help));
         }
         Some(Located::new(number?, span))
     }
 
     /// A property that is a time.
     pub(super) fn time_property(&mut self, name: &'static str) -> Option<Millis> {
-        let text = self.text_property(name)?;
-        let time = parse_time(&text.value);
+        let entry = self.property(name)?;
+        let time = entry.value().as_string().and_then(parse_time);
         if time.is_none() {
             let message = format!("{name} is not a time");
-            let problem = Problem::at(self.reader.file, text.span, message, "not a time");
+            let problem = Problem::at(self.reader.file, self.value_span(entry), message, "not a time");
             self.reader.push(problem.help("a number and a unit: \"250ms\", \"10s\", \"2m\" or \"1h\""));
         }
         time
@@ -309,7 +314,7 @@ impl<'k> Node<'_, '_, 'k> {
             if !self.known.contains(&key.value()) {
                 let span = span_of(key.span());
                 if self.known.is_empty() {
-                    let message = format!("\"{}\" has no properties", self.name());
+                    let message = format!("\"{}\" takes no properties", self.name());
                     self.problem(span, message, "not known");
                 } else {
                     self.reader.unknown(span, "property", key.value(), &self.known);
@@ -319,7 +324,7 @@ impl<'k> Node<'_, '_, 'k> {
         if !self.children_taken && self.kdl.children().is_some_and(|children| !children.nodes().is_empty()) {
             self.problem(
                 self.span(),
-                format!("\"{}\" has no block", self.name()),
+                format!("\"{}\" takes no block", self.name()),
                 "nothing in braces is expected",
             );
         }

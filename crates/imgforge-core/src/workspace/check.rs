@@ -106,6 +106,10 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
     }
     match &bottom.manifest.base.value {
         Base::Root(root) if root.source.value == asked.source.value => {}
+        // Of one image, and of sources that are not there, is told above.
+        Base::Root(_) if bottom.name() == image.name() => {}
+        Base::Root(root) if !workspace.manifest.apt.iter().any(|apt| apt.name.value == root.source.value) => {
+        }
         Base::Root(root) => {
             let message = format!("\"{}\" is made of packages of \"{}\"", bottom.name(), root.source.value);
             let problem =
@@ -117,9 +121,9 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
             let problem =
                 Problem::at(&manifest.file, asked.source.span, message, "nothing to install them with");
             problems.push(problem.help(format!(
-                "stand on an image that says root \"{}\"; \"{}\" does not",
-                asked.source.value,
-                bottom.name()
+                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\"",
+                bottom.name(),
+                asked.source.value
             )));
         }
     }

@@ -162,13 +162,17 @@ impl<'w> Names<'w> {
                         file: &image.file,
                         span: word.span,
                     };
-                    problems.extend(self.refusal(&reference).or_else(|| unused(word, image, dockerfile)));
+                    if let Some(problem) = self.refusal(&reference) {
+                        problems.push(problem);
+                    } else if !self.unread.may_have(&word.value) {
+                        problems.push(unused(word, image, dockerfile));
+                    }
                 }
                 continue;
             };
             expected.insert(name);
             if !edges.parents.iter().any(|parent| parent.name == *name) {
-                problems.extend(unused(word, image, dockerfile));
+                problems.push(unused(word, image, dockerfile));
             }
         }
         for parent in edges.parents.iter().filter(|parent| !expected.contains(&parent.name)) {
@@ -195,7 +199,10 @@ impl<'w> Names<'w> {
         }
         if let Some(name) = self.find(reference.text) {
             if *name == image.name.value {
-                problems.push(refuse(format!("\"{name}\" stands on itself"), "the image's own name"));
+                problems.push(
+                    refuse(format!("\"{name}\" stands on itself"), "the image's own name")
+                        .help("name another image, or a stage of the same Dockerfile"),
+                );
                 return;
             }
             edges.parents.push(Parent {
@@ -233,15 +240,16 @@ impl<'w> Names<'w> {
         if has_digest(text) {
             return None;
         }
-        if let Some((name, _)) = text.split_once('@') {
-            let problem = refuse(format!("the digest of \"{name}\" is none"), "not a digest");
+        if let Some((_, digest)) = text.split_once('@') {
+            let problem = refuse(format!("\"{digest}\" is not a digest"), "not a digest");
             return Some(problem.help("a digest is sha256: and 64 of the digits 0-9 and a-f"));
         }
         let (repository, tag) = split_tag(text);
         if let (Some(name), Some(tag)) = (self.known.get(repository), tag) {
             let tags: Vec<&str> = self.tags[name].iter().copied().collect();
             let problem = refuse(format!("the image \"{name}\" has no tag \"{tag}\""), "no such tag");
-            let help = format!("it has {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
+            let help =
+                format!("its tags: {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
             return Some(problem.help(help));
         }
         if self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/')) {
@@ -265,14 +273,14 @@ impl<'w> Names<'w> {
 }
 
 /// A parent that the manifest names and the Dockerfile does not use.
-fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritten) -> Option<Problem> {
+fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritten) -> Problem {
     let message = format!("{} does not use \"{}\"", dockerfile.file.path, word.value);
     let problem = Problem::at(&image.file, word.span, message, "no FROM, COPY --from or mount names it");
     let froms = dockerfile.parsed.instructions().iter().filter(|instruction| instruction.keyword() == "FROM");
     let problem = froms.take(1).fold(problem, |problem, from| {
         problem.and_in(&dockerfile.file, from.span(), "the Dockerfile says", "another image")
     });
-    Some(problem.help("take the line away, or use the image in the Dockerfile"))
+    problem.help("take the line away, or use the image in the Dockerfile")
 }
 
 /// The repository and the tag of a reference without a digest. A colon before the last slash belongs to a host's port.

@@ -114,6 +114,16 @@ fn packages_need_a_root_below_them() {
 }
 
 #[test]
+fn packages_of_two_sources_do_not_fit_together() {
+    let text = "workspace \"acme\"\napt \"debian\" { suite \"bookworm\" }\napt \"other\" { suite \"x\" }\n";
+    assert_snapshot!(problems_of(&[
+        ("imgforge.kdl", text),
+        ("a/image.kdl", "image \"a\" {\n    root \"debian\"\n    packages \"other\" \"nginx\"\n}\n"),
+        ("b/image.kdl", "image \"b\" {\n    from \"a\"\n    packages \"other\" \"nginx\"\n}\n"),
+    ]));
+}
+
+#[test]
 fn a_uid_has_one_name_and_a_name_one_uid_along_a_chain() {
     assert_snapshot!(with(&[
         ("a/image.kdl", "image \"a\" {\n    from \"os-base\"\n    user \"web\" uid=1000\n}\n"),
