@@ -14,7 +14,10 @@ fn a_change_builds_the_image_and_its_descendants_and_undoing_it_builds_nothing()
     let first = imgforge(&family, &["build"]).ok();
     assert!(first.stderr.contains("5 built"), "{}", first.stderr);
     let ids = |names: &[&str]| -> BTreeMap<String, Option<String>> {
-        names.iter().map(|n| ((*n).to_owned(), Docker::image_id(&format!("{}:latest", family.repository(n))))).collect()
+        names
+            .iter()
+            .map(|n| ((*n).to_owned(), Docker::image_id(&format!("{}:latest", family.repository(n)))))
+            .collect()
     };
     let all = ["base", "mid", "left", "right", "other"];
     let before = ids(&all);
@@ -88,7 +91,14 @@ fn a_failure_blocks_only_its_descendants_and_shows_the_manifests_line_and_the_lo
         .iter()
         .map(|row| (row["name"].as_str().unwrap().to_owned(), row["result"].as_str().unwrap().to_owned()))
         .collect();
-    let expected = [("base", "built"), ("left", "skipped"), ("mid", "failed"), ("other", "skipped"), ("right", "skipped"), ("second", "built")];
+    let expected = [
+        ("base", "built"),
+        ("left", "skipped"),
+        ("mid", "failed"),
+        ("other", "skipped"),
+        ("right", "skipped"),
+        ("second", "built"),
+    ];
     assert_eq!(results, expected.map(|(name, result)| (name.to_owned(), result.to_owned())).into());
     for part in ["mid/image.kdl:4", "status 7", "before it fails", "run \"echo before it fails; exit 7\""] {
         assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
@@ -100,7 +110,10 @@ fn a_failure_blocks_only_its_descendants_and_shows_the_manifests_line_and_the_lo
 fn an_interrupted_run_tags_nothing_half_done_and_the_next_goes_on() {
     let family = small_family();
     let marker = 4_000_000 + std::process::id();
-    family.image("mid", &format!("    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"sleep {marker}\""));
+    family.image(
+        "mid",
+        &format!("    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"sleep {marker}\""),
+    );
     let child = family
         .command(IMGFORGE, &["build"])
         .stderr(std::process::Stdio::piped())
@@ -113,7 +126,8 @@ fn an_interrupted_run_tags_nothing_half_done_and_the_next_goes_on() {
         lines.filter(|line| line.contains(&format!("sleep\0{marker}"))).count()
     };
     wait_until("the step runs", || sleeps() > 0);
-    let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let interrupted =
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{}", ran.stderr);

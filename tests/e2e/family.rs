@@ -57,7 +57,7 @@ fn guestbook(family: &TestWorkspace) {
     // A killed process comes back, and its neighbour is left alone.
     for (killed, neighbour) in [("puma", "nginx"), ("nginx", "puma")] {
         let (before, beside) = (process_of(&container, killed), process_of(&container, neighbour));
-        container.exec(&["kill", "-KILL", &before]);
+        container.exec(&["sh", "-c", &format!("kill -KILL {before}")]);
         wait_until("the service runs again", || {
             let now = process_of(&container, killed);
             now != before && now != "-1" && healthy()
@@ -70,7 +70,8 @@ fn guestbook(family: &TestWorkspace) {
     assert!(get(&url("/entries")).unwrap().1.contains("first & <second>"), "the entry is still there");
 
     Docker::run(&["stop", "-t", "20", &container.id]);
-    let state = Docker::run(&["inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", &container.id]);
+    let state =
+        Docker::run(&["inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", &container.id]);
     assert_eq!(state, "0 false");
     let logs = Docker::run(&["logs", &container.id]);
     assert!(!logs.contains("is started again with"), "{logs}");

@@ -35,8 +35,11 @@ impl Family {
     fn manifest(&self, n: usize, extra: &str) -> String {
         let parents = &self.parents[n];
         let base = parents.first().map_or("scratch".to_owned(), |p| format!("i{p}"));
-        let copies: String =
-            parents.iter().skip(1).map(|p| format!("    copy \"/x\" \"/from-{p}\" from=\"i{p}\"\n")).collect();
+        let copies: String = parents
+            .iter()
+            .skip(1)
+            .map(|p| format!("    copy \"/x\" \"/from-{p}\" from=\"i{p}\"\n"))
+            .collect();
         format!(
             "image \"i{n}\" {{\n    from \"{base}\"\n{copies}    copy \"file\" \"/x\"\n    copy \"dir\" \"/dir/\"\n    env \"A\" \"1\"\n    env \"B\" \"2\"\n    run \"true\"\n{extra}}}\n"
         )
@@ -68,7 +71,11 @@ fn fingerprints(root: &Utf8Path, cache: bool) -> BTreeMap<String, String> {
 
 fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> BTreeSet<String> {
     assert_eq!(before.len(), after.len());
-    before.iter().filter(|(name, fingerprint)| after[*name] != **fingerprint).map(|(name, _)| name.clone()).collect()
+    before
+        .iter()
+        .filter(|(name, fingerprint)| after[*name] != **fingerprint)
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Changes an input of image `n`.
@@ -115,10 +122,21 @@ fn disturb(family: &Family, n: usize, how: usize) {
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
         }
         1 => fs::write(&manifest, format!("// a comment\n{}", text.replace("    ", "\t  "))).unwrap(),
-        2 => fs::write(&manifest, text.replace("    env \"A\" \"1\"\n    env \"B\" \"2\"\n", "    env \"B\" \"2\"\n    env \"A\" \"1\"\n")).unwrap(),
+        2 => fs::write(
+            &manifest,
+            text.replace(
+                "    env \"A\" \"1\"\n    env \"B\" \"2\"\n",
+                "    env \"B\" \"2\"\n    env \"A\" \"1\"\n",
+            ),
+        )
+        .unwrap(),
         3 => family.write(&format!("i{n}/unreached"), "changed"),
         4 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).unwrap(),
-        5 => fs::write(&manifest, text.replace("    run \"true\"\n", "    run \\\n        \"true\"\n    description \"words\"\n")).unwrap(),
+        5 => fs::write(
+            &manifest,
+            text.replace("    run \"true\"\n", "    run \\\n        \"true\"\n    description \"words\"\n"),
+        )
+        .unwrap(),
         // Only root can give files away; elsewhere the case is empty.
         _ => drop(std::os::unix::fs::chown(path("file"), Some(1234), Some(1234))),
     }
@@ -179,7 +197,8 @@ fn the_locale_and_the_time_zone_do_not_matter() {
     let family = crate::small_family();
     let list = |locale: &str| {
         let mut command = family.command(crate::IMGFORGE, &["render", "left"]);
-        let output = command.env("LC_ALL", locale).env("LANG", locale).env("TZ", "Asia/Tokyo").output().unwrap();
+        let output =
+            command.env("LC_ALL", locale).env("LANG", locale).env("TZ", "Asia/Tokyo").output().unwrap();
         imgforge_testkit::workspace::Ran::of(output).ok().stdout
     };
     // The rendered Dockerfile names its parent by its fingerprint.

@@ -17,7 +17,8 @@ fn a_word_that_is_no_image_gets_the_nearest_name() {
 #[test]
 fn a_daemon_that_is_not_there_is_named() {
     let family = small_family();
-    let output = family.command(IMGFORGE, &["build"]).env("DOCKER_HOST", "unix:///nonexistent/docker.sock").output();
+    let output =
+        family.command(IMGFORGE, &["build"]).env("DOCKER_HOST", "unix:///nonexistent/docker.sock").output();
     let ran = Ran::of(output.unwrap());
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("/nonexistent/docker.sock"), "{}", ran.stderr);
@@ -30,7 +31,13 @@ fn problems_of_all_files_are_shown_at_once() {
     family.image("right", "    from \"mid\"\n    workdri \"/\"");
     let ran = imgforge(&family, &["build"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    for part in ["2 problems in 2 files", "did you mean \"mid\"", "did you mean \"workdir\"", "left/image.kdl:2", "right/image.kdl:3"] {
+    for part in [
+        "2 problems in 2 files",
+        "did you mean \"mid\"",
+        "did you mean \"workdir\"",
+        "left/image.kdl:2",
+        "right/image.kdl:3",
+    ] {
         assert!(ran.stderr.contains(part), "{part} is missing in\n{}", ran.stderr);
     }
 }
@@ -72,6 +79,7 @@ fn a_locked_build_refuses_a_lock_that_does_not_fit() {
 fn a_reader_that_goes_away_ends_the_program_quietly() {
     let family = small_family();
     let shell = format!("{IMGFORGE} graph --format json | head -c 1");
-    let output = std::process::Command::new("sh").args(["-c", &shell]).current_dir(family.root()).output().unwrap();
+    let output =
+        std::process::Command::new("sh").args(["-c", &shell]).current_dir(family.root()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

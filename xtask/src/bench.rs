@@ -31,7 +31,9 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
         let row = |name: &str, imgforge: Duration, four: Option<Duration>, one: Option<Duration>| {
             let cell = |other: Option<Duration>| {
                 let ratio = |other: Duration| other.as_secs_f64() / imgforge.as_secs_f64();
-                other.map_or("not run".into(), |other| format!("{:.2} ({:.1} x)", other.as_secs_f64(), ratio(other)))
+                other.map_or("not run".into(), |other| {
+                    format!("{:.2} ({:.1} x)", other.as_secs_f64(), ratio(other))
+                })
             };
             println!("{name:18}{:>10.3}{:>22}{:>22}", imgforge.as_secs_f64(), cell(four), cell(one));
         };
@@ -39,14 +41,27 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
         let plain = |slots| timed(|| family.docker_builds(slots));
 
         let cold = timed(build)?;
-        let four = others.then(|| { family.forget_images()?; plain(4) }).transpose()?;
-        let one = others.then(|| { family.forget_images()?; plain(1) }).transpose()?;
+        let four = others
+            .then(|| {
+                family.forget_images()?;
+                plain(4)
+            })
+            .transpose()?;
+        let one = others
+            .then(|| {
+                family.forget_images()?;
+                plain(1)
+            })
+            .transpose()?;
         row("cold", cold, four, one);
         timed(build)?;
         let same = |slots: usize| others.then(|| plain(slots)).transpose();
         row("nothing changed", median(|| timed(build))?, same(4)?, same(1)?);
         let leaf = size - 1;
-        let changed = median(|| { family.touch(leaf)?; timed(build) })?;
+        let changed = median(|| {
+            family.touch(leaf)?;
+            timed(build)
+        })?;
         row("a leaf changed", changed, same(4)?, same(1)?);
         family.touch(0)?;
         let root = timed(build)?;
@@ -61,30 +76,44 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
 /// Where the time of a no-op goes, with warm caches; the last line is the daemon's own answer to one list request.
 fn stages(family: &Family) -> Result<()> {
     let root = Utf8Path::from_path(&family.root).expect("a UTF-8 temporary folder");
-    let names = |session: &Session| session.workspace().images.keys().cloned().collect::<BTreeSet<ImageName>>();
+    let names =
+        |session: &Session| session.workspace().images.keys().cloned().collect::<BTreeSet<ImageName>>();
     let lock = imgforge::core::lock::Lock::default();
     let open = |cache| Session::open(root, &OpenOptions { cache });
     timed(|| Ok(open(true)?.prepare(&names(&open(true)?), &lock, &[]).map(drop)?))?;
 
     println!("  stages of a no-op, each alone (ms)");
     let row = |name: &str, took: Duration| println!("    {name:44}{:>8.1}", took.as_secs_f64() * 1000.0);
-    row("find, read and parse manifests, no cache", median(|| timed(|| open(false).map(drop).map_err(Into::into)))?);
+    row(
+        "find, read and parse manifests, no cache",
+        median(|| timed(|| open(false).map(drop).map_err(Into::into)))?,
+    );
     row("the same, parsed before", median(|| timed(|| open(true).map(drop).map_err(Into::into)))?);
     let session = open(true)?;
     let source = WorkTree::uncached(root);
     let selected = names(&session);
-    row("render", median(|| timed(|| {
-        let render = |name: &ImageName| render::render(session.workspace(), session.graph(), name, &source).is_ok();
-        ensure!(selected.par_iter().all(render), "an image cannot be rendered");
-        Ok(())
-    }))?);
+    row(
+        "render",
+        median(|| {
+            timed(|| {
+                let render = |name: &ImageName| {
+                    render::render(session.workspace(), session.graph(), name, &source).is_ok()
+                };
+                ensure!(selected.par_iter().all(render), "an image cannot be rendered");
+                Ok(())
+            })
+        })?,
+    );
     let prepare = |cache| {
         let session = open(cache)?;
         timed(|| session.prepare(&selected, &lock, &[]).map(drop).map_err(Into::into))
     };
     row("render, list, hash and fingerprint, no cache", median(|| prepare(false))?);
     row("the same, hashed before", median(|| prepare(true))?);
-    row("all of `plan`, with the engine's answer", median(|| timed(|| Ok(session.plan(&selected, false).map(drop)?)))?);
+    row(
+        "all of `plan`, with the engine's answer",
+        median(|| timed(|| Ok(session.plan(&selected, false).map(drop)?)))?,
+    );
     row("GET /images/json alone", median(|| timed(|| list_request(&family.name)))?);
     Ok(())
 }
@@ -102,7 +131,11 @@ fn list_request(workspace: &str) -> Result<()> {
 }
 
 fn imgforge(binary: &Path, root: &Path) -> Result<()> {
-    let status = Command::new(binary).args(["build", "-q", "-j4"]).current_dir(root).stderr(Stdio::inherit()).status()?;
+    let status = Command::new(binary)
+        .args(["build", "-q", "-j4"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .status()?;
     ensure!(status.success(), "imgforge build failed");
     Ok(())
 }

@@ -50,8 +50,13 @@ impl Family {
                 )
             }
             Some(parent) => (
-                format!("    from \"i{parent}\"\n    copy \"a\" \"b\" \"c\" \"/i{n}/\"\n    run \"echo {n} > /i{n}/ran\"\n"),
-                format!("FROM {}\nCOPY a b c /i{n}/\nRUN echo {n} > /i{n}/ran\n", self.plain_reference(parent)),
+                format!(
+                    "    from \"i{parent}\"\n    copy \"a\" \"b\" \"c\" \"/i{n}/\"\n    run \"echo {n} > /i{n}/ran\"\n"
+                ),
+                format!(
+                    "FROM {}\nCOPY a b c /i{n}/\nRUN echo {n} > /i{n}/ran\n",
+                    self.plain_reference(parent)
+                ),
             ),
         };
         fs::write(dir.join("image.kdl"), format!("image \"i{n}\" {{\n{manifest}}}\n"))?;
@@ -123,12 +128,20 @@ impl Family {
 
     /// Removes the family's images and the builder's cache, so that the next build is cold.
     pub(crate) fn forget_images(&self) -> Result<()> {
-        for filter in [format!("reference=localhost/{}/*", self.name), format!("reference=localhost/{}-plain/*", self.name)] {
+        for filter in [
+            format!("reference=localhost/{}/*", self.name),
+            format!("reference=localhost/{}-plain/*", self.name),
+        ] {
             let ids = Command::new("docker").args(["images", "-q", "--filter", &filter]).output()?;
             let ids = String::from_utf8_lossy(&ids.stdout).into_owned();
             let ids: std::collections::BTreeSet<&str> = ids.lines().collect();
             for chunk in ids.into_iter().collect::<Vec<_>>().chunks(100) {
-                Command::new("docker").args(["rmi", "-f"]).args(chunk).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+                Command::new("docker")
+                    .args(["rmi", "-f"])
+                    .args(chunk)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status()?;
             }
         }
         Command::new("docker").args(["builder", "prune", "-af"]).stdout(Stdio::null()).status()?;

@@ -9,7 +9,10 @@ pub(crate) fn run(selectors: &[String]) -> Result<()> {
     let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     let session = Session::open(root, &OpenOptions::default())?;
     let selected = session.select(selectors, &[])?;
-    let mut reporter = report::for_stderr(report::Options { color: report::color_on_stderr(), ..report::Options::default() });
+    let mut reporter = report::for_stderr(report::Options {
+        color: report::color_on_stderr(),
+        ..report::Options::default()
+    });
     let report = session.build(&selected, &BuildOptions::default(), &mut *reporter)?;
     drop(reporter);
     for failure in &report.failures {

@@ -49,7 +49,11 @@ fn main() -> Result<()> {
 /// Figures of a debug build would say nothing: the same again, built for speed.
 fn optimised(sizes: &[usize]) -> Result<()> {
     let cargo = |args: &[&str]| -> Result<()> {
-        ensure!(Command::new(env!("CARGO")).args(args).status()?.success(), "`cargo {}` failed", args.join(" "));
+        ensure!(
+            Command::new(env!("CARGO")).args(args).status()?.success(),
+            "`cargo {}` failed",
+            args.join(" ")
+        );
         Ok(())
     };
     cargo(&["build", "--release", "-p", "imgforge"])?;

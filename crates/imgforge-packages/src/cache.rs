@@ -21,7 +21,8 @@ impl Cache {
     /// # Errors
     /// When none of these is set, or the folder cannot be made.
     pub fn user() -> Result<Self, Error> {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from);
+        let set =
+            |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from);
         let dir = set("IMGFORGE_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("imgforge")))
             .or_else(|| set("HOME").map(|dir| dir.join(".cache/imgforge")));

@@ -47,7 +47,9 @@ impl fmt::Display for Difference {
         match self {
             Self::Missing { name, locked } => write!(f, "{name} {locked} is locked but not installed"),
             Self::Extra { name, found } => write!(f, "{name} {found} is installed but not locked"),
-            Self::Version { name, locked, found } => write!(f, "{name} {found} is installed, {locked} is locked"),
+            Self::Version { name, locked, found } => {
+                write!(f, "{name} {found} is installed, {locked} is locked")
+            }
             Self::State { name, found } => write!(f, "{name} is in the state \"{found}\""),
         }
     }
@@ -61,7 +63,8 @@ pub fn compare(status: &str, locked: &[LockedPackage]) -> Vec<Difference> {
     let mut differences = Vec::new();
     for stanza in stanzas(status) {
         let field = |name| stanza.get(name).unwrap_or("");
-        let (name, found, state) = (field("Package").to_owned(), field("Version").to_owned(), field("Status"));
+        let (name, found, state) =
+            (field("Package").to_owned(), field("Version").to_owned(), field("Status"));
         if state.ends_with("config-files") || state.ends_with("not-installed") {
             continue;
         }
@@ -78,7 +81,8 @@ pub fn compare(status: &str, locked: &[LockedPackage]) -> Vec<Difference> {
             Some(_) => {}
         }
     }
-    let missing = |(name, locked): (&str, &str)| Difference::Missing { name: name.into(), locked: locked.into() };
+    let missing =
+        |(name, locked): (&str, &str)| Difference::Missing { name: name.into(), locked: locked.into() };
     differences.extend(expected.into_iter().map(missing));
     differences
 }
@@ -100,7 +104,10 @@ mod tests {
             sha256: String::new(),
         };
         let status = "Package: same\nStatus: install ok installed\nVersion: 1\n\nPackage: other\nStatus: install ok installed\nVersion: 2\n\nPackage: extra\nStatus: install ok installed\nVersion: 3\n\nPackage: half\nStatus: install ok half-configured\nVersion: 1\n\nPackage: purged\nStatus: deinstall ok config-files\nVersion: 1\n";
-        let found = compare(status, &[locked("same", "1"), locked("other", "1"), locked("half", "1"), locked("gone", "1")]);
+        let found = compare(
+            status,
+            &[locked("same", "1"), locked("other", "1"), locked("half", "1"), locked("gone", "1")],
+        );
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(
             lines,

@@ -68,12 +68,8 @@ pub struct Index {
 
 impl Index {
     pub(crate) fn new(source: &str, packages: Vec<Package>) -> Self {
-        let mut index = Self {
-            source: source.to_owned(),
-            packages,
-            by_name: HashMap::new(),
-            providers: HashMap::new(),
-        };
+        let mut index =
+            Self { source: source.to_owned(), packages, by_name: HashMap::new(), providers: HashMap::new() };
         index.reindex();
         index
     }
@@ -101,10 +97,16 @@ impl Index {
             pinned.entry(&package.name).or_default().push(&package.version);
         }
         let is_pinned = |package: &Package| {
-            pinned.get(package.name.as_str()).is_some_and(|versions| versions.contains(&package.version.text()))
+            pinned
+                .get(package.name.as_str())
+                .is_some_and(|versions| versions.contains(&package.version.text()))
         };
-        let served: std::collections::HashSet<String> =
-            self.packages.iter().filter(|package| is_pinned(package)).map(|package| package.name.clone()).collect();
+        let served: std::collections::HashSet<String> = self
+            .packages
+            .iter()
+            .filter(|package| is_pinned(package))
+            .map(|package| package.name.clone())
+            .collect();
         self.packages.retain(|package| !served.contains(&package.name) || is_pinned(package));
         self.reindex();
     }
@@ -152,9 +154,8 @@ fn fetch_suite(
         suite: suite.suite.clone(),
         message: error.to_string(),
     })?;
-    let text = signature::verify(&String::from_utf8_lossy(&signed), &keyring).map_err(|message| {
-        Error::Signature { url: url.clone(), keyring: suite.keyring.clone(), message }
-    })?;
+    let text = signature::verify(&String::from_utf8_lossy(&signed), &keyring)
+        .map_err(|message| Error::Signature { url: url.clone(), keyring: suite.keyring.clone(), message })?;
     let release = Release::read(&text).ok_or_else(|| Error::Release {
         url: url.clone(),
         message: "it has no list of SHA-256 hashes".into(),
@@ -173,7 +174,9 @@ fn fetch_suite(
 fn absent(url: &str, failed: Failed) -> Error {
     match failed {
         Failed::Other(error) => error,
-        Failed::Absent => Error::Unreachable { url: url.to_owned(), message: "the server does not have it".into() },
+        Failed::Absent => {
+            Error::Unreachable { url: url.to_owned(), message: "the server does not have it".into() }
+        }
     }
 }
 
@@ -195,7 +198,10 @@ impl Release {
             }
         }
         let fields = ["Suite", "Codename", "Valid-Until"];
-        let fields = fields.iter().filter_map(|name| Some(((*name).to_owned(), stanza.get(name)?.to_owned()))).collect();
+        let fields = fields
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), stanza.get(name)?.to_owned())))
+            .collect();
         Some(Self { fields, files })
     }
 
@@ -208,9 +214,12 @@ impl Release {
         }
         let Some(until) = self.fields.get("Valid-Until") else { return Ok(()) };
         let date = until.replace("UTC", "+0000");
-        let parsed = jiff::fmt::rfc2822::parse(&date).map_err(|error| format!("its Valid-Until is no date: {error}"))?;
+        let parsed = jiff::fmt::rfc2822::parse(&date)
+            .map_err(|error| format!("its Valid-Until is no date: {error}"))?;
         if parsed.timestamp() < jiff::Timestamp::now() {
-            return Err(format!("it was valid until {until}: the mirror is not kept up, or the clock is wrong"));
+            return Err(format!(
+                "it was valid until {until}: the mirror is not kept up, or the clock is wrong"
+            ));
         }
         Ok(())
     }

@@ -109,7 +109,8 @@ fn batches(packages: &[&LockedPackage], cache: &Cache) -> Result<Vec<Vec<usize>>
 
 fn ordered(needs: &[Needs], by_name: &BTreeMap<String, Vec<usize>>) -> Vec<Vec<usize>> {
     let among = |groups: &[Group], own: usize| -> Vec<usize> {
-        let relations = groups.iter().flatten().filter(|relation| !needs[own].provides.contains(&relation.name));
+        let relations =
+            groups.iter().flatten().filter(|relation| !needs[own].provides.contains(&relation.name));
         relations.filter_map(|relation| by_name.get(&relation.name)).flatten().copied().collect()
     };
     // The smallest sets that can stand alone, of each package that another pre-depends on.
@@ -166,7 +167,10 @@ mod tests {
     #[test]
     fn what_is_pre_depended_on_goes_first_with_what_it_needs() {
         assert_eq!(order(&[("a", "", "b"), ("b", "", "a")]), [[0, 1]]);
-        assert_eq!(order(&[("a", "c", ""), ("b", "", ""), ("c", "", "d"), ("d", "", "")]), [vec![2, 3], vec![0, 1]]);
+        assert_eq!(
+            order(&[("a", "c", ""), ("b", "", ""), ("c", "", "d"), ("d", "", "")]),
+            [vec![2, 3], vec![0, 1]]
+        );
         assert_eq!(order(&[("a", "b", ""), ("b", "c", ""), ("c", "", "")]), [[2], [1], [0]]);
         assert_eq!(order(&[("a", "gone", "")]), [[0]]);
     }

@@ -100,13 +100,15 @@ impl Repository {
             .map(|suite| {
                 let suite = suite.value.clone();
                 let uri = source.uri.as_ref().map(|uri| uri.value.clone()).or_else(|| machine.uri_of(&suite));
-                let missing = || Error::NoRepository { source_name: source.name.value.clone(), suite: suite.clone() };
+                let missing =
+                    || Error::NoRepository { source_name: source.name.value.clone(), suite: suite.clone() };
                 let uri = uri.ok_or_else(missing)?.trim_end_matches('/').to_owned();
                 let configured = machine.configured.get(&suite).and_then(|(_, keyring)| keyring.clone());
                 let own = source.keyring.as_ref().map(|keyring| root.join(&keyring.value));
                 let keyring = own.or(configured).unwrap_or_else(|| DEBIAN_KEYRING.into());
                 if !keyring.is_file() {
-                    let message = "there is no such file; `keyring` of the apt source names another".to_owned();
+                    let message =
+                        "there is no such file; `keyring` of the apt source names another".to_owned();
                     return Err(Error::Keyring { path: keyring, suite, message });
                 }
                 Ok(SuiteLocation { suite, uri, keyring })
@@ -127,12 +129,15 @@ type Found = (String, String, Option<Utf8PathBuf>);
 fn deb822_sources(text: &str) -> Vec<Found> {
     let mut found = Vec::new();
     for stanza in crate::control::stanzas(text) {
-        let words = |key: &str| stanza.get(key).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let words = |key: &str| {
+            stanza.get(key).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
         let is_off = stanza.get("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
         if is_off || !words("Types").iter().any(|kind| kind == "deb") {
             continue;
         }
-        let keyring = stanza.get("Signed-By").map(str::trim).filter(|file| file.starts_with('/')).map(Into::into);
+        let keyring =
+            stanza.get("Signed-By").map(str::trim).filter(|file| file.starts_with('/')).map(Into::into);
         if let Some(uri) = words("URIs").first() {
             found.extend(words("Suites").into_iter().map(|suite| (suite, uri.clone(), keyring.clone())));
         }

@@ -44,7 +44,11 @@ struct Unpacked {
 ///
 /// # Errors
 /// A package that is not in the cache or cannot be unpacked.
-pub fn stage_root(packages: &[LockedPackage], options: Options, cache: &Cache) -> Result<Vec<SuppliedFile>, Error> {
+pub fn stage_root(
+    packages: &[LockedPackage],
+    options: Options,
+    cache: &Cache,
+) -> Result<Vec<SuppliedFile>, Error> {
     let tar = root_tar(packages, options, cache)?;
     Ok(vec![
         SuppliedFile {
@@ -52,12 +56,20 @@ pub fn stage_root(packages: &[LockedPackage], options: Options, cache: &Cache) -
             executable: true,
             content: SuppliedContent::Bytes(CONFIGURE.as_bytes().to_vec()),
         },
-        SuppliedFile { path: ".imgforge/root.tar".into(), executable: false, content: SuppliedContent::File(tar) },
+        SuppliedFile {
+            path: ".imgforge/root.tar".into(),
+            executable: false,
+            content: SuppliedContent::File(tar),
+        },
     ])
 }
 
 /// The tar's path in the cache; made when it is not there.
-fn root_tar(packages: &[LockedPackage], options: Options, cache: &Cache) -> Result<camino::Utf8PathBuf, Error> {
+fn root_tar(
+    packages: &[LockedPackage],
+    options: Options,
+    cache: &Cache,
+) -> Result<camino::Utf8PathBuf, Error> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(script_fingerprint(options).as_bytes());
     let sorted: BTreeSet<&LockedPackage> = packages.iter().collect();
@@ -83,7 +95,8 @@ fn root_tar(packages: &[LockedPackage], options: Options, cache: &Cache) -> Resu
 }
 
 fn unpack(package: &LockedPackage, deb: &Deb, options: Options) -> io::Result<Unpacked> {
-    let conffiles: BTreeSet<String> = deb.text("conffiles").unwrap_or_default().lines().map(conffile).collect();
+    let conffiles: BTreeSet<String> =
+        deb.text("conffiles").unwrap_or_default().lines().map(conffile).collect();
     let (mut entries, mut list, mut sums) = (Vec::new(), String::from("/.\n"), HashMap::new());
     for entry in tar::Archive::new(&deb.data[..]).entries()? {
         let mut entry = entry?;
@@ -133,7 +146,8 @@ fn record(
 ) -> io::Result<Unpacked> {
     let control = deb.text("control").ok_or_else(|| io::Error::other("control.tar has no control file"))?;
     let is_same = stanzas(&control).next().is_some_and(|stanza| stanza.get("Multi-Arch") == Some("same"));
-    let prefix = if is_same { format!("{}:{}", package.name, package.architecture) } else { package.name.clone() };
+    let prefix =
+        if is_same { format!("{}:{}", package.name, package.architecture) } else { package.name.clone() };
     let mut status = String::new();
     for (n, line) in control.trim_end().lines().enumerate() {
         status.push_str(line);

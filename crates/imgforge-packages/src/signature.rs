@@ -63,7 +63,8 @@ fn is_valid(key: &SignedPublicKey, now: u64) -> bool {
     let created = u64::from(key.created_at().as_secs());
     let is_bound = key.details.users.iter().any(|user| {
         user.signatures.iter().filter(|s| s.issuer_key_id().contains(&&id)).any(|s| {
-            s.verify_certification(&key.primary_key, Tag::UserId, &user.id).is_ok() && !is_expired(s, created, now)
+            s.verify_certification(&key.primary_key, Tag::UserId, &user.id).is_ok()
+                && !is_expired(s, created, now)
         })
     });
     is_bound && key.details.revocation_signatures.is_empty()

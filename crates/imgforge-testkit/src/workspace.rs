@@ -20,7 +20,10 @@ impl TestWorkspace {
     /// # Panics
     /// When the folder cannot be made.
     pub fn new() -> Self {
-        let workspace = Self { dir: tempfile::tempdir().expect("a temporary folder"), name: crate::unique("imgforge-test") };
+        let workspace = Self {
+            dir: tempfile::tempdir().expect("a temporary folder"),
+            name: crate::unique("imgforge-test"),
+        };
         let text = format!("workspace \"{0}\" {{\n    registry \"localhost/{0}\"\n}}\n", workspace.name);
         workspace.write("imgforge.kdl", &text);
         workspace
@@ -89,7 +92,8 @@ impl TestWorkspace {
             name,
             "    from \"scratch\"\n    copy \"busybox\" \"/bin/busybox\"\n    run \"/bin/busybox\" \"mkdir\" \"-p\" \"/tmp\" \"/etc\"\n    run \"/bin/busybox\" \"--install\" \"-s\" \"/bin\"",
         );
-        std::fs::copy("/bin/busybox", self.root().join(name).join("busybox")).expect("busybox-static is installed");
+        std::fs::copy("/bin/busybox", self.root().join(name).join("busybox"))
+            .expect("busybox-static is installed");
     }
 
     /// Runs the command in the workspace.

@@ -119,9 +119,11 @@ impl Session {
             Ok(()) => Ok(lock),
             Err(error) if locked => Err(error),
             Err(_) => {
-                let new = pump(reporter, |events| self.resolve_lock(Some(&lock), &EventProgress::new(events)))?;
+                let new =
+                    pump(reporter, |events| self.resolve_lock(Some(&lock), &EventProgress::new(events)))?;
                 self.write_lock(&new)?;
-                let message = format!("{} did not fit the manifests: {}", crate::LOCK_FILE, summary(&lock, &new));
+                let message =
+                    format!("{} did not fit the manifests: {}", crate::LOCK_FILE, summary(&lock, &new));
                 reporter.event(&Event::Warning { message });
                 Ok(new)
             }
@@ -129,7 +131,8 @@ impl Session {
     }
 
     fn relock(&self, old: &Lock, gone: &[LockedPackage], reporter: &mut dyn Reporter) -> Result<Lock, Error> {
-        let names: Vec<String> = gone.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
+        let names: Vec<String> =
+            gone.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
         let new = pump(reporter, |events| self.resolve_lock(None, &EventProgress::new(events)))?;
         self.write_lock(&new)?;
         let message = format!(
@@ -168,8 +171,10 @@ impl Session {
     /// Fetches the packages of all targets that will be built.
     fn fetch_for(&self, planned: &Planned, reporter: &mut dyn Reporter) -> Result<(), Error> {
         let to_build: BTreeSet<&str> = planned.plan.to_build().map(|row| row.name.as_str()).collect();
-        let prepared = planned.prepared.iter().filter(|prepared| to_build.contains(prepared.target.name.as_str()));
-        let packages: BTreeSet<LockedPackage> = prepared.flat_map(|prepared| prepared.packages.iter().cloned()).collect();
+        let prepared =
+            planned.prepared.iter().filter(|prepared| to_build.contains(prepared.target.name.as_str()));
+        let packages: BTreeSet<LockedPackage> =
+            prepared.flat_map(|prepared| prepared.packages.iter().cloned()).collect();
         if packages.is_empty() {
             return Ok(());
         }
@@ -208,7 +213,8 @@ impl Session {
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             // A reader that is gone does not want to know.
             let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-            let builder = Arc::new(Builder::new(self, prepared, &plan, lock, &inventory, engine, Arc::clone(&events)));
+            let builder =
+                Arc::new(Builder::new(self, prepared, &plan, lock, &inventory, engine, Arc::clone(&events)));
             let to_build = plan.to_build().count();
             let both = [&mut recorder as &mut dyn Reporter, reporter];
             let mut tell = Tee(both);

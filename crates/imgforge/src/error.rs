@@ -54,7 +54,11 @@ impl Error {
     /// 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoWorkspace { .. } | Self::Problems(_) | Self::Select(_) | Self::NoImage { .. } | Self::StaleLock(_) => 2,
+            Self::NoWorkspace { .. }
+            | Self::Problems(_)
+            | Self::Select(_)
+            | Self::NoImage { .. }
+            | Self::StaleLock(_) => 2,
             Self::Engine(_) | Self::Packages(_) => 3,
             Self::Io { .. } => 1,
             Self::Interrupted => 130,

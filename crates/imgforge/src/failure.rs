@@ -38,7 +38,8 @@ fn say(error: Error) {
     match error {
         Error::Problems(problems) => {
             let problems = problems.sorted();
-            let files: std::collections::BTreeSet<_> = problems.iter().filter_map(|p| p.file_path()).collect();
+            let files: std::collections::BTreeSet<_> =
+                problems.iter().filter_map(|p| p.file_path()).collect();
             if files.is_empty() {
                 anstream::eprintln!("{BAD}Error{BAD:#}: {}\n", count(problems.len(), "problem"));
             } else {

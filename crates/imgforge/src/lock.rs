@@ -140,7 +140,9 @@ impl Session {
             match lock.images.get(name) {
                 None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
                 Some(locked) if locked.request != request.hash => {
-                    return Err(Error::StaleLock(format!("{name} asks for other packages than when it was made")));
+                    return Err(Error::StaleLock(format!(
+                        "{name} asks for other packages than when it was made"
+                    )));
                 }
                 Some(_) => {}
             }
@@ -174,7 +176,10 @@ impl Session {
             _ => None,
         };
         let asked = image.manifest.packages.first().map(|request| request.source.value.clone());
-        let source = root.map(|root| root.source.value.clone()).or(asked).or_else(|| parent.map(|p| p.source.clone()))?;
+        let source = root
+            .map(|root| root.source.value.clone())
+            .or(asked)
+            .or_else(|| parent.map(|p| p.source.clone()))?;
         let packages = image.manifest.packages.iter().flat_map(|request| &request.names);
         let mut wanted: BTreeSet<String> = packages.map(|name| name.value.clone()).collect();
         // The image that first declares a service brings the supervisor.
@@ -276,13 +281,17 @@ impl Session {
     }
 }
 
-fn make_lock(requests: &BTreeMap<ImageName, ImageRequest>, added: &BTreeMap<&ImageName, Vec<LockedPackage>>) -> Lock {
+fn make_lock(
+    requests: &BTreeMap<ImageName, ImageRequest>,
+    added: &BTreeMap<&ImageName, Vec<LockedPackage>>,
+) -> Lock {
     let packages: BTreeSet<LockedPackage> = added.values().flatten().cloned().collect();
     let image = |(name, packages): (&&ImageName, &Vec<LockedPackage>)| {
         let request = &requests[*name];
         let mut entries: Vec<String> = packages.iter().map(entry).collect();
         entries.sort();
-        let locked = LockedImage { source: request.source.clone(), request: request.hash.clone(), packages: entries };
+        let locked =
+            LockedImage { source: request.source.clone(), request: request.hash.clone(), packages: entries };
         ((*name).clone(), locked)
     };
     Lock {
@@ -297,7 +306,10 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<LockChange> {
     let by_name = |lock: &Lock| {
         let mut names: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for package in &lock.packages {
-            names.entry(package.name.clone()).or_default().insert(package.version.clone(), package.suite.clone());
+            names
+                .entry(package.name.clone())
+                .or_default()
+                .insert(package.version.clone(), package.suite.clone());
         }
         names
     };
@@ -345,12 +357,15 @@ fn request_hash(
         part.iter().for_each(|word| frame(&mut hasher, &word.value));
     }
     frame(&mut hasher, &source.name.value);
-    frame(&mut hasher, match include {
-        None => "",
-        Some(RootInclude::Essential) => "essential",
-        Some(RootInclude::Required) => "required",
-        Some(RootInclude::Nothing) => "nothing",
-    });
+    frame(
+        &mut hasher,
+        match include {
+            None => "",
+            Some(RootInclude::Essential) => "essential",
+            Some(RootInclude::Required) => "required",
+            Some(RootInclude::Nothing) => "nothing",
+        },
+    );
     frame(&mut hasher, parent.map_or("", |parent| &parent.hash));
     wanted.iter().for_each(|word| frame(&mut hasher, word));
     hasher.finalize().to_hex()[..16].to_owned()

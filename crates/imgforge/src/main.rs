@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-
 const EXAMPLES: &str = "\
 Examples:
   imgforge build                    build what changed, in parallel

@@ -63,7 +63,8 @@ impl Session {
         for name in names {
             needed.extend(self.graph.ancestors(name));
         }
-        let ordered: Vec<&ImageName> = self.graph.topological().filter(|name| needed.contains(name)).collect();
+        let ordered: Vec<&ImageName> =
+            self.graph.topological().filter(|name| needed.contains(name)).collect();
         let view = LockView::new(lock);
         let results: Vec<Result<Alone, Problems>> =
             ordered.par_iter().map(|name| self.prepare_alone(name, &view)).collect();
@@ -96,8 +97,16 @@ impl Session {
         };
         let dockerfile = self.parse(image, &rendered)?;
         let dir = image.manifest.file.dir();
-        let entries = context::entries(&self.source, dir, &dockerfile, &args, &rendered.generated, &image.nested, image.dockerfile.is_none())
-            .map_err(|found| self.place_context_problems(image, &rendered, found))?;
+        let entries = context::entries(
+            &self.source,
+            dir,
+            &dockerfile,
+            &args,
+            &rendered.generated,
+            &image.nested,
+            image.dockerfile.is_none(),
+        )
+        .map_err(|found| self.place_context_problems(image, &rendered, found))?;
         let packages: Vec<LockedPackage> = lock.added_by(name).into_iter().cloned().collect();
 
         let mut inputs = InputManifest::default();

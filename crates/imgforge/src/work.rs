@@ -13,8 +13,8 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan};
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
-    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent, StepSink,
-    Work, labels,
+    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent,
+    StepSink, Work, labels,
 };
 
 use crate::lock::LockView;
@@ -73,14 +73,22 @@ impl Builder {
             Some((p.target.name.clone(), held.id.clone()))
         };
         let ids = prepared.iter().filter_map(held).collect();
-        let to_build: BTreeMap<&str, Action> = plan.to_build().map(|row| (row.name.as_str(), row.action)).collect();
+        let to_build: BTreeMap<&str, Action> =
+            plan.to_build().map(|row| (row.name.as_str(), row.action)).collect();
         let view = LockView::new(lock);
         let jobs = prepared
             .into_iter()
             .filter(|prepared| to_build.contains_key(prepared.target.name.as_str()))
             .map(|prepared| (prepared.target.name.clone(), job(session, prepared, &fingerprints, &view)))
             .collect();
-        Self { engine, jobs, ids: Mutex::new(ids), failures: Mutex::default(), sizes: Mutex::default(), events }
+        Self {
+            engine,
+            jobs,
+            ids: Mutex::new(ids),
+            failures: Mutex::default(),
+            sizes: Mutex::default(),
+            events,
+        }
     }
 
     pub(crate) fn take_failures(&self) -> Vec<TargetFailure> {

@@ -18,8 +18,8 @@ use imgforge_core::name::nearest;
 use resolvo::utils::{Pool, VersionSet};
 use resolvo::{
     Candidates, Condition, ConditionId, ConditionalRequirement, Dependencies, DependencyProvider,
-    HintDependenciesAvailable, Interner, KnownDependencies, NameId, Problem, SolvableId, Solver, SolverCache, StringId,
-    UnsolvableOrCancelled, VersionSetId, VersionSetUnionId,
+    HintDependenciesAvailable, Interner, KnownDependencies, NameId, Problem, SolvableId, Solver, SolverCache,
+    StringId, UnsolvableOrCancelled, VersionSetId, VersionSetUnionId,
 };
 
 pub(crate) use self::relation::{Group, Operator, Relation, Version, parse_relations};
@@ -95,7 +95,8 @@ impl Index {
     }
 
     fn wanted(&self, word: &str) -> Result<Relation, ResolveError> {
-        let (name, version) = word.split_once('=').map_or((word, None), |(name, version)| (name, Some(version)));
+        let (name, version) =
+            word.split_once('=').map_or((word, None), |(name, version)| (name, Some(version)));
         let fail = |message: String, help: Option<String>| ResolveError {
             package: Some(word.to_owned()),
             message,
@@ -164,7 +165,9 @@ impl fmt::Display for Versions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not = if self.inverted { "not " } else { "" };
         match &self.relation.version {
-            Some(_) => write!(f, "{not}{}", self.relation.to_string().trim_start_matches(&self.relation.name).trim()),
+            Some(_) => {
+                write!(f, "{not}{}", self.relation.to_string().trim_start_matches(&self.relation.name).trim())
+            }
             None => write!(f, "{not}any version"),
         }
     }
@@ -217,8 +220,11 @@ impl Provider {
             version: Some((Operator::Equal, self.packages[*n].version.clone())),
         };
         let fixed: Vec<Relation> = self.installed.iter().map(exact).collect();
-        let requirements: Vec<ConditionalRequirement> =
-            fixed.iter().chain(wanted).map(|relation| self.requirement(std::slice::from_ref(relation))).collect();
+        let requirements: Vec<ConditionalRequirement> = fixed
+            .iter()
+            .chain(wanted)
+            .map(|relation| self.requirement(std::slice::from_ref(relation)))
+            .collect();
         let mut solver = Solver::new(self);
         match solver.solve(Problem::new().requirements(requirements)) {
             Ok(solvables) => {
@@ -233,7 +239,8 @@ impl Provider {
             Err(UnsolvableOrCancelled::Unsolvable(conflict)) => {
                 let reason = conflict.display_user_friendly(&solver).to_string();
                 let message = format!("these packages cannot be had together:\n{}", reason.trim_end());
-                let help = "where a parent's package is in the way: `imgforge update` locks all images anew".to_owned();
+                let help = "where a parent's package is in the way: `imgforge update` locks all images anew"
+                    .to_owned();
                 Err(ResolveError { package: None, message, help: Some(help) })
             }
             Err(UnsolvableOrCancelled::Cancelled(_)) => unreachable!("nothing cancels the solver"),
@@ -351,7 +358,12 @@ impl Interner for Provider {
 }
 
 impl DependencyProvider for Provider {
-    async fn filter_candidates(&self, candidates: &[SolvableId], set: VersionSetId, inverse: bool) -> Vec<SolvableId> {
+    async fn filter_candidates(
+        &self,
+        candidates: &[SolvableId],
+        set: VersionSetId,
+        inverse: bool,
+    ) -> Vec<SolvableId> {
         let Versions { relation, inverted } = self.pool.resolve_version_set(set);
         let admits = |solvable: &SolvableId| match &self.pool.resolve_solvable(*solvable).record {
             Candidate::Package(n) => relation.admits(&self.packages[*n].version),
@@ -362,8 +374,10 @@ impl DependencyProvider for Provider {
 
     async fn get_candidates(&self, id: NameId) -> Option<Candidates> {
         let name = self.pool.resolve_package_name(id).clone();
-        let mut found =
-            Candidates { hint_dependencies_available: HintDependenciesAvailable::All, ..Candidates::default() };
+        let mut found = Candidates {
+            hint_dependencies_available: HintDependenciesAvailable::All,
+            ..Candidates::default()
+        };
         let mut add = |n: usize, candidate: Candidate| {
             let mut solvables = self.solvables.borrow_mut();
             let intern = || self.pool.intern_solvable(id, candidate);
@@ -388,7 +402,9 @@ impl DependencyProvider for Provider {
             let (a, b) = (self.number(*a), self.number(*b));
             let (x, y) = (&self.packages[a], &self.packages[b]);
             let installed = |n| !self.installed.contains(n);
-            (installed(&a), x.priority, &x.name).cmp(&(installed(&b), y.priority, &y.name)).then_with(|| y.version.cmp(&x.version))
+            (installed(&a), x.priority, &x.name)
+                .cmp(&(installed(&b), y.priority, &y.name))
+                .then_with(|| y.version.cmp(&x.version))
         });
     }
 

@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_policy_has_it() {
-        let ordered = ["1.0~~", "1.0~rc1", "1.0", "1.0-1", "1.0-1+b1", "1.0a", "1.0+x", "1.1", "1.10", "1:0.1"];
+        let ordered =
+            ["1.0~~", "1.0~rc1", "1.0", "1.0-1", "1.0-1+b1", "1.0a", "1.0+x", "1.1", "1.10", "1:0.1"];
         for pair in ordered.windows(2) {
             assert!(Version::new(pair[0]) < Version::new(pair[1]), "{pair:?}");
         }
@@ -180,7 +181,10 @@ mod tests {
     fn relations_are_read_as_written() {
         let read = |field: &str| {
             let groups = parse_relations(field);
-            groups.iter().map(|g| g.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")).collect::<Vec<_>>()
+            groups
+                .iter()
+                .map(|g| g.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "))
+                .collect::<Vec<_>>()
         };
         assert_eq!(read("a, b (>= 1:2-3) | c:any(<<4), d [amd64]"), ["a", "b (>= 1:2-3) | c (<< 4)", "d"]);
         assert_eq!(read("a:i386 | b"), ["b"]);

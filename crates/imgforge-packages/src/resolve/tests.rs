@@ -37,13 +37,17 @@ fn installed(name: &str, version: &str) -> LockedPackage {
 
 #[test]
 fn dependencies_follow_and_recommends_do_not() {
-    let index = index("Package: a\nDepends: b (>= 1), c\nPre-Depends: d\nRecommends: r\n\nPackage: b\n\nPackage: c\n\nPackage: d\n\nPackage: r");
+    let index = index(
+        "Package: a\nDepends: b (>= 1), c\nPre-Depends: d\nRecommends: r\n\nPackage: b\n\nPackage: c\n\nPackage: d\n\nPackage: r",
+    );
     assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "b 1", "c 1", "d 1"]);
 }
 
 #[test]
 fn the_newest_version_is_taken_unless_something_else_is_needed() {
-    let index = index("Package: a\nVersion: 1\n\nPackage: a\nVersion: 10\n\nPackage: a\nVersion: 9\n\nPackage: old\nDepends: a (<< 10)");
+    let index = index(
+        "Package: a\nVersion: 1\n\nPackage: a\nVersion: 10\n\nPackage: a\nVersion: 9\n\nPackage: old\nDepends: a (<< 10)",
+    );
     assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 10"]);
     assert_eq!(resolve(&index, &["old"], &[]).unwrap(), ["a 9", "old 1"]);
     assert_eq!(resolve(&index, &["a=1"], &[]).unwrap(), ["a 1"]);
@@ -60,7 +64,9 @@ fn the_first_alternative_that_can_be_had_is_taken_and_what_is_there_is_enough() 
 
 #[test]
 fn virtual_packages_are_provided_and_versions_of_provides_count() {
-    let index = index("Package: a\nDepends: mta\n\nPackage: b\nDepends: api (>= 2)\n\nPackage: exim\nProvides: mta\n\nPackage: lib1\nProvides: api (= 1)\n\nPackage: lib2\nProvides: api (= 2)\n\nPackage: lib3\nProvides: api");
+    let index = index(
+        "Package: a\nDepends: mta\n\nPackage: b\nDepends: api (>= 2)\n\nPackage: exim\nProvides: mta\n\nPackage: lib1\nProvides: api (= 1)\n\nPackage: lib2\nProvides: api (= 2)\n\nPackage: lib3\nProvides: api",
+    );
     assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "exim 1"]);
     assert_eq!(resolve(&index, &["b"], &[]).unwrap(), ["b 1", "lib2 1"]);
     assert_eq!(resolve(&index, &["mta"], &[]).unwrap(), ["exim 1"]);
@@ -69,7 +75,9 @@ fn virtual_packages_are_provided_and_versions_of_provides_count() {
 
 #[test]
 fn of_those_that_provide_a_name_the_one_of_the_highest_priority_is_taken() {
-    let index = index("Package: a\nDepends: awk\n\nPackage: gawk\nProvides: awk\nPriority: optional\n\nPackage: mawk\nProvides: awk\nPriority: required");
+    let index = index(
+        "Package: a\nDepends: awk\n\nPackage: gawk\nProvides: awk\nPriority: optional\n\nPackage: mawk\nProvides: awk\nPriority: required",
+    );
     assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "mawk 1"]);
 }
 
@@ -81,7 +89,10 @@ fn conflicts_and_breaks_are_kept_apart_also_from_what_is_installed() {
     assert_eq!(resolve(&index, &["c", "d"], &[]).unwrap(), ["c 1", "d 2"]);
     assert!(resolve(&index, &["c"], &[installed("d", "1")]).is_err());
     assert_eq!(resolve(&index, &["c"], &[installed("d", "2")]).unwrap(), ["c 1"]);
-    assert!(resolve(&index, &["b"], &[installed("a", "1")]).is_err(), "an installed package's own conflicts count");
+    assert!(
+        resolve(&index, &["b"], &[installed("a", "1")]).is_err(),
+        "an installed package's own conflicts count"
+    );
     assert_eq!(resolve(&index, &["e", "b"], &[]).unwrap(), ["b 1", "e 1"]);
 }
 
@@ -94,7 +105,9 @@ fn a_package_may_conflict_with_a_name_that_it_provides_itself() {
 
 #[test]
 fn what_is_installed_is_neither_changed_nor_named() {
-    let index = index("Package: a\nDepends: lib (>= 1)\n\nPackage: lib\nVersion: 2\n\nPackage: new\nDepends: lib (>= 2)");
+    let index = index(
+        "Package: a\nDepends: lib (>= 1)\n\nPackage: lib\nVersion: 2\n\nPackage: new\nDepends: lib (>= 2)",
+    );
     assert_eq!(resolve(&index, &["a"], &[installed("lib", "1")]).unwrap(), ["a 1"]);
     let error = resolve(&index, &["new"], &[installed("lib", "1")]).unwrap_err();
     assert!(error.contains("lib"), "{error}");
@@ -113,7 +126,9 @@ fn a_name_that_does_not_exist_gets_the_nearest() {
 
 #[test]
 fn a_root_starts_with_the_essential_or_required_set() {
-    let index = index("Package: base\nEssential: yes\nDepends: lib\n\nPackage: lib\n\nPackage: tool\nPriority: required\n\nPackage: other");
+    let index = index(
+        "Package: base\nEssential: yes\nDepends: lib\n\nPackage: lib\n\nPackage: tool\nPriority: required\n\nPackage: other",
+    );
     let names = |include| {
         let request = Request { include: Some(include), wanted: &[], installed: &[] };
         index.resolve(&request).unwrap().into_iter().map(|p| p.name).collect::<Vec<_>>()

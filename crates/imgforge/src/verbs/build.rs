@@ -86,7 +86,11 @@ fn say_end(report: &BuildReport, quiet: bool) {
             }
         }
     }
-    if report.plan.to_build().next().is_none() && !quiet {
+    if report.plan.to_build().next().is_some() {
+        if !quiet || !report.succeeded() {
+            anstream::eprintln!("\n  {}", report.run.summary());
+        }
+    } else if !quiet {
         let fresh = report.plan.targets.len();
         let (hashed, asked) = (human_duration(report.hashed), human_duration(report.asked));
         let note = format!("{} ({hashed} hashed, {asked} asking {})", count(fresh, "image"), report.engine);

@@ -10,14 +10,16 @@ use imgforge::core::name::ImageName;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::Global;
 use crate::console::print;
 use crate::failure::Failure;
 use crate::verbs::{Selection, json, open};
-use crate::Global;
 
 /// Print which image stands on which, without asking an engine
 #[derive(Args)]
-#[command(after_help = "Examples:\n  imgforge graph\n  imgforge graph '+guestbook' --format mermaid\n  imgforge graph --format dot | dot -Tsvg > family.svg")]
+#[command(
+    after_help = "Examples:\n  imgforge graph\n  imgforge graph '+guestbook' --format mermaid\n  imgforge graph --format dot | dot -Tsvg > family.svg"
+)]
 pub(crate) struct Graph {
     #[command(flatten)]
     selection: Selection,
@@ -87,7 +89,14 @@ fn output(session: &Session, selected: &BTreeSet<ImageName>) -> GraphOutput {
             name: name.to_string(),
             description: image.manifest.description.clone(),
             folder: image.manifest.file.dir().to_string(),
-            groups: session.workspace().manifest.groups.iter().filter(in_group).map(|g| g.name.value.clone()).collect(),
+            groups: session
+                .workspace()
+                .manifest
+                .groups
+                .iter()
+                .filter(in_group)
+                .map(|g| g.name.value.clone())
+                .collect(),
             externals: image.externals.iter().map(|external| external.reference.clone()).collect(),
         });
         for parent in image.parents.iter().filter(|parent| selected.contains(&parent.name)) {
@@ -104,7 +113,11 @@ fn dot(graph: &GraphOutput) -> String {
         let _ = writeln!(text, "  \"{}\";", node.name);
     }
     for edge in &graph.edges {
-        let style = if edge.kind == "from" { String::new() } else { format!(" [style=dashed, label=\"{}\"]", edge.kind) };
+        let style = if edge.kind == "from" {
+            String::new()
+        } else {
+            format!(" [style=dashed, label=\"{}\"]", edge.kind)
+        };
         let _ = writeln!(text, "  \"{}\" -> \"{}\"{style};", edge.parent, edge.child);
     }
     text.push_str("}\n");

@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::Global;
 use crate::console::print;
 use crate::failure::Failure;
 use crate::verbs::{Selection, json, open};
-use crate::Global;
 
 /// List images, one a line
 #[derive(Args)]
@@ -72,7 +72,8 @@ impl List {
 fn text(images: &[ListedImage]) -> String {
     let width = images.iter().map(|image| image.name.len()).max().unwrap_or(0);
     let line = |image: &ListedImage| {
-        format!("{:width$}  {}", image.name, image.description.as_deref().unwrap_or("")).trim_end().to_owned() + "\n"
+        format!("{:width$}  {}", image.name, image.description.as_deref().unwrap_or("")).trim_end().to_owned()
+            + "\n"
     };
     images.iter().map(line).collect()
 }

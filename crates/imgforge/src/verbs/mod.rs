@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 
 use camino::Utf8Path;
 use clap::Args;
-use imgforge::core::name::ImageName;
 use imgforge::core::event::Reporter;
+use imgforge::core::name::ImageName;
 use imgforge::{OpenOptions, Session, report};
 
 use crate::Global;
@@ -48,7 +48,6 @@ fn reporter(global: &Global) -> Box<dyn Reporter> {
         verbose: global.verbose,
         quiet: global.quiet,
         color: report::color_on_stderr(),
-        expected: None,
     })
 }
 

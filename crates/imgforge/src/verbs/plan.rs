@@ -9,17 +9,19 @@ use imgforge::Session;
 use imgforge::core::name::ImageName;
 use imgforge::core::plan::{Action, Plan, PlannedTarget, Reason};
 
+use crate::Global;
 use crate::console::{DIM, GOOD, WORK, print};
 use crate::failure::Failure;
 use crate::verbs::{Selection, json, open};
-use crate::Global;
 
 /// Show what would be built and why, without building
 ///
 /// Asks the engine once what it holds. An image whose parent is the only reason is shown with that parent's name;
 /// the cause stands where it starts. With --format json every reason has its old and new value.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  imgforge plan\n  imgforge plan guestbook --format json\n  imgforge plan --exit-code || echo 'there is work'")]
+#[command(
+    after_help = "Examples:\n  imgforge plan\n  imgforge plan guestbook --format json\n  imgforge plan --exit-code || echo 'there is work'"
+)]
 pub(crate) struct PlanVerb {
     #[command(flatten)]
     selection: Selection,
@@ -55,10 +57,12 @@ impl PlanVerb {
 }
 
 fn text(session: &Session, plan: &Plan) -> String {
-    let rows: BTreeMap<&str, &PlannedTarget> = plan.targets.iter().map(|row| (row.name.as_str(), row)).collect();
+    let rows: BTreeMap<&str, &PlannedTarget> =
+        plan.targets.iter().map(|row| (row.name.as_str(), row)).collect();
     let shown: BTreeSet<ImageName> =
         session.graph().topological().filter(|name| rows.contains_key(name.as_str())).cloned().collect();
-    let mut text = tree(session, &shown, |name| rows.get(name.as_str()).map_or(String::new(), |row| cell(row, &rows)));
+    let mut text =
+        tree(session, &shown, |name| rows.get(name.as_str()).map_or(String::new(), |row| cell(row, &rows)));
     let build = plan.to_build().count();
     let fresh = plan.targets.iter().filter(|row| row.action == Action::Fresh).count();
     let _ = match build {
@@ -77,7 +81,8 @@ fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
         Action::Required => ("required", WORK),
         Action::Blocked => ("blocked", GOOD),
     };
-    let is_arriving = |reason: &&Reason| matches!(reason, Reason::Parent { name, .. } if rows.contains_key(name.as_str()));
+    let is_arriving =
+        |reason: &&Reason| matches!(reason, Reason::Parent { name, .. } if rows.contains_key(name.as_str()));
     let own: Vec<String> = row.reasons.iter().filter(|r| !is_arriving(r)).map(ToString::to_string).collect();
     let arriving: Vec<String> = row.reasons.iter().filter(is_arriving).map(ToString::to_string).collect();
     let mut reasons: Vec<String> = arriving.into_iter().chain(own).collect();
@@ -90,7 +95,11 @@ fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
 }
 
 /// The images as a forest along their `from` edges, with a cell behind each name.
-pub(crate) fn tree(session: &Session, shown: &BTreeSet<ImageName>, cell: impl Fn(&ImageName) -> String) -> String {
+pub(crate) fn tree(
+    session: &Session,
+    shown: &BTreeSet<ImageName>,
+    cell: impl Fn(&ImageName) -> String,
+) -> String {
     let mut children: BTreeMap<Option<&ImageName>, Vec<&ImageName>> = BTreeMap::new();
     for name in shown {
         // An image with no `from` in the workspace hangs on its first other parent.

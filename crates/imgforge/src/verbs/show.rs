@@ -19,7 +19,9 @@ use crate::verbs::{json, open};
 ///
 /// Reads only manifests and the lock; no engine is asked.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  imgforge show guestbook\n  imgforge show guestbook --format json | jq .services")]
+#[command(
+    after_help = "Examples:\n  imgforge show guestbook\n  imgforge show guestbook --format json | jq .services"
+)]
 pub(crate) struct Show {
     /// The image
     image: String,
@@ -125,7 +127,10 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
         packages: packages(session, &chain)?,
         services: merged.merged.values().map(service).collect(),
         ports: in_chain().flat_map(|image| &image.manifest.expose).map(|port| port.value.clone()).collect(),
-        volumes: in_chain().flat_map(|image| &image.manifest.volumes).map(|volume| volume.value.clone()).collect(),
+        volumes: in_chain()
+            .flat_map(|image| &image.manifest.volumes)
+            .map(|volume| volume.value.clone())
+            .collect(),
         tags: session.release_references(name),
     })
 }
@@ -151,7 +156,12 @@ fn service(service: &MergedService) -> ShownService {
     let mut add = |field: &str, value: String, at: String| {
         fields.push(ShownField { field: field.to_owned(), value, at });
     };
-    fn put<T>(field: Option<&Field<T>>, name: &str, text: impl Fn(&T) -> String, add: &mut impl FnMut(&str, String, String)) {
+    fn put<T>(
+        field: Option<&Field<T>>,
+        name: &str,
+        text: impl Fn(&T) -> String,
+        add: &mut impl FnMut(&str, String, String),
+    ) {
         if let Some(field) = field {
             add(name, text(&field.value), field.place());
         }
@@ -167,9 +177,19 @@ fn service(service: &MergedService) -> ShownService {
         put(Some(need), "needs", |()| name.to_string(), &mut add);
     }
     put(service.ready.as_ref(), "ready", |ready| ready.command.join(" "), &mut add);
-    put(service.restart.as_ref(), "restart", |restart| format!("{:?} after {}", restart.policy, millis(restart.delay.0)), &mut add);
+    put(
+        service.restart.as_ref(),
+        "restart",
+        |restart| format!("{:?} after {}", restart.policy, millis(restart.delay.0)),
+        &mut add,
+    );
     put(service.essential.as_ref(), "essential", ToString::to_string, &mut add);
-    put(service.stop.as_ref(), "stop", |stop| format!("{}, killed after {}", stop.signal, millis(stop.grace.0)), &mut add);
+    put(
+        service.stop.as_ref(),
+        "stop",
+        |stop| format!("{}, killed after {}", stop.signal, millis(stop.grace.0)),
+        &mut add,
+    );
     put(service.enabled.as_ref(), "enabled", ToString::to_string, &mut add);
     ShownService { name: service.name.to_string(), enabled: service.is_enabled(), fields }
 }
@@ -181,7 +201,10 @@ fn text(shown: &ShowOutput) -> String {
             let _ = writeln!(out, "{head:9} {rest}");
         }
     };
-    line("image", format!("{}  {}", shown.name, shown.description.as_deref().unwrap_or("")).trim_end().to_owned());
+    line(
+        "image",
+        format!("{}  {}", shown.name, shown.description.as_deref().unwrap_or("")).trim_end().to_owned(),
+    );
     line("folder", shown.folder.clone());
     line("chain", shown.chain.join(" > "));
     for parent in &shown.parents {
@@ -201,7 +224,8 @@ fn text(shown: &ShowOutput) -> String {
         }
     }
     for image in &shown.chain {
-        let own: Vec<&ShownPackage> = shown.packages.iter().filter(|package| package.image == *image).collect();
+        let own: Vec<&ShownPackage> =
+            shown.packages.iter().filter(|package| package.image == *image).collect();
         if !own.is_empty() {
             line("packages", format!("{} from {image}", count(own.len(), "package")));
         }

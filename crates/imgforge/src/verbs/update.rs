@@ -76,7 +76,9 @@ impl Update {
 
 fn row(change: LockChange) -> Change {
     match change {
-        LockChange::Added { name, version } => Change { package: name, old: None, new: Some(version), security: false },
+        LockChange::Added { name, version } => {
+            Change { package: name, old: None, new: Some(version), security: false }
+        }
         LockChange::Removed { name, version } => {
             Change { package: name, old: Some(version), new: None, security: false }
         }
