@@ -33,5 +33,7 @@ if [ -n "$audit" ]; then
 fi
 
 rm -f /usr/sbin/policy-rc.d /var/lib/dpkg/*-old /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache
+# base-files makes an index of the info pages, also when there are none.
+[ "$(ls /usr/share/info 2> /dev/null)" != dir ] || rm /usr/share/info/dir
 find /var/log -type f -delete
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*

@@ -136,6 +136,10 @@ impl Session {
     /// [`Error::StaleLock`].
     pub fn check_lock(&self, lock: &Lock) -> Result<(), Error> {
         let requests = self.requests();
+        if requests.is_empty() && *lock == Lock::default() {
+            // A workspace without packages needs no lock.
+            return Ok(());
+        }
         for (name, request) in &requests {
             match lock.images.get(name) {
                 None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
