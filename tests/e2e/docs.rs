@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use imgforge::core::name::ImageName;
 use imgforge::core::render;
 use imgforge::core::source::WorkTree;
 use imgforge::{OpenOptions, Session};
@@ -31,7 +32,7 @@ fn every_example_of_the_manifest_reference_is_right() {
         std::fs::write(root.join(path), text).unwrap();
     }
     let session = Session::open(root, &OpenOptions { cache: false }).unwrap();
-    let images: Vec<&str> = session.workspace().images.keys().map(|name| name.as_str()).collect();
+    let images: Vec<&str> = session.workspace().images.keys().map(ImageName::as_str).collect();
     assert_eq!(images, ["os", "page", "shop", "tool", "web"]);
     let source = WorkTree::uncached(root);
     for name in session.workspace().images.keys() {

@@ -16,7 +16,7 @@ fn get(url: &str) -> Option<(u16, String)> {
 
 fn post_entry(url: &str, text: &str) -> u16 {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    agent.post(url).send_form([("text", text)]).unwrap().status().as_u16()
+    agent.post(url).send_form([("text", text)]).expect("an answer").status().as_u16()
 }
 
 /// The process under a service's s6-supervise.

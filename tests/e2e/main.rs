@@ -1,6 +1,8 @@
 //! End-to-end tests, one module per thing a user does. They need a Docker Engine, busybox-static and, for the example
 //! family, Debian's package mirrors.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod building;
 mod docs;
 mod family;

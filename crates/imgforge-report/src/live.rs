@@ -1,183 +1,171 @@
-//! A terminal: finished targets become lines, and below them one row moves for each that is being built, and a bar.
+//! A terminal: what is done scrolls up as lines, what runs moves below them.
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use imgforge_core::event::{Event, Reporter};
-use imgforge_core::name::ImageName;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::Options;
-use crate::style::{Palette, word};
-use crate::tell;
-use crate::text::{cut, fit, human_duration, human_size, one_line, width};
+use crate::screen::screen;
+use crate::tell::Teller;
+use crate::ticker::Ticker;
 
-/// How often rows are drawn anew while nothing happens.
-const REDRAW: Duration = Duration::from_millis(100);
+/// How often the rows are drawn; events alone draw nothing unless they leave a line.
+const FRAME: Duration = Duration::from_millis(100);
 
-/// Columns of a row's name.
-const NAME: usize = 20;
-
-/// Rows that move.
+/// Shows events on a terminal: a row for each target that is being built and each fetch, a bar for all, and lines
+/// above for what is done. The rows are gone when the run is over or interrupted, and when this is dropped.
 pub struct Live {
-    rows: MultiProgress,
-    options: Options,
-    columns: Box<dyn Fn() -> usize + Send>,
-    running: BTreeMap<ImageName, Row>,
-    bar: Option<ProgressBar>,
-    fetching: Option<ProgressBar>,
-    to_build: usize,
-    ended: usize,
+    shared: Arc<Mutex<Inner<Term>>>,
+    start: Instant,
+    _frames: Ticker,
 }
 
-struct Row {
-    bar: ProgressBar,
-    since: Instant,
-    step: String,
+/// `T` is the terminal; clones of it are the same terminal.
+struct Inner<T> {
+    teller: Teller,
+    term: T,
+    /// All rows as one message: indicatif draws and clears them, [`screen`] says what they are.
+    rows: ProgressBar,
+    closed: bool,
 }
 
 impl Live {
-    /// Rows on stderr.
+    /// Shows a run on the terminal that is stderr.
     pub fn new(options: Options) -> Self {
-        let columns =
-            || console::Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
-        Self::on(ProgressDrawTarget::stderr_with_hz(10), Box::new(columns), options)
-    }
-
-    pub(crate) fn on(
-        target: ProgressDrawTarget,
-        columns: Box<dyn Fn() -> usize + Send>,
-        options: Options,
-    ) -> Self {
-        Self {
-            rows: MultiProgress::with_draw_target(target),
-            options,
-            columns,
-            running: BTreeMap::new(),
-            bar: None,
-            fetching: None,
-            to_build: 0,
-            ended: 0,
-        }
-    }
-
-    /// A line above the rows.
-    fn say(&self, line: &str) {
-        // A terminal that has gone away is no reason to stop a build.
-        let _ = self.rows.println(line);
-    }
-
-    fn start(&mut self, target: &ImageName) {
-        let bar = ProgressBar::new_spinner().with_style(plain("{msg}"));
-        let bar = match &self.bar {
-            Some(last) => self.rows.insert_before(last, bar),
-            None => self.rows.add(bar),
-        };
-        let row = Row { bar, since: Instant::now(), step: String::new() };
-        self.running.insert(target.clone(), row);
-        self.redraw();
-    }
-
-    fn finish(&mut self, target: &ImageName) {
-        self.ended += 1;
-        if let Some(row) = self.running.remove(target) {
-            row.bar.finish_and_clear();
-            self.rows.remove(&row.bar);
-        }
-        self.redraw();
-    }
-
-    /// Writes every row anew: the times have moved.
-    fn redraw(&self) {
-        let palette = Palette::new(self.options.color);
-        let columns = (self.columns)();
-        for (target, row) in &self.running {
-            let took = human_duration(Duration::from_secs(row.since.elapsed().as_secs()));
-            row.bar.set_message(self.row(&palette, target, &row.step, &took, columns));
-        }
-        if let Some(bar) = &self.bar {
-            let waiting = self.to_build.saturating_sub(self.ended + self.running.len());
-            bar.set_position(self.ended as u64);
-            bar.set_message(format!("{waiting:>9} waiting "));
-        }
-    }
-
-    /// `Building webapp-base   [4/7] nginx -t      6 s`, never wider than the terminal.
-    fn row(&self, palette: &Palette, target: &ImageName, step: &str, took: &str, columns: usize) -> String {
-        let head = word(palette.work, "Building");
-        let left = columns.saturating_sub(10 + width(took) + 3);
-        let name = fit(target.as_str(), NAME.min(left));
-        let rest = left.saturating_sub(width(&name));
-        let text = if rest > 2 { format!(" {}", fit(step, rest - 1)) } else { fit("", rest) };
-        format!("{head}{name}{text}  {took}")
-    }
-
-    fn begin(&mut self, to_build: usize) {
-        self.to_build = to_build;
-        let style = plain("{msg}{wide_bar} {pos}/{len}").progress_chars("━╸─");
-        let bar = self.rows.add(ProgressBar::new(to_build as u64).with_style(style));
-        bar.enable_steady_tick(REDRAW);
-        self.bar = Some(bar);
-        self.redraw();
-    }
-
-    fn fetch(&mut self, what: &str, done: u64, total: u64) {
-        let bar = self.fetching.get_or_insert_with(|| {
-            let style = plain("{msg}{wide_bar} {prefix}").progress_chars("━╸─");
-            self.rows.add(ProgressBar::new(total.max(1)).with_style(style))
+        let shared = Arc::new(Mutex::new(Inner::new(Term::stderr(), options)));
+        let start = Instant::now();
+        let frames = Ticker::every(FRAME, {
+            let shared = Arc::clone(&shared);
+            move || lock(&shared).draw(start.elapsed())
         });
-        let palette = Palette::new(self.options.color);
-        bar.set_length(total.max(done).max(1));
-        bar.set_position(done);
-        bar.set_prefix(format!("{} of {}", human_size(done), human_size(total)));
-        bar.set_message(format!("{}{what} ", word(palette.work, "Fetching")));
+        Self { shared, start, _frames: frames }
     }
-
-    fn clear(&mut self) {
-        for bar in
-            self.running.values().map(|row| &row.bar).chain(self.bar.iter()).chain(self.fetching.iter())
-        {
-            bar.finish_and_clear();
-        }
-        self.running.clear();
-        (self.bar, self.fetching) = (None, None);
-    }
-}
-
-fn plain(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("our own templates are right")
 }
 
 impl Reporter for Live {
     fn event(&mut self, event: &Event) {
-        if let Some(line) = tell::line(event, self.options) {
-            self.say(&line);
-        }
-        match event {
-            Event::Started { to_build, .. } => self.begin(*to_build),
-            Event::Fetching { what, done, total } => self.fetch(what, *done, *total),
-            Event::Fetched { .. } => {
-                if let Some(bar) = self.fetching.take() {
-                    bar.finish_and_clear();
-                }
-            }
-            Event::TargetStarted { target } => self.start(target),
-            Event::Step { target, number, total, text, .. } => {
-                if let Some(row) = self.running.get_mut(target) {
-                    row.step = format!("[{number}/{total}] {}", cut(&one_line(text), 200));
-                }
-                self.redraw();
-            }
-            Event::TargetFinished { target, .. } => self.finish(target),
-            Event::Finished { .. } => self.clear(),
-            Event::Log { .. } => self.redraw(),
-            Event::Warning { .. } | Event::Interrupted => {}
-        }
+        lock(&self.shared).event(event, self.start.elapsed());
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.clear();
+        lock(&self.shared).close();
+    }
+}
+
+impl<T: TermLike + Clone + 'static> Inner<T> {
+    fn new(term: T, options: Options) -> Self {
+        // No limit of indicatif's own: the frames are the limit, and a drawing that is left out would stay out.
+        let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+        let style = ProgressStyle::with_template("{msg}").expect("the template is fixed");
+        let rows = ProgressBar::with_draw_target(None, target).with_style(style);
+        Self { teller: Teller::new(options, false), term, rows, closed: false }
+    }
+
+    fn event(&mut self, event: &Event, now: Duration) {
+        let text = self.teller.tell(event, now);
+        if matches!(event, Event::Interrupted | Event::Finished { .. }) {
+            // After an interrupt the program may end at any moment, so nothing is drawn that would stay behind.
+            self.close();
+        }
+        if text.is_empty() {
+            return;
+        }
+        if self.closed {
+            self.write(&text);
+        } else {
+            // What has ended must not be drawn again below the line that says so. indicatif's own `println` would
+            // fill the lines with spaces, which wrap when the window gets narrower; so they are written here.
+            self.rows.suspend(|| self.write(&text));
+            self.draw(now);
+        }
+    }
+
+    fn draw(&mut self, now: Duration) {
+        if !self.closed {
+            self.rows.set_message(screen(&self.teller, now, self.term.width(), self.term.height()));
+        }
+    }
+
+    /// Takes the rows away for good.
+    fn close(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.rows.finish_and_clear();
+        }
+    }
+
+    /// Writes lines where the rows were. A terminal that is gone is no reason to stop a build.
+    fn write(&self, text: &str) {
+        for line in text.lines() {
+            let _ = self.term.write_line(line);
+        }
+        let _ = self.term.flush();
+    }
+}
+
+/// A panic elsewhere must not silence the report: the state is only ever replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use indicatif::InMemoryTerm;
+
+    use super::*;
+    use crate::script::{self, Script};
+
+    /// The terminal after the events up to `until`, with the frames in between drawn.
+    fn terminal_at(until: u64, columns: u16, script: Script) -> InMemoryTerm {
+        let term = InMemoryTerm::new(40, columns);
+        let options = Options { expected: Some(Duration::from_secs(45)), ..Options::default() };
+        let mut inner = Inner::new(term.clone(), options);
+        let until = Duration::from_millis(until);
+        let mut clock = Duration::ZERO;
+        for (at, event) in script.iter().filter(|(at, _)| *at <= until) {
+            while clock < *at {
+                clock += FRAME;
+                inner.draw(clock);
+            }
+            inner.event(event, *at);
+        }
+        inner.draw(until);
+        // Not dropped through `close`: what is left on the screen is what is looked at.
+        term
+    }
+
+    #[test]
+    fn rows_move_below_the_lines_of_what_is_done() {
+        assert_snapshot!(terminal_at(30_200, 80, script::failing()).contents());
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_whole_lines_too() {
+        assert_snapshot!(terminal_at(30_200, 40, script::failing()).contents());
+    }
+
+    #[test]
+    fn nothing_that_moved_is_left_at_the_end() {
+        let shown = terminal_at(60_000, 80, script::failing()).contents();
+        assert!(!shown.contains("waiting") && !shown.contains("Building"), "{shown}");
+        assert_snapshot!(shown);
+    }
+
+    #[test]
+    fn an_interrupt_takes_the_rows_away_at_once() {
+        let shown = terminal_at(2_050, 80, script::interrupted()).contents();
+        assert_snapshot!(shown, @" Stopping what runs is being cancelled; Ctrl-C again quits at once");
+    }
+
+    #[test]
+    fn fetches_have_a_bar() {
+        assert_snapshot!(terminal_at(1_600, 80, script::failing()).contents());
     }
 }

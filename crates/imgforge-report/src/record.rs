@@ -1,53 +1,58 @@
-//! A run as data: `build --format json`, and the line at its end.
+//! What came of a run, for programs: `build --format json` and the record of each run.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imgforge_core::event::{Event, Outcome, Reporter};
+use imgforge_core::name::ImageName;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::text::human_duration;
+use crate::text::clean;
 
-/// The version of the report's JSON shape.
-const VERSION: u32 = 1;
-
-/// What became of every target of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+/// What came of a run. Fields may be added within a version; they do not change their meaning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunReport {
-    /// The version of this shape: 1.
+    /// The version of this form: 1.
     pub version: u32,
-    /// The targets, in the order in which they ended.
+    /// One entry per target, fresh ones included, sorted by name.
     pub targets: Vec<TargetReport>,
-    /// How long the run took.
+    /// How long the run took. 0 if it was not finished.
     pub seconds: f64,
 }
 
-/// What became of one target.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+/// What came of a target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TargetReport {
-    /// The image.
-    pub name: String,
+    /// The target's name.
+    #[schemars(with = "String")]
+    pub name: ImageName,
     /// How it ended.
     pub result: RunResult,
-    /// How long it took; null when it was not begun.
+    /// How long its build took; not for targets that were fresh or skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// Size of the image in bytes, its parents' layers included; null when it was not built.
+    /// Size of the image in bytes, its parents' layers included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// What it adds to its parent, in bytes; null when it was not built.
+    /// What it adds to its parent, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<u64>,
-    /// Why it failed; null when it did not.
+    /// Why it failed, in one line, without control codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What failed, when it was skipped because of that.
-    pub blocked_by: Option<String>,
+    /// What failed, so that this was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub blocked_by: Option<ImageName>,
 }
 
 /// How a target ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunResult {
     /// It was built.
     Built,
-    /// It was there.
+    /// It was there already.
     Fresh,
     /// Its build failed.
     Failed,
@@ -57,96 +62,119 @@ pub enum RunResult {
     Cancelled,
 }
 
-/// Makes a [`RunReport`] of events.
-#[derive(Debug, Default)]
-pub struct Recorder {
-    targets: Vec<TargetReport>,
-}
+/// Makes a [`RunReport`] of the events. Clones share one report: give one to the run, and ask the other.
+#[derive(Debug, Clone)]
+pub struct Recorder(Arc<Mutex<RunReport>>);
 
 impl Recorder {
-    /// A target that was fresh: there is no event for it.
-    pub fn fresh(&mut self, name: &str) {
-        self.targets.push(TargetReport::new(name, RunResult::Fresh));
+    /// A report of nothing yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(RunReport { version: 1, targets: Vec::new(), seconds: 0.0 })))
     }
 
-    /// The report of a run that took `took`.
-    pub fn into_report(self, took: Duration) -> RunReport {
-        RunReport { version: VERSION, targets: self.targets, seconds: took.as_secs_f64() }
+    /// Adds a target that needs no build, of which no event speaks; `size` in bytes, if it is known.
+    pub fn add_fresh(&self, name: ImageName, size: Option<u64>) {
+        self.with(|report| {
+            report.targets.push(TargetReport { size, ..TargetReport::new(name, RunResult::Fresh) });
+        });
+    }
+
+    /// The report as it stands, sorted.
+    pub fn report(&self) -> RunReport {
+        let mut report = self.with(|report| report.clone());
+        report.targets.sort_by(|a, b| a.name.cmp(&b.name));
+        report
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl TargetReport {
-    fn new(name: &str, result: RunResult) -> Self {
-        Self {
-            name: name.into(),
-            result,
-            seconds: None,
-            size: None,
-            added: None,
-            message: None,
-            blocked_by: None,
-        }
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Reporter for Recorder {
     fn event(&mut self, event: &Event) {
-        let Event::TargetFinished { target, outcome, took } = event else { return };
-        let row = |result| TargetReport::new(target.as_str(), result);
-        let seconds = Some(took.as_secs_f64());
-        self.targets.push(match outcome {
-            Outcome::Built { size, added } => {
-                TargetReport { seconds, size: Some(*size), added: Some(*added), ..row(RunResult::Built) }
+        match event {
+            Event::TargetFinished { target, outcome, took } => {
+                let mut entry = TargetReport::of(target.clone(), outcome);
+                if entry.result != RunResult::Skipped {
+                    entry.seconds = Some(took.as_secs_f64());
+                }
+                self.with(|report| report.targets.push(entry));
             }
-            Outcome::Failed { message } => {
-                TargetReport { seconds, message: Some(message.clone()), ..row(RunResult::Failed) }
-            }
-            Outcome::Skipped { blocked_by } => {
-                TargetReport { blocked_by: Some(blocked_by.to_string()), ..row(RunResult::Skipped) }
-            }
-            Outcome::Cancelled => row(RunResult::Cancelled),
-        });
+            Event::Finished { took } => self.with(|report| report.seconds = took.as_secs_f64()),
+            _ => {}
+        }
     }
 }
 
-impl RunReport {
-    /// How many targets ended so.
-    pub fn count(&self, result: RunResult) -> usize {
-        self.targets.iter().filter(|target| target.result == result).count()
+impl TargetReport {
+    fn new(name: ImageName, result: RunResult) -> Self {
+        Self { name, result, seconds: None, size: None, added: None, message: None, blocked_by: None }
     }
 
-    /// `1 failed, 2 skipped (guestbook, notes, blocked by ruby-webapp), 2 built, 3 fresh in 27.0 s`.
-    pub fn summary(&self) -> String {
-        let mut parts = Vec::new();
-        let mut add = |n: usize, text: String| {
-            if n > 0 {
-                parts.push(format!("{n} {text}"));
+    fn of(name: ImageName, outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Built { size, added } => {
+                Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
             }
-        };
-        add(self.count(RunResult::Failed), "failed".into());
-        add(self.count(RunResult::Skipped), format!("skipped{}", self.blocked()));
-        add(self.count(RunResult::Cancelled), "cancelled".into());
-        add(self.count(RunResult::Built), "built".into());
-        add(self.count(RunResult::Fresh), "fresh".into());
-        format!("{} in {}", parts.join(", "), human_duration(Duration::from_secs_f64(self.seconds)))
+            Outcome::Failed { message } => {
+                Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }
+            }
+            Outcome::Skipped { blocked_by } => {
+                Self { blocked_by: Some(blocked_by.clone()), ..Self::new(name, RunResult::Skipped) }
+            }
+            Outcome::Cancelled => Self::new(name, RunResult::Cancelled),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script;
+
+    fn recorded(events: Vec<(std::time::Duration, Event)>) -> RunReport {
+        let recorder = Recorder::new();
+        let mut reporter = recorder.clone();
+        for (_, event) in events {
+            reporter.event(&event);
+        }
+        recorder.add_fresh(script::name("builder"), Some(212_000_000));
+        recorder.report()
     }
 
-    /// Who was skipped because of whom; the first few names.
-    fn blocked(&self) -> String {
-        let skipped: Vec<&TargetReport> =
-            self.targets.iter().filter(|t| t.result == RunResult::Skipped).collect();
-        let mut names: Vec<&str> = skipped.iter().map(|target| target.name.as_str()).collect();
-        names.sort_unstable();
-        let mut causes: Vec<&str> =
-            skipped.iter().filter_map(|target| target.blocked_by.as_deref()).collect();
-        causes.sort_unstable();
-        causes.dedup();
-        let more = names.len().saturating_sub(4);
-        names.truncate(4);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        match causes.as_slice() {
-            [] => String::new(),
-            causes => format!(" ({}{more}, blocked by {})", names.join(", "), causes.join(", ")),
+    #[test]
+    fn a_report_names_every_target_and_its_result() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&recorded(script::failing())).unwrap());
+    }
+
+    #[test]
+    fn cancelled_targets_are_in_the_report() {
+        let report = recorded(script::interrupted());
+        let cancelled = |target: &&TargetReport| target.result == RunResult::Cancelled;
+        let names: Vec<&str> =
+            report.targets.iter().filter(cancelled).map(|target| target.name.as_str()).collect();
+        assert_eq!(names, ["guestbook", "webapp-base"]);
+    }
+
+    #[test]
+    fn a_report_is_read_back_as_it_was_written() {
+        let report = recorded(script::failing());
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<RunReport>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn the_schema_names_the_results() {
+        let schema = serde_json::to_string(&schemars::schema_for!(RunReport)).unwrap();
+        for word in ["built", "fresh", "failed", "skipped", "cancelled"] {
+            assert!(schema.contains(&format!("\"{word}\"")), "{word}: {schema}");
         }
     }
 }

@@ -200,9 +200,12 @@ impl Session {
     ) -> Result<BuildReport, Error> {
         let Planned { prepared, inventory, plan, engine, hashed, asked } = planned;
         self.move_tags_of_fresh(&prepared, &plan, &inventory, &*engine).await?;
-        let mut recorder = Recorder::default();
-        for row in plan.targets.iter().filter(|row| row.action == Action::Fresh) {
-            recorder.fresh(&row.name);
+        let mut recorder = Recorder::new();
+        for target in prepared.iter().map(|prepared| &prepared.target) {
+            let row = plan.targets.iter().find(|row| row.name == target.name.as_str());
+            if row.is_some_and(|row| row.action == Action::Fresh) {
+                recorder.add_fresh(target.name.clone(), None);
+            }
         }
         let described = engine.describe();
         let mut durations = Durations::load(&self.root);
@@ -238,7 +241,7 @@ impl Session {
             interrupted = options.cancel.is_cancelled();
             durations.save();
         }
-        let run = recorder.into_report(started.elapsed());
+        let run = recorder.report();
         Ok(BuildReport { run, plan, failures, hashed, asked, engine: described, interrupted })
     }
 

@@ -230,7 +230,7 @@ impl Session {
             match indexes[&request.source].resolve(&asked) {
                 Ok(packages) => drop(added.insert(name, packages)),
                 Err(error) => {
-                    problems.push(self.resolve_problem(&self.workspace.images[name], &error));
+                    problems.push(resolve_problem(&self.workspace.images[name], &error));
                     added.insert(name, Vec::new());
                 }
             }
@@ -272,16 +272,16 @@ impl Session {
         let sources: BTreeSet<&str> = packages.into_iter().map(|package| package.source.as_str()).collect();
         sources.into_iter().map(|source| self.repository_of(source)).collect()
     }
+}
 
-    fn resolve_problem(&self, image: &Image, error: &imgforge_packages::ResolveError) -> Problem {
-        let words = image.manifest.packages.iter().flat_map(|request| &request.names);
-        let about = words.into_iter().find(|word| error.package() == Some(word.value.as_str()));
-        let span = about.map_or(image.manifest.name.span, |word| word.span);
-        let problem = Problem::at(&image.manifest.file, span, error.to_string(), "asked for here");
-        match error.help() {
-            Some(help) => problem.help(help),
-            None => problem,
-        }
+fn resolve_problem(image: &Image, error: &imgforge_packages::ResolveError) -> Problem {
+    let words = image.manifest.packages.iter().flat_map(|request| &request.names);
+    let about = words.into_iter().find(|word| error.package() == Some(word.value.as_str()));
+    let span = about.map_or(image.manifest.name.span, |word| word.span);
+    let problem = Problem::at(&image.manifest.file, span, error.to_string(), "asked for here");
+    match error.help() {
+        Some(help) => problem.help(help),
+        None => problem,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imgforge_core::context::{self, ContextEntry, EntryKind};
 use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
-use imgforge_core::dockerfile::Dockerfile;
+use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::manifest::Network;
@@ -95,7 +95,7 @@ impl Session {
             Some(_) => workspace::build_args(&self.workspace.manifest, &image.manifest),
             None => BTreeMap::new(),
         };
-        let dockerfile = self.parse(image, &rendered)?;
+        let dockerfile = Self::parse(image, &rendered)?;
         let dir = image.manifest.file.dir();
         let entries = context::entries(
             &self.source,
@@ -106,14 +106,15 @@ impl Session {
             &image.nested,
             image.dockerfile.is_none(),
         )
-        .map_err(|found| self.place_context_problems(image, &rendered, found))?;
+        .map_err(|found| Self::place_context_problems(image, &rendered, found))?;
         let packages: Vec<LockedPackage> = lock.added_by(name).into_iter().cloned().collect();
 
         let mut inputs = InputManifest::default();
         inputs.insert(InputKind::Format, "imgforge", FORMAT);
         inputs.insert(InputKind::Platform, "platform", self.platform());
         inputs.insert(InputKind::Network, "network", network_word(rendered.network));
-        inputs.insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(|i| i.text()));
+        inputs
+            .insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(Instruction::text));
         for entry in &entries {
             let path = entry.path.as_str();
             match &entry.kind {
@@ -176,12 +177,12 @@ impl Session {
     }
 
     /// The Dockerfile that the image is built from: the hand-written file, or what was rendered.
-    fn parse(&self, image: &Image, rendered: &RenderedImage) -> Result<Dockerfile, Problems> {
+    fn parse(image: &Image, rendered: &RenderedImage) -> Result<Dockerfile, Problems> {
         if let Some(hand_written) = &image.dockerfile {
             return Ok(hand_written.parsed.clone());
         }
         Dockerfile::parse(&rendered.dockerfile).map_err(|found| {
-            let file = self.rendered_file(image, rendered);
+            let file = rendered_file(image, rendered);
             let mut problems = Problems::default();
             for problem in found {
                 let at = Problem::at(&file, problem.span, problem.message, "in the rendered Dockerfile");
@@ -197,7 +198,6 @@ impl Session {
     /// Problems of the context are found in the Dockerfile; in a rendered one, the manifest line that the instruction
     /// comes from is what the user can mend.
     fn place_context_problems(
-        &self,
         image: &Image,
         rendered: &RenderedImage,
         found: Vec<context::ContextProblem>,
@@ -208,7 +208,7 @@ impl Session {
                 Some(hand_written) => (Arc::clone(&hand_written.file), problem.span),
                 None => match origin(rendered, problem.span) {
                     Some(span) => (Arc::clone(&image.manifest.file), span),
-                    None => (self.rendered_file(image, rendered), problem.span),
+                    None => (rendered_file(image, rendered), problem.span),
                 },
             };
             let at = Problem::at(&file, span, problem.message, "here");
@@ -218,11 +218,6 @@ impl Session {
             });
         }
         problems
-    }
-
-    fn rendered_file(&self, image: &Image, rendered: &RenderedImage) -> Arc<SourceFile> {
-        let path = format!("the rendered Dockerfile of {}", image.manifest.name.value).into();
-        Arc::new(SourceFile { path, text: rendered.dockerfile.clone() })
     }
 
     /// `linux/amd64`.
@@ -290,6 +285,11 @@ impl Session {
         let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");
         Ok(self.engine_dockerfile(wanted, &fingerprints))
     }
+}
+
+fn rendered_file(image: &Image, rendered: &RenderedImage) -> Arc<SourceFile> {
+    let path = format!("the rendered Dockerfile of {}", image.manifest.name.value).into();
+    Arc::new(SourceFile { path, text: rendered.dockerfile.clone() })
 }
 
 /// The manifest's span that the part of a rendered Dockerfile at `span` comes from.

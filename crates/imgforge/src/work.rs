@@ -1,6 +1,6 @@
 //! What is done for one target: its packages staged, the engine's build, the check of what came out, its tags.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgforge_core::context::SuppliedFile;
@@ -21,9 +21,6 @@ use crate::lock::LockView;
 use crate::prepare::Prepared;
 use crate::{Error, Session};
 
-/// How many lines of a failed target's log are kept for its report.
-const KEPT_LINES: usize = 20;
-
 /// Why a target could not be built, for people.
 #[derive(Debug, Clone)]
 pub struct TargetFailure {
@@ -31,8 +28,6 @@ pub struct TargetFailure {
     pub target: ImageName,
     /// What is wrong, at the manifest's line when the step that failed comes from one.
     pub problem: Problem,
-    /// The last lines of its log.
-    pub log: Vec<String>,
 }
 
 /// Everything about a target that its build needs.
@@ -100,12 +95,8 @@ impl Builder {
         let mut request = job.request.clone();
         request.supplied = stage(job).await.map_err(Stop::Library)?;
         request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
-        let log: Arc<Mutex<VecDeque<String>>> = Arc::default();
         let engine = &*self.engine;
-        let built = match engine.build(request, self.sink(name, &log), cancel).await {
-            Ok(built) => built,
-            Err(error) => return Err(Stop::Build(error, lock(&log).iter().cloned().collect())),
-        };
+        let built = engine.build(request, self.sink(name), cancel).await.map_err(Stop::Build)?;
         if !job.closure.is_empty() {
             let status = engine.read_file(&built.id, "/var/lib/dpkg/status").await?;
             let text = String::from_utf8_lossy(&status.unwrap_or_default()).into_owned();
@@ -113,8 +104,10 @@ impl Builder {
             if !differences.is_empty() {
                 // Without a name it would lie about for nobody.
                 engine.untag(&built.id).await?;
-                let lines = differences.iter().map(ToString::to_string).collect();
-                return Err(Stop::Packages(lines));
+                for difference in differences {
+                    (self.events)(Event::Log { target: name.clone(), line: difference.to_string() });
+                }
+                return Err(Stop::Packages);
             }
         }
         // The content tag says that the image is whole and checked; release tags come last.
@@ -162,25 +155,16 @@ impl Builder {
         serde_json::to_string(&parents).expect("names are texts")
     }
 
-    fn sink(&self, name: &ImageName, log: &Arc<Mutex<VecDeque<String>>>) -> StepSink {
-        let (name, log, events) = (name.clone(), Arc::clone(log), Arc::clone(&self.events));
+    fn sink(&self, name: &ImageName) -> StepSink {
+        let (name, events) = (name.clone(), Arc::clone(&self.events));
         Arc::new(move |event| {
             let target = name.clone();
-            let event = match event {
+            events(match event {
                 StepEvent::Step { number, total, text, cached } => {
-                    lock(&log).clear();
                     Event::Step { target, number, total, text, cached }
                 }
-                StepEvent::Log { line, .. } => {
-                    let mut log = lock(&log);
-                    if log.len() == KEPT_LINES {
-                        log.pop_front();
-                    }
-                    log.push_back(line.clone());
-                    Event::Log { target, line }
-                }
-            };
-            events(event);
+                StepEvent::Log { line, .. } => Event::Log { target, line },
+            });
         })
     }
 }
@@ -191,7 +175,7 @@ impl Work for Builder {
             match self.build(&target, cancel).await {
                 Ok(built) => Ok(built),
                 // The dispatcher knows that it has cancelled.
-                Err(Stop::Build(BuildError::Cancelled, _)) => Err(Failed { message: "cancelled".into() }),
+                Err(Stop::Build(BuildError::Cancelled)) => Err(Failed { message: "cancelled".into() }),
                 Err(stop) => {
                     let failure = explain(&self.jobs[&target], stop);
                     let message = failure.problem.message().to_owned();
@@ -205,8 +189,8 @@ impl Work for Builder {
 
 /// Why a target is not built.
 enum Stop {
-    Build(BuildError, Vec<String>),
-    Packages(Vec<String>),
+    Build(BuildError),
+    Packages,
     Library(Error),
 }
 
@@ -281,20 +265,16 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let name = job.prepared.target.name.clone();
     let manifest = &job.image.manifest;
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
-    let (problem, log) = match stop {
-        Stop::Build(error, log) => (build_problem(job, &error), log),
-        Stop::Packages(lines) => {
-            let message = "the image's packages are not those of the lock".to_owned();
-            let help = "a step installs or removes packages: name them with `packages` instead";
-            (at_name(message).help(help), lines)
-        }
+    let problem = match stop {
+        Stop::Build(error) => build_problem(job, &error),
+        Stop::Packages => at_name("the image's packages are not those of the lock".into())
+            .help("a step installs or removes packages: name them with `packages` instead"),
         Stop::Library(error) => {
             let help = error.help();
-            let problem = at_name(error.to_string());
-            (help.into_iter().fold(problem, Problem::help), Vec::new())
+            help.into_iter().fold(at_name(error.to_string()), Problem::help)
         }
     };
-    TargetFailure { target: name, problem, log }
+    TargetFailure { target: name, problem }
 }
 
 fn build_problem(job: &Job, error: &BuildError) -> Problem {

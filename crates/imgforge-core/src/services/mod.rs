@@ -134,19 +134,19 @@ impl MergedService {
 
     /// Lays what a manifest says over what is there.
     fn lay_over(&mut self, service: &Service, file: &Arc<SourceFile>) {
-        fn over<T: Clone>(field: &mut Option<Field<T>>, from: &Option<Located<T>>, file: &Arc<SourceFile>) {
+        fn over<T: Clone>(field: &mut Option<Field<T>>, from: Option<&Located<T>>, file: &Arc<SourceFile>) {
             if let Some(found) = from {
                 *field = Some(Field { value: found.value.clone(), file: Arc::clone(file), span: found.span });
             }
         }
-        over(&mut self.enabled, &service.enabled, file);
-        over(&mut self.command, &service.command, file);
-        over(&mut self.user, &service.user, file);
-        over(&mut self.dir, &service.dir, file);
-        over(&mut self.ready, &service.ready, file);
-        over(&mut self.restart, &service.restart, file);
-        over(&mut self.essential, &service.essential, file);
-        over(&mut self.stop, &service.stop, file);
+        over(&mut self.enabled, service.enabled.as_ref(), file);
+        over(&mut self.command, service.command.as_ref(), file);
+        over(&mut self.user, service.user.as_ref(), file);
+        over(&mut self.dir, service.dir.as_ref(), file);
+        over(&mut self.ready, service.ready.as_ref(), file);
+        over(&mut self.restart, service.restart.as_ref(), file);
+        over(&mut self.essential, service.essential.as_ref(), file);
+        over(&mut self.stop, service.stop.as_ref(), file);
         for (name, value) in &service.env {
             let field = Field { value: value.value.clone(), file: Arc::clone(file), span: value.span };
             self.env.insert(name.clone(), field);

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use imgforge::report::{self, human_duration};
+use imgforge::report::human_duration;
 use imgforge::{BuildOptions, BuildReport, CancellationToken};
 
-use crate::console::{BAD, DIM, count, print, say};
+use crate::console::{DIM, count, print, say};
 use crate::failure::Failure;
 use crate::verbs::{Selection, json, open, reporter};
 use crate::{Global, interrupt};
@@ -79,18 +79,8 @@ impl Build {
 fn say_end(report: &BuildReport, quiet: bool) {
     for failure in &report.failures {
         anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
-        if !failure.log.is_empty() {
-            anstream::eprintln!("  {BAD}last lines of {}{BAD:#}", failure.target);
-            for line in &failure.log {
-                anstream::eprintln!("    {}", report::clean(line));
-            }
-        }
     }
-    if report.plan.to_build().next().is_some() {
-        if !quiet || !report.succeeded() {
-            anstream::eprintln!("\n  {}", report.run.summary());
-        }
-    } else if !quiet {
+    if report.plan.to_build().next().is_none() && !quiet {
         let fresh = report.plan.targets.len();
         let (hashed, asked) = (human_duration(report.hashed), human_duration(report.asked));
         let note = format!("{} ({hashed} hashed, {asked} asking {})", count(fresh, "image"), report.engine);

@@ -48,6 +48,7 @@ fn reporter(global: &Global) -> Box<dyn Reporter> {
         verbose: global.verbose,
         quiet: global.quiet,
         color: report::color_on_stderr(),
+        expected: None,
     })
 }
 
