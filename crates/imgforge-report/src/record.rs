@@ -1,0 +1,180 @@
+//! What came of a run, for programs: `build --format json` and the record of each run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imgforge_core::event::{Event, Outcome, Reporter};
+use imgforge_core::name::ImageName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::text::clean;
+
+/// What came of a run. Fields may be added within a version; they do not change their meaning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunReport {
+    /// The version of this form: 1.
+    pub version: u32,
+    /// One entry per target, fresh ones included, sorted by name.
+    pub targets: Vec<TargetReport>,
+    /// How long the run took. 0 if it was not finished.
+    pub seconds: f64,
+}
+
+/// What came of a target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetReport {
+    /// The target's name.
+    #[schemars(with = "String")]
+    pub name: ImageName,
+    /// How it ended.
+    pub result: RunResult,
+    /// How long its build took; not for targets that were fresh or skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Size of the image in bytes, its parents' layers included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What it adds to its parent, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<u64>,
+    /// Why it failed, in one line, without control codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What failed, so that this was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub blocked_by: Option<ImageName>,
+}
+
+/// How a target ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RunResult {
+    /// It was built.
+    Built,
+    /// It was there already.
+    Fresh,
+    /// Its build failed.
+    Failed,
+    /// Not begun, since something that it stands on failed.
+    Skipped,
+    /// Stopped or not begun, because the run was.
+    Cancelled,
+}
+
+/// Makes a [`RunReport`] of the events. Clones share one report: give one to the run, and ask the other.
+#[derive(Debug, Clone)]
+pub struct Recorder(Arc<Mutex<RunReport>>);
+
+impl Recorder {
+    /// A report of nothing yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(RunReport { version: 1, targets: Vec::new(), seconds: 0.0 })))
+    }
+
+    /// Adds a target that needs no build, of which no event speaks; `size` in bytes, if it is known.
+    pub fn add_fresh(&self, name: ImageName, size: Option<u64>) {
+        self.with(|report| {
+            report.targets.push(TargetReport { size, ..TargetReport::new(name, RunResult::Fresh) })
+        });
+    }
+
+    /// The report as it stands, sorted.
+    pub fn report(&self) -> RunReport {
+        let mut report = self.with(|report| report.clone());
+        report.targets.sort_by(|a, b| a.name.cmp(&b.name));
+        report
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reporter for Recorder {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::TargetFinished { target, outcome, took } => {
+                let mut entry = TargetReport::of(target.clone(), outcome);
+                if entry.result != RunResult::Skipped {
+                    entry.seconds = Some(took.as_secs_f64());
+                }
+                self.with(|report| report.targets.push(entry));
+            }
+            Event::Finished { took } => self.with(|report| report.seconds = took.as_secs_f64()),
+            _ => {}
+        }
+    }
+}
+
+impl TargetReport {
+    fn new(name: ImageName, result: RunResult) -> Self {
+        Self { name, result, seconds: None, size: None, added: None, message: None, blocked_by: None }
+    }
+
+    fn of(name: ImageName, outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Built { size, added } => {
+                Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
+            }
+            Outcome::Failed { message } => {
+                Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }
+            }
+            Outcome::Skipped { blocked_by } => {
+                Self { blocked_by: Some(blocked_by.clone()), ..Self::new(name, RunResult::Skipped) }
+            }
+            Outcome::Cancelled => Self::new(name, RunResult::Cancelled),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script;
+
+    fn recorded(events: Vec<(std::time::Duration, Event)>) -> RunReport {
+        let recorder = Recorder::new();
+        let mut reporter = recorder.clone();
+        for (_, event) in events {
+            reporter.event(&event);
+        }
+        recorder.add_fresh(script::name("builder"), Some(212_000_000));
+        recorder.report()
+    }
+
+    #[test]
+    fn a_report_names_every_target_and_its_result() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&recorded(script::failing())).unwrap());
+    }
+
+    #[test]
+    fn cancelled_targets_are_in_the_report() {
+        let report = recorded(script::interrupted());
+        let cancelled = |target: &&TargetReport| target.result == RunResult::Cancelled;
+        let names: Vec<&str> =
+            report.targets.iter().filter(cancelled).map(|target| target.name.as_str()).collect();
+        assert_eq!(names, ["guestbook", "webapp-base"]);
+    }
+
+    #[test]
+    fn a_report_is_read_back_as_it_was_written() {
+        let report = recorded(script::failing());
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<RunReport>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn the_schema_names_the_results() {
+        let schema = serde_json::to_string(&schemars::schema_for!(RunReport)).unwrap();
+        for word in ["built", "fresh", "failed", "skipped", "cancelled"] {
+            assert!(schema.contains(&format!("\"{word}\"")), "{word}: {schema}");
+        }
+    }
+}
