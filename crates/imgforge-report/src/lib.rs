@@ -19,6 +19,7 @@ mod text;
 mod ticker;
 
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use imgforge_core::event::{Event, Reporter};
@@ -69,4 +70,9 @@ impl Reporter for Several {
             reporter.event(event);
         }
     }
+}
+
+/// Locks what a report shares with its ticker. A panic elsewhere must not silence the report: the state is only ever replaced whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,14 @@
 //! Plain lines, for pipes, files and CI: nothing moves, and what belongs together stands together.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use imgforge_core::event::{Event, Reporter};
 
-use crate::Options;
 use crate::tell::Teller;
 use crate::ticker::Ticker;
+use crate::{Options, lock};
 
 /// How long nothing is said before a line says that all is well. CI services end jobs that are silent for minutes.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -58,9 +58,8 @@ impl<W: Write> Inner<W> {
     }
 
     fn beat(&mut self, now: Duration) {
-        if now.saturating_sub(self.spoke) >= SILENCE
-            && let Some(text) = self.teller.heartbeat(now)
-        {
+        if now.saturating_sub(self.spoke) >= SILENCE {
+            let text = self.teller.heartbeat(now);
             self.say(&text, now);
         }
     }
@@ -72,11 +71,6 @@ impl<W: Write> Inner<W> {
         self.spoke = now;
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
-}
-
-/// A panic elsewhere must not silence the report: the state is only ever replaced whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! A terminal: what is done scrolls up as lines, what runs moves below them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use console::Term;
 use imgforge_core::event::{Event, Reporter};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use crate::Options;
 use crate::screen::screen;
 use crate::tell::Teller;
 use crate::ticker::Ticker;
+use crate::{Options, lock};
 
 /// How often the rows are drawn; events alone draw nothing unless they leave a line.
 const FRAME: Duration = Duration::from_millis(100);
+
+/// Columns from which figures are put in columns; on less they just follow the name.
+const ROOMY: u16 = 72;
 
 /// Shows events on a terminal: a row for each target that is being built and each fetch, a bar for all, and lines
 /// above for what is done. The rows are gone when the run is over or interrupted, and when this is dropped.
@@ -67,6 +70,7 @@ impl<T: TermLike + Clone + 'static> Inner<T> {
     }
 
     fn event(&mut self, event: &Event, now: Duration) {
+        self.teller.compact = self.term.width() < ROOMY;
         let text = self.teller.tell(event, now);
         if matches!(event, Event::Interrupted | Event::Finished { .. }) {
             // After an interrupt the program may end at any moment, so nothing is drawn that would stay behind.
@@ -78,10 +82,11 @@ impl<T: TermLike + Clone + 'static> Inner<T> {
         if self.closed {
             self.write(&text);
         } else {
-            // What has ended must not be drawn again below the line that says so. indicatif's own `println` would
-            // fill the lines with spaces, which wrap when the window gets narrower; so they are written here.
-            self.rows.suspend(|| self.write(&text));
+            // First the rows as they are now: what has ended must not be seen below the line that says so. Then the
+            // lines, not through indicatif's own `println`: it fills them with spaces, which wrap when the window
+            // gets narrower.
             self.draw(now);
+            self.rows.suspend(|| self.write(&text));
         }
     }
 
@@ -108,22 +113,16 @@ impl<T: TermLike + Clone + 'static> Inner<T> {
     }
 }
 
-/// A panic elsewhere must not silence the report: the state is only ever replaced whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use insta::assert_snapshot;
-
     use indicatif::InMemoryTerm;
+    use insta::assert_snapshot;
 
     use super::*;
     use crate::script::{self, Script};
 
-    /// The terminal after the events up to `until`, with the frames in between drawn.
-    fn terminal_at(until: u64, columns: u16, script: Script) -> InMemoryTerm {
+    /// What is on the terminal after the events up to `until`, with the frames in between drawn.
+    fn terminal_at(until: u64, columns: u16, script: Script) -> String {
         let term = InMemoryTerm::new(40, columns);
         let options = Options { expected: Some(Duration::from_secs(45)), ..Options::default() };
         let mut inner = Inner::new(term.clone(), options);
@@ -137,35 +136,35 @@ mod tests {
             inner.event(event, *at);
         }
         inner.draw(until);
-        // Not dropped through `close`: what is left on the screen is what is looked at.
-        term
+        // Read before `inner` is dropped: that takes the rows away.
+        term.contents()
     }
 
     #[test]
     fn rows_move_below_the_lines_of_what_is_done() {
-        assert_snapshot!(terminal_at(30_200, 80, script::failing()).contents());
+        assert_snapshot!(terminal_at(30_200, 80, script::failing()));
     }
 
     #[test]
     fn a_narrow_terminal_has_whole_lines_too() {
-        assert_snapshot!(terminal_at(30_200, 40, script::failing()).contents());
+        assert_snapshot!(terminal_at(30_200, 40, script::failing()));
     }
 
     #[test]
     fn nothing_that_moved_is_left_at_the_end() {
-        let shown = terminal_at(60_000, 80, script::failing()).contents();
+        let shown = terminal_at(60_000, 80, script::failing());
         assert!(!shown.contains("waiting") && !shown.contains("Building"), "{shown}");
         assert_snapshot!(shown);
     }
 
     #[test]
     fn an_interrupt_takes_the_rows_away_at_once() {
-        let shown = terminal_at(2_050, 80, script::interrupted()).contents();
+        let shown = terminal_at(2_050, 80, script::interrupted());
         assert_snapshot!(shown, @" Stopping what runs is being cancelled; Ctrl-C again quits at once");
     }
 
     #[test]
     fn fetches_have_a_bar() {
-        assert_snapshot!(terminal_at(1_600, 80, script::failing()).contents());
+        assert_snapshot!(terminal_at(1_600, 80, script::failing()));
     }
 }

@@ -1,12 +1,13 @@
 //! What came of a run, for programs: `build --format json` and the record of each run.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use imgforge_core::event::{Event, Outcome, Reporter};
 use imgforge_core::name::ImageName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lock;
 use crate::text::clean;
 
 /// What came of a run. Fields may be added within a version; they do not change their meaning.
@@ -87,7 +88,7 @@ impl Recorder {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.0))
     }
 }
 

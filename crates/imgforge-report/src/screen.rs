@@ -12,8 +12,6 @@ use crate::text::{cut, fit, human_duration, human_left, human_size, one_line, wi
 const WIDEST: usize = 100;
 /// Columns of the word at the left of a row, with its space.
 const WORD: usize = 10;
-/// Columns of the time at the right of a row, with a space before it.
-const TIME: usize = 13;
 /// Columns below which a bar says nothing.
 const SHORTEST_BAR: usize = 4;
 /// The widest that a bar gets.
@@ -26,9 +24,7 @@ pub(crate) fn screen(teller: &Teller, now: Duration, columns: u16, rows: u16) ->
     let run = &teller.run;
     let mut lines: Vec<String> =
         run.fetches.iter().map(|fetch| fetch_row(teller, fetch, now, columns)).collect();
-    let names = run.running.iter().map(|running| running.target.as_str().len()).max().unwrap_or(0);
-    let names = names.clamp(8, 24).min(columns.saturating_sub(WORD + TIME) / 2);
-    lines.extend(run.running.iter().map(|running| target_row(teller, running, now, names, columns)));
+    lines.extend(target_rows(teller, now, columns));
 
     // One row is the bar's, one the line above that says how much is not shown, one stays free for the cursor.
     let room = usize::from(rows).saturating_sub(3).max(1);
@@ -44,15 +40,28 @@ pub(crate) fn screen(teller: &Teller, now: Duration, columns: u16, rows: u16) ->
 }
 
 /// ` Building webapp-base    [4/7] nginx -t      6.2 s`
-fn target_row(teller: &Teller, running: &Running, now: Duration, names: usize, columns: usize) -> String {
-    let time = human_duration(now.saturating_sub(running.since));
-    let steps = columns.saturating_sub(WORD + names + 2 + TIME);
-    let text = format!(
-        "{}  {}{time:>TIME$}",
-        fit(running.target.as_str(), names),
-        fit(running.step.as_deref().unwrap_or(""), steps)
-    );
-    row(teller, "Building", &text, columns)
+fn target_rows(teller: &Teller, now: Duration, columns: usize) -> Vec<String> {
+    let running = &teller.run.running;
+    let times: Vec<String> = running.iter().map(|one| ticking(now.saturating_sub(one.since))).collect();
+    let time_width = times.iter().map(String::len).max().unwrap_or(0) + 2;
+    let room = columns.saturating_sub(WORD + time_width);
+    let longest = running.iter().map(|one| one.target.as_str().len()).max().unwrap_or(0);
+    let names = longest.clamp(8, 24).min(room / 2);
+    let steps = room.saturating_sub(names + 2);
+    let text = |(one, time): (&Running, &String)| {
+        let name = fit(one.target.as_str(), names);
+        let step = fit(one.step.as_deref().unwrap_or(""), steps);
+        row(teller, "Building", &format!("{name}  {step}{time:>time_width$}"), columns)
+    };
+    running.iter().zip(&times).map(text).collect()
+}
+
+/// A time that is still counting, in tenths of a second even below one: milliseconds would only flicker.
+fn ticking(time: Duration) -> String {
+    match time.as_millis() {
+        millis @ 0..1000 => format!("0.{} s", millis / 100),
+        _ => human_duration(time),
+    }
 }
 
 /// ` Fetching packages  ━━━━╸━━━  12.3 MB of 58.2 MB  8.1 MB/s`
@@ -62,8 +71,9 @@ fn fetch_row(teller: &Teller, fetch: &Fetch, now: Duration, columns: usize) -> S
     if fetch.total > 0 {
         figures = format!("{figures} of {}", human_size(fetch.total));
     }
-    if let Some(rate) = fetch.rate(now) {
-        figures = format!("{figures}, {}/s", human_size(rate));
+    let rate = fetch.rate(now).map(|rate| format!(", {}/s", human_size(rate))).unwrap_or_default();
+    if WORD + width(&what) + 2 + figures.len() + rate.len() <= columns {
+        figures.push_str(&rate);
     }
     let room = columns.saturating_sub(WORD + width(&what) + 2 + figures.len() + 2).min(LONGEST_BAR);
     if fetch.total == 0 || room < SHORTEST_BAR {

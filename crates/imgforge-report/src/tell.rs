@@ -24,13 +24,15 @@ pub(crate) struct Teller {
     pub(crate) palette: Palette,
     /// Whether the start of a target is worth a line: not where a row shows it.
     starts: bool,
+    /// Whether figures follow the names at once, since there is no room for columns.
+    pub(crate) compact: bool,
 }
 
 impl Teller {
     /// A teller for a run that has not begun.
     pub(crate) fn new(options: Options, starts: bool) -> Self {
         let (run, palette) = (Run::new(options.verbose), Palette::new(options.color));
-        Self { run, options, palette, starts }
+        Self { run, options, palette, starts, compact: false }
     }
 
     /// Takes notice of `event` and says it in zero or more whole lines.
@@ -75,8 +77,13 @@ impl Teller {
             Outcome::Failed { message } => self.failed(target, message, &took, ended),
             _ if quiet => String::new(),
             Outcome::Built { size, added } => {
-                let mut out = format!("{}{target:<NAMES$} {took:>8}   ", word(p.good, "Built"));
-                let _ = writeln!(out, "{:>7}  (+{})", human_size(*size), human_size(*added));
+                let (size, added) = (human_size(*size), human_size(*added));
+                let mut out = word(p.good, "Built");
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {size} (+{added})")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}  (+{added})")
+                };
                 if verbose {
                     push_log(&mut out, target, ended);
                 }
@@ -96,7 +103,12 @@ impl Teller {
 
     fn failed(&self, target: &ImageName, message: &str, took: &str, ended: Option<&Running>) -> String {
         let p = self.palette;
-        let mut out = format!("{}{target:<NAMES$} {took:>8}", word(p.bad, "Failed"));
+        let mut out = word(p.bad, "Failed");
+        let _ = if self.compact {
+            write!(out, "{target} {took}")
+        } else {
+            write!(out, "{target:<NAMES$} {took:>8}")
+        };
         if let Some(step) = ended.and_then(|ended| ended.step.as_ref()) {
             let _ = write!(out, "   {step}");
         }
@@ -162,13 +174,13 @@ impl Teller {
         groups.join("; ")
     }
 
-    /// What runs, in one line, for when nothing else was said for a while. Nothing if nothing runs.
-    pub(crate) fn heartbeat(&self, now: Duration) -> Option<String> {
+    /// What is fetched and what runs, for when nothing else was said for a while. Nothing if nothing does.
+    pub(crate) fn heartbeat(&self, now: Duration) -> String {
         let fetches = self.run.fetches.iter().map(|fetch| match fetch.total {
-            0 => format!("fetching {} ({})", one_line(&fetch.what), human_size(fetch.done)),
+            0 => format!("{} ({})", one_line(&fetch.what), human_size(fetch.done)),
             total => {
                 let (what, done) = (one_line(&fetch.what), human_size(fetch.done));
-                format!("fetching {what} ({done} of {})", human_size(total))
+                format!("{what} ({done} of {})", human_size(total))
             }
         });
         let targets = self.run.running.iter().map(|running| {
@@ -176,8 +188,15 @@ impl Teller {
             let step = running.step.as_ref().map(|step| format!(", {step}")).unwrap_or_default();
             format!("{} ({time}{step})", running.target)
         });
-        let all: Vec<String> = fetches.chain(targets).collect();
-        (!all.is_empty()).then(|| format!("{}{}\n", word(self.palette.work, "Running"), list(&all)))
+        let mut out = String::new();
+        for (first, items) in
+            [("Fetching", fetches.collect::<Vec<_>>()), ("Running", targets.collect::<Vec<_>>())]
+        {
+            if !items.is_empty() {
+                let _ = writeln!(out, "{}{}", word(self.palette.work, first), list(&items));
+            }
+        }
+        out
     }
 }
 

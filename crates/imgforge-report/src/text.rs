@@ -1,6 +1,7 @@
 //! Text for people: made harmless, cut to a width, and durations and sizes as they are read.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar as _;
@@ -17,19 +18,15 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text;
-    while let Some(at) = rest.find(is_unsafe) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
+    while let Some(c) = rest.chars().next() {
         if let Some(length) = csi_length(rest) {
             out.push('␛');
             rest = &rest[length..];
             continue;
         }
-        let c = rest.chars().next().expect("find stopped at a character");
         push_visible(&mut out, c);
         rest = &rest[c.len_utf8()..];
     }
-    out.push_str(rest);
     Cow::Owned(out)
 }
 
@@ -40,16 +37,14 @@ fn is_unsafe(c: char) -> bool {
 fn push_visible(out: &mut String, c: char) {
     match u32::from(c) {
         0x09 => out.push_str("    "),
-        code @ 0..=0x1f => {
-            out.push(char::from_u32(0x2400 + code).expect("the pictures of C0 are U+2400 to U+241F"));
-        }
+        // The pictures of C0 are U+2400 to U+241F.
+        code @ 0..=0x1f => out.push(char::from_u32(0x2400 + code).unwrap_or('\u{fffd}')),
         0x7f => out.push('␡'),
         code @ 0x80..=0x9f => {
-            out.push('<');
-            out.push_str(&format!("{code:02x}"));
-            out.push('>');
+            let _ = write!(out, "<{code:02x}>");
         }
-        _ => out.push('\u{fffd}'),
+        _ if is_unsafe(c) => out.push('\u{fffd}'),
+        _ => out.push(c),
     }
 }
 
