@@ -6,31 +6,21 @@ use imgforge::Error;
 
 use crate::console::{BAD, count};
 
-/// Why a verb did not do what it was asked for.
-pub(crate) enum Failure {
-    /// The library's error, which has its own exit code.
-    Library(Error),
-    /// Everything was said already (a failed build's report): only the code is left.
-    Said(u8),
-}
+/// Why a verb did not do what it was asked for: the library's error, which has its own exit code.
+pub(crate) struct Failure(Error);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Library(error)
+        Self(error)
     }
 }
 
 impl Failure {
     /// Says it on stderr.
     pub(crate) fn report(self) -> ExitCode {
-        match self {
-            Self::Said(code) => ExitCode::from(code),
-            Self::Library(error) => {
-                let code = error.exit_code();
-                say(error);
-                ExitCode::from(code)
-            }
-        }
+        let code = self.0.exit_code();
+        say(self.0);
+        ExitCode::from(code)
     }
 }
 

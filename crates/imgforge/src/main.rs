@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Verb::Show(verb) => verb.run(&cli.global),
         Verb::Render(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
-        Verb::Schema(verb) => verb.run(),
+        Verb::Schema(verb) => Ok(verb.run()),
     };
     match outcome {
         Ok(code) => code,

@@ -92,11 +92,7 @@ fn script(name: &str, service: &MergedService) -> String {
         }
     });
     let restart = service.restart.as_ref().map(|restart| &restart.value);
-    let policy = match restart.map_or(RestartPolicy::Always, |restart| restart.policy) {
-        RestartPolicy::Always => "always",
-        RestartPolicy::OnFailure => "on-failure",
-        RestartPolicy::Never => "never",
-    };
+    let policy = restart.map_or(RestartPolicy::Always, |restart| restart.policy).as_str();
     let values = context! {
         name => service.name.as_str(),
         command => service.command.as_ref().map(|command| command.value.clone()).unwrap_or_default(),

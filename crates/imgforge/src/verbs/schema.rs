@@ -8,7 +8,6 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::failure::Failure;
 use crate::verbs::{graph, json, list, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
@@ -31,7 +30,7 @@ enum Of {
 }
 
 impl SchemaVerb {
-    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(&self) -> ExitCode {
         let schema = match self.of {
             Of::Build => schema_for!(RunReport),
             Of::Graph => schema_for!(graph::GraphOutput),
@@ -41,6 +40,6 @@ impl SchemaVerb {
             Of::Update => schema_for!(update::UpdateOutput),
         };
         print(&json(&schema));
-        Ok(ExitCode::SUCCESS)
+        ExitCode::SUCCESS
     }
 }

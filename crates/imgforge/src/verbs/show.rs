@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use imgforge::Session;
+use imgforge::core::manifest::Millis;
 use imgforge::core::name::ImageName;
 use imgforge::core::services::{self, Field, MergedService};
+use imgforge::report::human_duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -151,47 +154,45 @@ fn packages(session: &Session, chain: &[&ImageName]) -> Result<Vec<ShownPackage>
     Ok(shown)
 }
 
-fn service(service: &MergedService) -> ShownService {
-    let mut fields = Vec::new();
-    let mut add = |field: &str, value: String, at: String| {
-        fields.push(ShownField { field: field.to_owned(), value, at });
-    };
-    fn put<T>(
-        field: Option<&Field<T>>,
-        name: &str,
-        text: impl Fn(&T) -> String,
-        add: &mut impl FnMut(&str, String, String),
-    ) {
+/// The fields of a service, as they are found.
+#[derive(Default)]
+struct Fields(Vec<ShownField>);
+
+impl Fields {
+    fn put<T>(&mut self, field: Option<&Field<T>>, name: impl Into<String>, text: impl Fn(&T) -> String) {
         if let Some(field) = field {
-            add(name, text(&field.value), field.place());
+            self.0.push(ShownField { field: name.into(), value: text(&field.value), at: field.place() });
         }
     }
-    let millis = |millis: u64| format!("{millis}ms");
-    put(service.command.as_ref(), "command", |argv| argv.join(" "), &mut add);
-    put(service.user.as_ref(), "user", Clone::clone, &mut add);
-    put(service.dir.as_ref(), "dir", Clone::clone, &mut add);
+}
+
+fn service(service: &MergedService) -> ShownService {
+    let mut fields = Fields::default();
+    fields.put(service.command.as_ref(), "command", |argv| argv.join(" "));
+    fields.put(service.user.as_ref(), "user", Clone::clone);
+    fields.put(service.dir.as_ref(), "dir", Clone::clone);
     for (name, value) in &service.env {
-        put(Some(value), &format!("env {name}"), Clone::clone, &mut add);
+        fields.put(Some(value), format!("env {name}"), Clone::clone);
     }
     for (name, need) in &service.needs {
-        put(Some(need), "needs", |()| name.to_string(), &mut add);
+        fields.put(Some(need), "needs", |()| name.to_string());
     }
-    put(service.ready.as_ref(), "ready", |ready| ready.command.join(" "), &mut add);
-    put(
-        service.restart.as_ref(),
-        "restart",
-        |restart| format!("{:?} after {}", restart.policy, millis(restart.delay.0)),
-        &mut add,
-    );
-    put(service.essential.as_ref(), "essential", ToString::to_string, &mut add);
-    put(
-        service.stop.as_ref(),
-        "stop",
-        |stop| format!("{}, killed after {}", stop.signal, millis(stop.grace.0)),
-        &mut add,
-    );
-    put(service.enabled.as_ref(), "enabled", ToString::to_string, &mut add);
-    ShownService { name: service.name.to_string(), enabled: service.is_enabled(), fields }
+    fields.put(service.ready.as_ref(), "ready", |ready| {
+        format!("{}, within {}", ready.command.join(" "), human_duration(millis(ready.timeout)))
+    });
+    fields.put(service.restart.as_ref(), "restart", |restart| {
+        format!("{}, after {}", restart.policy.as_str(), human_duration(millis(restart.delay)))
+    });
+    fields.put(service.essential.as_ref(), "essential", ToString::to_string);
+    fields.put(service.stop.as_ref(), "stop", |stop| {
+        format!("{}, killed after {}", stop.signal, human_duration(millis(stop.grace)))
+    });
+    fields.put(service.enabled.as_ref(), "enabled", ToString::to_string);
+    ShownService { name: service.name.to_string(), enabled: service.is_enabled(), fields: fields.0 }
+}
+
+fn millis(time: Millis) -> Duration {
+    Duration::from_millis(time.0)
 }
 
 fn text(shown: &ShowOutput) -> String {
