@@ -81,7 +81,7 @@ impl Family {
         Ok(fs::write(self.dir(n).join("a"), format!("edit {} of {}\n", self.edits.get(), self.name))?)
     }
 
-    /// `docker build` of every image, up to `slots` at a time, each as soon as its parent is built: what a careful
+    /// `docker build` of every image, without network as imgforge does it, up to `slots` at a time, each as soon as its parent is built: what a careful
     /// script does.
     pub(crate) fn docker_builds(&self, slots: usize) -> Result<()> {
         let mut running: Vec<(usize, std::process::Child)> = Vec::new();
@@ -116,7 +116,7 @@ impl Family {
 
     fn docker_build(&self, n: usize) -> Result<std::process::Child> {
         Command::new(plain_docker())
-            .args(["build", "-q", "-t", &self.plain_reference(n), "-f"])
+            .args(["build", "-q", "--network", "none", "-t", &self.plain_reference(n), "-f"])
             .arg(self.dir(n).join("Dockerfile.plain"))
             .arg(self.dir(n))
             .env("DOCKER_BUILDKIT", "1")
@@ -132,11 +132,11 @@ impl Family {
             format!("reference=localhost/{}/*", self.name),
             format!("reference=localhost/{}-plain/*", self.name),
         ] {
-            let ids = Command::new("docker").args(["images", "-q", "--filter", &filter]).output()?;
+            let ids = Command::new(plain_docker()).args(["images", "-q", "--filter", &filter]).output()?;
             let ids = String::from_utf8_lossy(&ids.stdout).into_owned();
             let ids: std::collections::BTreeSet<&str> = ids.lines().collect();
             for chunk in ids.into_iter().collect::<Vec<_>>().chunks(100) {
-                Command::new("docker")
+                Command::new(plain_docker())
                     .args(["rmi", "-f"])
                     .args(chunk)
                     .stdout(Stdio::null())
@@ -144,7 +144,7 @@ impl Family {
                     .status()?;
             }
         }
-        Command::new("docker").args(["builder", "prune", "-af"]).stdout(Stdio::null()).status()?;
+        Command::new(plain_docker()).args(["builder", "prune", "-af"]).stdout(Stdio::null()).status()?;
         Ok(())
     }
 }
