@@ -1,83 +1,118 @@
-//! Files by their SHA-256, in the user's cache folder: shared by all workspaces, written whole or not at all.
+//! The folder of downloads: content-addressed, so that any number of workspaces and processes share it.
+//!
+//! `sha256/HEX` are packages, `partial/HEX` what has come of one so far, `index/HEX` parsed indexes, `roots/HEX.tar`
+//! root file systems. Every file is written under another name and renamed when it is whole, so that a process that
+//! is killed leaves nothing wrong behind.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::lock::LockedPackage;
+use sha2::{Digest, Sha256};
 
-use crate::Error;
-use crate::error::io;
+use crate::error::Error;
 
-/// The cache folder.
-#[derive(Debug, Clone)]
+/// A cache folder; nothing is made before it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
-    dir: Utf8PathBuf,
+    folder: Utf8PathBuf,
 }
 
 impl Cache {
+    /// The cache in `folder`.
+    pub fn new(folder: impl Into<Utf8PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
     /// The user's cache: `IMGFORGE_CACHE`, else `$XDG_CACHE_HOME/imgforge`, else `~/.cache/imgforge`.
     ///
     /// # Errors
-    /// When none of these is set, or the folder cannot be made.
+    /// [`Error::NoCache`] when none of the variables is set.
     pub fn user() -> Result<Self, Error> {
-        let set =
-            |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from);
-        let dir = set("IMGFORGE_CACHE")
-            .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("imgforge")))
-            .or_else(|| set("HOME").map(|dir| dir.join(".cache/imgforge")));
-        let nowhere = || Error::Io {
-            path: "~/.cache/imgforge".into(),
-            error: std::io::Error::other("neither HOME nor IMGFORGE_CACHE is set"),
-        };
-        Self::at(&dir.ok_or_else(nowhere)?)
+        Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// A cache in `dir`.
-    ///
-    /// # Errors
-    /// When the folder cannot be made.
-    pub fn at(dir: &Utf8Path) -> Result<Self, Error> {
-        for folder in ["sha256", "partial", "index", "root"] {
-            fs::create_dir_all(dir.join(folder)).map_err(io(dir))?;
-        }
-        Ok(Self { dir: dir.to_owned() })
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        set("IMGFORGE_CACHE")
+            .map(Utf8PathBuf::from)
+            // The XDG base directory specification: a relative path is to be ignored.
+            .or_else(|| {
+                set("XDG_CACHE_HOME")
+                    .filter(|p| p.starts_with('/'))
+                    .map(|p| Utf8Path::new(&p).join("imgforge"))
+            })
+            .or_else(|| set("HOME").map(|home| Utf8Path::new(&home).join(".cache/imgforge")))
+            .map(Self::new)
+            .ok_or(Error::NoCache)
     }
 
-    /// Where the file of this hash is, or would be.
-    pub(crate) fn file(&self, sha256: &str) -> Utf8PathBuf {
-        self.dir.join("sha256").join(sha256)
+    /// The folder itself.
+    pub fn folder(&self) -> &Utf8Path {
+        &self.folder
     }
 
-    /// Where a download of this hash goes on.
+    /// Where the file with this SHA-256 (lower-case hex) is, or will be.
+    pub fn file(&self, sha256: &str) -> Utf8PathBuf {
+        self.folder.join("sha256").join(sha256)
+    }
+
     pub(crate) fn partial(&self, sha256: &str) -> Utf8PathBuf {
-        self.dir.join("partial").join(sha256)
+        self.folder.join("partial").join(sha256)
     }
 
-    /// A file that is made of others, by a hash over what it is made of.
-    pub(crate) fn derived(&self, kind: &str, key: &str) -> Utf8PathBuf {
-        self.dir.join(kind).join(key)
+    pub(crate) fn index(&self, key: &str) -> Utf8PathBuf {
+        self.folder.join("index").join(key)
     }
 
-    /// Whether every package is here. What is here was checked when it was put here.
-    pub fn has_all<'p>(&self, packages: impl IntoIterator<Item = &'p LockedPackage>) -> bool {
-        packages.into_iter().all(|package| self.file(&package.sha256).exists())
+    pub(crate) fn root(&self, key: &str) -> Utf8PathBuf {
+        self.folder.join("roots").join(format!("{key}.tar"))
     }
+}
 
-    /// Writes a file whole: beside its place, then renamed.
-    pub(crate) fn put(path: &Utf8Path, bytes: &[u8]) -> Result<(), Error> {
-        Self::put_with(path, |file| file.write_all(bytes))
-    }
+/// Makes the folder that `path` lies in.
+pub(crate) fn make_parent(path: &Utf8Path) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(Error::io(folder))
+}
 
-    /// The same, for content that is written piece by piece.
-    pub(crate) fn put_with(
-        path: &Utf8Path,
-        write: impl FnOnce(&mut fs::File) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let folder = path.parent().expect("files of the cache lie in a folder");
-        let mut new = tempfile::NamedTempFile::new_in(folder).map_err(io(path))?;
-        write(new.as_file_mut()).map_err(io(path))?;
-        new.persist(path).map_err(|error| Error::Io { path: path.to_owned(), error: error.error })?;
-        Ok(())
+/// Writes a file as a whole: a reader sees nothing or all of it, whoever else writes the same.
+pub(crate) fn replace(
+    path: &Utf8Path,
+    write: impl FnOnce(&mut io::BufWriter<&mut fs::File>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    make_parent(path)?;
+    let folder = path.parent().unwrap_or(path);
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
+    let mut buffer = io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    write(&mut buffer)?;
+    buffer.flush().map_err(Error::io(path))?;
+    drop(buffer);
+    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
+    Ok(())
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_variables_say() {
+        let with = |set: &[(&str, &str)]| {
+            let set: Vec<(String, String)> =
+                set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            Cache::from_variables(|name| set.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+                .map(|cache| cache.folder)
+        };
+        let all = [("IMGFORGE_CACHE", "/c"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(with(&all).unwrap(), "/c");
+        assert_eq!(with(&all[1..]).unwrap(), "/x/imgforge");
+        assert_eq!(with(&all[2..]).unwrap(), "/h/.cache/imgforge");
+        assert_eq!(with(&[("XDG_CACHE_HOME", "rel"), ("HOME", "/h")]).unwrap(), "/h/.cache/imgforge");
+        assert!(matches!(with(&[("IMGFORGE_CACHE", "")]), Err(Error::NoCache)));
     }
 }

@@ -1,122 +1,148 @@
-//! Does an image have exactly the packages that were locked for it?
+//! Is an image what the lock says? Its dpkg status file knows.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use imgforge_core::lock::LockedPackage;
 
-use crate::control::stanzas;
+use crate::control::paragraphs;
 
-/// One package that is not as it was locked.
+/// One package that is not as the lock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// Locked, but not in the image.
+    /// It is locked but not there.
     Missing {
         /// Its name.
         name: String,
         /// The locked version.
-        locked: String,
+        expected: String,
     },
-    /// In the image, but not locked.
-    Extra {
-        /// Its name.
-        name: String,
-        /// The version that is there.
-        found: String,
-    },
-    /// Of another version.
+    /// It is there in another version.
     Version {
         /// Its name.
         name: String,
         /// The locked version.
-        locked: String,
+        expected: String,
         /// The version that is there.
         found: String,
     },
-    /// Not fully installed.
-    State {
+    /// It is there, but no lock asks for it.
+    Unexpected {
         /// Its name.
         name: String,
-        /// Its `Status`.
+        /// The version that is there.
         found: String,
+    },
+    /// It is there, but not fully installed.
+    Incomplete {
+        /// Its name.
+        name: String,
+        /// dpkg's word for how far it is: `unpacked`, `half-configured`...
+        state: String,
     },
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { name, locked } => write!(f, "{name} {locked} is locked but not installed"),
-            Self::Extra { name, found } => write!(f, "{name} {found} is installed but not locked"),
-            Self::Version { name, locked, found } => {
-                write!(f, "{name} {found} is installed, {locked} is locked")
+            Self::Missing { name, expected } => write!(f, "{name} {expected} is locked, but not there"),
+            Self::Version { name, expected, found } => {
+                write!(f, "{name} is there in version {found}, but {expected} is locked")
             }
-            Self::State { name, found } => write!(f, "{name} is in the state \"{found}\""),
+            Self::Unexpected { name, found } => write!(f, "{name} {found} is there, but not locked"),
+            Self::Incomplete { name, state } => write!(f, "{name} is not fully installed ({state})"),
         }
     }
 }
 
-/// Compares the text of `/var/lib/dpkg/status` with what was locked. Packages that are gone but for their
-/// configuration are none.
-pub fn compare(status: &str, locked: &[LockedPackage]) -> Vec<Difference> {
-    let mut expected: BTreeMap<&str, &str> =
-        locked.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect();
-    let mut differences = Vec::new();
-    for stanza in stanzas(status) {
-        let field = |name| stanza.get(name).unwrap_or("");
-        let (name, found, state) =
-            (field("Package").to_owned(), field("Version").to_owned(), field("Status"));
-        if state.ends_with("config-files") || state.ends_with("not-installed") {
-            continue;
-        }
-        let wanted = expected.remove(name.as_str());
-        if !state.ends_with(" ok installed") {
-            differences.push(Difference::State { name, found: state.to_owned() });
-            continue;
-        }
-        match wanted {
-            None => differences.push(Difference::Extra { name, found }),
-            Some(locked) if locked != found => {
-                differences.push(Difference::Version { name, locked: locked.to_owned(), found });
-            }
-            Some(_) => {}
+/// Compares the text of `/var/lib/dpkg/status` with the packages that an image and its parents have locked. Sorted by
+/// name. Packages that are removed, with or without their configuration, count as not there.
+pub fn compare(status_file: &str, expected: &[LockedPackage]) -> Vec<Difference> {
+    let mut found: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for paragraph in paragraphs(status_file) {
+        let state = paragraph.get("Status").and_then(|status| status.split(' ').nth(2)).unwrap_or("");
+        if let (Some(name), false) =
+            (paragraph.get("Package"), matches!(state, "not-installed" | "config-files" | ""))
+        {
+            found.insert(name, (paragraph.get("Version").unwrap_or(""), state));
         }
     }
-    let missing =
-        |(name, locked): (&str, &str)| Difference::Missing { name: name.into(), locked: locked.into() };
-    differences.extend(expected.into_iter().map(missing));
+    let mut locked: BTreeMap<&str, &str> =
+        expected.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
+    let mut differences = Vec::new();
+    for (name, (version, state)) in found {
+        let name = name.to_owned();
+        match locked.remove(name.as_str()) {
+            Some(expected) if expected != version => differences.push(Difference::Version {
+                name: name.clone(),
+                expected: expected.to_owned(),
+                found: version.to_owned(),
+            }),
+            Some(_) => {}
+            None => {
+                differences.push(Difference::Unexpected { name: name.clone(), found: version.to_owned() });
+            }
+        }
+        if state != "installed" {
+            differences.push(Difference::Incomplete { name, state: state.to_owned() });
+        }
+    }
+    let missing = locked
+        .into_iter()
+        .map(|(name, version)| Difference::Missing { name: name.to_owned(), expected: version.to_owned() });
+    differences.extend(missing);
+    differences.sort_by(|a, b| a.name().cmp(b.name()));
     differences
+}
+
+impl Difference {
+    /// The package.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Missing { name, .. }
+            | Self::Version { name, .. }
+            | Self::Unexpected { name, .. }
+            | Self::Incomplete { name, .. } => name,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_kind_of_difference_is_named() {
-        let locked = |name: &str, version: &str| LockedPackage {
+    fn locked(name: &str, version: &str) -> LockedPackage {
+        LockedPackage {
             source: "debian".into(),
             name: name.into(),
             version: version.into(),
             architecture: "amd64".into(),
-            suite: "suite".into(),
+            suite: "stable".into(),
             path: String::new(),
             size: 0,
             sha256: String::new(),
-        };
-        let status = "Package: same\nStatus: install ok installed\nVersion: 1\n\nPackage: other\nStatus: install ok installed\nVersion: 2\n\nPackage: extra\nStatus: install ok installed\nVersion: 3\n\nPackage: half\nStatus: install ok half-configured\nVersion: 1\n\nPackage: purged\nStatus: deinstall ok config-files\nVersion: 1\n";
-        let found = compare(
-            status,
-            &[locked("same", "1"), locked("other", "1"), locked("half", "1"), locked("gone", "1")],
-        );
-        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        }
+    }
+
+    #[test]
+    fn every_way_to_differ_is_told() {
+        let status = "\
+Package: same\nStatus: install ok installed\nVersion: 1\nDescription: a\n b\n .\n\n\
+Package: other\nStatus: install ok installed\nVersion: 2\n\n\
+Package: more\nStatus: install ok installed\nVersion: 3\n\n\
+Package: half\nStatus: install reinstreq half-installed\nVersion: 1\n\n\
+Package: purged\nStatus: deinstall ok config-files\nVersion: 1\n";
+        let expected = ["same", "other", "half", "gone"].map(|name| locked(name, "1"));
+        let shown: Vec<String> = compare(status, &expected).iter().map(ToString::to_string).collect();
         assert_eq!(
-            lines,
+            shown,
             [
-                "other 2 is installed, 1 is locked",
-                "extra 3 is installed but not locked",
-                "half is in the state \"install ok half-configured\"",
-                "gone 1 is locked but not installed",
+                "gone 1 is locked, but not there",
+                "half is not fully installed (half-installed)",
+                "more 3 is there, but not locked",
+                "other is there in version 2, but 1 is locked",
             ]
         );
+        assert_eq!(compare("", &[]), []);
     }
 }

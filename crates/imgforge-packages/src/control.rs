@@ -1,69 +1,75 @@
-//! deb822: the form of Debian's control files, package indexes and dpkg's status (deb822(5)).
+//! Debian control data: paragraphs of `Field: value` lines (deb-control(5)), as apt, dpkg and repositories write them.
 
-/// One stanza: fields by name.
-pub(crate) struct Stanza<'t> {
-    fields: Vec<(&'t str, &'t str)>,
-}
-
-impl<'t> Stanza<'t> {
-    /// A field's value with the lines that continue it; names are compared without regard to case.
-    pub(crate) fn get(&self, name: &str) -> Option<&'t str> {
-        self.fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
-    }
-}
-
-/// The stanzas of a text. Comment lines and what is no field are passed over.
-pub(crate) fn stanzas(text: &str) -> impl Iterator<Item = Stanza<'_>> {
+/// The paragraphs of `text`: what empty lines part, comment lines left out.
+pub(crate) fn paragraphs(text: &str) -> impl Iterator<Item = Paragraph<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let mut fields: Vec<(&str, &str)> = Vec::new();
-        // The start of the value of the last field, in bytes from the start of `rest`.
-        let mut open: Option<(&str, usize, usize)> = None;
-        let mut at = 0;
-        let whole = rest;
         loop {
-            let line_start = at;
-            let Some(line) = whole[at..].split_inclusive('\n').next() else { break };
-            at += line.len();
-            let bare = line.trim_end_matches(['\n', '\r']);
-            if bare.trim().is_empty() {
-                if open.is_some() || !fields.is_empty() {
-                    break;
-                }
-            } else if bare.starts_with([' ', '\t']) {
-                if let Some((_, _, end)) = &mut open {
-                    *end = line_start + bare.len();
-                }
-            } else if !bare.starts_with('#') {
-                fields.extend(open.take().map(|(key, from, to)| (key, whole[from..to].trim())));
-                if let Some(colon) = bare.find(':') {
-                    open = Some((&bare[..colon], line_start + colon + 1, line_start + bare.len()));
-                }
+            rest = rest.trim_start_matches(['\n', '\r']);
+            if rest.is_empty() {
+                return None;
+            }
+            let end = rest.find("\n\n").map_or(rest.len(), |at| at + 1);
+            let (paragraph, after) = rest.split_at(end);
+            rest = after;
+            if !paragraph.trim().is_empty() {
+                return Some(Paragraph(paragraph));
             }
         }
-        fields.extend(open.take().map(|(key, from, to)| (key, whole[from..to].trim())));
-        rest = &whole[at..];
-        (!fields.is_empty()).then_some(Stanza { fields })
     })
+}
+
+/// One paragraph.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paragraph<'a>(&'a str);
+
+impl<'a> Paragraph<'a> {
+    /// Its fields in order: the name, and the value with its continuation lines. A value's first line has no white
+    /// space around it; the others are as written.
+    pub(crate) fn fields(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let line_end = rest.find('\n').map_or(rest.len(), |at| at + 1);
+                let is_field = !rest.starts_with([' ', '\t', '#']);
+                let mut end = line_end;
+                while is_field && rest[end..].starts_with([' ', '\t']) {
+                    end = rest[end..].find('\n').map_or(rest.len(), |at| end + at + 1);
+                }
+                let (field, after) = rest.split_at(end);
+                rest = after;
+                if let Some((name, value)) = field.split_once(':').filter(|_| is_field) {
+                    return Some((name, value.trim()));
+                }
+            }
+            None
+        })
+    }
+
+    /// The value of the field `name`, in any case of letters.
+    pub(crate) fn get(self, name: &str) -> Option<&'a str> {
+        self.fields().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
-    fn fields_may_go_on_over_lines_and_comments_are_passed_over() {
-        let text = "\n\nA: 1\n# no field\nB: two\n three\n four\n\n\nA: 2\nbroken line\nb: x\n";
-        let read: Vec<_> = stanzas(text).map(|s| (s.get("a"), s.get("B"))).collect();
-        assert_eq!(read, [(Some("1"), Some("two\n three\n four")), (Some("2"), Some("x"))]);
+    fn paragraphs_have_fields_with_continuation_lines() {
+        let text = "\n\nA: 1\n# note\nB:\n x y\n .\n z\n\n\nC : 2\nno field\n";
+        let all: Vec<Vec<_>> = paragraphs(text).map(|p| p.fields().collect()).collect();
+        assert_eq!(all, [vec![("A", "1"), ("B", "x y\n .\n z")], vec![("C ", "2")]]);
+        assert_eq!(paragraphs(text).next().and_then(|p| p.get("a")), Some("1"));
     }
 
-    proptest! {
+    proptest::proptest! {
         #[test]
-        fn any_text_is_read(text in "(?s).{0,120}") {
-            let _ = stanzas(&text).count();
+        fn no_text_makes_the_reader_panic(text in "[a-zA-Z:# \t\r\n.é]{0,80}") {
+            for paragraph in paragraphs(&text) {
+                proptest::prop_assert!(paragraph.fields().count() <= text.len());
+            }
         }
     }
 }

@@ -1,102 +1,152 @@
-//! What can go wrong with packages.
+//! What can go wrong with packages, in words that say what to do.
 
-use camino::Utf8PathBuf;
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::lock::LockedPackage;
 
-/// Why packages cannot be had.
+/// Why packages cannot be found, chosen, fetched or staged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No one says where a suite is.
+    /// Nothing says where a suite is.
     #[error(
-        "nothing says where the suite \"{suite}\" is: give the apt source \"{source_name}\" a `uri`, set IMGFORGE_APT_URI, \
-         or have the suite in the machine's apt configuration"
+        "no repository is known for the suite \"{suite}\" of apt \"{name}\": give `uri` in imgforge.kdl, \
+         set IMGFORGE_APT_URI to a URI or to {suite}=URI, or add the suite to this machine's apt configuration"
     )]
-    NoRepository {
-        /// The apt source of the workspace.
-        source_name: String,
+    NoUri {
+        /// The source's name in the workspace.
+        name: String,
         /// The suite.
         suite: String,
     },
-    /// The keys are not there.
-    #[error("the keyring {path} of the suite \"{suite}\" cannot be read: {message}")]
+    /// A keyring is not there or cannot be read.
+    #[error("the keyring {path} of the suite \"{suite}\" cannot be read: {reason}")]
     Keyring {
+        /// The suite.
+        suite: String,
         /// The file.
         path: Utf8PathBuf,
-        /// The suite.
-        suite: String,
-        /// What the system says, or what is wrong with it.
-        message: String,
+        /// Why.
+        reason: String,
     },
-    /// A server cannot be reached or does not answer as it should, after several tries.
-    #[error("{url}: {message}")]
+    /// A server does not answer, or not as it should, after all tries.
+    #[error("{url} cannot be fetched: {reason}")]
     Unreachable {
         /// What was asked for.
         url: String,
-        /// What happened.
-        message: String,
+        /// Why, in a few words.
+        reason: String,
     },
-    /// An InRelease that nobody of the keyring has signed.
-    #[error("{url} is not signed by a key of {keyring}: {message}")]
+    /// What a server says about itself is not signed by a key of the keyring.
+    #[error("the signature of {url} is not good: {reason}")]
     Signature {
-        /// The file.
+        /// The `InRelease` file.
         url: String,
-        /// The keyring.
-        keyring: Utf8PathBuf,
-        /// What was tried.
-        message: String,
+        /// Why, in a few words.
+        reason: String,
     },
-    /// An InRelease that is signed but cannot be used.
-    #[error("{url}: {message}")]
-    Release {
+    /// Signed metadata that is not what was asked for, or cannot be understood.
+    #[error("{url}: {reason}")]
+    Metadata {
         /// The file.
         url: String,
         /// What is wrong.
-        message: String,
+        reason: String,
     },
-    /// A file that is not what was signed or locked.
-    #[error("{url} has the SHA-256 {found}, where {expected} was promised")]
-    Hash {
-        /// The file.
+    /// Signed metadata that is too old to be trusted.
+    #[error(
+        "{url} expired {age} ago (Valid-Until: {until}): the mirror is stale, or someone keeps updates from you"
+    )]
+    Expired {
+        /// The `InRelease` file.
         url: String,
-        /// What was promised.
+        /// How long ago, for people.
+        age: String,
+        /// The date as written.
+        until: String,
+    },
+    /// A file is not the one that signed metadata or the lock names.
+    #[error("{what} has the SHA-256 {found}, but {expected} was expected")]
+    Hash {
+        /// The file or address.
+        what: String,
+        /// As signed or locked.
         expected: String,
-        /// What came.
+        /// As found.
         found: String,
     },
-    /// Packages of the lock that no repository has any more.
+    /// A name that no suite has.
+    #[error("no package \"{name}\" in {suites}{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean \"{n}\"?")))]
+    UnknownPackage {
+        /// As asked for.
+        name: String,
+        /// The suites looked in.
+        suites: String,
+        /// The nearest name that there is.
+        nearest: Option<String>,
+    },
+    /// A version that no suite has.
+    #[error("no version {version} of \"{name}\"; there is {known}")]
+    UnknownVersion {
+        /// The package.
+        name: String,
+        /// As asked for.
+        version: String,
+        /// The versions that there are.
+        known: String,
+    },
+    /// The packages cannot be installed together.
+    #[error("{wanted} cannot be installed:\n{reason}")]
+    Unsolvable {
+        /// What was asked for.
+        wanted: String,
+        /// Why, in one or few lines.
+        reason: String,
+    },
+    /// Packages that nobody serves any more.
     #[error("{}", vanished(.0))]
     Vanished(Vec<LockedPackage>),
-    /// A package file that is not one.
-    #[error("the package {package} cannot be unpacked: {message}")]
+    /// A package file that cannot be read or does not fit the others.
+    #[error("the package {package}: {reason}")]
     Package {
         /// Its name and version.
         package: String,
         /// What is wrong.
-        message: String,
+        reason: String,
     },
-    /// The cache, or another file of this machine.
+    /// A file of the cache cannot be read or written.
     #[error("{path}: {error}")]
     Io {
         /// The file.
         path: Utf8PathBuf,
         /// What the system says.
-        error: std::io::Error,
+        error: io::Error,
     },
+    /// There is no place for the cache.
+    #[error("no folder for the cache is known: set IMGFORGE_CACHE, XDG_CACHE_HOME or HOME")]
+    NoCache,
+}
+
+impl Error {
+    pub(crate) fn io(path: &Utf8Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { path: path.to_owned(), error }
+    }
+
+    pub(crate) fn package(package: &LockedPackage, reason: impl ToString) -> Self {
+        Self::Package { package: format!("{} {}", package.name, package.version), reason: reason.to_string() }
+    }
 }
 
 fn vanished(packages: &[LockedPackage]) -> String {
-    let names: Vec<String> = packages.iter().take(8).map(|p| format!("{} {}", p.name, p.version)).collect();
-    let more = packages.len().saturating_sub(names.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> =
+        packages.iter().take(SHOWN).map(|p| format!("{} {}", p.name, p.version)).collect();
+    if packages.len() > SHOWN {
+        names.push(format!("{} more", packages.len() - SHOWN));
+    }
     format!(
-        "nobody serves these locked packages any more: {}{more}. Run `imgforge update` to lock what is served now, or say \
-         `lock vanished=\"relock\"` in the workspace to have builds do so",
+        "no repository serves these locked packages any more: {}; mirrors delete superseded versions: \
+         run `imgforge update`, or give the `uri` of a snapshot archive",
         names.join(", ")
     )
-}
-
-/// For `map_err` on file operations.
-pub(crate) fn io(path: impl Into<Utf8PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.into();
-    move |error| Error::Io { path, error }
 }

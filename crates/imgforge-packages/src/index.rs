@@ -1,312 +1,380 @@
-//! What a repository has: InRelease verified, Packages fetched by hash, parsed once and kept.
+//! What a repository has: fetched, verified, parsed, and kept parsed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use imgforge_core::lock::LockedPackage;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use ureq::Agent;
 
-use crate::control::{Stanza, stanzas};
-use crate::fetch::{Client, Failed};
-use crate::machine::SuiteLocation;
-use crate::resolve::{Group, Version, parse_relations};
-use crate::{Cache, Error, Progress, Repository, signature};
+use crate::cache::{self, Cache, sha256};
+use crate::control::{Paragraph, paragraphs};
+use crate::error::Error;
+use crate::http;
+use crate::machine::{Repository, RepositorySuite};
+use crate::progress::{Meter, Progress};
+use crate::relation::{compare_versions, parse_relations};
+use crate::release::{IndexFile, Release};
+use crate::signature;
 
-/// Raised when the form of a kept index changes.
-const KEPT_VERSION: &str = "2";
+/// Changes whenever [`IndexEntry`] or how it is read does.
+const FORMAT: u32 = 1;
 
-/// How much a package belongs to a Debian system (policy 2.5); the first of two is preferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Priority {
-    Required,
-    Important,
-    Standard,
-    Optional,
+/// An `InRelease` file has some 200 KB.
+const INRELEASE_LIMIT: u64 = 16 << 20;
+
+/// Bytes of an unpacked index; Debian's largest has 60 MB.
+const UNPACKED_LIMIT: u64 = 1 << 30;
+
+/// One package of an index, as far as it matters for choosing and fetching it. Relations are kept as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of deb-control(5) and of Packages files")]
+pub struct IndexEntry {
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    pub suite: String,
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+    pub priority: String,
+    pub essential: bool,
+    pub pre_depends: String,
+    pub depends: String,
+    pub provides: String,
+    pub conflicts: String,
+    pub breaks: String,
 }
 
-impl Priority {
-    fn of(field: Option<&str>) -> Self {
-        match field {
-            Some("required") => Self::Required,
-            Some("important") => Self::Important,
-            Some("standard") => Self::Standard,
-            _ => Self::Optional,
-        }
-    }
-}
-
-/// One package of a repository.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Package {
-    pub(crate) name: String,
-    pub(crate) version: Version,
-    pub(crate) architecture: String,
-    pub(crate) suite: String,
-    pub(crate) path: String,
-    pub(crate) size: u64,
-    pub(crate) sha256: String,
-    pub(crate) essential: bool,
-    pub(crate) priority: Priority,
-    /// Pre-Depends and Depends: of each group, one must be there.
-    pub(crate) depends: Vec<Group>,
-    /// Conflicts and Breaks.
-    pub(crate) conflicts: Vec<Group>,
-    /// Names that it provides, some with a version.
-    pub(crate) provides: Vec<(String, Option<Version>)>,
-}
-
-/// All packages of a source, by name.
+/// All packages of a source's suites.
 #[derive(Debug)]
 pub struct Index {
     pub(crate) source: String,
-    pub(crate) packages: Vec<Package>,
-    pub(crate) by_name: HashMap<String, Vec<usize>>,
-    pub(crate) providers: HashMap<String, Vec<usize>>,
+    pub(crate) architecture: String,
+    pub(crate) suites: Vec<String>,
+    pub(crate) entries: Vec<IndexEntry>,
+    by_name: HashMap<String, Vec<usize>>,
+    providers: OnceLock<Providers>,
 }
+
+/// By virtual name: the entries that provide it, with the version that they give it.
+pub(crate) type Providers = HashMap<String, Vec<(usize, Option<String>)>>;
 
 impl Index {
-    pub(crate) fn new(source: &str, packages: Vec<Package>) -> Self {
-        let mut index =
-            Self { source: source.to_owned(), packages, by_name: HashMap::new(), providers: HashMap::new() };
-        index.reindex();
-        index
+    /// An index of `entries`; those of other architectures are left out. Of the same version in two suites the first
+    /// is kept.
+    pub fn new(source: &str, architecture: &str, suites: &[String], mut entries: Vec<IndexEntry>) -> Self {
+        entries.retain(|e| e.architecture == architecture || e.architecture == "all");
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::with_capacity(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            by_name.entry(entry.name.clone()).or_default().push(at);
+        }
+        for versions in by_name.values_mut().filter(|versions| versions.len() > 1) {
+            versions.sort_by(|a, b| compare_versions(&entries[*b].version, &entries[*a].version));
+            versions.dedup_by(|later, first| entries[*later].version == entries[*first].version);
+        }
+        Self {
+            source: source.to_owned(),
+            architecture: architecture.to_owned(),
+            suites: suites.to_vec(),
+            entries,
+            by_name,
+            providers: OnceLock::new(),
+        }
     }
 
-    fn reindex(&mut self) {
-        self.by_name.clear();
-        self.providers.clear();
-        for (n, package) in self.packages.iter().enumerate() {
-            self.by_name.entry(package.name.clone()).or_default().push(n);
-            for (name, _) in &package.provides {
-                self.providers.entry(name.clone()).or_default().push(n);
+    /// The same index, but of every package that is locked and still served only the locked versions: so that what is
+    /// asked for anew does not move what is not.
+    #[must_use]
+    pub fn pinned(self, locked: &[LockedPackage]) -> Self {
+        let wanted: HashSet<(&str, &str)> =
+            locked.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
+        let is_wanted = |entry: &IndexEntry| wanted.contains(&(entry.name.as_str(), entry.version.as_str()));
+        let served: HashSet<String> =
+            self.entries.iter().filter(|entry| is_wanted(entry)).map(|entry| entry.name.clone()).collect();
+        let keeps = |entry: &IndexEntry| !served.contains(&entry.name) || is_wanted(entry);
+        let entries = self.entries.into_iter().filter(keeps).collect();
+        Self::new(&self.source, &self.architecture, &self.suites, entries)
+    }
+
+    /// Every version of `name`, newest first.
+    pub fn versions(&self, name: &str) -> impl Iterator<Item = &IndexEntry> {
+        self.positions(name).iter().map(|at| &self.entries[*at])
+    }
+
+    /// The newest version of `name`, as it would be locked.
+    pub fn newest(&self, name: &str) -> Option<LockedPackage> {
+        self.positions(name).first().map(|at| self.lock(*at))
+    }
+
+    /// The names of all packages.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// Positions in `entries` of every version of `name`, newest first.
+    pub(crate) fn positions(&self, name: &str) -> &[usize] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn providers(&self) -> &Providers {
+        self.providers.get_or_init(|| {
+            let mut providers = Providers::new();
+            for (at, entry) in self.entries.iter().enumerate() {
+                for provided in parse_relations(&entry.provides).into_iter().flatten() {
+                    let version = provided.bound.map(|bound| bound.version);
+                    providers.entry(provided.name).or_default().push((at, version));
+                }
             }
-        }
-        for versions in self.by_name.values_mut() {
-            versions.sort_by(|a, b| self.packages[*b].version.cmp(&self.packages[*a].version));
-            // The same version in two suites is one package.
-            versions.dedup_by(|a, b| self.packages[*a].version == self.packages[*b].version);
-        }
+            providers
+        })
     }
 
-    /// Of every package that is locked and still served, leaves only the locked version.
-    pub fn pin(&mut self, locked: &[LockedPackage]) {
-        let mut pinned: HashMap<&str, Vec<&str>> = HashMap::new();
-        for package in locked {
-            pinned.entry(&package.name).or_default().push(&package.version);
+    pub(crate) fn lock(&self, at: usize) -> LockedPackage {
+        let entry = &self.entries[at];
+        LockedPackage {
+            source: self.source.clone(),
+            name: entry.name.clone(),
+            version: entry.version.clone(),
+            architecture: entry.architecture.clone(),
+            suite: entry.suite.clone(),
+            path: entry.path.clone(),
+            size: entry.size,
+            sha256: entry.sha256.clone(),
         }
-        let is_pinned = |package: &Package| {
-            pinned
-                .get(package.name.as_str())
-                .is_some_and(|versions| versions.contains(&package.version.text()))
-        };
-        let served: std::collections::HashSet<String> = self
-            .packages
-            .iter()
-            .filter(|package| is_pinned(package))
-            .map(|package| package.name.clone())
-            .collect();
-        self.packages.retain(|package| !served.contains(&package.name) || is_pinned(package));
-        self.reindex();
     }
 }
 
-/// Fetches and verifies what describes a repository: all suites at once.
+/// Fetches the index of a repository: signatures are verified before hashes, hashes before anything is unpacked.
 ///
 /// # Errors
-/// A server that cannot be reached, a signature or a hash that is not right, a release that is too old.
+/// Any of [`Error`]'s about keyrings, servers, signatures and metadata.
 pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progress) -> Result<Index, Error> {
-    let started = Instant::now();
-    let client = Client::new();
-    let read: Vec<Result<(Vec<Package>, u64), Error>> = std::thread::scope(|scope| {
-        let suite = |suite| {
-            let client = &client;
-            scope.spawn(move || fetch_suite(client, repository, suite, cache))
-        };
-        let threads: Vec<_> = repository.suites.iter().map(suite).collect();
+    let meter = Meter::new(progress, "package indexes", 0);
+    let agent = http::agent();
+    let suites: Vec<Result<Vec<IndexEntry>, Error>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = repository
+            .suites
+            .iter()
+            .map(|suite| scope.spawn(|| fetch_suite(&agent, repository, suite, cache, &meter)))
+            .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let (mut packages, mut bytes) = (Vec::new(), 0);
-    for suite in read {
-        let (found, fetched) = suite?;
-        packages.extend(found);
-        bytes += fetched;
+    let mut entries = Vec::new();
+    for suite in suites {
+        entries.extend(suite?);
     }
-    progress.fetched("package indexes", bytes, repository.suites.len(), started.elapsed());
-    Ok(Index::new(&repository.source, packages))
+    meter.finish();
+    let names: Vec<String> = repository.suites.iter().map(|suite| suite.name.clone()).collect();
+    Ok(Index::new(&repository.source, &repository.architecture, &names, entries))
 }
 
 fn fetch_suite(
-    client: &Client,
+    agent: &Agent,
     repository: &Repository,
-    suite: &SuiteLocation,
+    suite: &RepositorySuite,
     cache: &Cache,
-) -> Result<(Vec<Package>, u64), Error> {
-    let base = format!("{}/dists/{}", suite.uri, suite.suite);
-    let url = format!("{base}/InRelease");
-    let signed = client.get(&url).map_err(|failed| absent(&url, failed))?;
-    let keyring = std::fs::read(&suite.keyring).map_err(|error| Error::Keyring {
-        path: suite.keyring.clone(),
-        suite: suite.suite.clone(),
-        message: error.to_string(),
-    })?;
-    let text = signature::verify(&String::from_utf8_lossy(&signed), &keyring)
-        .map_err(|message| Error::Signature { url: url.clone(), keyring: suite.keyring.clone(), message })?;
-    let release = Release::read(&text).ok_or_else(|| Error::Release {
+    meter: &Meter<'_>,
+) -> Result<Vec<IndexEntry>, Error> {
+    let folder = format!("{}/dists/{}", suite.uri, suite.name);
+    let url = format!("{folder}/InRelease");
+    let keyring =
+        |reason: String| Error::Keyring { suite: suite.name.clone(), path: suite.keyring.clone(), reason };
+    let keys = std::fs::read(&suite.keyring).map_err(|e| keyring(e.to_string()))?;
+    let keys = signature::read_keyring(&keys).map_err(keyring)?;
+    let signed = http::get(agent, &url, INRELEASE_LIMIT)?.ok_or_else(|| Error::Unreachable {
         url: url.clone(),
-        message: "it has no list of SHA-256 hashes".into(),
+        reason: "the server has no such suite".to_owned(),
     })?;
-    release.check(suite).map_err(|message| Error::Release { url, message })?;
-    let (mut packages, mut bytes) = (Vec::new(), signed.len() as u64);
+    meter.expect(signed.len() as u64);
+    meter.got(signed.len() as u64);
+    meter.file();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let bad = |reason: String| Error::Signature { url: url.clone(), reason };
+    let signed = String::from_utf8(signed).map_err(|_| bad("it is no text".to_owned()))?;
+    let release = Release::parse(&signature::verify(&signed, &keys, now).map_err(bad)?);
+    release.check(&url, &suite.name, now.cast_signed())?;
+    let mut entries = Vec::new();
     for component in &repository.components {
-        let folder = format!("{component}/binary-{}", repository.architecture);
-        let (found, fetched) = fetch_packages(client, &base, &folder, &release, suite, cache)?;
-        packages.extend(found);
-        bytes += fetched;
-    }
-    Ok((packages, bytes))
-}
-
-fn absent(url: &str, failed: Failed) -> Error {
-    match failed {
-        Failed::Other(error) => error,
-        Failed::Absent => {
-            Error::Unreachable { url: url.to_owned(), message: "the server does not have it".into() }
+        for file in release.packages(&url, component, &repository.architecture)? {
+            entries.extend(read_index(agent, &folder, &file, suite, cache, meter)?);
         }
     }
+    Ok(entries)
 }
 
-/// What an InRelease says.
-struct Release {
-    fields: BTreeMap<String, String>,
-    /// Size and SHA-256 by path.
-    files: BTreeMap<String, (u64, String)>,
-}
-
-impl Release {
-    fn read(text: &str) -> Option<Self> {
-        let stanza = stanzas(text).next()?;
-        let mut files = BTreeMap::new();
-        for line in stanza.get("SHA256")?.lines() {
-            let mut words = line.split_whitespace();
-            if let (Some(hash), Some(size), Some(path)) = (words.next(), words.next(), words.next()) {
-                files.insert(path.to_owned(), (size.parse().ok()?, hash.to_owned()));
-            }
-        }
-        let fields = ["Suite", "Codename", "Valid-Until"];
-        let fields = fields
-            .iter()
-            .filter_map(|name| Some(((*name).to_owned(), stanza.get(name)?.to_owned())))
-            .collect();
-        Some(Self { fields, files })
-    }
-
-    /// A good signature of another suite, or of long ago, is still the wrong file.
-    fn check(&self, suite: &SuiteLocation) -> Result<(), String> {
-        let is = |field: &str| self.fields.get(field).is_some_and(|value| *value == suite.suite);
-        if !is("Suite") && !is("Codename") {
-            let named = self.fields.get("Codename").or(self.fields.get("Suite"));
-            return Err(format!("it is of the suite \"{}\"", named.map_or("", String::as_str)));
-        }
-        let Some(until) = self.fields.get("Valid-Until") else { return Ok(()) };
-        let date = until.replace("UTC", "+0000");
-        let parsed = jiff::fmt::rfc2822::parse(&date)
-            .map_err(|error| format!("its Valid-Until is no date: {error}"))?;
-        if parsed.timestamp() < jiff::Timestamp::now() {
-            return Err(format!(
-                "it was valid until {until}: the mirror is not kept up, or the clock is wrong"
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn fetch_packages(
-    client: &Client,
-    base: &str,
+/// The entries of one `Packages` file: from the cache when they are there.
+fn read_index(
+    agent: &Agent,
     folder: &str,
-    release: &Release,
-    suite: &SuiteLocation,
+    file: &IndexFile,
+    suite: &RepositorySuite,
     cache: &Cache,
-) -> Result<(Vec<Package>, u64), Error> {
-    let named = ["Packages.xz", "Packages.gz", "Packages"].iter().find_map(|name| {
-        let path = format!("{folder}/{name}");
-        release.files.get(&path).map(|(size, hash)| (path, *size, hash.clone()))
-    });
-    let Some((path, size, hash)) = named else {
-        let message = format!("it lists no {folder}/Packages");
-        return Err(Error::Release { url: format!("{base}/InRelease"), message });
-    };
-    let kept = cache.derived("index", &format!("{KEPT_VERSION}-{}-{hash}", suite.suite));
-    if let Some(packages) = std::fs::read(&kept).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
-        return Ok((packages, 0));
+    meter: &Meter<'_>,
+) -> Result<Vec<IndexEntry>, Error> {
+    let key = blake3::hash(format!("{FORMAT} {} {}", suite.name, file.sha256).as_bytes()).to_hex();
+    let kept = cache.index(&key);
+    if let Some(entries) = std::fs::read(&kept).ok().and_then(|bytes| decode(&bytes)) {
+        return Ok(entries);
     }
-    let by_hash = format!("{base}/{folder}/by-hash/SHA256/{hash}");
-    let url = format!("{base}/{path}");
-    let bytes = match client.get(&by_hash) {
-        Err(Failed::Absent) => client.get(&url),
-        other => other,
-    };
-    let bytes = bytes.map_err(|failed| absent(&url, failed))?;
-    let found = hex::encode(Sha256::digest(&bytes));
-    if found != hash || bytes.len() as u64 != size {
-        return Err(Error::Hash { url, expected: hash, found });
-    }
-    let text = unpacked(&path, &bytes).map_err(|error| Error::Release {
-        url: url.clone(),
-        message: format!("it cannot be unpacked: {error}"),
-    })?;
-    let packages: Vec<Package> = stanzas(&text).filter_map(|stanza| package(&stanza, &suite.suite)).collect();
-    // What cannot be kept is parsed again.
-    if let Ok(body) = postcard::to_stdvec(&packages) {
-        let _ = Cache::put(&kept, &body);
-    }
-    Ok((packages, bytes.len() as u64))
+    meter.expect(file.size);
+    let bytes = fetch_verified(agent, folder, file)?;
+    meter.got(file.size);
+    meter.file();
+    let url = format!("{folder}/{}", file.path);
+    let broken = |reason: String| Error::Metadata { url: url.clone(), reason };
+    let text = unpack(&file.path, &bytes).map_err(|e| broken(format!("it cannot be unpacked: {e}")))?;
+    let text = String::from_utf8(text).map_err(|_| broken("it is not UTF-8".to_owned()))?;
+    let entries: Vec<IndexEntry> = paragraphs(&text).filter_map(|p| entry(p, &suite.name)).collect();
+    let bytes = encode(&entries).map_err(|e| broken(e.to_string()))?;
+    cache::replace(&kept, |out| std::io::Write::write_all(out, &bytes).map_err(Error::io(&kept)))?;
+    Ok(entries)
 }
 
-fn unpacked(path: &str, bytes: &[u8]) -> std::io::Result<String> {
-    let mut text = String::new();
-    if path.ends_with(".xz") {
-        liblzma::read::XzDecoder::new_multi_decoder(bytes).read_to_string(&mut text)?;
-    } else if path.ends_with(".gz") {
-        flate2::read::MultiGzDecoder::new(bytes).read_to_string(&mut text)?;
-    } else {
-        text = String::from_utf8_lossy(bytes).into_owned();
+/// By its hash where the repository has that (a mirror may be in the middle of an update), else by its name.
+fn fetch_verified(agent: &Agent, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
+    let by_name = format!("{folder}/{}", file.path);
+    let parent = by_name.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let by_hash = format!("{parent}/by-hash/SHA256/{}", file.sha256);
+    let mut failure =
+        Error::Unreachable { url: by_name.clone(), reason: "the server does not have it".to_owned() };
+    for url in [&by_hash, &by_name].into_iter().skip(usize::from(!file.by_hash)) {
+        let Some(bytes) = http::get(agent, url, file.size + 1)? else { continue };
+        let found = sha256(&bytes);
+        if found == file.sha256 && bytes.len() as u64 == file.size {
+            return Ok(bytes);
+        }
+        failure = Error::Hash { what: url.clone(), expected: file.sha256.clone(), found };
     }
+    Err(failure)
+}
+
+fn unpack(path: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    match path.rsplit('.').next() {
+        Some("xz") => {
+            liblzma::read::XzDecoder::new_multi_decoder(bytes).take(UNPACKED_LIMIT).read_to_end(&mut text)?
+        }
+        Some("gz") => flate2::read::MultiGzDecoder::new(bytes).take(UNPACKED_LIMIT).read_to_end(&mut text)?,
+        _ => {
+            text.extend_from_slice(bytes);
+            bytes.len()
+        }
+    };
     Ok(text)
 }
 
-/// A stanza of a Packages file; `None` when something that is needed is missing in it.
-pub(crate) fn package(stanza: &Stanza<'_>, suite: &str) -> Option<Package> {
-    let relations = |fields: &[&str]| -> Vec<Group> {
-        fields.iter().filter_map(|field| stanza.get(field)).flat_map(parse_relations).collect()
-    };
-    let provides = relations(&["Provides"]);
-    let path = stanza.get("Filename")?;
-    // A path that leads out of the repository's root would be fetched from elsewhere.
-    if path.split('/').any(|part| part == "..") {
-        return None;
+/// `None` for an entry that could not be fetched or whose names are no file names.
+fn entry(paragraph: Paragraph<'_>, suite: &str) -> Option<IndexEntry> {
+    let mut entry = IndexEntry { suite: suite.to_owned(), ..IndexEntry::default() };
+    for (field, value) in paragraph.fields() {
+        let text = || value.to_owned();
+        match field {
+            "Package" => entry.name = text(),
+            "Version" => entry.version = text(),
+            "Architecture" => entry.architecture = text(),
+            "Filename" => value.trim_start_matches("./").clone_into(&mut entry.path),
+            "Size" => entry.size = value.parse().ok()?,
+            "SHA256" => entry.sha256 = value.to_ascii_lowercase(),
+            "Priority" => entry.priority = text(),
+            "Essential" => entry.essential = value == "yes",
+            "Pre-Depends" => entry.pre_depends = text(),
+            "Depends" => entry.depends = text(),
+            "Provides" => entry.provides = text(),
+            "Conflicts" => entry.conflicts = text(),
+            "Breaks" => entry.breaks = text(),
+            _ => {}
+        }
     }
-    Some(Package {
-        name: stanza.get("Package")?.to_owned(),
-        version: Version::new(stanza.get("Version")?)?,
-        architecture: stanza.get("Architecture")?.to_owned(),
-        suite: suite.to_owned(),
-        path: path.trim_start_matches("./").to_owned(),
-        size: stanza.get("Size")?.parse().ok()?,
-        sha256: stanza.get("SHA256")?.to_owned(),
-        essential: stanza.get("Essential") == Some("yes"),
-        priority: Priority::of(stanza.get("Priority")),
-        depends: relations(&["Pre-Depends", "Depends"]),
-        conflicts: relations(&["Conflicts", "Breaks"]),
-        provides: provides
-            .into_iter()
-            .filter_map(|group| group.into_iter().next())
-            .map(|relation| (relation.name, relation.version.map(|(_, version)| version)))
-            .collect(),
-    })
+    is_sane(&entry).then_some(entry)
+}
+
+/// These become file names and addresses later.
+fn is_sane(entry: &IndexEntry) -> bool {
+    let name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    };
+    let version = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'~' | b':'))
+    };
+    name(&entry.name)
+        && version(&entry.version)
+        && name(&entry.architecture)
+        && entry.sha256.len() == 64
+        && entry.sha256.bytes().all(|b| b.is_ascii_hexdigit())
+        && !entry.path.is_empty()
+        && entry.path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        && entry.path.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn encode(entries: &[IndexEntry]) -> postcard::Result<Vec<u8>> {
+    let body = postcard::to_stdvec(entries)?;
+    let mut bytes = blake3::hash(&body).as_bytes().to_vec();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Option<Vec<IndexEntry>> {
+    let (checksum, body) = bytes.split_at_checked(32)?;
+    (blake3::hash(body).as_bytes()[..] == *checksum).then(|| postcard::from_bytes(body).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn entries_whose_names_would_leave_their_folder_are_not_taken() {
+        let text = |name: &str, path: &str| {
+            format!(
+                "Package: {name}\nVersion: 1:2-3\nArchitecture: all\nFilename: {path}\nSize: 4\nSHA256: {HASH}\n"
+            )
+        };
+        let read = |text: &str| paragraphs(text).next().and_then(|p| entry(p, "s"));
+        assert!(read(&text("g++-12", "pool/main/g/g++.deb")).is_some());
+        for (name, path) in [("../x", "pool/x"), ("x", "../x"), ("x", "/x"), ("x", "a/../../x"), ("", "x")] {
+            assert_eq!(read(&text(name, path)), None, "{name} {path}");
+        }
+    }
+
+    #[test]
+    fn a_kept_index_is_read_back_and_a_damaged_one_is_not() {
+        let entries = vec![IndexEntry { name: "a".into(), size: 7, ..IndexEntry::default() }];
+        let mut bytes = encode(&entries).unwrap();
+        assert_eq!(decode(&bytes), Some(entries));
+        *bytes.last_mut().unwrap() ^= 1;
+        assert_eq!(decode(&bytes), None);
+        assert_eq!(decode(&[0; 7]), None);
+    }
+
+    #[test]
+    fn the_newest_version_of_all_suites_comes_first() {
+        let entry = |version: &str, suite: &str, architecture: &str| IndexEntry {
+            name: "a".into(),
+            version: version.into(),
+            suite: suite.into(),
+            architecture: architecture.into(),
+            ..IndexEntry::default()
+        };
+        let entries = vec![
+            entry("1.9", "main", "amd64"),
+            entry("1.10", "security", "amd64"),
+            entry("1.9", "updates", "amd64"),
+            entry("3", "main", "arm64"),
+        ];
+        let index = Index::new("debian", "amd64", &[], entries);
+        let found: Vec<_> = index.versions("a").map(|e| (e.version.as_str(), e.suite.as_str())).collect();
+        assert_eq!(found, [("1.10", "security"), ("1.9", "main")]);
+    }
 }

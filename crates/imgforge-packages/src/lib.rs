@@ -1,75 +1,47 @@
-//! Locked Debian packages: what a repository has, which of it is wanted, and how it comes into an image.
+//! Locked Debian packages: repository metadata, signatures, resolver, cache, roots.
+//!
+//! The way through, each arrow one function:
 //!
 //! ```text
-//! Machine, AptSource   -> Repository          machine    where a source's suites are, and whose keys sign them
-//! Repository           -> Index               index      InRelease verified, Packages hashed and parsed
-//! Index + Request      -> [LockedPackage]     resolve    Debian's dependency rules, solved
-//! [LockedPackage]      -> files in the cache  fetch      in parallel, resumed, SHA-256 checked
-//! files in the cache   -> [SuppliedFile]      root, install   a root's tar, or packages and a script
-//! dpkg's status        -> [Difference]        compare    what an image has against what was locked
+//! AptSource           -> Repository          Machine::repository   which server, which keys
+//! Repository          -> Index               fetch_index           fetched, signature verified, parsed
+//! Index + Request     -> Vec<LockedPackage>  Index::resolve        what an image adds to its parents
+//! Vec<LockedPackage>  -> files in the Cache  fetch                 hash verified
+//! files in the Cache  -> Vec<SuppliedFile>   stage_root, stage_packages
+//! /var/lib/dpkg/status -> Vec<Difference>    compare               is the image what the lock says?
 //! ```
 //!
-//! Nothing unverified is ever parsed or unpacked.
+//! It is apart from the core since it reads the machine, the network and the clock. It blocks, and uses threads:
+//! nothing here needs to wait for thousands of things at once.
 
 mod cache;
 mod compare;
 mod control;
 mod deb;
+mod download;
 mod error;
-mod fetch;
+mod http;
 mod index;
-mod install;
 mod machine;
+mod progress;
+mod relation;
+mod release;
 mod resolve;
 mod root;
+mod root_tar;
+mod scripts;
 mod signature;
+mod stage;
 
-use std::time::Duration;
-
-pub use self::cache::Cache;
-pub use self::compare::{Difference, compare};
-pub use self::error::Error;
-pub use self::fetch::fetch;
-pub use self::index::{Index, fetch_index};
-pub use self::install::{script_fingerprint, stage_packages};
-pub use self::machine::{Machine, Repository, SuiteLocation};
-pub use self::resolve::{Request, ResolveError};
-pub use self::root::stage_root;
-
-/// How packages are installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Keep documentation, manual pages and translations.
-    pub keep_docs: bool,
-}
-
-/// Hears how a download goes on. Called from several threads, at most about ten times a second.
-pub trait Progress: Sync {
-    /// `done` of `total` bytes of `what` are there; `total` is 0 while it is not known.
-    fn fetching(&self, what: &str, done: u64, total: u64);
-    /// All of `what` is there: `bytes` in `files` were fetched, in `took`.
-    fn fetched(&self, what: &str, bytes: u64, files: usize, took: Duration);
-}
-
-/// Hears nothing.
-impl Progress for () {
-    fn fetching(&self, _: &str, _: u64, _: u64) {}
-    fn fetched(&self, _: &str, _: u64, _: usize, _: Duration) {}
-}
-
-/// Documentation in packages, as shell patterns of absolute paths; copyright files are kept whatever is asked for.
-const DOCS: [&str; 6] = [
-    "/usr/share/doc/",
-    "/usr/share/man/",
-    "/usr/share/info/",
-    "/usr/share/locale/",
-    "/usr/share/lintian/",
-    "/usr/share/doc-base/",
-];
-
-/// Whether a path of a package (without the leading `/`) is left out when no documentation is wanted.
-fn is_documentation(path: &str) -> bool {
-    let is_kept = path.starts_with("usr/share/doc/") && path.ends_with("/copyright")
-        || path == "usr/share/locale/locale.alias";
-    !is_kept && DOCS.iter().any(|docs| path.starts_with(&docs[1..]) && path.len() >= docs.len())
-}
+pub use cache::Cache;
+pub use compare::{Difference, compare};
+pub use download::{Fetched, fetch};
+pub use error::Error;
+pub use index::{Index, IndexEntry, fetch_index};
+pub use machine::{Machine, Repository, RepositorySuite};
+pub use progress::{Progress, Silent};
+pub use relation::{Alternative, Bound, Dependency, compare_versions, parse_relations};
+pub use resolve::Request;
+pub use root::{is_configurable, stage_root};
+pub use scripts::{Options, script_fingerprint};
+pub use stage::stage_packages;

@@ -1,197 +1,282 @@
-//! Where suites are: the manifest, the environment, the machine's apt configuration, in this order.
+//! Where repositories are, as far as this machine knows: an environment variable and apt's own configuration.
+//!
+//! The lock holds no host names, so that any mirror serves it; the mirror is found anew on every machine.
 
-use std::collections::BTreeMap;
+use std::fs;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::manifest::AptSource;
 
-use crate::Error;
+use crate::control::paragraphs;
+use crate::error::Error;
 
-/// Debian's own keys, as its package debian-archive-keyring brings them.
+/// The keys that Debian's own archives are signed with, where Debian puts them.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What this machine knows of repositories.
+/// What the machine says about repositories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// `IMGFORGE_APT_URI`: `URI` for all suites, or `SUITE=URI` for one, parted by white space.
-    variable: String,
-    /// Of the apt configuration, by suite: its address and its `Signed-By` file.
-    configured: BTreeMap<String, (String, Option<Utf8PathBuf>)>,
+    /// From `IMGFORGE_APT_URI`: the suite, or none for all suites; and its URI.
+    variable: Vec<(Option<String>, String)>,
+    configured: Vec<Configured>,
 }
 
-/// An apt source whose suites have been found.
+/// One suite of apt's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Configured {
+    suite: String,
+    uri: String,
+    keyring: Option<Utf8PathBuf>,
+}
+
+/// An apt source with everything found: what [`fetch_index`](crate::fetch_index) reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
     /// The source's name in the workspace.
     pub source: String,
-    /// The architecture whose packages are wanted: `amd64`.
+    /// `amd64`; packages for `all` architectures are included.
     pub architecture: String,
-    /// `main` and so on.
+    /// Its suites in the manifest's order.
+    pub suites: Vec<RepositorySuite>,
+    /// `main`...
     pub components: Vec<String>,
-    /// Its suites.
-    pub suites: Vec<SuiteLocation>,
 }
 
-/// Where one suite is.
+/// One suite of a [`Repository`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SuiteLocation {
-    /// Its name: `bookworm-security`.
-    pub suite: String,
+pub struct RepositorySuite {
+    /// `bookworm`.
+    pub name: String,
     /// The repository's root, without a slash at its end.
     pub uri: String,
-    /// The OpenPGP keys that sign it.
+    /// A file with the OpenPGP keys that may sign it.
     pub keyring: Utf8PathBuf,
 }
 
 impl Machine {
-    /// Reads the environment and `/etc/apt`.
-    pub fn read() -> Self {
-        let variable = std::env::var("IMGFORGE_APT_URI").unwrap_or_default();
-        Self::from_parts(variable, Utf8Path::new("/etc/apt"))
-    }
-
-    /// The same, with the variable's value and the configuration folder given.
-    pub fn from_parts(variable: String, apt: &Utf8Path) -> Self {
-        let mut configured = BTreeMap::new();
-        let mut files: Vec<Utf8PathBuf> = std::fs::read_dir(apt.join("sources.list.d"))
-            .map(|dir| dir.filter_map(|entry| Utf8PathBuf::from_path_buf(entry.ok()?.path()).ok()).collect())
-            .unwrap_or_default();
-        files.push(apt.join("sources.list"));
-        files.sort();
-        for file in files {
-            // A file that cannot be read is one that says nothing.
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
-            let found = match file.extension() {
-                Some("sources") => deb822_sources(&text),
-                Some("list") => one_line_sources(&text),
-                _ => Vec::new(),
-            };
-            for (suite, uri, keyring) in found {
-                configured.entry(suite).or_insert((uri, keyring));
-            }
-        }
-        Self { variable, configured }
-    }
-
-    fn uri_of(&self, suite: &str) -> Option<String> {
-        let words = || self.variable.split_whitespace();
-        let named = words().find_map(|word| word.strip_prefix(suite)?.strip_prefix('='));
-        // An address may hold `=` too, but not before its scheme.
-        let bare = words().find(|word| word.split("://").next().is_some_and(|scheme| !scheme.contains('=')));
-        let configured = self.configured.get(suite).map(|(uri, _)| uri.as_str());
-        named.or(bare).or(configured).map(str::to_owned)
-    }
-}
-
-impl Repository {
-    /// Finds the suites of a source. `root` is the workspace's folder.
+    /// Reads `IMGFORGE_APT_URI` and `/etc/apt`.
     ///
     /// # Errors
-    /// [`Error::NoRepository`] for the first suite that no one knows, [`Error::Keyring`] for keys that are not there.
-    pub fn locate(
+    /// [`Error::Io`] when a file of apt's configuration is there but cannot be read.
+    pub fn read() -> Result<Self, Error> {
+        let variable = std::env::var("IMGFORGE_APT_URI").unwrap_or_default();
+        Self::from_parts(&variable, Utf8Path::new("/etc/apt"))
+    }
+
+    /// As [`read`](Self::read), with the variable's value and apt's folder given.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file of apt's configuration is there but cannot be read.
+    pub fn from_parts(variable: &str, apt: &Utf8Path) -> Result<Self, Error> {
+        let mut configured = Vec::new();
+        for path in source_files(apt)? {
+            let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+            match path.extension() {
+                Some("sources") => read_deb822(&text, &mut configured),
+                _ => text.lines().for_each(|line| read_one_line(line, &mut configured)),
+            }
+        }
+        Ok(Self { variable: variable.split_whitespace().map(read_word).collect(), configured })
+    }
+
+    /// Finds the servers and keyrings of `source`; `root` is the workspace's folder.
+    ///
+    /// # Errors
+    /// [`Error::NoUri`] when nothing says where a suite is, [`Error::Keyring`] when its keyring is no file.
+    pub fn repository(
+        &self,
         source: &AptSource,
         root: &Utf8Path,
         architecture: &str,
-        machine: &Machine,
-    ) -> Result<Self, Error> {
-        let suites = source
-            .suites
-            .iter()
-            .map(|suite| {
-                let suite = suite.value.clone();
-                let uri = source.uri.as_ref().map(|uri| uri.value.clone()).or_else(|| machine.uri_of(&suite));
-                let missing =
-                    || Error::NoRepository { source_name: source.name.value.clone(), suite: suite.clone() };
-                let uri = uri.ok_or_else(missing)?.trim_end_matches('/').to_owned();
-                let configured = machine.configured.get(&suite).and_then(|(_, keyring)| keyring.clone());
-                let own = source.keyring.as_ref().map(|keyring| root.join(&keyring.value));
-                let keyring = own.or(configured).unwrap_or_else(|| DEBIAN_KEYRING.into());
-                if !keyring.is_file() {
-                    let message =
-                        "there is no such file; `keyring` of the apt source names another".to_owned();
-                    return Err(Error::Keyring { path: keyring, suite, message });
-                }
-                Ok(SuiteLocation { suite, uri, keyring })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
+    ) -> Result<Repository, Error> {
+        let suite = |name: &str| -> Result<RepositorySuite, Error> {
+            let uri =
+                source.uri.as_ref().map(|uri| uri.value.as_str()).or_else(|| self.uri(name)).ok_or_else(
+                    || Error::NoUri { name: source.name.value.clone(), suite: name.to_owned() },
+                )?;
+            let keyring = self.keyring(source, root, name);
+            if !keyring.is_file() {
+                let reason = "no such file; give `keyring` in imgforge.kdl, or install \
+                              debian-archive-keyring for Debian's own archives";
+                return Err(Error::Keyring {
+                    suite: name.to_owned(),
+                    path: keyring,
+                    reason: reason.to_owned(),
+                });
+            }
+            Ok(RepositorySuite { name: name.to_owned(), uri: uri.trim_end_matches('/').to_owned(), keyring })
+        };
+        let components: Vec<String> = source.components.iter().map(|c| c.value.clone()).collect();
+        Ok(Repository {
             source: source.name.value.clone(),
             architecture: architecture.to_owned(),
-            components: source.components.iter().map(|component| component.value.clone()).collect(),
-            suites,
+            suites: source.suites.iter().map(|s| suite(&s.value)).collect::<Result<_, _>>()?,
+            components: if components.is_empty() { vec!["main".to_owned()] } else { components },
         })
     }
+
+    /// A URI for this suite by name comes before one for all suites, the variable before apt's configuration.
+    fn uri(&self, suite: &str) -> Option<&str> {
+        let named = self.variable.iter().find(|(name, _)| name.as_deref() == Some(suite));
+        let any = || self.variable.iter().find(|(name, _)| name.is_none());
+        let configured = || self.configured.iter().find(|c| c.suite == suite).map(|c| c.uri.as_str());
+        named.or_else(any).map(|(_, uri)| uri.as_str()).or_else(configured)
+    }
+
+    fn keyring(&self, source: &AptSource, root: &Utf8Path, suite: &str) -> Utf8PathBuf {
+        if let Some(keyring) = &source.keyring {
+            return root.join(&keyring.value);
+        }
+        let configured = self.configured.iter().find(|c| c.suite == suite).and_then(|c| c.keyring.clone());
+        configured.unwrap_or_else(|| DEBIAN_KEYRING.into())
+    }
 }
 
-type Found = (String, String, Option<Utf8PathBuf>);
-
-/// The `.sources` form of sources.list(5).
-fn deb822_sources(text: &str) -> Vec<Found> {
-    let mut found = Vec::new();
-    for stanza in crate::control::stanzas(text) {
-        let words = |key: &str| {
-            stanza.get(key).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        };
-        let is_off = stanza.get("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
-        if is_off || !words("Types").iter().any(|kind| kind == "deb") {
-            continue;
-        }
-        let keyring =
-            stanza.get("Signed-By").map(str::trim).filter(|file| file.starts_with('/')).map(Into::into);
-        if let Some(uri) = words("URIs").first() {
-            found.extend(words("Suites").into_iter().map(|suite| (suite, uri.clone(), keyring.clone())));
+/// The files that apt reads, in apt's order (sources.list(5)).
+fn source_files(apt: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Error> {
+    let folder = apt.join("sources.list.d");
+    let mut files = Vec::new();
+    if folder.is_dir() {
+        for entry in folder.read_dir_utf8().map_err(Error::io(&folder))? {
+            let path = entry.map_err(Error::io(&folder))?.into_path();
+            if matches!(path.extension(), Some("sources" | "list")) {
+                files.push(path);
+            }
         }
     }
-    found
+    files.sort();
+    let first = apt.join("sources.list");
+    if first.is_file() {
+        files.insert(0, first);
+    }
+    Ok(files)
 }
 
-/// `deb [signed-by=FILE] URI SUITE COMPONENT...` of sources.list(5).
-fn one_line_sources(text: &str) -> Vec<Found> {
-    let line = |line: &str| {
-        let rest = line.trim().strip_prefix("deb")?.strip_prefix([' ', '\t'])?.trim_start();
-        let (options, rest) = match rest.strip_prefix('[') {
-            Some(rest) => rest.split_once(']')?,
-            None => ("", rest),
-        };
-        let keyring = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
-        let mut words = rest.split_whitespace();
-        let (uri, suite) = (words.next()?, words.next()?);
-        Some((suite.to_owned(), uri.to_owned(), keyring.map(Into::into)))
+fn read_word(word: &str) -> (Option<String>, String) {
+    match word.split_once('=') {
+        Some((suite, uri)) if !suite.contains("://") => (Some(suite.to_owned()), uri.to_owned()),
+        _ => (None, word.to_owned()),
+    }
+}
+
+fn read_deb822(text: &str, configured: &mut Vec<Configured>) {
+    for paragraph in paragraphs(text) {
+        let words = |field| paragraph.get(field).unwrap_or("").split_whitespace();
+        let is_off = paragraph.get("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
+        if is_off || !words("Types").any(|word| word == "deb") {
+            continue;
+        }
+        // The field may also hold a key itself or fingerprints: only a file is of use here.
+        let keyring = words("Signed-By").find(|word| word.starts_with('/')).map(Utf8PathBuf::from);
+        // Of several URIs apt takes any; a comment line in a value starts with `#`.
+        let Some(uri) = words("URIs").find(|word| word.contains("://")) else { continue };
+        for suite in words("Suites").filter(|word| !word.starts_with('#')) {
+            configured.push(Configured {
+                suite: suite.to_owned(),
+                uri: uri.to_owned(),
+                keyring: keyring.clone(),
+            });
+        }
+    }
+}
+
+/// `deb [signed-by=/FILE arch=amd64] URI SUITE COMPONENT...`
+fn read_one_line(line: &str, configured: &mut Vec<Configured>) {
+    let line = line.split('#').next().unwrap_or("").trim();
+    let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t'])) else { return };
+    let rest = rest.trim_start();
+    let (options, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((options, rest)) => (options, rest),
+        None => ("", rest),
     };
-    text.lines().filter_map(line).collect()
+    let keyring = options
+        .split_whitespace()
+        .filter_map(|option| option.strip_prefix("signed-by="))
+        .flat_map(|files| files.split(','))
+        .find(|word| word.starts_with('/'))
+        .map(Utf8PathBuf::from);
+    let mut words = rest.split_whitespace();
+    if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
+        configured.push(Configured { suite: suite.to_owned(), uri: uri.to_owned(), keyring });
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use imgforge_core::diagnostic::{Located, Span};
+
     use super::*;
 
-    #[test]
-    fn both_forms_of_apt_configuration_are_read() {
+    fn machine(variable: &str) -> (tempfile::TempDir, Machine) {
         let dir = tempfile::tempdir().unwrap();
         let apt = Utf8Path::from_path(dir.path()).unwrap();
-        std::fs::create_dir(apt.join("sources.list.d")).unwrap();
-        std::fs::write(
-            apt.join("sources.list.d/debian.sources"),
-            "# comment\nTypes: deb deb-src\nURIs: http://a.test/debian/\nSuites: one two\nComponents: main\nSigned-By: /k.gpg\n\nTypes: deb\nEnabled: no\nURIs: http://off.test\nSuites: off\n",
+        fs::create_dir(apt.join("sources.list.d")).unwrap();
+        let key = apt.join("key.gpg");
+        fs::write(&key, "").unwrap();
+        fs::write(
+            apt.join("sources.list"),
+            format!(
+                "# deb http://no old main\ndeb [arch=amd64 signed-by={key}] http://one/x old main # note\n"
+            ),
         )
         .unwrap();
-        std::fs::write(apt.join("sources.list"), "deb [arch=amd64 signed-by=/l.gpg] http://b.test three main\n# deb x four main\ndeb-src y five main\n").unwrap();
-        let machine = Machine::from_parts(String::new(), apt);
-        assert_eq!(machine.configured.keys().collect::<Vec<_>>(), ["one", "three", "two"]);
-        assert_eq!(machine.configured["three"], ("http://b.test".into(), Some("/l.gpg".into())));
-        assert_eq!(machine.uri_of("two").as_deref(), Some("http://a.test/debian/"));
+        let deb822 = format!(
+            "Types: deb deb-src\n# a comment\nURIs: http://two/debian/\nSuites: new new-updates\nSigned-By: {key}\n\n\
+             Types: deb-src\nURIs: http://no\nSuites: src\n\nEnabled: no\nTypes: deb\nURIs: http://no\nSuites: off\n"
+        );
+        fs::write(apt.join("sources.list.d/b.sources"), deb822).unwrap();
+        fs::write(apt.join("sources.list.d/c.sources.bak"), "Types: deb\nURIs: http://no\nSuites: bak\n")
+            .unwrap();
+        let machine = Machine::from_parts(variable, apt).unwrap();
+        (dir, machine)
+    }
+
+    fn source(suite: &str, uri: Option<&str>) -> AptSource {
+        let located = |text: &str| Located::new(text.to_owned(), Span::default());
+        AptSource {
+            name: located("debian"),
+            suites: vec![located(suite)],
+            components: Vec::new(),
+            uri: uri.map(located),
+            keyring: None,
+        }
+    }
+
+    fn uri_of(machine: &Machine, suite: &str, uri: Option<&str>) -> Option<String> {
+        let mut found = machine.repository(&source(suite, uri), Utf8Path::new("/"), "amd64").ok()?;
+        assert_eq!(found.components, ["main"]);
+        Some(found.suites.remove(0).uri)
     }
 
     #[test]
-    fn the_variable_comes_before_the_configuration() {
-        let machine = |variable: &str| {
-            let configured = BTreeMap::from([("a".to_owned(), ("http://c".to_owned(), None))]);
-            Machine { variable: variable.into(), configured }
-        };
-        assert_eq!(machine("").uri_of("a").as_deref(), Some("http://c"));
-        assert_eq!(machine("http://v?x=y").uri_of("a").as_deref(), Some("http://v?x=y"));
-        assert_eq!(machine("http://v a-security=http://s").uri_of("a-security").as_deref(), Some("http://s"));
-        assert_eq!(machine("a-security=http://s").uri_of("a").as_deref(), Some("http://c"));
-        assert_eq!(machine("b=http://s").uri_of("z"), None);
+    fn the_manifest_comes_before_the_variable_and_the_variable_before_apt() {
+        let (_dir, plain) = machine("");
+        assert_eq!(uri_of(&plain, "old", None).as_deref(), Some("http://one/x"));
+        assert_eq!(uri_of(&plain, "new-updates", None).as_deref(), Some("http://two/debian"));
+        assert_eq!(uri_of(&plain, "new", Some("http://m")).as_deref(), Some("http://m"));
+        let (_dir, set) = machine("http://every?a=b new=http://three");
+        assert_eq!(uri_of(&set, "old", None).as_deref(), Some("http://every?a=b"));
+        assert_eq!(uri_of(&set, "new", None).as_deref(), Some("http://three"));
+    }
+
+    #[test]
+    fn a_suite_that_nobody_knows_is_an_error_that_names_all_three_ways() {
+        let (_dir, machine) = machine("");
+        for suite in ["src", "off", "bak"] {
+            let error = machine.repository(&source(suite, None), Utf8Path::new("/"), "amd64").unwrap_err();
+            let text = error.to_string();
+            for part in [suite, "imgforge.kdl", "IMGFORGE_APT_URI", "apt configuration"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_keyring_that_is_missing_is_named() {
+        let (_dir, machine) = machine("");
+        let mut source = source("new", None);
+        source.keyring = Some(Located::new("keys/none.gpg".into(), Span::default()));
+        let error = machine.repository(&source, Utf8Path::new("/w"), "amd64").unwrap_err();
+        assert!(error.to_string().contains("/w/keys/none.gpg"), "{error}");
     }
 }

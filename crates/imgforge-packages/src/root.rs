@@ -1,326 +1,232 @@
-//! A root file system made of packages alone: one tar with every package unpacked and dpkg's database that says so.
-//! The build configures it from inside, with dpkg's own `--configure`.
+//! A root file system made of locked packages: one archive with everything unpacked, and a script that configures it.
 //!
-//! dpkg's database is written as dpkg 1.21 does when it has unpacked a package (deb-triggers(5), dpkg's
-//! `doc/triggers.txt`, and the files below `/var/lib/dpkg` of a Debian 12 machine): `status`, the files below `info/`,
-//! whose names have `:ARCH` for `Multi-Arch: same`, and the interests in triggers.
+//! Unpacking needs neither rights nor dpkg, so it is done once here and kept; only configuring runs in the image.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, BufWriter, Read, Write};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::io;
 
 use imgforge_core::context::{SuppliedContent, SuppliedFile};
 use imgforge_core::lock::LockedPackage;
-use md5::{Digest, Md5};
 use rayon::prelude::*;
 
-use crate::control::stanzas;
-use crate::deb::Deb;
-use crate::install::{CONFIGURE, script_fingerprint};
-use crate::{Cache, Error, Options, is_documentation};
+use crate::cache::{self, Cache};
+use crate::deb::{Deb, Depth};
+use crate::error::Error;
+use crate::root_tar::{RootTar, Unpacked};
+use crate::scripts::{self, Options};
+use crate::stage;
 
-/// Times of everything in the tar that imgforge writes itself: 2023-11-14, any fixed time will do.
-const EPOCH: u64 = 1_700_000_000;
+/// Packages that are unpacked in memory at the same time.
+const AT_ONCE: usize = 8;
 
-/// Top folders that are links into `/usr` (Debian 12 is usr-merged).
-const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+/// Folders that every root has, for a container's mounts and for programs.
+const FOLDERS: [(&str, u32); 6] =
+    [("dev", 0o755), ("mnt", 0o755), ("proc", 0o755), ("run", 0o755), ("sys", 0o755), ("tmp", 0o1777)];
 
-/// One entry of the tar.
-struct Entry {
-    header: tar::Header,
-    content: Vec<u8>,
-    link: Option<String>,
+/// Whether a root of these packages has what configuring needs: dpkg and a shell. Without them packages are only
+/// unpacked and recorded as installed, so that scanners see them; no script of theirs has run.
+pub fn is_configurable(packages: &[LockedPackage]) -> bool {
+    let has = |name: &str| packages.iter().any(|package| package.name == name);
+    has("dpkg") && has("dash")
 }
 
-/// A package's entries, and what dpkg's database says of it.
-struct Unpacked {
-    entries: Vec<(String, Entry)>,
-    status: String,
-    info: Vec<(String, Vec<u8>, u32)>,
-    file_triggers: Vec<String>,
-    named_triggers: Vec<(String, String)>,
-}
-
-/// The files for a build that begins with a root: `.imgforge/root.tar` and the script that configures it.
+/// The files that a root's build needs: `.imgforge/root.tar`, and `.imgforge/packages/configure` with what it reads
+/// (when the root [`is_configurable`]). All of `packages` have to be in the cache.
 ///
 /// # Errors
-/// A package that is not in the cache or cannot be unpacked.
+/// [`Error::Package`] when a package cannot be unpacked beside the others, [`Error::Hash`] when the cache is damaged,
+/// [`Error::Io`].
 pub fn stage_root(
     packages: &[LockedPackage],
     options: Options,
     cache: &Cache,
 ) -> Result<Vec<SuppliedFile>, Error> {
-    let tar = root_tar(packages, options, cache)?;
-    Ok(vec![
-        SuppliedFile {
-            path: ".imgforge/packages/configure".into(),
-            executable: true,
-            content: SuppliedContent::Bytes(CONFIGURE.as_bytes().to_vec()),
-        },
-        SuppliedFile {
-            path: ".imgforge/root.tar".into(),
-            executable: false,
-            content: SuppliedContent::File(tar),
-        },
-    ])
+    let packages = sorted(packages);
+    let is_configurable = is_configurable(&packages);
+    let path = cache.root(&key(&packages, options));
+    let order = path.with_extension("order");
+    if !(path.is_file() && order.is_file()) {
+        let preinsts = preinst_order(&packages, cache)?;
+        cache::replace(&order, |out| {
+            io::Write::write_all(out, preinsts.as_bytes()).map_err(Error::io(&order))
+        })?;
+        cache::replace(&path, |out| write(&packages, options, is_configurable, cache, out))?;
+    }
+    let file = |path: &str, executable, content| SuppliedFile { path: path.into(), executable, content };
+    let mut files = vec![file(".imgforge/root.tar", false, SuppliedContent::File(path))];
+    if is_configurable {
+        let script = SuppliedContent::Bytes(scripts::configure(options).into_bytes());
+        files.push(file(".imgforge/packages/configure", true, script));
+        files.push(file(".imgforge/packages/preinst-order", false, SuppliedContent::File(order)));
+    }
+    Ok(files)
 }
 
-/// The tar's path in the cache; made when it is not there.
-fn root_tar(
-    packages: &[LockedPackage],
-    options: Options,
-    cache: &Cache,
-) -> Result<camino::Utf8PathBuf, Error> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(script_fingerprint(options).as_bytes());
-    let sorted: BTreeSet<&LockedPackage> = packages.iter().collect();
-    for package in &sorted {
+/// By name, but base-files first: of a folder that several packages bring, the first says whose it is, and base-files
+/// is who knows (`/tmp`, `/root`, `/var/local`).
+fn sorted(packages: &[LockedPackage]) -> Vec<LockedPackage> {
+    let mut packages = packages.to_vec();
+    packages.sort_by(|a, b| {
+        let rank = |p: &LockedPackage| p.name != "base-files";
+        rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    packages
+}
+
+fn key(packages: &[LockedPackage], options: Options) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("imgforge 2026 root archive");
+    hasher.update(scripts::script_fingerprint(options).as_bytes());
+    for package in packages {
         hasher.update(package.sha256.as_bytes());
     }
-    let path = cache.derived("root", &format!("{}.tar", hasher.finalize().to_hex()));
-    if path.exists() {
-        return Ok(path);
-    }
-    let unpacked: Vec<Unpacked> = sorted
-        .par_iter()
-        .map(|package| {
-            let deb = Deb::open(package, cache)?;
-            unpack(package, &deb, options).map_err(|error| Error::Package {
-                package: format!("{} {}", package.name, package.version),
-                message: error.to_string(),
-            })
-        })
-        .collect::<Result<_, _>>()?;
-    Cache::put_with(&path, |file| write_tar(unpacked, BufWriter::with_capacity(1 << 20, file)))?;
-    Ok(path)
+    hasher.finalize().to_hex().to_string()
 }
 
-fn unpack(package: &LockedPackage, deb: &Deb, options: Options) -> io::Result<Unpacked> {
-    let conffiles: BTreeSet<String> =
-        deb.text("conffiles").unwrap_or_default().lines().map(conffile).collect();
-    let (mut entries, mut list, mut sums) = (Vec::new(), String::from("/.\n"), HashMap::new());
-    for entry in tar::Archive::new(&deb.data[..]).entries()? {
-        let mut entry = entry?;
-        let written = plain_path(&String::from_utf8_lossy(&entry.path_bytes()))?;
-        if written.is_empty() {
+fn write(
+    packages: &[LockedPackage],
+    options: Options,
+    is_configurable: bool,
+    cache: &Cache,
+    out: &mut impl io::Write,
+) -> Result<(), Error> {
+    let mut root = RootTar::new(out, options.keep_docs);
+    let mut database = Database::default();
+    let mut unpacked = Vec::new();
+    for some in packages.chunks(AT_ONCE) {
+        let debs: Result<Vec<Deb>, Error> =
+            some.par_iter().map(|p| Deb::read(p, cache, Depth::Data)).collect();
+        for (package, mut deb) in some.iter().zip(debs?) {
+            let files = root.add(&deb).map_err(|e| Error::package(package, e))?;
+            deb.data = Vec::new();
+            unpacked.push((deb, files));
+        }
+    }
+    let state = if is_configurable { "unpacked" } else { "installed" };
+    for (number, (deb, mut files)) in unpacked.into_iter().enumerate() {
+        files.paths.retain(|path| !root.is_replaced(number, path));
+        database.record(&deb, &files, state);
+    }
+    let tar = cache.root("");
+    database.add_to(&mut root).map_err(Error::io(&tar))?;
+    for (folder, mode) in FOLDERS {
+        root.ensure_dir(folder, mode).map_err(Error::io(&tar))?;
+    }
+    root.finish().map_err(Error::io(&tar))
+}
+
+/// dpkg's database (`/var/lib/dpkg`) as it is when all packages are unpacked.
+#[derive(Debug, Default)]
+struct Database {
+    status: String,
+    info: BTreeMap<String, (u32, Vec<u8>)>,
+    file_triggers: String,
+    named_triggers: BTreeMap<String, String>,
+}
+
+impl Database {
+    fn record(&mut self, deb: &Deb, files: &Unpacked, state: &str) {
+        let name = deb.field("Package").unwrap_or("");
+        // Such packages may be there for two architectures at once, so dpkg tells them apart.
+        let prefix = match deb.field("Multi-Arch") {
+            Some("same") => format!("{name}:{}", deb.field("Architecture").unwrap_or("")),
+            _ => name.to_owned(),
+        };
+        self.add_status(deb, files, state);
+        let mut list = "/.\n".to_owned();
+        for path in &files.paths {
+            let _ = writeln!(list, "/{path}");
+        }
+        self.info.insert(format!("{prefix}.list"), (0o644, list.into_bytes()));
+        for file in &deb.info {
+            self.info.insert(format!("{prefix}.{}", file.name), (file.mode, file.bytes.clone()));
+        }
+        self.add_triggers(&prefix, &deb.info("triggers").unwrap_or_default());
+    }
+
+    fn add_status(&mut self, deb: &Deb, files: &Unpacked, state: &str) {
+        let mut lines = deb.control.trim().lines();
+        let first = lines.next().unwrap_or("");
+        let _ = writeln!(self.status, "{first}\nStatus: install ok {state}");
+        for line in lines {
+            let _ = writeln!(self.status, "{line}");
+        }
+        let conffiles = deb.info("conffiles").unwrap_or_default();
+        let mut listed = conffiles.lines().map(str::trim).filter(|line| line.starts_with('/')).peekable();
+        if listed.peek().is_some() {
+            self.status.push_str("Conffiles:\n");
+        }
+        for path in listed {
+            let hash = files.md5.get(path).map_or("newconffile", String::as_str);
+            let _ = writeln!(self.status, " {path} {hash}");
+        }
+        self.status.push('\n');
+    }
+
+    /// deb-triggers(5): whose interest in which files and names.
+    fn add_triggers(&mut self, prefix: &str, text: &str) {
+        for line in text.lines() {
+            let line = line.split('#').next().unwrap_or("");
+            let mut words = line.split_whitespace();
+            let (Some(directive), Some(what)) = (words.next(), words.next()) else { continue };
+            let who = match directive {
+                "interest" | "interest-await" => prefix.to_owned(),
+                "interest-noawait" => format!("{prefix}/noawait"),
+                _ => continue,
+            };
+            if what.starts_with('/') {
+                let _ = writeln!(self.file_triggers, "{what} {who}");
+            } else if !what.contains('/') {
+                let _ = writeln!(self.named_triggers.entry(what.to_owned()).or_default(), "{who}");
+            }
+        }
+    }
+
+    fn add_to<W: io::Write>(&self, root: &mut RootTar<W>) -> io::Result<()> {
+        for folder in ["alternatives", "info", "parts", "triggers", "updates"] {
+            root.ensure_dir(&format!("var/lib/dpkg/{folder}"), 0o755)?;
+        }
+        for (name, (mode, bytes)) in &self.info {
+            root.add_file(&format!("var/lib/dpkg/info/{name}"), *mode, bytes)?;
+        }
+        for (name, text) in &self.named_triggers {
+            root.add_file(&format!("var/lib/dpkg/triggers/{name}"), 0o644, text.as_bytes())?;
+        }
+        let files = [
+            ("info/format", "1\n"),
+            ("triggers/File", self.file_triggers.as_str()),
+            ("triggers/Unincorp", ""),
+            ("available", ""),
+            ("status", self.status.as_str()),
+        ];
+        for (name, text) in files {
+            root.add_file(&format!("var/lib/dpkg/{name}"), 0o644, text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The packages that have a preinst, one `NAME ARCHITECTURE INFO-PREFIX` a line, in the order in which they would have
+/// been unpacked: after what they depend on. base-passwd makes `/etc/passwd` in its preinst, which others look into.
+fn preinst_order(packages: &[LockedPackage], cache: &Cache) -> Result<String, Error> {
+    let debs: Vec<Deb> =
+        packages.par_iter().map(|p| Deb::read(p, cache, Depth::Control)).collect::<Result<_, _>>()?;
+    let mut positions: Vec<usize> = (0..debs.len()).collect();
+    let depth = stage::depths(&debs);
+    positions.sort_by_key(|at| (packages[*at].name != "base-passwd", depth[*at], packages[*at].name.clone()));
+    let mut seen = HashSet::new();
+    let mut order = String::new();
+    for at in positions {
+        let (package, deb) = (&packages[at], &debs[at]);
+        if deb.info("preinst").is_none() || !seen.insert(&package.name) {
             continue;
         }
-        list.push('/');
-        list.push_str(&written);
-        list.push('\n');
-        let path = merged(&written);
-        if !options.keep_docs && is_documentation(&path) {
-            continue;
-        }
-        let kind = entry.header().entry_type();
-        let link = entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned());
-        let link = match link {
-            Some(link) if kind.is_hard_link() => Some(merged(&plain_path(&link)?)),
-            other => other,
+        let architecture = &package.architecture;
+        let prefix = match deb.field("Multi-Arch") {
+            Some("same") => format!("{}:{architecture}", package.name),
+            _ => package.name.clone(),
         };
-        let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0));
-        entry.read_to_end(&mut content)?;
-        let absolute = format!("/{written}");
-        if conffiles.contains(&absolute) {
-            sums.insert(absolute, hex::encode(Md5::digest(&content)));
-        }
-        let mut header = header(kind, entry.header().mode()?);
-        header.set_uid(entry.header().uid()?);
-        header.set_gid(entry.header().gid()?);
-        header.set_mtime(entry.header().mtime()?);
-        entries.push((path, Entry { header, content, link }));
+        let _ = writeln!(order, "{} {architecture} {prefix}", package.name);
     }
-    record(package, deb, entries, list, &sums)
-}
-
-fn conffile(line: &str) -> String {
-    line.trim().trim_start_matches("remove-on-upgrade ").to_owned()
-}
-
-/// What dpkg's database says of an unpacked package.
-fn record(
-    package: &LockedPackage,
-    deb: &Deb,
-    entries: Vec<(String, Entry)>,
-    list: String,
-    sums: &HashMap<String, String>,
-) -> io::Result<Unpacked> {
-    let control = deb.text("control").ok_or_else(|| io::Error::other("control.tar has no control file"))?;
-    let is_same = stanzas(&control).next().is_some_and(|stanza| stanza.get("Multi-Arch") == Some("same"));
-    let prefix =
-        if is_same { format!("{}:{}", package.name, package.architecture) } else { package.name.clone() };
-    let mut status = String::new();
-    for (n, line) in control.trim_end().lines().enumerate() {
-        status.push_str(line);
-        status.push('\n');
-        if n == 0 {
-            status.push_str("Status: install ok unpacked\n");
-        }
-    }
-    let mut info = vec![(format!("{prefix}.list"), list.into_bytes(), 0o644)];
-    let (mut file_triggers, mut named_triggers) = (Vec::new(), Vec::new());
-    for (name, content, mode) in deb.control.iter().filter(|(name, ..)| name != "control") {
-        let text = String::from_utf8_lossy(content);
-        match name.as_str() {
-            "conffiles" => {
-                status.push_str("Conffiles:\n");
-                for line in text.lines().map(str::trim).filter(|line| line.starts_with('/')) {
-                    let sum = sums.get(line).map_or("newconffile", String::as_str);
-                    status.push_str(&format!(" {line} {sum}\n"));
-                }
-            }
-            "triggers" => {
-                for (name, who) in text.lines().filter_map(|line| interest(line, &prefix)) {
-                    if name.starts_with('/') {
-                        file_triggers.push(format!("{name} {who}\n"));
-                    } else {
-                        named_triggers.push((name, who));
-                    }
-                }
-            }
-            _ => {}
-        }
-        info.push((format!("{prefix}.{name}"), content.clone(), *mode));
-    }
-    status.push('\n');
-    Ok(Unpacked { entries, status, info, file_triggers, named_triggers })
-}
-
-/// `interest NAME` of a package's triggers file, as dpkg keeps it.
-fn interest(line: &str, package: &str) -> Option<(String, String)> {
-    let mut words = line.split_whitespace();
-    let who = match words.next()? {
-        "interest" | "interest-await" => package.to_owned(),
-        "interest-noawait" => format!("{package}/noawait"),
-        _ => return None,
-    };
-    Some((words.next()?.to_owned(), who))
-}
-
-/// Without `./` and a slash at the end. A path with `..` is refused: nothing is written outside the root.
-fn plain_path(path: &str) -> io::Result<String> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    if parts.contains(&"..") {
-        return Err(io::Error::other(format!("the path {path} leads outside")));
-    }
-    Ok(parts.join("/"))
-}
-
-fn merged(path: &str) -> String {
-    let top = path.split('/').next().unwrap_or("");
-    if MERGED.contains(&top) { format!("usr/{path}") } else { path.to_owned() }
-}
-
-fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_mtime(EPOCH);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(0);
-    header
-}
-
-fn folder(mode: u32) -> Entry {
-    Entry { header: header(tar::EntryType::Directory, mode), content: Vec::new(), link: None }
-}
-
-fn file(content: Vec<u8>, mode: u32) -> Entry {
-    Entry { header: header(tar::EntryType::Regular, mode), content, link: None }
-}
-
-/// Sorted by path, hard links last, since what they link to must be there.
-fn write_tar(packages: Vec<Unpacked>, out: impl Write) -> io::Result<()> {
-    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-    for path in ["dev", "mnt", "proc", "run", "sys", "var/cache", "var/log"] {
-        entries.insert(path.to_owned(), folder(0o755));
-    }
-    entries.insert("tmp".to_owned(), folder(0o1777));
-    for top in MERGED {
-        let link = Entry {
-            header: header(tar::EntryType::Symlink, 0o777),
-            content: Vec::new(),
-            link: Some(format!("usr/{top}")),
-        };
-        entries.insert(top.to_owned(), link);
-        entries.insert(format!("usr/{top}"), folder(0o755));
-    }
-    let (mut status, mut file_triggers) = (String::new(), String::new());
-    let mut named: BTreeMap<String, String> = BTreeMap::new();
-    for path in ["alternatives", "info", "parts", "triggers", "updates"] {
-        entries.insert(format!("var/lib/dpkg/{path}"), folder(0o755));
-    }
-    for package in packages {
-        status.push_str(&package.status);
-        package.file_triggers.iter().for_each(|line| file_triggers.push_str(line));
-        for (name, who) in package.named_triggers {
-            let lines = named.entry(name).or_default();
-            lines.push_str(&who);
-            lines.push('\n');
-        }
-        for (name, content, mode) in package.info {
-            entries.insert(format!("var/lib/dpkg/info/{name}"), file(content, mode));
-        }
-        for (path, entry) in package.entries {
-            // The folders of merged paths stay folders.
-            if !(entry.header.entry_type().is_dir() && entries.contains_key(&path)) {
-                entries.insert(path, entry);
-            }
-        }
-    }
-    for (path, text) in [
-        ("status", status),
-        ("available", String::new()),
-        ("diversions", String::new()),
-        ("statoverride", String::new()),
-        ("info/format", "1\n".to_owned()),
-        ("triggers/File", file_triggers),
-        ("triggers/Unincorp", String::new()),
-    ] {
-        entries.insert(format!("var/lib/dpkg/{path}"), file(text.into_bytes(), 0o644));
-    }
-    for (name, text) in named {
-        entries.insert(format!("var/lib/dpkg/triggers/{name}"), file(text.into_bytes(), 0o644));
-    }
-    let mut tar = tar::Builder::new(out);
-    let is_hard = |entry: &Entry| entry.header.entry_type().is_hard_link();
-    for (path, entry) in entries.iter().filter(|(_, entry)| !is_hard(entry)) {
-        append(&mut tar, path, entry)?;
-    }
-    for (path, entry) in entries.iter().filter(|(_, entry)| is_hard(entry)) {
-        append(&mut tar, path, entry)?;
-    }
-    tar.into_inner()?.flush()
-}
-
-fn append(tar: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> io::Result<()> {
-    let mut header = entry.header.clone();
-    match &entry.link {
-        Some(link) => tar.append_link(&mut header, path, link),
-        None => {
-            header.set_size(entry.content.len() as u64);
-            tar.append_data(&mut header, path, &entry.content[..])
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_merged_folders_lie_below_usr_and_none_leads_outside() {
-        assert_eq!(merged(&plain_path("./bin/sh").unwrap()), "usr/bin/sh");
-        assert_eq!(merged(&plain_path("/etc//x/").unwrap()), "etc/x");
-        assert_eq!(merged("libx/y"), "libx/y");
-        assert!(plain_path("a/../../b").is_err());
-    }
-
-    #[test]
-    fn interests_are_kept_as_dpkg_keeps_them() {
-        assert_eq!(interest("interest /usr/lib", "a"), Some(("/usr/lib".into(), "a".into())));
-        assert_eq!(interest("interest-noawait x", "a"), Some(("x".into(), "a/noawait".into())));
-        assert_eq!(interest("activate-noawait ldconfig", "a"), None);
-        assert_eq!(interest("# interest", "a"), None);
-    }
+    Ok(order)
 }

@@ -1,5 +1,6 @@
-//! For tests only: workspaces on disk, and the images and containers that tests leave in a real Docker Engine.
+//! For tests only: workspaces on disk, a real apt repository, and what tests leave in a real Docker Engine.
 
+pub mod apt;
 pub mod docker;
 pub mod workspace;
 

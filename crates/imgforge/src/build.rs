@@ -180,7 +180,7 @@ impl Session {
         }
         let packages: Vec<LockedPackage> = packages.into_iter().collect();
         let cache = imgforge_packages::Cache::user()?;
-        if cache.has_all(&packages) {
+        if packages.iter().all(|package| cache.file(&package.sha256).is_file()) {
             return Ok(());
         }
         let repositories = self.repositories(&packages)?;

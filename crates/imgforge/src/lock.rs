@@ -225,8 +225,8 @@ impl Session {
                 added.insert(name, view.added_by(name).into_iter().cloned().collect());
                 continue;
             }
-            let wanted: Vec<String> = request.wanted.iter().cloned().collect();
-            let asked = Request { include: request.include, wanted: &wanted, installed: &installed };
+            let wanted = request.wanted.iter().cloned().collect();
+            let asked = Request { include: request.include, wanted, installed: &installed };
             match indexes[&request.source].resolve(&asked) {
                 Ok(packages) => drop(added.insert(name, packages)),
                 Err(error) => {
@@ -249,11 +249,10 @@ impl Session {
         let mut indexes = BTreeMap::new();
         for source in sources {
             let repository = self.repository_of(source)?;
-            let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)?;
+            let index = imgforge_packages::fetch_index(&repository, &cache, progress)?;
             let pinned: Vec<LockedPackage> =
                 old.packages.iter().filter(|package| package.source == *source).cloned().collect();
-            index.pin(&pinned);
-            indexes.insert(source.clone(), index);
+            indexes.insert(source.clone(), index.pinned(&pinned));
         }
         Ok(indexes)
     }
@@ -261,7 +260,7 @@ impl Session {
     fn repository_of(&self, source: &str) -> Result<Repository, Error> {
         let apt = self.workspace.manifest.apt.iter().find(|apt| apt.name.value == *source);
         let apt = apt.ok_or_else(|| Problem::new(format!("there is no apt source \"{source}\"")))?;
-        Ok(Repository::locate(apt, &self.root, ARCHITECTURE, &Machine::read())?)
+        Ok(Machine::read()?.repository(apt, &self.root, ARCHITECTURE)?)
     }
 
     /// Where packages of these sources are fetched from.
@@ -274,14 +273,22 @@ impl Session {
     }
 }
 
-fn resolve_problem(image: &Image, error: &imgforge_packages::ResolveError) -> Problem {
-    let words = image.manifest.packages.iter().flat_map(|request| &request.names);
-    let about = words.into_iter().find(|word| error.package() == Some(word.value.as_str()));
-    let span = about.map_or(image.manifest.name.span, |word| word.span);
+/// At the name in the manifest that cannot be had, where it is one.
+fn resolve_problem(image: &Image, error: &imgforge_packages::Error) -> Problem {
+    use imgforge_packages::Error::{UnknownPackage, UnknownVersion};
+    let about = match error {
+        UnknownPackage { name, .. } | UnknownVersion { name, .. } => Some(name),
+        _ => None,
+    };
+    let mut words = image.manifest.packages.iter().flat_map(|request| &request.names);
+    let word = words.find(|word| about.is_some_and(|name| word.value.split('=').next() == Some(name)));
+    let span = word.map_or(image.manifest.name.span, |word| word.span);
     let problem = Problem::at(&image.manifest.file, span, error.to_string(), "asked for here");
-    match error.help() {
-        Some(help) => problem.help(help),
-        None => problem,
+    match error {
+        imgforge_packages::Error::Unsolvable { .. } => {
+            problem.help("where a package of a parent is in the way: `imgforge update` locks all images anew")
+        }
+        _ => problem,
     }
 }
 

@@ -8,7 +8,7 @@ use minijinja::value::Value;
 use super::template::{exec_form, mark};
 use crate::diagnostic::{Located, Span};
 use crate::graph::ImageGraph;
-use crate::manifest::{Base, CopyStep, Healthcheck, ImageManifest, Millis, RunStep, Step, User};
+use crate::manifest::{Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, Step, User};
 use crate::services::{self, Services};
 use crate::workspace::{Image, Workspace};
 
@@ -78,8 +78,19 @@ fn base(manifest: &ImageManifest) -> Value {
         Base::From(reference) => reference.as_str(),
         Base::Scratch | Base::Root(_) | Base::Dockerfile(_) => "scratch",
     };
-    let root = matches!(manifest.base.value, Base::Root(_));
+    let root = match &manifest.base.value {
+        Base::Root(root) => Some(context! { configure => is_configured(manifest, root.include) }),
+        _ => None,
+    };
     context! { at => mark(manifest.base.span), reference, root }
+}
+
+/// Whether a root has what configuring its packages needs: dpkg and a shell, which are in every set but `nothing`.
+/// Without them packages are only unpacked.
+fn is_configured(manifest: &ImageManifest, include: RootInclude) -> bool {
+    let names = || manifest.packages.iter().flat_map(|request| &request.names);
+    let has = |wanted: &str| names().any(|name| name.value.split('=').next() == Some(wanted));
+    include != RootInclude::Nothing || (has("dpkg") && has("dash"))
 }
 
 /// A build argument's value is the workspace's, else the image's own default.

@@ -1,146 +1,182 @@
+//! One small index for each rule.
+
 use imgforge_core::lock::LockedPackage;
+use imgforge_core::manifest::RootInclude;
 
-use super::*;
-use crate::control::stanzas;
-use crate::index::package;
+use super::Request;
+use crate::error::Error;
+use crate::index::{Index, IndexEntry};
 
-/// An index of stanzas that say just what a test is about.
+/// Lines of `NAME VERSION; Field: value; Field: value`.
 fn index(text: &str) -> Index {
-    let complete = |stanza: &str| {
-        let name = stanza.lines().next().unwrap().trim_start_matches("Package: ");
-        let version = if stanza.contains("\nVersion:") { "" } else { "\nVersion: 1" };
-        format!("{stanza}{version}\nArchitecture: amd64\nFilename: pool/{name}.deb\nSize: 1\nSHA256: 00\n\n")
-    };
-    let text: String = text.trim().split("\n\n").map(|stanza| complete(stanza.trim())).collect();
-    Index::new("debian", stanzas(&text).map(|stanza| package(&stanza, "suite").expect("whole")).collect())
+    let entries = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| {
+        let mut parts = line.split("; ");
+        let (name, version) = parts.next().unwrap().split_once(' ').unwrap();
+        let mut entry = IndexEntry {
+            name: name.into(),
+            version: version.into(),
+            architecture: "amd64".into(),
+            priority: "optional".into(),
+            suite: "stable".into(),
+            ..IndexEntry::default()
+        };
+        for (field, value) in parts.map(|part| part.split_once(": ").unwrap()) {
+            match field {
+                "Depends" => entry.depends = value.into(),
+                "Pre-Depends" => entry.pre_depends = value.into(),
+                "Provides" => entry.provides = value.into(),
+                "Conflicts" => entry.conflicts = value.into(),
+                "Breaks" => entry.breaks = value.into(),
+                "Priority" => entry.priority = value.into(),
+                "Essential" => entry.essential = value == "yes",
+                _ => panic!("{field}"),
+            }
+        }
+        entry
+    });
+    Index::new("debian", "amd64", &["stable".into()], entries.collect())
 }
 
-fn resolve(index: &Index, wanted: &[&str], installed: &[LockedPackage]) -> Result<Vec<String>, String> {
-    let wanted: Vec<String> = wanted.iter().map(|word| (*word).to_owned()).collect();
-    let request = Request { include: None, wanted: &wanted, installed };
-    let found = index.resolve(&request).map_err(|error| error.to_string())?;
-    Ok(found.into_iter().map(|p| format!("{} {}", p.name, p.version)).collect())
+fn solve(index: &Index, wanted: &str, installed: &[LockedPackage]) -> Result<String, Error> {
+    let wanted = wanted.split_whitespace().map(str::to_owned).collect();
+    let added = index.resolve(&Request { include: None, wanted, installed })?;
+    Ok(added.iter().map(|p| format!("{}={}", p.name, p.version)).collect::<Vec<_>>().join(" "))
 }
 
-fn installed(name: &str, version: &str) -> LockedPackage {
-    LockedPackage {
-        source: "debian".into(),
-        name: name.into(),
-        version: version.into(),
-        architecture: "amd64".into(),
-        suite: "suite".into(),
-        path: String::new(),
-        size: 0,
-        sha256: String::new(),
+fn check(packages: &str, wanted: &str, expected: &str) {
+    assert_eq!(solve(&index(packages), wanted, &[]).unwrap(), expected, "{packages}");
+}
+
+fn refused(packages: &str, wanted: &str, parts: &[&str]) {
+    let text = solve(&index(packages), wanted, &[]).unwrap_err().to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part} is not in: {text}");
     }
 }
 
+fn installed(index: &Index, names: &[(&str, &str)]) -> Vec<LockedPackage> {
+    names
+        .iter()
+        .map(|(name, version)| LockedPackage {
+            version: (*version).to_owned(),
+            ..index.newest(name).unwrap()
+        })
+        .collect()
+}
+
 #[test]
-fn dependencies_follow_and_recommends_do_not() {
+fn the_newest_version_is_taken_unless_one_is_pinned() {
+    check("a 1\na 2", "a", "a=2");
+    check("a 1\na 2", "a=1", "a=1");
+    check("a 1\na 2\nb 1; Depends: a (<< 2)", "b", "a=1 b=1");
+    refused("a 1\na 2", "a=3", &["no version 3", "2, 1"]);
+}
+
+#[test]
+fn pre_depends_count_as_depends() {
+    check("a 1; Pre-Depends: b\nb 1; Depends: c\nc 1", "a", "a=1 b=1 c=1");
+}
+
+#[test]
+fn the_first_alternative_that_can_be_had_is_taken() {
+    check("a 1; Depends: b | c\nb 1\nc 1", "a", "a=1 b=1");
+    check("a 1; Depends: b (>= 2) | c\nb 1\nc 1", "a", "a=1 c=1");
+    check("a 1; Depends: none | c\nc 1", "a", "a=1 c=1");
+    check("a 1; Depends: b | c\nb 1; Depends: none\nc 1", "a", "a=1 c=1");
+}
+
+#[test]
+fn an_alternative_that_is_chosen_or_installed_comes_first() {
+    check("a 1; Depends: b | c\nb 1\nc 1", "a c", "a=1 c=1");
+    let index = index("a 1; Depends: b | c\nb 1\nc 1");
+    let parents = installed(&index, &[("c", "1")]);
+    assert_eq!(solve(&index, "a", &parents).unwrap(), "a=1");
+}
+
+#[test]
+fn virtual_packages_are_provided() {
+    check("a 1; Depends: v\nb 1; Provides: v", "a", "a=1 b=1");
+    check("v 1\nb 1; Provides: v\na 1; Depends: v", "a", "a=1 v=1");
+    check("a 1; Depends: v\nb 1; Provides: v\nc 1; Provides: v; Priority: required", "a", "a=1 c=1");
+    check("b 1; Provides: v", "v", "b=1");
+    refused("a 1; Depends: v (>= 1)\nb 1; Provides: v", "a", &["a 1", "v"]);
+    check("a 1; Depends: v (>= 1)\nb 1; Provides: v (= 0.9)\nc 1; Provides: v (= 1.1)", "a", "a=1 c=1");
+}
+
+#[test]
+fn an_installed_provider_is_enough() {
+    let index = index("a 1; Depends: v\nb 1; Provides: v\nc 1; Provides: v");
+    assert_eq!(solve(&index, "a", &installed(&index, &[("c", "1")])).unwrap(), "a=1");
+}
+
+#[test]
+fn conflicts_and_breaks_hold_both_ways() {
+    refused("a 1; Conflicts: b\nb 1", "a b", &["a", "b"]);
+    refused("a 1; Breaks: b (<< 2)\nb 1", "a b", &["a", "b"]);
+    check("a 1; Breaks: b (<< 2)\nb 1\nb 2", "a b", "a=1 b=2");
+    let index = index("a 1\nb 1; Conflicts: a\nc 1; Conflicts: b");
+    assert!(solve(&index, "a", &installed(&index, &[("b", "1")])).is_err(), "an installed one conflicts");
+    let text = solve(&index, "c", &installed(&index, &[("b", "1")])).unwrap_err().to_string();
+    assert!(text.contains("of a parent image"), "{text}");
+}
+
+#[test]
+fn a_package_does_not_conflict_with_what_it_provides_itself() {
+    check("a 1; Provides: v; Conflicts: v", "a", "a=1");
+    refused("a 1; Provides: v; Conflicts: v\nb 1; Provides: v", "a b", &["a", "b"]);
+    refused("a 1; Conflicts: v (<< 2)\nb 1; Provides: v (= 1)", "a b", &["a", "b"]);
+    check("a 1; Conflicts: v (<< 2)\nb 1; Provides: v", "a b", "a=1 b=1");
+}
+
+#[test]
+fn qualifiers_name_the_one_architecture_or_nothing() {
+    check("a 1; Depends: p:any (>= 1), q:native, r:amd64\np 1\nq 1\nr 1", "a", "a=1 p=1 q=1 r=1");
+    check("a 1; Depends: p:i386 | q\np 1\nq 1", "a", "a=1 q=1");
+    refused("a 1; Depends: p:i386\np 1", "a", &["a"]);
+    check("a 1; Conflicts: p:i386\np 1", "a p", "a=1 p=1");
+}
+
+#[test]
+fn what_parents_have_is_neither_changed_nor_listed() {
+    let index =
+        index("lib 1\nlib 2\ndev 2; Depends: lib (= 2)\ndev 1; Depends: lib (= 1)\napp 1; Depends: lib");
+    let parents = installed(&index, &[("lib", "1")]);
+    assert_eq!(solve(&index, "app", &parents).unwrap(), "app=1");
+    assert_eq!(solve(&index, "dev", &parents).unwrap(), "dev=1");
+    let text = solve(&index, "dev=2", &parents).unwrap_err().to_string();
+    assert!(text.contains("dev 2") && text.contains("lib 1 (of a parent image)"), "{text}");
+}
+
+#[test]
+fn a_parent_s_version_that_the_repository_has_dropped_still_counts() {
+    let index = index("lib 2; Provides: v\napp 1; Depends: lib (>= 1), v");
+    let parents = installed(&index, &[("lib", "1.5")]);
+    assert_eq!(solve(&index, "app", &parents).unwrap(), "app=1");
+}
+
+#[test]
+fn dependencies_may_go_round_in_a_circle() {
+    check("a 1; Depends: b\nb 1; Depends: a", "a", "a=1 b=1");
+}
+
+#[test]
+fn a_name_that_is_not_there_gets_the_nearest_one() {
+    refused("nginx-light 1", "ngnix-light", &["did you mean \"nginx-light\"?", "in stable"]);
+    refused("a 1; Depends: gone", "a", &["a 1", "gone"]);
+}
+
+#[test]
+fn a_root_starts_with_what_it_includes() {
     let index = index(
-        "Package: a\nDepends: b (>= 1), c\nPre-Depends: d\nRecommends: r\n\nPackage: b\n\nPackage: c\n\nPackage: d\n\nPackage: r",
+        "base 1; Essential: yes; Depends: usrmerge | usr-is-merged\nusrmerge 1; Depends: perl\nperl 1\n\
+         usr-is-merged 1; Conflicts: usrmerge\nmount 1; Priority: required\nother 1",
     );
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "b 1", "c 1", "d 1"]);
-}
-
-#[test]
-fn the_newest_version_is_taken_unless_something_else_is_needed() {
-    let index = index(
-        "Package: a\nVersion: 1\n\nPackage: a\nVersion: 10\n\nPackage: a\nVersion: 9\n\nPackage: old\nDepends: a (<< 10)",
-    );
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 10"]);
-    assert_eq!(resolve(&index, &["old"], &[]).unwrap(), ["a 9", "old 1"]);
-    assert_eq!(resolve(&index, &["a=1"], &[]).unwrap(), ["a 1"]);
-    assert_eq!(resolve(&index, &["a=2"], &[]).unwrap_err(), "there is no version 2 of \"a\"");
-}
-
-#[test]
-fn the_first_alternative_that_can_be_had_is_taken_and_what_is_there_is_enough() {
-    let index = index("Package: a\nDepends: gone | b | c\n\nPackage: b\n\nPackage: c");
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "b 1"]);
-    assert_eq!(resolve(&index, &["a"], &[installed("c", "1")]).unwrap(), ["a 1"]);
-    assert_eq!(resolve(&index, &["a", "c"], &[]).unwrap(), ["a 1", "c 1"]);
-}
-
-#[test]
-fn virtual_packages_are_provided_and_versions_of_provides_count() {
-    let index = index(
-        "Package: a\nDepends: mta\n\nPackage: b\nDepends: api (>= 2)\n\nPackage: exim\nProvides: mta\n\nPackage: lib1\nProvides: api (= 1)\n\nPackage: lib2\nProvides: api (= 2)\n\nPackage: lib3\nProvides: api",
-    );
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "exim 1"]);
-    assert_eq!(resolve(&index, &["b"], &[]).unwrap(), ["b 1", "lib2 1"]);
-    assert_eq!(resolve(&index, &["mta"], &[]).unwrap(), ["exim 1"]);
-    assert_eq!(resolve(&index, &["a"], &[installed("exim", "1")]).unwrap(), ["a 1"]);
-}
-
-#[test]
-fn of_those_that_provide_a_name_the_one_of_the_highest_priority_is_taken() {
-    let index = index(
-        "Package: a\nDepends: awk\n\nPackage: gawk\nProvides: awk\nPriority: optional\n\nPackage: mawk\nProvides: awk\nPriority: required",
-    );
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1", "mawk 1"]);
-}
-
-#[test]
-fn conflicts_and_breaks_are_kept_apart_also_from_what_is_installed() {
-    let text = "Package: a\nConflicts: b\n\nPackage: b\n\nPackage: c\nBreaks: d (<< 2)\n\nPackage: d\nVersion: 1\n\nPackage: d\nVersion: 2\n\nPackage: e\nDepends: a | b";
-    let index = index(text);
-    assert!(resolve(&index, &["a", "b"], &[]).unwrap_err().contains("cannot be had together"));
-    assert_eq!(resolve(&index, &["c", "d"], &[]).unwrap(), ["c 1", "d 2"]);
-    assert!(resolve(&index, &["c"], &[installed("d", "1")]).is_err());
-    assert_eq!(resolve(&index, &["c"], &[installed("d", "2")]).unwrap(), ["c 1"]);
-    assert!(
-        resolve(&index, &["b"], &[installed("a", "1")]).is_err(),
-        "an installed package's own conflicts count"
-    );
-    assert_eq!(resolve(&index, &["e", "b"], &[]).unwrap(), ["b 1", "e 1"]);
-}
-
-#[test]
-fn a_package_may_conflict_with_a_name_that_it_provides_itself() {
-    let index = index("Package: a\nProvides: mta\nConflicts: mta\n\nPackage: b\nProvides: mta");
-    assert_eq!(resolve(&index, &["a"], &[]).unwrap(), ["a 1"]);
-    assert!(resolve(&index, &["a", "b"], &[]).is_err());
-}
-
-#[test]
-fn what_is_installed_is_neither_changed_nor_named() {
-    let index = index(
-        "Package: a\nDepends: lib (>= 1)\n\nPackage: lib\nVersion: 2\n\nPackage: new\nDepends: lib (>= 2)",
-    );
-    assert_eq!(resolve(&index, &["a"], &[installed("lib", "1")]).unwrap(), ["a 1"]);
-    let error = resolve(&index, &["new"], &[installed("lib", "1")]).unwrap_err();
-    assert!(error.contains("lib"), "{error}");
-    assert_eq!(resolve(&index, &["lib"], &[installed("lib", "1")]).unwrap(), [""; 0]);
-}
-
-#[test]
-fn a_name_that_does_not_exist_gets_the_nearest() {
-    let index = index("Package: nginx-light");
-    let wanted = ["nginx-ligth".to_owned()];
-    let error = index.resolve(&Request { include: None, wanted: &wanted, installed: &[] }).unwrap_err();
-    assert_eq!(error.to_string(), "there is no package \"nginx-ligth\" in \"debian\"");
-    assert_eq!(error.help(), Some("did you mean \"nginx-light\"?"));
-    assert_eq!(error.package(), Some("nginx-ligth"));
-}
-
-#[test]
-fn a_root_starts_with_the_essential_or_required_set() {
-    let index = index(
-        "Package: base\nEssential: yes\nDepends: lib\n\nPackage: lib\n\nPackage: tool\nPriority: required\n\nPackage: other",
-    );
-    let names = |include| {
-        let request = Request { include: Some(include), wanted: &[], installed: &[] };
-        index.resolve(&request).unwrap().into_iter().map(|p| p.name).collect::<Vec<_>>()
+    let names = |include, wanted: &[&str]| -> Vec<String> {
+        let wanted = wanted.iter().map(|name| (*name).to_owned()).collect();
+        let added = index.resolve(&Request { include: Some(include), wanted, installed: &[] }).unwrap();
+        added.into_iter().map(|p| p.name).collect()
     };
-    assert_eq!(names(RootInclude::Essential), ["base", "lib"]);
-    assert_eq!(names(RootInclude::Required), ["base", "lib", "tool"]);
-    assert_eq!(names(RootInclude::Nothing), [""; 0]);
-}
-
-#[test]
-fn pinned_versions_stay_while_they_are_served() {
-    let mut index = index("Package: a\nVersion: 1\n\nPackage: a\nVersion: 2\n\nPackage: b\nVersion: 2");
-    index.pin(&[installed("a", "1"), installed("b", "1")]);
-    assert_eq!(resolve(&index, &["a", "b"], &[]).unwrap(), ["a 1", "b 2"]);
+    assert_eq!(names(RootInclude::Essential, &[]), ["base", "usr-is-merged"]);
+    assert_eq!(names(RootInclude::Required, &[]), ["base", "mount", "usr-is-merged"]);
+    assert_eq!(names(RootInclude::Nothing, &["other"]), ["other"]);
 }

@@ -1,0 +1,209 @@
+//! Packages that are installed on an image that has dpkg: the files, and a script that installs them in the right
+//! order, with neither apt nor a network.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+
+use imgforge_core::context::{SuppliedContent, SuppliedFile};
+use imgforge_core::lock::LockedPackage;
+use rayon::prelude::*;
+
+use crate::cache::Cache;
+use crate::deb::{Deb, Depth};
+use crate::error::Error;
+use crate::relation::parse_relations;
+use crate::scripts::{self, Options};
+
+/// The files that an image's build needs to install `added`: `.imgforge/packages/NAME_VERSION_ARCH.deb`, and
+/// `.imgforge/packages/install` with what it reads. All of `added` have to be in the cache.
+///
+/// # Errors
+/// [`Error::Package`], [`Error::Hash`] or [`Error::Io`] when a file of the cache is damaged or missing.
+pub fn stage_packages(
+    added: &[LockedPackage],
+    options: Options,
+    cache: &Cache,
+) -> Result<Vec<SuppliedFile>, Error> {
+    let debs: Vec<Deb> =
+        added.par_iter().map(|p| Deb::read(p, cache, Depth::Control)).collect::<Result<_, _>>()?;
+    let mut files: Vec<SuppliedFile> = added
+        .iter()
+        .map(|package| SuppliedFile {
+            path: format!(".imgforge/packages/{}", file_name(package)).into(),
+            executable: false,
+            content: SuppliedContent::File(cache.file(&package.sha256)),
+        })
+        .collect();
+    let bytes = |path: &str, executable, text: String| SuppliedFile {
+        path: path.into(),
+        executable,
+        content: SuppliedContent::Bytes(text.into_bytes()),
+    };
+    files.push(bytes(".imgforge/packages/install", true, scripts::install(options)));
+    files.push(bytes(".imgforge/packages/batches", false, batches(added, &debs)));
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// As apt names the files that it has fetched.
+fn file_name(package: &LockedPackage) -> String {
+    format!("{}_{}_{}.deb", package.name, package.version.replace(':', "%3a"), package.architecture)
+}
+
+/// One line for each batch: the file names of packages that one run of dpkg installs.
+fn batches(packages: &[LockedPackage], debs: &[Deb]) -> String {
+    let numbers = batch_numbers(debs);
+    let mut text = String::new();
+    for batch in 0..=numbers.iter().copied().max().unwrap_or(0) {
+        let mut names: Vec<String> =
+            packages.iter().zip(&numbers).filter(|(_, n)| **n == batch).map(|(p, _)| file_name(p)).collect();
+        names.sort();
+        if !names.is_empty() {
+            let _ = writeln!(text, "{}", names.join(" "));
+        }
+    }
+    text
+}
+
+/// Which batch each package is installed in. dpkg unpacks a whole batch before it configures any of it, so what a
+/// package pre-depends on has to be in an earlier one, and what that depends on not in a later one.
+fn batch_numbers(debs: &[Deb]) -> Vec<usize> {
+    let pre_depends = edges(debs, "Pre-Depends");
+    let depends = edges(debs, "Depends");
+    let mut numbers = vec![0; debs.len()];
+    // Each round settles at least one batch; more batches than packages would be a circle of Pre-Depends, which
+    // policy 7.2 forbids, and which dpkg then names.
+    for _ in 0..debs.len() {
+        let mut is_settled = true;
+        for at in 0..debs.len() {
+            let before = pre_depends[at].iter().map(|other| numbers[*other] + 1);
+            let beside = depends[at].iter().map(|other| numbers[*other]);
+            let number = before.chain(beside).max().unwrap_or(0).max(numbers[at]);
+            if number != numbers[at] && number < debs.len() {
+                numbers[at] = number;
+                is_settled = false;
+            }
+        }
+        if is_settled {
+            break;
+        }
+    }
+    numbers
+}
+
+/// For each package, how many others stand below it at least: a package comes after what it depends on, except in
+/// circles.
+pub(crate) fn depths(debs: &[Deb]) -> Vec<usize> {
+    let mut below = edges(debs, "Pre-Depends");
+    for (all, depends) in below.iter_mut().zip(edges(debs, "Depends")) {
+        all.extend(depends);
+    }
+    let mut order = Vec::new();
+    let mut visited = HashSet::new();
+    for start in 0..debs.len() {
+        visit(start, &below, &mut visited, &mut order);
+    }
+    let mut depths = vec![0; debs.len()];
+    for (depth, at) in order.into_iter().enumerate() {
+        depths[at] = depth;
+    }
+    depths
+}
+
+/// Puts `start` after everything below it (depth first, with a stack of its own: the depth is not ours to limit).
+fn visit(start: usize, below: &[Vec<usize>], visited: &mut HashSet<usize>, order: &mut Vec<usize>) {
+    if !visited.insert(start) {
+        return;
+    }
+    let mut stack = vec![(start, 0)];
+    while let Some((at, next)) = stack.pop() {
+        if let Some(other) = below[at].get(next) {
+            stack.push((at, next + 1));
+            if visited.insert(*other) {
+                stack.push((*other, 0));
+            }
+        } else {
+            order.push(at);
+        }
+    }
+}
+
+/// For each package, which of the others may meet its relations `field`: all that are named, and all that provide
+/// what is named. More edges than needed only make an order stricter.
+fn edges(debs: &[Deb], field: &str) -> Vec<Vec<usize>> {
+    let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+    for (at, deb) in debs.iter().enumerate() {
+        let provided =
+            parse_relations(deb.field("Provides").unwrap_or("")).into_iter().flatten().map(|a| a.name);
+        for name in std::iter::once(deb.field("Package").unwrap_or("").to_owned()).chain(provided) {
+            by_name.entry(name).or_default().push(at);
+        }
+    }
+    let meets = |(at, deb): (usize, &Deb)| {
+        let mut others: Vec<usize> = parse_relations(deb.field(field).unwrap_or(""))
+            .iter()
+            .flatten()
+            .filter_map(|alternative| by_name.get(&alternative.name))
+            .flatten()
+            .copied()
+            .filter(|other| *other != at)
+            .collect();
+        others.sort_unstable();
+        others.dedup();
+        others
+    };
+    debs.iter().enumerate().map(meets).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn debs(controls: &[&str]) -> Vec<Deb> {
+        controls
+            .iter()
+            .map(|text| Deb { control: text.replace("; ", "\n"), info: Vec::new(), data: Vec::new() })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_pre_depended_on_is_in_an_earlier_batch_with_all_that_it_needs() {
+        let debs = debs(&[
+            "Package: app; Pre-Depends: lib | other",
+            "Package: lib; Depends: data",
+            "Package: data; Depends: lib",
+            "Package: late; Depends: app, virtual",
+            "Package: free",
+            "Package: real; Provides: virtual; Pre-Depends: app",
+        ]);
+        assert_eq!(batch_numbers(&debs), [1, 0, 0, 2, 0, 2]);
+    }
+
+    #[test]
+    fn a_circle_of_pre_depends_ends() {
+        let debs = debs(&["Package: a; Pre-Depends: b", "Package: b; Pre-Depends: a"]);
+        assert_eq!(batch_numbers(&debs).len(), 2);
+    }
+
+    #[test]
+    fn a_package_comes_after_what_it_depends_on() {
+        let debs = debs(&["Package: a; Depends: b", "Package: b; Pre-Depends: c", "Package: c; Depends: a"]);
+        let depth = depths(&debs);
+        assert!(depth[1] < depth[0] && depth[2] < depth[1], "{depth:?}");
+    }
+
+    #[test]
+    fn an_epoch_is_written_as_apt_writes_it() {
+        let package = LockedPackage {
+            source: String::new(),
+            name: "a".into(),
+            version: "1:2-3".into(),
+            architecture: "all".into(),
+            suite: String::new(),
+            path: String::new(),
+            size: 0,
+            sha256: String::new(),
+        };
+        assert_eq!(file_name(&package), "a_1%3a2-3_all.deb");
+    }
+}
