@@ -3,33 +3,44 @@
 mod build;
 mod endpoint;
 mod read;
+mod session;
+mod wire;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
 use camino::Utf8Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use imgforge_core::plan::Inventory;
-use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
+use self::session::Counter;
 use crate::{BuildError, BuildRequest, BuiltImage, Engine, Error, StepSink, labels};
 
 /// Ten years in seconds: a build may take as long as it takes.
 const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
 
-/// How long a daemon on another machine may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A connection to a Docker daemon.
 #[derive(Debug, Clone)]
 pub struct Docker {
     client: bollard::Docker,
+    endpoint: Endpoint,
     description: String,
+    counter: Arc<Counter>,
+}
+
+/// What the daemon has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// How many files, the Dockerfiles among them.
+    pub files: u64,
+    /// Their sizes together.
+    pub bytes: u64,
 }
 
 impl Docker {
@@ -40,7 +51,7 @@ impl Docker {
     /// [`Error::Unreachable`], which says what to do; [`Error::Configuration`] for a host that cannot be used.
     pub async fn connect() -> Result<Self, Error> {
         let endpoint = Endpoint::find(|name| std::env::var(name).ok())?;
-        Self::connect_endpoint(&endpoint).await
+        Self::connect_endpoint(endpoint).await
     }
 
     /// Connects to the daemon on a unix socket.
@@ -48,19 +59,33 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`].
     pub async fn connect_socket(path: &Utf8Path) -> Result<Self, Error> {
-        Self::connect_endpoint(&Endpoint::Unix(path.to_owned())).await
+        Self::connect_endpoint(Endpoint::Unix(path.to_owned())).await
     }
 
-    async fn connect_endpoint(endpoint: &Endpoint) -> Result<Self, Error> {
-        knock(endpoint).await.map_err(|error| unreachable(endpoint, &error))?;
+    /// What the daemon has asked for in all builds of this engine and its clones, files that it had already not
+    /// counted.
+    pub fn sent(&self) -> Sent {
+        let Counter { files, bytes } = &*self.counter;
+        Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
+    }
+
+    async fn connect_endpoint(endpoint: Endpoint) -> Result<Self, Error> {
+        // A first connection only to learn why none can be had.
+        wire::open(&endpoint).await.map_err(|error| unreachable(&endpoint, &error))?;
         let version = bollard::API_DEFAULT_VERSION;
-        let client = match endpoint {
+        let client = match &endpoint {
             Endpoint::Unix(path) => bollard::Docker::connect_with_unix(path.as_str(), NO_TIMEOUT, version)?,
             Endpoint::Tcp(address) => bollard::Docker::connect_with_http(address, NO_TIMEOUT, version)?,
         };
         let client = client.negotiate_version().await?;
         let version = client.version().await?.version.unwrap_or_default();
-        Ok(Self { client, description: format!("Docker {version} at {endpoint}") })
+        let description = format!("Docker {version} at {endpoint}");
+        Ok(Self { client, endpoint, description, counter: Arc::default() })
+    }
+
+    /// A path in the version of the interface that was agreed on.
+    fn path(&self, name: &str) -> String {
+        format!("/v{}/{name}", self.client.client_version())
     }
 
     async fn list(&self, workspace: &str) -> Result<Inventory, Error> {
@@ -75,16 +100,6 @@ impl Docker {
             }
         }
         Ok(inventory)
-    }
-}
-
-/// Opens a connection only to learn why none can be had.
-async fn knock(endpoint: &Endpoint) -> io::Result<()> {
-    match endpoint {
-        Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
-        Endpoint::Tcp(address) => {
-            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await?.map(drop)
-        }
     }
 }
 
@@ -114,7 +129,7 @@ impl Engine for Docker {
         events: StepSink,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<BuiltImage, BuildError>> {
-        build::build(&self.client, request, events, cancel).boxed()
+        build::build(self, request, events, cancel).boxed()
     }
 
     fn tag<'a>(&'a self, id: &'a str, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
