@@ -23,14 +23,14 @@ use crate::BuildError;
 const CHUNK: usize = 64 * 1024;
 
 /// A folder as it is offered to a daemon, parents before what lies in them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Folder {
     /// In the order of a walk: that of paths compared by component.
     pub(crate) items: Vec<Item>,
 }
 
 /// One path in a folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Item {
     /// Relative to the folder.
     pub(crate) path: Utf8PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Item {
 }
 
 /// What one path is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// A folder.
     Dir,
@@ -59,7 +59,7 @@ pub(crate) enum Content {
 }
 
 /// Where the bytes of a file are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Stored {
     /// Here.
     Memory(Bytes),
@@ -100,6 +100,11 @@ impl Folder {
             add(&mut items, file.path, content);
         }
         Ok(Self { items: items.into_iter().map(|(path, content)| Item { path, content }).collect() })
+    }
+
+    /// The same without all but one path at the top.
+    pub(crate) fn only(&self, path: &str) -> Self {
+        Self { items: self.items.iter().filter(|item| item.path == path).cloned().collect() }
     }
 
     /// A folder with files in memory.

@@ -34,10 +34,10 @@ pub struct Docker {
     counter: Arc<Counter>,
 }
 
-/// What the daemon has asked for.
+/// What the daemon has asked for of the files of contexts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
-    /// How many files, the Dockerfiles among them.
+    /// How many files.
     pub files: u64,
     /// Their sizes together.
     pub bytes: u64,
@@ -62,8 +62,8 @@ impl Docker {
         Self::connect_endpoint(Endpoint::Unix(path.to_owned())).await
     }
 
-    /// What the daemon has asked for in all builds of this engine and its clones, files that it had already not
-    /// counted.
+    /// What the daemon has asked for in all builds of this engine and its clones. Files that it had kept from earlier
+    /// builds are not among them.
     pub fn sent(&self) -> Sent {
         let Counter { files, bytes } = &*self.counter;
         Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
@@ -172,4 +172,85 @@ impl Engine for Docker {
 async fn size(client: &bollard::Docker, image: &str) -> Result<u64, Error> {
     let size = client.inspect_image(image).await?.size.unwrap_or_default();
     Ok(u64::try_from(size).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use imgforge_core::context::{SuppliedContent, SuppliedFile};
+    use imgforge_core::manifest::Network;
+    use imgforge_core::name::ImageName;
+    use tokio::net::{TcpListener, UnixStream};
+
+    use super::*;
+    use crate::StepEvent;
+
+    /// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
+    async fn over_tcp() -> (String, tokio::task::JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let mut far = UnixStream::connect("/var/run/docker.sock").await.unwrap();
+                    // A connection that breaks is seen by those who use it.
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        (address, tasks)
+    }
+
+    fn request(dockerfile: &str, supplied: Vec<SuppliedFile>) -> BuildRequest {
+        BuildRequest {
+            target: ImageName::new("app").unwrap(),
+            dockerfile: format!("FROM scratch\n{dockerfile}"),
+            root: "/".into(),
+            entries: vec![],
+            supplied,
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            network: Network::None,
+            platform: "linux/amd64".into(),
+        }
+    }
+
+    fn supplied(path: &str, executable: bool, content: SuppliedContent) -> SuppliedFile {
+        SuppliedFile { path: path.into(), executable, content }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_behind_tcp_builds_as_one_behind_a_socket() {
+        let (address, _forwarding) = over_tcp().await;
+        let docker = Docker::connect_endpoint(Endpoint::Tcp(address.clone())).await.unwrap();
+        assert!(docker.describe().ends_with(&format!("tcp://{address}")));
+        let content = format!("of process {}", std::process::id()).into_bytes();
+        let file = supplied("folder/file", false, SuppliedContent::Bytes(content.clone()));
+        let request = request("COPY folder /\n", vec![file]);
+        let image = docker.build(request, Arc::new(|_| ()), CancellationToken::new()).await.unwrap();
+        assert_eq!(docker.read_file(&image.id, "/file").await.unwrap().unwrap(), content);
+        assert_eq!(docker.sent(), Sent { files: 1, bytes: content.len() as u64 });
+        docker.untag(&image.id).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_ends_the_build() {
+        let (address, mut forwarding) = over_tcp().await;
+        let docker = Docker::connect_endpoint(Endpoint::Tcp(address)).await.unwrap();
+        let shell = supplied("sh", true, SuppliedContent::File("/bin/busybox".into()));
+        let steps = format!("COPY sh /bin/\nRUN echo begun; exec sleep 99{}\n", std::process::id());
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let sink: StepSink = Arc::new(move |event| drop(sender.send(event)));
+        let build = tokio::spawn(async move {
+            docker.build(request(&steps, vec![shell]), sink, CancellationToken::new()).await
+        });
+        while !matches!(events.recv().await, Some(StepEvent::Log { line, .. }) if line == "begun") {}
+        forwarding.shutdown().await;
+        let error = build.await.unwrap().unwrap_err();
+        assert!(matches!(&error, BuildError::Engine(Error::Connection { .. })), "{error:?}");
+    }
 }

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::mpsc;
+use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,6 +30,12 @@ use crate::context::{Content, Folder, Item};
 
 /// The paths that the daemon may call, which it wants to be told when the session begins.
 pub(super) const METHODS: [&str; 2] = ["/moby.filesync.v1.FileSync/DiffCopy", "/grpc.health.v1.Health/Check"];
+
+/// Some frontends first ask for this file alone. Without this, all files would be sent for that, and kept twice.
+const IGNORE_FILE: &str = ".dockerignore";
+
+/// The daemon names in headers all files that a Dockerfile names.
+const MAX_HEADERS: u32 = 64 << 20;
 
 /// How many messages may wait to be sent.
 const AHEAD: usize = 16;
@@ -45,12 +52,14 @@ pub(super) struct Files(Arc<Offer>);
 
 struct Offer {
     context: Arc<Folder>,
+    /// The context's ignore file, if there is one, and nothing else.
+    ignore_file: Arc<Folder>,
     dockerfile: Arc<Folder>,
     failure: mpsc::UnboundedSender<BuildError>,
     counter: Arc<Counter>,
 }
 
-/// Counts what daemons have asked for.
+/// Counts what the daemon has asked for of contexts.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     pub(super) files: AtomicU64,
@@ -66,18 +75,18 @@ impl Files {
         failure: mpsc::UnboundedSender<BuildError>,
         counter: Arc<Counter>,
     ) -> Self {
+        let ignore_file = Arc::new(context.only(IGNORE_FILE));
         let (context, dockerfile) = (Arc::new(context), Arc::new(dockerfile));
-        Self(Arc::new(Offer { context, dockerfile, failure, counter }))
+        Self(Arc::new(Offer { context, ignore_file, dockerfile, failure, counter }))
     }
 
     /// Answers the daemon on an upgraded connection until that ends. Dropping the future closes it.
     pub(super) async fn serve(self, wire: Wire) {
         let routes = Routes::new(HealthServer::new(self.clone())).add_service(FileSyncServer::new(self));
+        let mut server = auto::Builder::new(TokioExecutor::new()).http2_only();
+        server.http2().max_header_list_size(MAX_HEADERS);
         // What ends the connection ends the build too, which says why.
-        let _ = auto::Builder::new(TokioExecutor::new())
-            .http2_only()
-            .serve_connection(TokioIo::new(wire), TowerToHyperService::new(routes))
-            .await;
+        let _ = server.serve_connection(TokioIo::new(wire), TowerToHyperService::new(routes)).await;
     }
 }
 
@@ -91,7 +100,10 @@ impl FileSync for Files {
         request: Request<Streaming<Packet>>,
     ) -> Result<Response<Self::DiffCopyStream>, Status> {
         let name = request.metadata().get("dir-name").and_then(|name| name.to_str().ok());
+        let wanted: Vec<&[u8]> =
+            request.metadata().get_all("followpaths").iter().map(MetadataValue::as_encoded_bytes).collect();
         let folder = match name {
+            Some("context") if wanted == [IGNORE_FILE.as_bytes()] => &self.0.ignore_file,
             Some("context") => &self.0.context,
             Some("dockerfile") => &self.0.dockerfile,
             other => return Err(Status::not_found(format!("there is no folder {other:?}"))),
@@ -174,8 +186,11 @@ impl Transfer {
         let Some(size) = self.item(number).map(size) else {
             return self.fail(Status::out_of_range(format!("there is no file {number}"))).await;
         };
-        self.offer.counter.files.fetch_add(1, Ordering::Relaxed);
-        self.offer.counter.bytes.fetch_add(size, Ordering::Relaxed);
+        // Frontends take the Dockerfile anew each time; that tells nothing.
+        if Arc::ptr_eq(&self.folder, &self.offer.context) {
+            self.offer.counter.files.fetch_add(1, Ordering::Relaxed);
+            self.offer.counter.bytes.fetch_add(size, Ordering::Relaxed);
+        }
         let (folder, sender) = (Arc::clone(&self.folder), self.sender.clone());
         let reading = tokio::task::spawn_blocking(move || {
             folder.items[number as usize].read(|bytes| {
