@@ -284,6 +284,26 @@ async fn only_files_that_have_changed_are_sent_again() {
 }
 
 #[tokio::test]
+async fn a_transfer_that_is_cancelled_leaves_nothing_that_a_later_build_believes() {
+    let bench = Bench::new().await;
+    let large: Vec<u8> = (0..8_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut request = bench.request("COPY large /large\n");
+    request.entries.insert(0, bench.file("large", &large));
+    let cancel = CancellationToken::new();
+    let (docker, token, first) = (bench.docker.clone(), cancel.clone(), request.clone());
+    let build = tokio::spawn(async move { docker.build(first, Arc::new(|_| ()), token).await });
+    while bench.docker.sent().bytes < large.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+    cancel.cancel();
+    assert!(matches!(build.await.unwrap(), Err(BuildError::Cancelled)));
+    let (image, _) = bench.build(request).await;
+    let found = bench.docker.read_file(&image.unwrap().id, "/large").await.unwrap().unwrap();
+    assert!(found == large);
+    bench.clean().await;
+}
+
+#[tokio::test]
 async fn owners_modes_and_times_in_an_image_do_not_depend_on_the_machine() {
     let bench = Bench::new().await;
     let mut request = bench.request(
@@ -430,9 +450,11 @@ async fn the_inventory_holds_what_is_labelled_and_believes_only_what_is_named() 
 #[tokio::test]
 async fn ten_builds_at_once_do_not_mix() {
     let bench = Bench::new().await;
+    // One target, so that all of them want the files that the daemon keeps for it; and one size.
     let build = |n: usize| {
-        let mut request = bench.request(&format!("COPY f{n} /f\nRUN echo {n}; echo made-{n} > /n\n"));
-        request.entries.push(bench.file(&format!("f{n}"), n.to_string().as_bytes()));
+        let mut request = bench.request(&format!("COPY f /f\nRUN echo {n}; echo made-{n} > /n\n"));
+        let content = SuppliedContent::Bytes(n.to_string().into_bytes());
+        request.supplied.push(SuppliedFile { path: "f".into(), executable: false, content });
         bench.build(request)
     };
     let results = futures_util::future::join_all((0..10).map(build)).await;
