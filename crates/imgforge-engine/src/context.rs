@@ -1,226 +1,223 @@
-//! Sends a build's context as a tar stream: exactly the listed files, each hashed while it is read, so that what an
+//! The files of a build as a daemon gets them: exactly the listed ones, each hashed while it is read, so that what an
 //! image is made of is what its fingerprint says.
 //!
-//! Nothing in the stream depends on the machine: entries are sorted, owners are 0, times are 0, modes are 0755 or
-//! 0644. The stream is made on a blocking thread and never lies whole in memory.
+//! Nothing that is sent depends on the machine: files are sorted, owners are 0, modes are 0755 or 0644, times are the
+//! first second of 1970. Within that second, the nanoseconds stand for the content: a daemon that has kept the files
+//! of an earlier build compares sizes and times to see which it lacks, and with one time for all it would take a
+//! changed file of the same size for the old one. Image layers hold whole seconds, so that no image shows them.
+//! (Two contents of one size have the same mark once in 10⁹ times.) The times of folders are the daemon's affair: those
+//! of 20.10 leave them at the moment of the transfer.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::context::{EntryKind, Origin, SuppliedContent};
+use imgforge_core::context::{ContextEntry, EntryKind, Origin, SuppliedContent, SuppliedFile};
 use imgforge_core::source::ContentHash;
-use tokio::sync::mpsc;
 
-use crate::{BuildError, BuildRequest};
+use crate::BuildError;
 
-/// Where the Dockerfile lies in the context.
-pub(crate) const DOCKERFILE: &str = ".imgforge/Dockerfile";
-
-/// How many bytes go into the stream at once.
+/// How many bytes are sent at once.
 const CHUNK: usize = 64 * 1024;
 
-/// What the stream's receiver gets.
-pub(crate) type Chunk = io::Result<Bytes>;
-
-/// Writes the whole context into `sender`. Blocks; ends early when the receiver is gone.
-///
-/// # Errors
-/// [`BuildError::ContextChanged`] and [`BuildError::Unreadable`]; the stream then ends with an error too, so that the
-/// daemon cannot take it for a whole one. `Cancelled` when the receiver is gone.
-pub(crate) fn send(request: &BuildRequest, sender: mpsc::Sender<Chunk>) -> Result<(), BuildError> {
-    let mut failure = None;
-    let writer = ChunkWriter { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
-    match write_tar(request, writer, &mut failure) {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            // The receiver may be gone, which is as good.
-            let _ = sender.blocking_send(Err(error));
-            Err(failure.unwrap_or(BuildError::Cancelled))
-        }
-    }
+/// A folder as it is offered to a daemon, parents before what lies in them.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    /// In the order of a walk: that of paths compared by component.
+    pub(crate) items: Vec<Item>,
 }
 
-/// What one path of the context is.
-enum Item<'a> {
+/// One path in a folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    /// Relative to the folder.
+    pub(crate) path: Utf8PathBuf,
+    /// What it is.
+    pub(crate) content: Content,
+}
+
+/// What one path is.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A folder.
     Dir,
-    Symlink(&'a str),
-    Bytes(&'a [u8], bool),
-    Disk { path: Utf8PathBuf, expected: Option<(ContentHash, u64)>, executable: bool },
+    /// A symbolic link with its target.
+    Symlink(String),
+    /// A regular file.
+    File {
+        /// In bytes.
+        size: u64,
+        /// Mode 0755 rather than 0644.
+        executable: bool,
+        /// Stands for the content, below 10⁹.
+        mark: u32,
+        /// Where the bytes are.
+        stored: Stored,
+    },
 }
 
-fn items(request: &BuildRequest) -> BTreeMap<Utf8PathBuf, Item<'_>> {
-    let mut items = BTreeMap::new();
-    for entry in &request.entries {
-        let item = match &entry.kind {
-            EntryKind::Dir => Item::Dir,
-            EntryKind::Symlink { target } => Item::Symlink(target),
-            EntryKind::File { hash, size, executable, origin } => match origin {
-                Origin::Source(path) => Item::Disk {
-                    path: request.root.join(path),
-                    expected: Some((*hash, *size)),
-                    executable: *executable,
-                },
-                Origin::Generated(bytes) => Item::Bytes(bytes, *executable),
-            },
-        };
-        items.insert(entry.path.clone(), item);
-    }
-    for file in &request.supplied {
-        let item = match &file.content {
-            SuppliedContent::Bytes(bytes) => Item::Bytes(bytes, file.executable),
-            SuppliedContent::File(path) => {
-                Item::Disk { path: path.clone(), expected: None, executable: file.executable }
-            }
-        };
-        add_with_parents(&mut items, &file.path, item);
-    }
-    add_with_parents(
-        &mut items,
-        Utf8Path::new(DOCKERFILE),
-        Item::Bytes(request.dockerfile.as_bytes(), false),
-    );
-    items
+/// Where the bytes of a file are.
+#[derive(Debug, Clone)]
+pub(crate) enum Stored {
+    /// Here.
+    Memory(Bytes),
+    /// On disk; with a hash where it is known.
+    Disk(Utf8PathBuf, Option<ContentHash>),
 }
 
-fn add_with_parents<'a>(items: &mut BTreeMap<Utf8PathBuf, Item<'a>>, path: &Utf8Path, item: Item<'a>) {
-    for parent in path.ancestors().skip(1).filter(|parent| !parent.as_str().is_empty()) {
-        items.entry(parent.to_owned()).or_insert(Item::Dir);
-    }
-    items.insert(path.to_owned(), item);
-}
-
-fn write_tar(
-    request: &BuildRequest,
-    writer: ChunkWriter,
-    failure: &mut Option<BuildError>,
-) -> io::Result<()> {
-    let mut tar = tar::Builder::new(writer);
-    for (path, item) in items(request) {
-        match item {
-            Item::Dir => {
-                let mut head = header(tar::EntryType::Directory, 0, true);
-                tar.append_data(&mut head, &path, io::empty())?;
-            }
-            Item::Symlink(target) => {
-                tar.append_link(&mut header(tar::EntryType::Symlink, 0, true), &path, target)?;
-            }
-            Item::Bytes(bytes, executable) => {
-                let size = bytes.len() as u64;
-                tar.append_data(&mut header(tar::EntryType::Regular, size, executable), &path, bytes)?;
-            }
-            Item::Disk { path: disk, expected, executable } => {
-                let opened = open(&disk, expected.map(|(_, size)| size));
-                let (file, size) = opened.map_err(|error| refuse(failure, &path, error))?;
-                let mut reader = CheckedReader::new(file, size, expected.map(|(hash, _)| hash));
-                let mut head = header(tar::EntryType::Regular, size, executable);
-                if let Err(error) = tar.append_data(&mut head, &path, &mut reader) {
-                    // Only a failure to read is the file's; one to write means that the receiver is gone.
-                    return Err(if reader.failed { refuse(failure, &path, error) } else { error });
+impl Folder {
+    /// The context of a build. Blocks: supplied files are looked at.
+    ///
+    /// # Errors
+    /// [`BuildError::Unreadable`] for a supplied file that is not there.
+    pub(crate) fn context(
+        root: &Utf8Path,
+        entries: Vec<ContextEntry>,
+        supplied: Vec<SuppliedFile>,
+    ) -> Result<Self, BuildError> {
+        let mut items = BTreeMap::new();
+        for entry in entries {
+            let content = match entry.kind {
+                EntryKind::Dir => Content::Dir,
+                EntryKind::Symlink { target } => Content::Symlink(target),
+                EntryKind::File { hash, size, executable, origin } => {
+                    let stored = match origin {
+                        Origin::Source(path) => Stored::Disk(root.join(path), Some(hash)),
+                        Origin::Generated(bytes) => Stored::Memory(Bytes::from_owner(bytes)),
+                    };
+                    Content::File { size, executable, mark: mark(hash.to_string().as_bytes()), stored }
                 }
+            };
+            add(&mut items, entry.path, content);
+        }
+        for file in supplied {
+            let content = match file.content {
+                SuppliedContent::Bytes(bytes) => in_memory(bytes.into(), file.executable),
+                SuppliedContent::File(disk) => supplied_on_disk(&file.path, disk, file.executable)?,
+            };
+            add(&mut items, file.path, content);
+        }
+        Ok(Self { items: items.into_iter().map(|(path, content)| Item { path, content }).collect() })
+    }
+
+    /// The same without all but one path at the top.
+    pub(crate) fn only(&self, path: &str) -> Self {
+        Self { items: self.items.iter().filter(|item| item.path == path).cloned().collect() }
+    }
+
+    /// A folder with files in memory.
+    pub(crate) fn in_memory<const N: usize>(files: [(&str, Bytes); N]) -> Self {
+        let mut items = BTreeMap::new();
+        for (path, bytes) in files {
+            add(&mut items, path.into(), in_memory(bytes, false));
+        }
+        Self { items: items.into_iter().map(|(path, content)| Item { path, content }).collect() }
+    }
+}
+
+/// Adds a path and the folders that it lies in.
+fn add(items: &mut BTreeMap<Utf8PathBuf, Content>, path: Utf8PathBuf, content: Content) {
+    for parent in path.ancestors().skip(1).filter(|parent| !parent.as_str().is_empty()) {
+        items.entry(parent.to_owned()).or_insert(Content::Dir);
+    }
+    items.insert(path, content);
+}
+
+fn in_memory(bytes: Bytes, executable: bool) -> Content {
+    Content::File { size: bytes.len() as u64, executable, mark: mark(&bytes), stored: Stored::Memory(bytes) }
+}
+
+/// A file that nobody changes under its name; should it have been made anew, its time says so.
+fn supplied_on_disk(path: &Utf8Path, disk: Utf8PathBuf, executable: bool) -> Result<Content, BuildError> {
+    let unreadable =
+        |error: io::Error| BuildError::Unreadable { path: path.to_owned(), message: error.to_string() };
+    let metadata = std::fs::symlink_metadata(&disk).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(io::Error::other("it is no regular file")));
+    }
+    let made = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let mark = mark(format!("{disk}\n{made:?}").as_bytes());
+    Ok(Content::File { size: metadata.len(), executable, mark, stored: Stored::Disk(disk, None) })
+}
+
+fn mark(bytes: &[u8]) -> u32 {
+    let hash = blake3::hash(bytes);
+    let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash is longer than 8 bytes");
+    u32::try_from(u64::from_le_bytes(*first) % 1_000_000_000).expect("10⁹ is below 2³²")
+}
+
+impl Item {
+    /// Reads a file and gives its bytes to `take`, piece by piece, until that says that it wants no more. Blocks. What
+    /// is no file gives nothing.
+    ///
+    /// # Errors
+    /// [`BuildError::ContextChanged`] and [`BuildError::Unreadable`]; what was given before is then not to be used.
+    pub(crate) fn read(&self, mut take: impl FnMut(Bytes) -> bool) -> Result<(), BuildError> {
+        let Content::File { size, stored, .. } = &self.content else { return Ok(()) };
+        match stored {
+            Stored::Memory(bytes) => {
+                let mut rest = bytes.clone();
+                while !rest.is_empty() && take(rest.split_to(CHUNK.min(rest.len()))) {}
+                Ok(())
+            }
+            Stored::Disk(disk, hash) => {
+                read_disk(disk, *size, *hash, take).map_err(|error| self.refuse(&error))
             }
         }
     }
-    tar.into_inner()?.flush()
-}
 
-fn header(kind: tar::EntryType, size: u64, executable: bool) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_mode(if executable { 0o755 } else { 0o644 });
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header
-}
-
-/// Opens a regular file. Where its size is known, another size means that it changed, and so does its absence.
-fn open(path: &Utf8Path, expected: Option<u64>) -> io::Result<(File, u64)> {
-    let is_changed = |error: io::Error| match (expected, error.kind()) {
-        (Some(_), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => changed(),
-        _ => error,
-    };
-    // Looked at before it is opened: opening a named pipe would wait for ever.
-    let metadata = std::fs::symlink_metadata(path).map_err(is_changed)?;
-    if !metadata.is_file() || expected.is_some_and(|size| size != metadata.len()) {
-        return Err(changed());
-    }
-    Ok((File::open(path).map_err(is_changed)?, metadata.len()))
-}
-
-/// The mark of an error that means "not what it was".
-fn changed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "changed")
-}
-
-fn refuse(failure: &mut Option<BuildError>, path: &Utf8Path, error: io::Error) -> io::Error {
-    let path = path.to_owned();
-    *failure = Some(match error.kind() {
-        io::ErrorKind::InvalidData => BuildError::ContextChanged { path },
-        _ => BuildError::Unreadable { path, message: error.to_string() },
-    });
-    error
-}
-
-/// Gives exactly the announced number of bytes with the announced hash, or an error.
-struct CheckedReader {
-    file: File,
-    left: u64,
-    hasher: blake3::Hasher,
-    expected: Option<ContentHash>,
-    failed: bool,
-}
-
-impl CheckedReader {
-    fn new(file: File, size: u64, expected: Option<ContentHash>) -> Self {
-        Self { file, left: size, hasher: blake3::Hasher::new(), expected, failed: false }
-    }
-
-    fn read_checked(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        if count == 0 {
-            let is_same = self.expected.is_none_or(|hash| hash == self.hasher.finalize().into());
-            return if self.left == 0 && is_same { Ok(0) } else { Err(changed()) };
+    fn refuse(&self, error: &io::Error) -> BuildError {
+        let path = self.path.clone();
+        match error.kind() {
+            io::ErrorKind::InvalidData => BuildError::ContextChanged { path },
+            _ => BuildError::Unreadable { path, message: error.to_string() },
         }
-        self.left = self.left.checked_sub(count as u64).ok_or_else(changed)?;
-        if self.expected.is_some() {
-            self.hasher.update(&buffer[..count]);
+    }
+}
+
+/// Gives exactly `size` bytes with the hash, or fails; a failure of the kind `InvalidData` means "not what it was".
+fn read_disk(
+    path: &Utf8Path,
+    size: u64,
+    hash: Option<ContentHash>,
+    mut take: impl FnMut(Bytes) -> bool,
+) -> io::Result<()> {
+    let (mut file, mut left, mut hasher) = (open(path, size)?, size, blake3::Hasher::new());
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        // One byte more than is expected, to learn that a file has grown.
+        let wanted = left.saturating_add(1).min(CHUNK as u64);
+        if file.by_ref().take(wanted).read_to_end(&mut chunk)? == 0 {
+            let is_same = left == 0 && hash.is_none_or(|hash| hash == hasher.finalize().into());
+            return if is_same { Ok(()) } else { Err(changed()) };
         }
-        Ok(count)
-    }
-}
-
-impl Read for CheckedReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.read_checked(buffer);
-        self.failed |= matches!(&result, Err(error) if error.kind() != io::ErrorKind::Interrupted);
-        result
-    }
-}
-
-/// Collects what is written into chunks for the stream.
-struct ChunkWriter {
-    sender: mpsc::Sender<Chunk>,
-    buffer: Vec<u8>,
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK {
-            self.flush()?;
+        left = left.checked_sub(chunk.len() as u64).ok_or_else(changed)?;
+        if hash.is_some() {
+            hasher.update(&chunk);
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
+        if !take(chunk.into()) {
             return Ok(());
         }
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
-        self.sender.blocking_send(Ok(chunk.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
+}
+
+/// Opens a regular file of `size` bytes. Another size means that it changed, and so does its absence.
+fn open(path: &Utf8Path, size: u64) -> io::Result<File> {
+    let is_changed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => changed(),
+        _ => error,
+    };
+    let is_it = |metadata: &Metadata| metadata.is_file() && metadata.len() == size;
+    // Looked at before it is opened: opening a named pipe would wait for ever.
+    if !is_it(&std::fs::symlink_metadata(path).map_err(is_changed)?) {
+        return Err(changed());
+    }
+    File::open(path).map_err(is_changed)
+}
+
+fn changed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "changed")
 }

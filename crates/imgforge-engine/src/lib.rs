@@ -3,8 +3,8 @@
 //! [`Engine`] is cut so that a pool of daemons or an engine of our own can stand behind it: it knows nothing of
 //! manifests and plans, and it says what happens only through a [`StepSink`].
 //!
-//! The way of one build: the caller fills a [`BuildRequest`]; the engine sends exactly the files that it lists
-//! ([`mod@context`]), reads the daemon's progress into steps and lines ([`mod@progress`]) and returns an image that has
+//! The way of one build: the caller fills a [`BuildRequest`]; the engine offers exactly the files that it
+//! lists ([`mod@context`]), reads the daemon's progress into steps and lines ([`mod@progress`]) and returns an image that has
 //! no name. The caller looks into it ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run
 //! that is killed never leaves an unchecked image under a name.
 
@@ -27,13 +27,13 @@ use imgforge_core::plan::Inventory;
 pub use tokio_util::sync::CancellationToken;
 
 pub use dispatcher::{Built, EventSender, Failed, Work, dispatch};
-pub use docker::Docker;
+pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};
 
 /// Everything that a build needs.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
-    /// The image; only for messages.
+    /// The image. An engine may keep the files of a target's build for its next one.
     pub target: ImageName,
     /// The Dockerfile as the engine gets it: parents stand in it by references that the engine holds.
     pub dockerfile: String,

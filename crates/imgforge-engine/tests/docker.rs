@@ -218,6 +218,129 @@ async fn a_dockerignore_among_the_files_excludes_nothing_in_the_daemon() {
     bench.clean().await;
 }
 
+/// The lines of an image's `/list`.
+async fn listed(bench: &Bench, image: &BuiltImage) -> Vec<String> {
+    let list = bench.read(image, "/list").await.unwrap();
+    list.lines().map(str::to_owned).collect()
+}
+
+const LIST: &str = "RUN cd /all && busybox find . -mindepth 1 | busybox sort > /list\n";
+
+#[tokio::test]
+async fn copying_everything_copies_the_entries_and_nothing_else() {
+    let bench = Bench::new().await;
+    let mut request = bench.request(&format!("COPY . /all\n{LIST}"));
+    bench.file("not-listed", b"is on disk only");
+    request.entries.push(bench.file(".dockerignore", b"*\n"));
+    request.entries.push(bench.file("a-b", b"sorts between a and a/b as text"));
+    request.entries.push(bench.file("a/b/c", b"deep"));
+    request.entries.push(bench.file("Dockerfile", b"an ordinary file"));
+    let (image, _) = bench.build(request.clone()).await;
+    let image = image.unwrap();
+    let expected = ["./.dockerignore", "./Dockerfile", "./a", "./a-b", "./a/b", "./a/b/c", "./busybox"];
+    assert_eq!(listed(&bench, &image).await, expected);
+    assert_eq!(bench.read(&image, "/all/Dockerfile").await.unwrap(), "an ordinary file");
+
+    // The daemon has kept the files of that build; those that are not listed any more must not come back.
+    request.entries.retain(|entry| !entry.path.starts_with("a") && entry.path != "Dockerfile");
+    let (image, _) = bench.build(request).await;
+    assert_eq!(listed(&bench, &image.unwrap()).await, ["./.dockerignore", "./a-b", "./busybox"]);
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn only_files_that_have_changed_are_sent_again() {
+    let bench = Bench::new().await;
+    let mut request = bench.request("COPY . /all\n");
+    request.entries.push(bench.file("same", b"the same"));
+    request.entries.push(bench.file("changing", b"before"));
+    let package = bench.dir.path().join("package");
+    fs::write(&package, b"package").unwrap();
+    request.supplied.push(SuppliedFile {
+        path: ".imgforge/packages/p.deb".into(),
+        executable: false,
+        content: SuppliedContent::File(Utf8PathBuf::from_path_buf(package).unwrap()),
+    });
+    let (first, _) = bench.build(request.clone()).await;
+    assert_eq!(bench.docker.sent().files, 4, "busybox, same, changing, p.deb");
+    let before = bench.docker.sent();
+
+    let (again, _) = bench.build(request.clone()).await;
+    assert_eq!(again.unwrap(), first.unwrap());
+    assert_eq!(bench.docker.sent(), before, "nothing has changed");
+
+    // As large as before, and on disk as old as before.
+    let path = bench.dir.path().join("changing");
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    *request.entries.last_mut().unwrap() = bench.file("changing", b"after!");
+    fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    let (changed, _) = bench.build(request).await;
+    let changed = changed.unwrap();
+    let sent = bench.docker.sent();
+    assert_eq!((sent.files - before.files, sent.bytes - before.bytes), (1, 6));
+    assert_eq!(bench.read(&changed, "/all/changing").await.unwrap(), "after!");
+    assert_eq!(bench.read(&changed, "/all/same").await.unwrap(), "the same");
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_cancelled_leaves_nothing_that_a_later_build_believes() {
+    let bench = Bench::new().await;
+    let large: Vec<u8> = (0..8_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut request = bench.request("COPY large /large\n");
+    request.entries.insert(0, bench.file("large", &large));
+    let cancel = CancellationToken::new();
+    let (docker, token, first) = (bench.docker.clone(), cancel.clone(), request.clone());
+    let build = tokio::spawn(async move { docker.build(first, Arc::new(|_| ()), token).await });
+    while bench.docker.sent().bytes < large.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+    cancel.cancel();
+    assert!(matches!(build.await.unwrap(), Err(BuildError::Cancelled)));
+    let (image, _) = bench.build(request).await;
+    let found = bench.docker.read_file(&image.unwrap().id, "/large").await.unwrap().unwrap();
+    assert!(found == large);
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn owners_modes_and_times_in_an_image_do_not_depend_on_the_machine() {
+    let bench = Bench::new().await;
+    let mut request = bench.request(
+        "COPY . /all\nRUN cd /all && busybox stat -c '%n %F %a %u %g %Y' busybox f d/link d/x > /list \\\n\
+         && busybox stat -c '%n %F %a %u %g' d >> /list\n",
+    );
+    request.entries.push(bench.file("f", b"content"));
+    request.entries.push(bench.file("d/x", b"x"));
+    let link = EntryKind::Symlink { target: "x".into() };
+    request.entries.push(ContextEntry { path: "d/link".into(), kind: link });
+    let (image, _) = bench.build(request).await;
+    let expected = [
+        "busybox regular file 755 0 0 0",
+        "f regular file 644 0 0 0",
+        "d/link symbolic link 777 0 0 0",
+        "d/x regular file 644 0 0 0",
+        "d directory 755 0 0",
+    ];
+    assert_eq!(listed(&bench, &image.unwrap()).await, expected);
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_dockerfile_may_name_many_files_with_long_names() {
+    let bench = Bench::new().await;
+    // Together more than the 16 KiB that HTTP servers take as headers if nobody says otherwise.
+    let names: Vec<String> = (0..100).map(|n| format!("{n:02}-{}", "é".repeat(100))).collect();
+    let mut request = bench.request(&format!("COPY {} /all/\n{LIST}", names.join(" ")));
+    request.entries.extend(names.iter().map(|name| bench.file(name, name.as_bytes())));
+    let (image, _) = bench.build(request).await;
+    let image = image.unwrap();
+    let expected: Vec<String> = names.iter().map(|name| format!("./{name}")).collect();
+    assert_eq!(listed(&bench, &image).await, expected);
+    assert_eq!(bench.read(&image, &format!("/all/{}", names[99])).await.unwrap(), names[99]);
+    bench.clean().await;
+}
+
 #[tokio::test]
 async fn steps_reach_no_network_unless_asked() {
     let bench = Bench::new().await;
@@ -325,14 +448,16 @@ async fn the_inventory_holds_what_is_labelled_and_believes_only_what_is_named() 
 }
 
 #[tokio::test]
-async fn four_builds_at_once_do_not_mix() {
+async fn ten_builds_at_once_do_not_mix() {
     let bench = Bench::new().await;
+    // One target, so that all of them want the files that the daemon keeps for it; and one size.
     let build = |n: usize| {
-        let mut request = bench.request(&format!("COPY f{n} /f\nRUN echo {n}; echo made-{n} > /n\n"));
-        request.entries.push(bench.file(&format!("f{n}"), n.to_string().as_bytes()));
+        let mut request = bench.request(&format!("COPY f /f\nRUN echo {n}; echo made-{n} > /n\n"));
+        let content = SuppliedContent::Bytes(n.to_string().into_bytes());
+        request.supplied.push(SuppliedFile { path: "f".into(), executable: false, content });
         bench.build(request)
     };
-    let results = futures_util::future::join_all((0..4).map(build)).await;
+    let results = futures_util::future::join_all((0..10).map(build)).await;
     for (n, (image, events)) in results.into_iter().enumerate() {
         let image = image.unwrap();
         assert_eq!(log(&events), [n.to_string()]);

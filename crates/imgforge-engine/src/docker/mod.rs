@@ -3,33 +3,44 @@
 mod build;
 mod endpoint;
 mod read;
+mod session;
+mod wire;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
 use camino::Utf8Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use imgforge_core::plan::Inventory;
-use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
+use self::session::Counter;
 use crate::{BuildError, BuildRequest, BuiltImage, Engine, Error, StepSink, labels};
 
 /// Ten years in seconds: a build may take as long as it takes.
 const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
 
-/// How long a daemon on another machine may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A connection to a Docker daemon.
 #[derive(Debug, Clone)]
 pub struct Docker {
     client: bollard::Docker,
+    endpoint: Endpoint,
     description: String,
+    counter: Arc<Counter>,
+}
+
+/// What the daemon has asked for of the files of contexts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// How many files.
+    pub files: u64,
+    /// Their sizes together.
+    pub bytes: u64,
 }
 
 impl Docker {
@@ -40,7 +51,7 @@ impl Docker {
     /// [`Error::Unreachable`], which says what to do; [`Error::Configuration`] for a host that cannot be used.
     pub async fn connect() -> Result<Self, Error> {
         let endpoint = Endpoint::find(|name| std::env::var(name).ok())?;
-        Self::connect_endpoint(&endpoint).await
+        Self::connect_endpoint(endpoint).await
     }
 
     /// Connects to the daemon on a unix socket.
@@ -48,19 +59,33 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`].
     pub async fn connect_socket(path: &Utf8Path) -> Result<Self, Error> {
-        Self::connect_endpoint(&Endpoint::Unix(path.to_owned())).await
+        Self::connect_endpoint(Endpoint::Unix(path.to_owned())).await
     }
 
-    async fn connect_endpoint(endpoint: &Endpoint) -> Result<Self, Error> {
-        knock(endpoint).await.map_err(|error| unreachable(endpoint, &error))?;
+    /// What the daemon has asked for in all builds of this engine and its clones. Files that it had kept from earlier
+    /// builds are not among them.
+    pub fn sent(&self) -> Sent {
+        let Counter { files, bytes } = &*self.counter;
+        Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
+    }
+
+    async fn connect_endpoint(endpoint: Endpoint) -> Result<Self, Error> {
+        // A first connection only to learn why none can be had.
+        wire::open(&endpoint).await.map_err(|error| unreachable(&endpoint, &error))?;
         let version = bollard::API_DEFAULT_VERSION;
-        let client = match endpoint {
+        let client = match &endpoint {
             Endpoint::Unix(path) => bollard::Docker::connect_with_unix(path.as_str(), NO_TIMEOUT, version)?,
             Endpoint::Tcp(address) => bollard::Docker::connect_with_http(address, NO_TIMEOUT, version)?,
         };
         let client = client.negotiate_version().await?;
         let version = client.version().await?.version.unwrap_or_default();
-        Ok(Self { client, description: format!("Docker {version} at {endpoint}") })
+        let description = format!("Docker {version} at {endpoint}");
+        Ok(Self { client, endpoint, description, counter: Arc::default() })
+    }
+
+    /// A path in the version of the interface that was agreed on.
+    fn path(&self, name: &str) -> String {
+        format!("/v{}/{name}", self.client.client_version())
     }
 
     async fn list(&self, workspace: &str) -> Result<Inventory, Error> {
@@ -75,16 +100,6 @@ impl Docker {
             }
         }
         Ok(inventory)
-    }
-}
-
-/// Opens a connection only to learn why none can be had.
-async fn knock(endpoint: &Endpoint) -> io::Result<()> {
-    match endpoint {
-        Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
-        Endpoint::Tcp(address) => {
-            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await?.map(drop)
-        }
     }
 }
 
@@ -114,7 +129,7 @@ impl Engine for Docker {
         events: StepSink,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, Result<BuiltImage, BuildError>> {
-        build::build(&self.client, request, events, cancel).boxed()
+        build::build(self, request, events, cancel).boxed()
     }
 
     fn tag<'a>(&'a self, id: &'a str, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -157,4 +172,85 @@ impl Engine for Docker {
 async fn size(client: &bollard::Docker, image: &str) -> Result<u64, Error> {
     let size = client.inspect_image(image).await?.size.unwrap_or_default();
     Ok(u64::try_from(size).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use imgforge_core::context::{SuppliedContent, SuppliedFile};
+    use imgforge_core::manifest::Network;
+    use imgforge_core::name::ImageName;
+    use tokio::net::{TcpListener, UnixStream};
+
+    use super::*;
+    use crate::StepEvent;
+
+    /// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
+    async fn over_tcp() -> (String, tokio::task::JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let mut far = UnixStream::connect("/var/run/docker.sock").await.unwrap();
+                    // A connection that breaks is seen by those who use it.
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        (address, tasks)
+    }
+
+    fn request(dockerfile: &str, supplied: Vec<SuppliedFile>) -> BuildRequest {
+        BuildRequest {
+            target: ImageName::new("app").unwrap(),
+            dockerfile: format!("FROM scratch\n{dockerfile}"),
+            root: "/".into(),
+            entries: vec![],
+            supplied,
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            network: Network::None,
+            platform: "linux/amd64".into(),
+        }
+    }
+
+    fn supplied(path: &str, executable: bool, content: SuppliedContent) -> SuppliedFile {
+        SuppliedFile { path: path.into(), executable, content }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_behind_tcp_builds_as_one_behind_a_socket() {
+        let (address, _forwarding) = over_tcp().await;
+        let docker = Docker::connect_endpoint(Endpoint::Tcp(address.clone())).await.unwrap();
+        assert!(docker.describe().ends_with(&format!("tcp://{address}")));
+        let content = format!("of process {}", std::process::id()).into_bytes();
+        let file = supplied("folder/file", false, SuppliedContent::Bytes(content.clone()));
+        let request = request("COPY folder /\n", vec![file]);
+        let image = docker.build(request, Arc::new(|_| ()), CancellationToken::new()).await.unwrap();
+        assert_eq!(docker.read_file(&image.id, "/file").await.unwrap().unwrap(), content);
+        assert_eq!(docker.sent(), Sent { files: 1, bytes: content.len() as u64 });
+        docker.untag(&image.id).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_ends_the_build() {
+        let (address, mut forwarding) = over_tcp().await;
+        let docker = Docker::connect_endpoint(Endpoint::Tcp(address)).await.unwrap();
+        let shell = supplied("sh", true, SuppliedContent::File("/bin/busybox".into()));
+        let steps = format!("COPY sh /bin/\nRUN echo begun; exec sleep 99{}\n", std::process::id());
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let sink: StepSink = Arc::new(move |event| drop(sender.send(event)));
+        let build = tokio::spawn(async move {
+            docker.build(request(&steps, vec![shell]), sink, CancellationToken::new()).await
+        });
+        while !matches!(events.recv().await, Some(StepEvent::Log { line, .. }) if line == "begun") {}
+        forwarding.shutdown().await;
+        let error = build.await.unwrap().unwrap_err();
+        assert!(matches!(&error, BuildError::Engine(Error::Connection { .. })), "{error:?}");
+    }
 }

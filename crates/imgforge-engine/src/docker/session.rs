@@ -1,0 +1,254 @@
+//! The session of one build: the daemon calls back and asks for the files that it lacks.
+//!
+//! In three steps (fsutil's `receive.go` is the other side): we tell the path, size, mode and time of everything in a
+//! folder; the daemon compares that with what it has kept under the session's shared key, and asks for the files that
+//! differ, by number; we send them. A file that is not what was hashed ends the session with an error, so that the
+//! daemon cannot take its part for the whole.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bollard::fsutil::types::packet::PacketType;
+use bollard::fsutil::types::{Packet, Stat};
+use bollard::health::health_check_response::ServingStatus;
+use bollard::health::health_server::{Health, HealthServer};
+use bollard::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use bollard::moby::filesync::packet::file_sync_server::{FileSync, FileSyncServer};
+use futures_util::{Stream, StreamExt, stream};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::mpsc;
+use tonic::metadata::MetadataValue;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::wire::Wire;
+use crate::BuildError;
+use crate::context::{Content, Folder, Item};
+
+/// The paths that the daemon may call, which it wants to be told when the session begins.
+pub(super) const METHODS: [&str; 2] = ["/moby.filesync.v1.FileSync/DiffCopy", "/grpc.health.v1.Health/Check"];
+
+/// Some frontends first ask for this file alone. Without this, all files would be sent for that, and kept twice.
+const IGNORE_FILE: &str = ".dockerignore";
+
+/// The daemon names in headers all files that a Dockerfile names.
+const MAX_HEADERS: u32 = 64 << 20;
+
+/// How many messages may wait to be sent.
+const AHEAD: usize = 16;
+
+/// Bits of Go's `fs.FileMode`, in which modes are sent.
+const MODE_DIR: u32 = 1 << 31;
+const MODE_SYMLINK: u32 = 1 << 27;
+
+type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What a build has to offer.
+#[derive(Clone)]
+pub(super) struct Files(Arc<Offer>);
+
+struct Offer {
+    context: Arc<Folder>,
+    /// The context's ignore file, if there is one, and nothing else.
+    ignore_file: Arc<Folder>,
+    dockerfile: Arc<Folder>,
+    failure: mpsc::UnboundedSender<BuildError>,
+    counter: Arc<Counter>,
+}
+
+/// Counts what the daemon has asked for of contexts.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    pub(super) files: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
+impl Files {
+    /// Offers two folders under the names that every Dockerfile frontend asks for. A file that cannot be sent is told
+    /// to `failure`.
+    pub(super) fn new(
+        context: Folder,
+        dockerfile: Folder,
+        failure: mpsc::UnboundedSender<BuildError>,
+        counter: Arc<Counter>,
+    ) -> Self {
+        let ignore_file = Arc::new(context.only(IGNORE_FILE));
+        let (context, dockerfile) = (Arc::new(context), Arc::new(dockerfile));
+        Self(Arc::new(Offer { context, ignore_file, dockerfile, failure, counter }))
+    }
+
+    /// Answers the daemon on an upgraded connection until that ends. Dropping the future closes it.
+    pub(super) async fn serve(self, wire: Wire) {
+        let routes = Routes::new(HealthServer::new(self.clone())).add_service(FileSyncServer::new(self));
+        let mut server = auto::Builder::new(TokioExecutor::new()).http2_only();
+        server.http2().max_header_list_size(MAX_HEADERS);
+        // What ends the connection ends the build too, which says why.
+        let _ = server.serve_connection(TokioIo::new(wire), TowerToHyperService::new(routes)).await;
+    }
+}
+
+#[tonic::async_trait]
+impl FileSync for Files {
+    type DiffCopyStream = Reply<Packet>;
+    type TarStreamStream = Reply<Packet>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let name = request.metadata().get("dir-name").and_then(|name| name.to_str().ok());
+        let wanted: Vec<&[u8]> =
+            request.metadata().get_all("followpaths").iter().map(MetadataValue::as_encoded_bytes).collect();
+        let folder = match name {
+            Some("context") if wanted == [IGNORE_FILE.as_bytes()] => &self.0.ignore_file,
+            Some("context") => &self.0.context,
+            Some("dockerfile") => &self.0.dockerfile,
+            other => return Err(Status::not_found(format!("there is no folder {other:?}"))),
+        };
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let transfer = Transfer { folder: Arc::clone(folder), offer: Arc::clone(&self.0), sender };
+        // Ends with the connection, which both halves of it see.
+        tokio::spawn(transfer.run(request.into_inner()));
+        let replies = stream::unfold(receiver, async |mut receiver| {
+            receiver.recv().await.map(|packet| (packet, receiver))
+        });
+        Ok(Response::new(replies.boxed()))
+    }
+
+    async fn tar_stream(
+        &self,
+        _: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::TarStreamStream>, Status> {
+        Err(Status::unimplemented("files are sent by DiffCopy only"))
+    }
+}
+
+/// The daemon asks every few seconds whether we are still there.
+#[tonic::async_trait]
+impl Health for Files {
+    type WatchStream = Reply<HealthCheckResponse>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        Err(Status::unimplemented("ask by Check"))
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("ask by Check"))
+    }
+}
+
+/// One folder on its way.
+struct Transfer {
+    folder: Arc<Folder>,
+    offer: Arc<Offer>,
+    sender: mpsc::Sender<Result<Packet, Status>>,
+}
+
+/// The daemon is gone; nobody is left to be told.
+struct Gone;
+
+impl Transfer {
+    async fn run(self, mut requests: Streaming<Packet>) {
+        if self.announce().await.is_err() {
+            return;
+        }
+        while let Ok(Some(packet)) = requests.message().await {
+            let answered = match PacketType::try_from(packet.r#type) {
+                Ok(PacketType::PacketReq) => self.answer(packet.id).await,
+                Ok(PacketType::PacketFin) => {
+                    let _ = self.send(empty(PacketType::PacketFin)).await;
+                    return;
+                }
+                Ok(PacketType::PacketErr) => return,
+                _ => Ok(()),
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn announce(&self) -> Result<(), Gone> {
+        for item in &self.folder.items {
+            self.send(Packet { stat: Some(stat(item)), ..empty(PacketType::PacketStat) }).await?;
+        }
+        self.send(empty(PacketType::PacketStat)).await
+    }
+
+    async fn answer(&self, number: u32) -> Result<(), Gone> {
+        let Some(size) = self.item(number).map(size) else {
+            return self.fail(Status::out_of_range(format!("there is no file {number}"))).await;
+        };
+        // Frontends take the Dockerfile anew each time; that tells nothing.
+        if Arc::ptr_eq(&self.folder, &self.offer.context) {
+            self.offer.counter.files.fetch_add(1, Ordering::Relaxed);
+            self.offer.counter.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        let (folder, sender) = (Arc::clone(&self.folder), self.sender.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            folder.items[number as usize].read(|bytes| {
+                let data = Packet { id: number, data: bytes.into(), ..empty(PacketType::PacketData) };
+                sender.blocking_send(Ok(data)).is_ok()
+            })
+        });
+        match reading.await {
+            Ok(Ok(())) => self.send(Packet { id: number, ..empty(PacketType::PacketData) }).await,
+            Ok(Err(error)) => {
+                let status = Status::aborted(error.to_string());
+                // Told first, so that it is known when the daemon says that the build failed.
+                let _ = self.offer.failure.send(error);
+                self.fail(status).await
+            }
+            Err(error) => self.fail(Status::internal(error.to_string())).await,
+        }
+    }
+
+    fn item(&self, number: u32) -> Option<&Item> {
+        self.folder.items.get(usize::try_from(number).ok()?)
+    }
+
+    async fn send(&self, packet: Packet) -> Result<(), Gone> {
+        self.sender.send(Ok(packet)).await.map_err(|_| Gone)
+    }
+
+    async fn fail(&self, status: Status) -> Result<(), Gone> {
+        let _ = self.sender.send(Err(status)).await;
+        Err(Gone)
+    }
+}
+
+fn empty(kind: PacketType) -> Packet {
+    Packet { r#type: kind.into(), ..Packet::default() }
+}
+
+fn size(item: &Item) -> u64 {
+    match &item.content {
+        Content::File { size, .. } => *size,
+        Content::Dir | Content::Symlink(_) => 0,
+    }
+}
+
+fn stat(item: &Item) -> Stat {
+    let (mode, length, mod_time, linkname) = match &item.content {
+        Content::Dir => (MODE_DIR | 0o755, 0, 0, ""),
+        Content::Symlink(target) => (MODE_SYMLINK | 0o777, target.len() as u64, 0, target.as_str()),
+        Content::File { size, executable, mark, .. } => {
+            (if *executable { 0o755 } else { 0o644 }, *size, i64::from(*mark), "")
+        }
+    };
+    Stat {
+        path: item.path.to_string(),
+        mode,
+        size: i64::try_from(length).unwrap_or(i64::MAX),
+        mod_time,
+        linkname: linkname.to_owned(),
+        ..Stat::default()
+    }
+}
