@@ -14,6 +14,8 @@ if [ "$keep_docs" = no ] && command -v find > /dev/null; then
     find /usr/share/doc -mindepth 1 -xtype l -delete
     find /usr/share/doc -mindepth 2 -type d -empty -delete
     find /usr/share/man -xtype l -delete
+    # base-files makes an index of the info pages, also when there are none.
+    rm -f /usr/share/info/dir
 fi
 for folder in $man_folders; do
     rmdir --ignore-fail-on-non-empty "$folder" 2>/dev/null || :

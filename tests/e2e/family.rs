@@ -87,7 +87,7 @@ fn packages_are_whole(family: &TestWorkspace) {
 
 fn only_what_was_asked_for(family: &TestWorkspace) {
     let script = "find /var/lib/apt/lists /var/cache/apt /var/log /usr/share/man /usr/share/info /usr/share/locale \
-                  /var/cache/debconf /var/lib/dpkg /usr/share/doc -type f 2>/dev/null \
+                  /var/cache/debconf /var/lib/dpkg /usr/share/doc -type f -size +0 2>/dev/null \
                   | grep -Ev '/copyright$|^/var/lib/dpkg/|^/var/cache/debconf/(config|passwords|templates).dat$|locale.alias$' ; \
                   ls /var/lib/dpkg/*-old /var/cache/debconf/*-old /usr/sbin/policy-rc.d 2>/dev/null; true";
     let left = Docker::run(&["run", "--rm", &family.repository("guestbook"), "sh", "-c", script]);
