@@ -1,6 +1,7 @@
 //! End-to-end tests, one module per thing a user does. They need a Docker Engine, busybox-static and, for the example
 //! family, Debian's package mirrors.
 
+mod badluck;
 mod building;
 mod docs;
 mod family;

@@ -1,6 +1,7 @@
 //! For tests only: workspaces on disk, and the images and containers that tests leave in a real Docker Engine.
 
 pub mod docker;
+pub mod engine;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};
