@@ -13,8 +13,8 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan};
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
-    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent,
-    StepSink, Work, labels,
+    BoxFuture, BuildError, BuildRequest, Built, BuiltImage, CancellationToken, Engine, EventSender, Failed,
+    StepEvent, StepSink, Work, labels,
 };
 
 use crate::lock::LockView;
@@ -23,6 +23,12 @@ use crate::{Error, Session};
 
 /// How many lines of a failed target's log are kept for its report.
 const KEPT_LINES: usize = 20;
+
+/// What to do when the engine's disk is full.
+const MAKE_ROOM: &str = "make room where Docker keeps its images, for example: docker image prune";
+
+/// How often a build is begun whose context the engine loses: once more than any two other runs can spoil.
+const MAX_TRIES: u32 = 4;
 
 /// Why a target could not be built, for people.
 #[derive(Debug, Clone)]
@@ -100,12 +106,8 @@ impl Builder {
         let mut request = job.request.clone();
         request.supplied = stage(job).await.map_err(Stop::Library)?;
         request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
-        let log: Arc<Mutex<VecDeque<String>>> = Arc::default();
         let engine = &*self.engine;
-        let built = match engine.build(request, self.sink(name, &log), cancel).await {
-            Ok(built) => built,
-            Err(error) => return Err(Stop::Build(error, lock(&log).iter().cloned().collect())),
-        };
+        let built = self.build_in_engine(name, &request, &cancel).await?;
         if !job.closure.is_empty() {
             let status = engine.read_file(&built.id, "/var/lib/dpkg/status").await?;
             let text = String::from_utf8_lossy(&status.unwrap_or_default()).into_owned();
@@ -130,6 +132,25 @@ impl Builder {
             None => 0,
         };
         Ok(Built { size: built.size, added: built.size.saturating_sub(base) })
+    }
+
+    /// The engine's build, tried again when the engine has lost its context.
+    async fn build_in_engine(
+        &self,
+        name: &ImageName,
+        request: &BuildRequest,
+        cancel: &CancellationToken,
+    ) -> Result<BuiltImage, Stop> {
+        let mut tries = MAX_TRIES;
+        loop {
+            tries -= 1;
+            let log: Arc<Mutex<VecDeque<String>>> = Arc::default();
+            match self.engine.build(request.clone(), self.sink(name, &log), cancel.clone()).await {
+                Ok(built) => return Ok(built),
+                Err(error) if tries > 0 && is_lost_context(&error) => {}
+                Err(error) => return Err(Stop::Build(error, lock(&log).iter().cloned().collect())),
+            }
+        }
     }
 
     /// The size of a parent that is there; 0 when the engine does not say, since it is only shown.
@@ -200,6 +221,18 @@ impl Work for Builder {
                 }
             }
         })
+    }
+}
+
+/// Whether the engine asks for a context that is gone. Of builds that run at once and have equal contexts (two runs of
+/// one workspace, say), BuildKit does the common steps once, with the context of one of them; when that one ends first,
+/// the others fail, though nothing is wrong with them. Another try finds the step's result in the cache.
+fn is_lost_context(error: &BuildError) -> bool {
+    match error {
+        BuildError::Refused { message } | BuildError::Step { message, .. } => {
+            message.contains("build-context-") && message.contains("context not found")
+        }
+        _ => false,
     }
 }
 
@@ -282,7 +315,12 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let manifest = &job.image.manifest;
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
     let (problem, log) = match stop {
-        Stop::Build(error, log) => (build_problem(job, &error), log),
+        Stop::Build(error, log) => {
+            let problem = build_problem(job, &error);
+            // Commands of the libc say it in these words.
+            let is_full = log.iter().any(|line| line.contains("No space left on device"));
+            (if is_full { problem.help(MAKE_ROOM) } else { problem }, log)
+        }
         Stop::Packages(lines) => {
             let message = "the image's packages are not those of the lock".to_owned();
             let help = "a step installs or removes packages: name them with `packages` instead";
@@ -316,8 +354,7 @@ fn build_problem(job: &Job, error: &BuildError) -> Problem {
         }
         BuildError::ContextChanged { path } => at_name(format!("{path} was changed while it was being read"))
             .help("nothing was built from it; build again"),
-        BuildError::NoSpace => at_name("the engine has no space left".into())
-            .help("make room where Docker keeps its images, for example: docker image prune"),
+        BuildError::NoSpace => at_name("the engine has no space left".into()).help(MAKE_ROOM),
         other => at_name(other.to_string()),
     }
 }
