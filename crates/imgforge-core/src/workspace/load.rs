@@ -104,7 +104,10 @@ fn placeholder() -> WorkspaceManifest {
 }
 
 /// Reads a file as text.
-pub(super) fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<SourceFile>, Problems> {
+///
+/// # Errors
+/// That it cannot be read; or the place of the first byte that is not UTF-8.
+pub fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<SourceFile>, Problems> {
     let bytes = source.read(path).map_err(|error| cannot_be_read(path, &error))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Arc::new(SourceFile { path: path.to_owned(), text })),
