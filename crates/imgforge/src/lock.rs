@@ -262,7 +262,25 @@ impl Session {
     fn repository_of(&self, source: &str) -> Result<Repository, Error> {
         let apt = self.workspace.manifest.apt.iter().find(|apt| apt.name.value == *source);
         let apt = apt.ok_or_else(|| Problem::new(format!("there is no apt source \"{source}\"")))?;
-        Ok(Repository::locate(apt, &self.root, ARCHITECTURE, &Machine::read())?)
+        Repository::locate(apt, &self.root, ARCHITECTURE, &Machine::read())
+            .map_err(|error| self.at_source(apt, error))
+    }
+
+    /// What the workspace says wrongly of a source is shown where it says it.
+    fn at_source(&self, apt: &AptSource, error: imgforge_packages::Error) -> Error {
+        let about = match &error {
+            imgforge_packages::Error::NoRepository { suite, .. } => {
+                apt.suites.iter().find(|known| known.value == *suite).map(|suite| suite.span)
+            }
+            imgforge_packages::Error::Keyring { .. } => apt.keyring.as_ref().map(|keyring| keyring.span),
+            _ => None,
+        };
+        match about {
+            Some(span) => {
+                Problem::at(&self.workspace.manifest.file, span, error.to_string(), "asked for here").into()
+            }
+            None => error.into(),
+        }
     }
 
     /// Where packages of these sources are fetched from.
