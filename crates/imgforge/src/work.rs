@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgforge_core::context::SuppliedFile;
-use imgforge_core::diagnostic::Problem;
+use imgforge_core::diagnostic::{Problem, Span};
 use imgforge_core::event::Event;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::lock::{Lock, LockedPackage};
@@ -352,11 +352,33 @@ fn build_problem(job: &Job, error: &BuildError) -> Problem {
                 None => at_name(format!("{message} in {text}")),
             }
         }
+        BuildError::Refused { message } => match (&job.image.dockerfile, refused_line(message)) {
+            (Some(hand_written), Some((line, why))) => {
+                let file = &hand_written.file;
+                let before: usize = file.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+                let len = file.text[before..].lines().next().map_or(0, str::len);
+                let span = Span::new(before, len);
+                Problem::at(
+                    file,
+                    span,
+                    format!("the engine does not take this Dockerfile: {why}"),
+                    "this line",
+                )
+            }
+            _ => at_name(message.clone()),
+        },
         BuildError::ContextChanged { path } => at_name(format!("{path} was changed while it was being read"))
             .help("nothing was built from it; build again"),
         BuildError::NoSpace => at_name("the engine has no space left".into()).help(MAKE_ROOM),
         other => at_name(other.to_string()),
     }
+}
+
+/// `... parse error line 2: unknown flag: network`, as BuildKit says it: the line from 1, and what is wrong with it.
+fn refused_line(message: &str) -> Option<(usize, &str)> {
+    let (_, rest) = message.split_once("parse error ")?;
+    let (line, why) = rest.strip_prefix("on ").unwrap_or(rest).strip_prefix("line ")?.split_once(": ")?;
+    line.parse().ok().filter(|line| *line > 0).map(|line| (line, why))
 }
 
 /// The instruction that a step of BuildKit's is: by its number in a Dockerfile of one stage, else by its text.
