@@ -1,6 +1,7 @@
 //! A Docker Engine of a test's own: one that may run out of space or be killed without harm to anybody.
 //!
-//! It runs in a mount and a process namespace of its own: its data lie on a tmpfs that nobody else sees, and whatever
+//! It runs in a mount, a process and a network namespace of its own: its data lie on a tmpfs that nobody else sees, it
+//! does not take away the machine's `docker0` (as a daemon without a bridge does when it starts), and whatever
 //! it has started ends with it, also when the test itself is killed.
 
 use std::process::{Child, Command, Stdio};
@@ -48,6 +49,7 @@ impl SecondEngine {
                 "unshare",
                 "--mount",
                 "--pid",
+                "--net",
                 "--fork",
                 "--kill-child",
                 "--mount-proc",
