@@ -83,3 +83,108 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
         std::process::Command::new("sh").args(["-c", &shell]).current_dir(family.root()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+/// What `plan` says of `small_family` after a change, and that it ends with 2.
+fn complaint(change: impl FnOnce(&TestWorkspace)) -> String {
+    let family = small_family();
+    change(&family);
+    let ran = imgforge(&family, &["plan"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    ran.stderr
+}
+
+fn assert_says(shown: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(shown.contains(part), "{part} is missing in\n{shown}");
+    }
+}
+
+#[test]
+fn services_that_do_not_fit_their_parents_are_named() {
+    let shown = complaint(|family| {
+        family.image("mid", "    from \"base\"\n    service \"nginx\" {\n        command \"nginx\"\n    }");
+        family.image("left", "    from \"mid\"\n    service \"ngnix\" {\n        enabled #false\n    }");
+        family.image("right", "    from \"mid\"\n    service \"one\" {\n        needs \"two\"\n    }\n    service \"two\" {\n        command \"x\"\n    }");
+    });
+    assert_says(
+        &shown,
+        &["no service \"ngnix\" to switch off", "did you mean \"nginx\"?", "left/image.kdl:3"],
+    );
+    assert_says(&shown, &["the service \"one\" has no command", "for example: command"]);
+}
+
+#[test]
+fn a_template_whose_block_nobody_renders_is_refused() {
+    let shown = complaint(|family| {
+        family.image("left", "    from \"mid\"\n    template \"left.j2\"");
+        family.write(
+            "left/left.j2",
+            "{# {% block nor %} #}{% extends \"Dockerfile.j2\" %}\n{% block evn %}ENV A=1{% endblock %}\n\
+             {% block steps %}{% block mine %}{{ super() }}{% endblock %}{% endblock %}\n",
+        );
+        family.image("right", "    from \"mid\"\n    template \"right.j2\"");
+        family.write("right/right.j2", "{% extends \"Dockerfil.j2\" %}\n");
+    });
+    assert_says(&shown, &["2 problems", "has a block \"evn\"", "did you mean \"env\"?", "left/left.j2:2:10"]);
+    assert_says(&shown, &["no template \"Dockerfil.j2\"", "did you mean \"Dockerfile.j2\"?"]);
+}
+
+#[test]
+fn files_of_the_wrong_kind_are_refused_instead_of_waited_for() {
+    let fifo = |family: &TestWorkspace, path: &str| {
+        let made = std::process::Command::new("mkfifo").arg(family.root().join(path)).status().unwrap();
+        assert!(made.success());
+    };
+    let shown = complaint(|family| {
+        std::fs::remove_file(family.root().join("left/image.kdl")).unwrap();
+        fifo(family, "left/image.kdl");
+    });
+    assert_says(&shown, &["left/image.kdl cannot be read: it is not a regular file"]);
+    let shown = complaint(|family| fifo(family, "mid/.dockerignore"));
+    assert_says(&shown, &["not a regular file", "mid/image.kdl:3"]);
+    let shown = complaint(|family| fifo(family, "imgforge.lock"));
+    assert_says(&shown, &["imgforge.lock cannot be read"]);
+    let shown = complaint(|family| std::fs::write(family.root().join("imgforge.lock"), b"\xfe\xff").unwrap());
+    assert_says(&shown, &["imgforge.lock:1:1", "not UTF-8"]);
+}
+
+#[test]
+fn what_the_workspace_says_wrongly_of_a_source_is_shown_there() {
+    for (line, parts) in [
+        ("suite \"bokworm\"", &["the suite \"bokworm\"", "imgforge.kdl:5"][..]),
+        (
+            "suite \"bookworm\"\n    uri \"http://127.0.0.1:1\"\n    keyring \"none.gpg\"",
+            &["none.gpg", "imgforge.kdl:7"],
+        ),
+    ] {
+        let family = small_family();
+        let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();
+        family.write("imgforge.kdl", &format!("{manifest}apt \"debian\" {{\n    {line}\n}}\n"));
+        family.image("os", "    root \"debian\"");
+        let ran = imgforge(&family, &["update"]);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert_says(&ran.stderr, parts);
+    }
+}
+
+#[test]
+fn a_dockerfile_that_only_the_engine_refuses_is_shown_at_its_line() {
+    let family = small_family();
+    family.image("left", "    dockerfile \"Dockerfile\"");
+    family.write("left/Dockerfile", "FROM mid\n\n# one\nEXPOSE many ports\nHEALTHCHECK NEVER x\n");
+    let ran = imgforge(&family, &["build", "left"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert_says(&ran.stderr, &["the engine does not take", "left/Dockerfile:5"]);
+}
+
+#[test]
+fn a_folder_that_is_not_there_and_one_without_images_are_told_apart() {
+    let family = TestWorkspace::new();
+    let missing = imgforge(&family, &["-C", "nowhere", "plan"]);
+    assert_eq!(missing.code, 2, "{}", missing.stderr);
+    assert_says(&missing.stderr, &["nowhere cannot be opened"]);
+    let empty = imgforge(&family, &["list"]).ok();
+    assert_says(&empty.stderr, &["no image in", "image.kdl"]);
+    assert_eq!(imgforge(&family, &["list", "--quiet"]).ok().stderr, "");
+}

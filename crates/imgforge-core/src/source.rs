@@ -105,7 +105,12 @@ impl WorkTree {
 
 impl Source for WorkTree {
     fn read(&self, path: &Utf8Path) -> io::Result<Vec<u8>> {
-        fs::read(self.root.join(path))
+        let full = self.root.join(path);
+        // Opening a named pipe would wait for ever.
+        if !fs::metadata(&full)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        fs::read(full)
     }
 
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind> {
@@ -171,4 +176,19 @@ pub(crate) fn hash_file(path: &Utf8Path) -> io::Result<ContentHash> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(fs::File::open(path)?)?;
     Ok(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_pipe_is_refused_instead_of_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(dir.path()).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(root.join("pipe")).status().unwrap();
+        assert!(made.success());
+        let refused = WorkTree::uncached(root).read("pipe".into()).unwrap_err();
+        assert!(refused.to_string().contains("not a regular file"), "{refused}");
+    }
 }

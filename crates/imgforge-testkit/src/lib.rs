@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod docker;
+pub mod engine;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};

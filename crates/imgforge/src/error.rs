@@ -13,6 +13,14 @@ pub enum Error {
         /// Where the search began.
         start: Utf8PathBuf,
     },
+    /// The folder to begin in is not there.
+    #[error("{start} cannot be opened: {error}")]
+    NoFolder {
+        /// The folder.
+        start: Utf8PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// Manifests, templates, Dockerfiles or the lock are wrong.
     #[error("the workspace has problems")]
     Problems(Problems),
@@ -55,6 +63,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoWorkspace { .. }
+            | Self::NoFolder { .. }
             | Self::Problems(_)
             | Self::Select(_)
             | Self::NoImage { .. }

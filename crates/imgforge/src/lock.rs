@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use camino::Utf8Path;
 use imgforge_core::cache_file;
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::event::Reporter;
@@ -9,7 +10,8 @@ use imgforge_core::lock::{Lock, LockedImage, LockedPackage};
 use imgforge_core::manifest::{AptSource, Base, RootInclude};
 use imgforge_core::name::ImageName;
 use imgforge_core::services;
-use imgforge_core::workspace::Image;
+use imgforge_core::source::Source;
+use imgforge_core::workspace::{Image, read_file};
 use imgforge_packages::{Cache, Index, Machine, Progress, Repository, Request};
 
 use crate::progress::{EventProgress, pump};
@@ -96,12 +98,11 @@ impl Session {
     /// # Errors
     /// A lock that cannot be read or is not one.
     pub fn read_lock(&self) -> Result<Lock, Error> {
-        let path = self.root.join(FILE);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Lock::read(&text, camino::Utf8Path::new(FILE))?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Lock::default()),
-            Err(error) => Err(Error::Io { path, error }),
+        let path = Utf8Path::new(FILE);
+        if self.source.kind(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(Lock::default());
         }
+        Ok(Lock::read(&read_file(&self.source, path)?.text, path)?)
     }
 
     /// Writes `imgforge.lock`, if it says something else than what is there.
@@ -260,7 +261,25 @@ impl Session {
     fn repository_of(&self, source: &str) -> Result<Repository, Error> {
         let apt = self.workspace.manifest.apt.iter().find(|apt| apt.name.value == *source);
         let apt = apt.ok_or_else(|| Problem::new(format!("there is no apt source \"{source}\"")))?;
-        Ok(Machine::read()?.repository(apt, &self.root, ARCHITECTURE)?)
+        let machine = Machine::read()?;
+        machine.repository(apt, &self.root, ARCHITECTURE).map_err(|error| self.at_source(apt, error))
+    }
+
+    /// What the workspace says wrongly of a source is shown where it says it.
+    fn at_source(&self, apt: &AptSource, error: imgforge_packages::Error) -> Error {
+        let about = match &error {
+            imgforge_packages::Error::NoUri { suite, .. } => {
+                apt.suites.iter().find(|known| known.value == *suite).map(|suite| suite.span)
+            }
+            imgforge_packages::Error::Keyring { .. } => apt.keyring.as_ref().map(|keyring| keyring.span),
+            _ => None,
+        };
+        match about {
+            Some(span) => {
+                Problem::at(&self.workspace.manifest.file, span, error.to_string(), "asked for here").into()
+            }
+            None => error.into(),
+        }
     }
 
     /// Where packages of these sources are fetched from.

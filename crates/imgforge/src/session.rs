@@ -92,8 +92,8 @@ impl Session {
 }
 
 fn find_root(start: &Utf8Path) -> Result<Utf8PathBuf, Error> {
-    let io = |error| Error::Io { path: start.to_owned(), error };
-    let absolute = start.canonicalize_utf8().map_err(io)?;
+    let absolute =
+        start.canonicalize_utf8().map_err(|error| Error::NoFolder { start: start.to_owned(), error })?;
     let found = absolute.ancestors().find(|folder| folder.join("imgforge.kdl").is_file());
     found.map(Utf8Path::to_owned).ok_or(Error::NoWorkspace { start: absolute.clone() })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgforge_core::context::SuppliedFile;
-use imgforge_core::diagnostic::Problem;
+use imgforge_core::diagnostic::{Problem, Span};
 use imgforge_core::event::Event;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::lock::{Lock, LockedPackage};
@@ -20,6 +20,9 @@ use imgforge_engine::{
 use crate::lock::LockView;
 use crate::prepare::Prepared;
 use crate::{Error, Session};
+
+/// What to do when the engine's disk is full.
+const MAKE_ROOM: &str = "make room where Docker keeps its images, for example: docker image prune";
 
 /// Why a target could not be built, for people.
 #[derive(Debug, Clone)]
@@ -187,6 +190,12 @@ impl Work for Builder {
     }
 }
 
+/// Whether a step has found the engine's disk full: commands say it in the words of the libc.
+fn is_disk_full(error: &BuildError) -> bool {
+    let full = |line: &String| line.contains("No space left on device");
+    matches!(error, BuildError::Step { log_tail, .. } if log_tail.iter().any(full))
+}
+
 /// Why a target is not built.
 enum Stop {
     Build(BuildError),
@@ -266,7 +275,10 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let manifest = &job.image.manifest;
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
     let problem = match stop {
-        Stop::Build(error) => build_problem(job, &error),
+        Stop::Build(error) => {
+            let problem = build_problem(job, &error);
+            if is_disk_full(&error) { problem.help(MAKE_ROOM) } else { problem }
+        }
         Stop::Packages => at_name("the image's packages are not those of the lock".into())
             .help("a step installs or removes packages: name them with `packages` instead"),
         Stop::Library(error) => {
@@ -294,12 +306,33 @@ fn build_problem(job: &Job, error: &BuildError) -> Problem {
                 None => at_name(format!("{message} in {text}")),
             }
         }
+        BuildError::Refused { message } => match (&job.image.dockerfile, refused_line(message)) {
+            (Some(hand_written), Some((line, why))) => {
+                let file = &hand_written.file;
+                let before: usize = file.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+                let len = file.text[before..].lines().next().map_or(0, str::len);
+                let span = Span::new(before, len);
+                Problem::at(
+                    file,
+                    span,
+                    format!("the engine does not take this Dockerfile: {why}"),
+                    "this line",
+                )
+            }
+            _ => at_name(message.clone()),
+        },
         BuildError::ContextChanged { path } => at_name(format!("{path} was changed while it was being read"))
             .help("nothing was built from it; build again"),
-        BuildError::NoSpace => at_name("the engine has no space left".into())
-            .help("make room where Docker keeps its images, for example: docker image prune"),
+        BuildError::NoSpace => at_name("the engine has no space left".into()).help(MAKE_ROOM),
         other => at_name(other.to_string()),
     }
+}
+
+/// `... parse error line 2: unknown flag: network`, as BuildKit says it: the line from 1, and what is wrong with it.
+fn refused_line(message: &str) -> Option<(usize, &str)> {
+    let (_, rest) = message.split_once("parse error ")?;
+    let (line, why) = rest.strip_prefix("on ").unwrap_or(rest).strip_prefix("line ")?.split_once(": ")?;
+    line.parse().ok().filter(|line| *line > 0).map(|line| (line, why))
 }
 
 /// The instruction that a step of BuildKit's is: by its number in a Dockerfile of one stage, else by its text.

@@ -11,7 +11,7 @@ use super::{
     RunStep, Step, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::name::{ImageName, Tag};
+use crate::name::{ImageName, Tag, nearest};
 
 /// What may stand in an image, in the order of the reference.
 const IN_IMAGE: &[&str] = &[
@@ -91,16 +91,16 @@ pub fn read_image(file: &Arc<SourceFile>) -> (Option<ImageManifest>, Problems) {
 
 fn read(reader: &Reader<'_>) -> Option<ImageManifest> {
     let document = reader.document()?;
-    let mut once = Once::default();
     let mut found = None;
     for kdl in document.nodes() {
         let node = reader.node(kdl);
         match node.name() {
-            "image" => {
-                if once.first(&node) {
-                    found = Some(image(reader, node));
-                }
+            "image" if found.is_some() => {
+                let problem =
+                    Problem::at(reader.file, node.span(), "a file describes one image", "a second one");
+                reader.push(problem.help("give it a folder and an image.kdl of its own"));
             }
+            "image" => found = Some(image(reader, node)),
             other => reader.unknown(node.name_span(), "node", other, &["image"]),
         }
     }
@@ -117,6 +117,8 @@ struct Bases {
     from: Vec<Located<String>>,
     root: Option<Located<Base>>,
     dockerfile: Option<Located<Base>>,
+    /// Whether some node was meant to name one, right or wrong.
+    meant: bool,
 }
 
 fn image(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<ImageManifest> {
@@ -140,6 +142,11 @@ fn image(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<ImageManifes
         if NOT_WITH_DOCKERFILE.contains(&child.name()) {
             beside.push((child.name(), child.span()));
         }
+        let word = match child.name() {
+            known if IN_IMAGE.contains(&known) => known,
+            other => nearest(other, IN_IMAGE.iter().copied()).unwrap_or(other),
+        };
+        bases.meant |= matches!(word, "from" | "root" | "dockerfile");
         part(child, &mut manifest, &mut bases);
     }
     node.done();
@@ -197,7 +204,7 @@ fn base(
     bases: Bases,
     manifest: &mut ImageManifest,
 ) -> Option<Located<Base>> {
-    let Bases { mut from, root, dockerfile } = bases;
+    let Bases { mut from, root, dockerfile, meant } = bases;
     match (root, dockerfile, from.len()) {
         (None, Some(dockerfile), _) => {
             manifest.expected_parents = from;
@@ -209,6 +216,8 @@ fn base(
             let base = if name.value == "scratch" { Base::Scratch } else { Base::From(name.value) };
             Some(Located::new(base, name.span))
         }
+        // A `from` with a wrong value, or a word that was meant to be one, has been reported already.
+        (None, None, 0) if meant => None,
         (None, None, 0) => {
             let problem = Problem::at(reader.file, span, "the image stands on nothing", "a base is expected");
             reader.push(problem.help(

@@ -35,6 +35,11 @@ impl<'a> Reader<'a> {
 
     /// The file as a document; the KDL parser's own problems become ours.
     pub(super) fn document(&self) -> Option<KdlDocument> {
+        if let Some(offset) = too_deep(&self.file.text) {
+            let message = format!("blocks lie in one another more than {MAX_DEPTH} deep");
+            self.problem(Span::new(offset, 1), message, "one too many");
+            return None;
+        }
         match KdlDocument::parse_v2(&self.file.text) {
             Ok(document) => Some(document),
             Err(error) => {
@@ -43,10 +48,8 @@ impl<'a> Reader<'a> {
                     let message = found.message.unwrap_or_else(|| "this is not KDL".into());
                     let label = found.label.unwrap_or_else(|| "here".into());
                     let problem = Problem::at(self.file, span, message, label);
-                    self.push(match found.help {
-                        Some(help) => problem.help(help),
-                        None => problem,
-                    });
+                    let help = found.help.or_else(|| version_1_help(self.file, span));
+                    self.push(help.into_iter().fold(problem, Problem::help));
                 }
                 None
             }
@@ -67,6 +70,35 @@ impl<'a> Reader<'a> {
             None => problem.help(format!("known here: {}", known.join(", "))),
         });
     }
+}
+
+/// How deep blocks and comments may lie in one another; no manifest needs more than four. The KDL parser calls itself
+/// for each, and would use up its stack.
+const MAX_DEPTH: usize = 100;
+
+/// Where a text opens one block or comment too many inside others. Braces in texts count too, which only a text with as
+/// many unpaired ones would notice.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let bytes = text.as_bytes();
+    for (offset, byte) in bytes.iter().enumerate() {
+        match (byte, bytes.get(offset + 1)) {
+            (b'{', _) | (b'/', Some(b'*')) => depth += 1,
+            (b'}', _) | (b'*', Some(b'/')) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Some(offset);
+        }
+    }
+    None
+}
+
+/// `true`, `false` and `null` stood bare in KDL 1.
+fn version_1_help(file: &SourceFile, span: Span) -> Option<String> {
+    let range = span.offset as usize..(span.offset + span.len) as usize;
+    let word = file.text.get(range)?.trim();
+    matches!(word, "true" | "false" | "null").then(|| format!("in KDL 2 it is written #{word}"))
 }
 
 /// Which nodes have been seen, to refuse a second one.

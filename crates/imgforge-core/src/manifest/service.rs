@@ -82,7 +82,9 @@ fn service_name(node: &Node<'_, '_, '_>, name: Located<String>) -> Option<Locate
 pub(super) fn absolute(node: &Node<'_, '_, '_>, path: Located<String>) -> Option<Located<String>> {
     if !path.value.starts_with('/') || path.value.contains('\n') {
         let message = format!("\"{}\" takes an absolute path in the image", node.name());
-        let problem = Problem::at(node.reader.file, path.span, message, "does not start with /");
+        let label =
+            if path.value.starts_with('/') { "has more than one line" } else { "does not start with /" };
+        let problem = Problem::at(node.reader.file, path.span, message, label);
         node.reader.push(problem);
         return None;
     }

@@ -245,3 +245,44 @@ proptest! {
         read_both(words.concat());
     }
 }
+
+/// What is wrong with a text, without the drawing around it.
+fn messages(text: &str) -> Vec<String> {
+    let file = Arc::new(SourceFile { path: "image.kdl".into(), text: text.to_owned() });
+    read_image(&file).1.sorted().iter().map(|problem| problem.message().to_owned()).collect()
+}
+
+#[test]
+fn blocks_without_end_or_comments_without_end_do_not_use_up_the_stack() {
+    for text in ["a { ".repeat(100_000), "/* ".repeat(100_000)] {
+        assert_eq!(messages(&text)[0], "blocks lie in one another more than 100 deep");
+    }
+    let fits = format!("image \"web\" {{\n    from \"os\"\n    run \"{}\"\n}}\n", "{".repeat(90));
+    assert!(messages(&fits).is_empty());
+}
+
+#[test]
+fn a_bare_true_is_told_how_it_is_written() {
+    assert!(with("docs true").contains("it is written #true"));
+}
+
+#[test]
+fn a_second_image_in_a_file_is_told_where_it_belongs() {
+    let text = "image \"web\" {\n    from \"os-base\"\n}\nimage \"db\" {\n    from \"os-base\"\n}\n";
+    let shown = problems_of_image(text);
+    assert!(shown.contains("image.kdl of its own") && shown.contains("image.kdl:4"), "{shown}");
+}
+
+#[test]
+fn a_base_that_is_only_misspelt_is_not_said_to_be_missing_too() {
+    assert_eq!(messages("image \"web\" {\n    form \"os-base\"\n}\n"), ["there is no node \"form\" here"]);
+    assert_eq!(messages("image \"web\" {\n    from \"\"\n}\n"), ["an image is empty"]);
+    let unknown = messages("image \"web\" {\n    zzz \"os-base\"\n}\n");
+    assert_eq!(unknown, ["the image stands on nothing", "there is no node \"zzz\" here"]);
+}
+
+#[test]
+fn a_path_of_two_lines_is_not_said_to_be_relative() {
+    let shown = with("workdir \"/a\\nb\"\n    volume \"b\"");
+    assert!(shown.contains("has more than one line") && shown.contains("does not start with /"), "{shown}");
+}

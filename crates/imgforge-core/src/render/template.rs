@@ -1,5 +1,6 @@
 //! minijinja, set up for Dockerfiles: strict, no escaping, and no file outside the image's folder and `templates/`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use camino::Utf8Path;
@@ -9,11 +10,14 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use super::{Origin, template_problem};
 use crate::context::clean;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::name::nearest;
 use crate::source::{Kind, Source};
 use crate::workspace::Image;
 
 /// The name of the built-in template.
 pub(super) const BUILT_IN: &str = "Dockerfile.j2";
+
+const BUILT_IN_TEXT: &str = include_str!("../../../../templates/Dockerfile.j2");
 
 /// Templates that several images share lie here, relative to the workspace root.
 const SHARED: &str = "templates";
@@ -30,8 +34,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_filter("word", |text: &str| word(text));
     env.add_filter("json", |value: Value| json(&value));
     env.add_function("at", |value: Value| value.get_attr("at").unwrap_or_default());
-    env.add_template(BUILT_IN, include_str!("../../../../templates/Dockerfile.j2"))
-        .expect("the built-in template is one");
+    env.add_template(BUILT_IN, BUILT_IN_TEXT).expect("the built-in template is one");
     env
 });
 
@@ -77,6 +80,7 @@ pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Resu
     let mut env = ENVIRONMENT.clone();
     let mut wanted = vec![own.value.to_string()];
     let mut problems = Problems::default();
+    let mut texts = BTreeMap::from([(BUILT_IN.to_owned(), BUILT_IN_TEXT.to_owned())]);
     // minijinja's own loader would have to own the source: the few templates of one image are read here instead.
     while let Some(name) = wanted.pop() {
         if name == BUILT_IN || env.get_template(&name).is_ok() {
@@ -88,9 +92,17 @@ pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Resu
                 if let Err(error) = env.add_template_owned(name.clone(), text.clone()) {
                     problems.push(located(image, source, &name, &error));
                 }
+                texts.insert(name, text);
             }
-            Err(message) => problems.push(template_problem(image, Utf8Path::new(&name), message)),
+            Err(message) => {
+                let problem = template_problem(image, Utf8Path::new(&name), message);
+                let near = nearest(&name, [BUILT_IN]).map(|near| format!("did you mean \"{near}\"?"));
+                problems.push(near.into_iter().fold(problem, Problem::help));
+            }
         }
+    }
+    if problems.is_empty() {
+        problems.extend(check_blocks(image, source, &texts));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -102,17 +114,98 @@ pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Resu
     })
 }
 
+/// A block that no template above has is never rendered, which looks as if it were not there: most likely its name is
+/// not what was meant.
+fn check_blocks(image: &Image, source: &dyn Source, texts: &BTreeMap<String, String>) -> Problems {
+    let mut problems = Problems::default();
+    for (name, text) in texts {
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let mut seen = BTreeSet::from([name.clone()]);
+        let mut above = extended_by(text);
+        while let Some(text) = above.and_then(|name| texts.get(&name).filter(|_| seen.insert(name.clone()))) {
+            known.extend(blocks_in(text).into_iter().map(|block| block.name));
+            above = extended_by(text);
+        }
+        if extended_by(text).is_none() {
+            continue;
+        }
+        for block in
+            blocks_in(text).into_iter().filter(|block| !block.is_inner && !known.contains(block.name))
+        {
+            let Ok(path) = find(image, source, name) else { continue };
+            let file = Arc::new(SourceFile { path, text: text.clone() });
+            let message = format!("no template that this one extends has a block \"{}\"", block.name);
+            let problem = Problem::at(&file, block.span, message, "never rendered");
+            problems.push(match nearest(block.name, known.iter().copied()) {
+                Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+                None => {
+                    problem.help(format!("blocks: {}", known.iter().copied().collect::<Vec<_>>().join(", ")))
+                }
+            });
+        }
+    }
+    problems
+}
+
+/// A `{% block NAME %}`.
+struct Block<'t> {
+    name: &'t str,
+    span: Span,
+    /// Whether it lies in another block of the same template, and so is rendered with that one.
+    is_inner: bool,
+}
+
+fn blocks_in(text: &str) -> Vec<Block<'_>> {
+    let mut blocks = Vec::new();
+    let mut depth = 0usize;
+    for tag in tags(text) {
+        let mut words = tag.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("block"), Some(name)) => {
+                let offset = name.as_ptr() as usize - text.as_ptr() as usize;
+                blocks.push(Block { name, span: Span::new(offset, name.len()), is_inner: depth > 0 });
+                depth += 1;
+            }
+            (Some("endblock"), _) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// What stands in each `{% %}`, without those in comments.
+fn tags(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = rest.find("{%").into_iter().chain(rest.find("{#")).min()?;
+            let is_tag = rest[start..].starts_with("{%");
+            let end = if is_tag { "%}" } else { "#}" };
+            let (inner, after) = rest[start + 2..].split_once(end)?;
+            rest = after;
+            if is_tag {
+                return Some(inner.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim());
+            }
+        }
+    })
+}
+
+/// The name in `{% extends "..." %}`.
+fn extended_by(text: &str) -> Option<String> {
+    tags(text).find_map(|tag| quoted(tag.strip_prefix("extends")?))
+}
+
 /// The names in `{% extends "..." %}`, `include` and `import`.
 fn named_in(text: &str) -> Vec<String> {
-    let tags = text.split("{%").skip(1).filter_map(|tag| tag.split("%}").next());
-    tags.filter_map(|tag| {
-        let tag = tag.trim_start_matches(['-', '+']).trim();
-        let rest = ["extends", "include", "import", "from"].iter().find_map(|word| tag.strip_prefix(word))?;
-        let rest = rest.trim_start();
-        let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-        rest[1..].split_once(quote).map(|(name, _)| name.to_owned())
-    })
-    .collect()
+    let words = ["extends", "include", "import", "from"];
+    tags(text).filter_map(|tag| quoted(words.iter().find_map(|word| tag.strip_prefix(word))?)).collect()
+}
+
+/// The text in quotes at the start of `rest`.
+fn quoted(rest: &str) -> Option<String> {
+    let rest = rest.trim_start();
+    let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    rest[1..].split_once(quote).map(|(name, _)| name.to_owned())
 }
 
 /// A template by name: in the image's folder, else in the workspace's `templates/`.

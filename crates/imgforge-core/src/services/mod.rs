@@ -243,13 +243,20 @@ fn check_supervisor(top: &Image, supervisor: Supervisor, image: &Image) -> Probl
 /// again from each descendant, is shown once.
 fn check(merged: &BTreeMap<ServiceName, MergedService>, image: &Image) -> Problems {
     let mut problems = Problems::default();
+    let is_nothing = |service: &&MergedService| !service.is_enabled() && service.command.is_none();
+    for service in merged.values().filter(is_nothing) {
+        let place = &service.declared;
+        let message = format!("there is no service \"{}\" to switch off", service.name);
+        let problem = Problem::at(&place.file, place.span, message, "not one of a parent's");
+        let near = nearest_above(service, merged).map(|near| format!("did you mean \"{near}\"?"));
+        problems.push(near.into_iter().fold(problem, Problem::help));
+    }
     for service in merged.values().filter(|service| service.is_enabled()) {
         if service.command.is_none() {
             let place = &service.declared;
             let message = format!("the service \"{}\" has no command", service.name);
             let problem = Problem::at(&place.file, place.span, message, "nothing to run");
-            let names = merged.keys().filter(|name| **name != service.name).map(ServiceName::as_str);
-            problems.push(match nearest(service.name.as_str(), names) {
+            problems.push(match nearest_above(service, merged) {
                 Some(near) => problem.help(format!("to change a parent's service, did you mean \"{near}\"?")),
                 None => problem.help("for example: command \"nginx\" \"-g\" \"daemon off;\""),
             });
@@ -287,6 +294,15 @@ fn check(merged: &BTreeMap<ServiceName, MergedService>, image: &Image) -> Proble
         problems.push(problem.help("none of them would ever start: take one of these needs away"));
     }
     problems
+}
+
+/// The service of another image of the chain whose name is most like that of `service`.
+fn nearest_above<'m>(
+    service: &MergedService,
+    merged: &'m BTreeMap<ServiceName, MergedService>,
+) -> Option<&'m str> {
+    let others = merged.values().filter(|other| other.declared.value != service.declared.value);
+    nearest(service.name.as_str(), others.map(|other| other.name.as_str()))
 }
 
 /// A circle of needs, its first name again at its end.

@@ -104,7 +104,10 @@ fn placeholder() -> WorkspaceManifest {
 }
 
 /// Reads a file as text.
-pub(super) fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<SourceFile>, Problems> {
+///
+/// # Errors
+/// That it cannot be read; or the place of the first byte that is not UTF-8.
+pub fn read_file(source: &dyn Source, path: &Utf8Path) -> Result<Arc<SourceFile>, Problems> {
     let bytes = source.read(path).map_err(|error| cannot_be_read(path, &error))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Arc::new(SourceFile { path: path.to_owned(), text })),
@@ -145,6 +148,7 @@ fn read_images(
         unread.nameless = true;
         Vec::new()
     });
+    leave_other_workspaces(source, &mut paths);
     if let Some(manifest) = manifest {
         narrow(manifest, &mut paths, problems);
     }
@@ -178,6 +182,23 @@ fn read_one(
         cache.put(&file, manifest);
     }
     (manifest, found)
+}
+
+/// A folder below the root with an `imgforge.kdl` of its own is another workspace, and so are its images.
+fn leave_other_workspaces(source: &dyn Source, paths: &mut Vec<Utf8PathBuf>) {
+    let mut known: BTreeMap<Utf8PathBuf, bool> = BTreeMap::new();
+    let mut is_other = |folder: &Utf8Path| {
+        if let Some(is_other) = known.get(folder) {
+            return *is_other;
+        }
+        let is_other = matches!(source.kind(&folder.join(WORKSPACE_FILE)), Ok(Kind::File { .. }));
+        known.insert(folder.to_owned(), is_other);
+        is_other
+    };
+    paths.retain(|path| {
+        let mut folders = path.ancestors().skip(1).filter(|folder| !folder.as_str().is_empty());
+        !folders.any(&mut is_other)
+    });
 }
 
 /// Keeps the manifests whose folders fit one of the globs of `images`, if there are globs.

@@ -18,7 +18,7 @@ use crate::dockerfile::{Dockerfile, EdgeKind};
 use crate::manifest::{ImageManifest, WorkspaceManifest};
 use crate::name::ImageName;
 
-pub use self::load::{IMAGE_FILE, WORKSPACE_FILE, load};
+pub use self::load::{IMAGE_FILE, WORKSPACE_FILE, load, read_file};
 
 /// The images of a workspace and what is said for all of them.
 #[derive(Debug, Clone)]

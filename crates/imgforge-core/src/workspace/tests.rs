@@ -365,3 +365,17 @@ fn a_cached_manifest_is_the_manifest() {
         cache.save(2);
     }
 }
+
+#[test]
+fn a_workspace_in_a_workspace_keeps_its_images() {
+    let image = |name: &str| format!("image \"{name}\" {{\n    from \"scratch\"\n}}\n");
+    let (a, b, c) = (image("a"), image("b"), image("c"));
+    let outer = good(&[
+        ("imgforge.kdl", "workspace \"outer\"\n"),
+        ("a/image.kdl", &a),
+        ("inner/imgforge.kdl", "workspace \"inner\"\n"),
+        ("inner/image.kdl", &b),
+        ("inner/deep/c/image.kdl", &c),
+    ]);
+    assert_eq!(outer.images.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
+}

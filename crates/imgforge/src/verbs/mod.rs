@@ -18,6 +18,7 @@ use imgforge::core::name::ImageName;
 use imgforge::{OpenOptions, Session, report};
 
 use crate::Global;
+use crate::console::{DIM, say};
 use crate::failure::Failure;
 
 /// Which images are meant.
@@ -39,7 +40,12 @@ impl Selection {
 
 fn open(global: &Global) -> Result<Session, Failure> {
     let start = global.workspace.as_deref().unwrap_or(Utf8Path::new("."));
-    Ok(Session::open(start, &OpenOptions { cache: !global.no_stat_cache })?)
+    let session = Session::open(start, &OpenOptions { cache: !global.no_stat_cache })?;
+    if session.workspace().images.is_empty() && !global.quiet {
+        let how = "an image is a folder with a file image.kdl that says: image \"NAME\" { from \"PARENT\" }";
+        say(DIM, "Note", format_args!("there is no image in {} yet; {how}", session.root()));
+    }
+    Ok(session)
 }
 
 /// What people see of a run on stderr.

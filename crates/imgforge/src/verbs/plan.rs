@@ -91,6 +91,9 @@ fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
         reasons.truncate(4);
         reasons.push(format!("{more} more"));
     }
+    if reasons.is_empty() {
+        return format!("{style}{word}{style:#}");
+    }
     format!("{style}{word:9}{style:#} {}", reasons.join(", "))
 }
 
