@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod docker;
+pub mod http;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};
