@@ -10,6 +10,7 @@ mod family;
 mod fingerprints;
 mod looking;
 mod mistakes;
+mod packages;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 

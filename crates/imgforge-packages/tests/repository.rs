@@ -12,7 +12,8 @@ use imgforge_core::lock::LockedPackage;
 use imgforge_packages::{
     Cache, Error, Index, Progress, Repository, RepositorySuite, Request, Silent, fetch, fetch_index,
 };
-use imgforge_testkit::apt::{self, Fault, Key, Package, Server};
+use imgforge_testkit::apt::{self, Key, Package};
+use imgforge_testkit::http::{Fault, Server};
 
 /// A served repository with two packages, and an empty cache.
 struct World {

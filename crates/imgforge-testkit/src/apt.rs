@@ -1,14 +1,9 @@
-//! A small real apt repository: keys, packages and signed metadata made by a test, served over HTTP on loopback by a
-//! server that can also fail in the ways that servers do.
+//! A small real apt repository: keys, packages and signed metadata made by a test. [`http`](crate::http) serves it.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Read;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -71,16 +66,30 @@ pub struct Package<'a> {
     pub files: &'a [(&'a str, &'a str)],
 }
 
+/// How `Packages` is compressed: a repository has it in one form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// `Packages.gz`
+    Gz,
+    /// `Packages.xz`
+    Xz,
+    /// `Packages`
+    None,
+}
+
 /// A repository in a folder, with one suite, `stable`, and one component, `main`, for amd64.
 pub struct Repository {
     root: Utf8PathBuf,
-    packages: String,
+    /// Name, path and paragraph of the index, in the order in which they were added.
+    packages: Vec<(String, Utf8PathBuf, String)>,
+    /// For the next [`publish`](Self::publish).
+    pub compression: Compression,
 }
 
 impl Repository {
     /// An empty one in `root`.
     pub fn new(root: impl Into<Utf8PathBuf>) -> Self {
-        Self { root: root.into(), packages: String::new() }
+        Self { root: root.into(), packages: Vec::new(), compression: Compression::Gz }
     }
 
     /// Makes a package (with `dpkg-deb`) and adds it to the pool and the index; its path below the root.
@@ -98,40 +107,104 @@ impl Repository {
         control.push_str("Description: made by a test\n");
         let path = Utf8PathBuf::from(format!("pool/{}_{}_all.deb", package.name, package.version));
         build_deb(&control, package.files, &self.root.join(&path))?;
-        let bytes = fs::read(self.root.join(&path))?;
-        writeln!(
-            self.packages,
-            "{control}Filename: {path}\nSize: {}\nSHA256: {}\n",
-            bytes.len(),
-            hex::encode(Sha256::digest(&bytes))
-        )?;
+        self.index(package.name, path.clone(), &control)?;
         Ok(path)
     }
 
-    /// Writes `Packages.gz` and an `InRelease` signed by `key`, with more fields of `Release` before the hashes.
+    /// Takes in a package file of someone else; `name` is its name in the pool.
+    ///
+    /// # Errors
+    /// When it cannot be copied, or dpkg-deb cannot read it.
+    pub fn add_file(&mut self, file: &Utf8Path, name: &str) -> Result<()> {
+        let path = Utf8Path::new("pool").join(name);
+        fs::create_dir_all(self.root.join("pool"))?;
+        fs::copy(file, self.root.join(&path))?;
+        let control = Command::new("dpkg-deb").args(["--field", file.as_str()]).output()?;
+        ensure!(control.status.success(), "dpkg-deb: {}", String::from_utf8_lossy(&control.stderr));
+        let control = String::from_utf8(control.stdout)?;
+        let package = control.lines().find_map(|line| line.strip_prefix("Package: "));
+        let package = package.context("a package has a name")?.to_owned();
+        self.index(&package, path, &control)
+    }
+
+    /// Puts a newer package in the place of every version that is there: the old files are gone, as on a mirror after a
+    /// security update.
+    ///
+    /// # Errors
+    /// When files cannot be removed or written.
+    pub fn supersede(&mut self, package: &Package<'_>) -> Result<Utf8PathBuf> {
+        self.remove(package.name)?;
+        self.add(package)
+    }
+
+    /// Removes every version of a package.
+    ///
+    /// # Errors
+    /// When there is none, or a file cannot be removed.
+    pub fn remove(&mut self, name: &str) -> Result<()> {
+        let (gone, stay) = std::mem::take(&mut self.packages).into_iter().partition(|(n, ..)| n == name);
+        self.packages = stay;
+        let gone: Vec<(String, Utf8PathBuf, String)> = gone;
+        ensure!(!gone.is_empty(), "there is no package {name}");
+        for (_, path, _) in gone {
+            fs::remove_file(self.root.join(path))?;
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, name: &str, path: Utf8PathBuf, control: &str) -> Result<()> {
+        let bytes = fs::read(self.root.join(&path))?;
+        let (size, hash) = (bytes.len(), sha256(&bytes));
+        let control = control.trim_end();
+        let paragraph = format!("{control}\nFilename: {path}\nSize: {size}\nSHA256: {hash}\n\n");
+        self.packages.push((name.to_owned(), path, paragraph));
+        Ok(())
+    }
+
+    /// Writes `Packages` and an `InRelease` signed by `key`, with more fields of `Release` before the hashes.
     ///
     /// # Errors
     /// When files cannot be written.
     pub fn publish(&self, key: &Key, fields: &[(&str, &str)]) -> Result<()> {
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        gz.write_all(self.packages.as_bytes())?;
-        let gz = gz.finish()?;
-        let hash = hex::encode(Sha256::digest(&gz));
+        let text: String = self.packages.iter().map(|(.., paragraph)| paragraph.as_str()).collect();
+        let (name, bytes) = match self.compression {
+            Compression::Gz => ("Packages.gz", gz(text.as_bytes())?),
+            Compression::Xz => ("Packages.xz", xz(text.as_bytes())?),
+            Compression::None => ("Packages", text.into_bytes()),
+        };
+        let hash = sha256(&bytes);
         let suite = self.root.join("dists/stable");
         let folder = suite.join("main/binary-amd64");
         fs::create_dir_all(folder.join("by-hash/SHA256"))?;
-        fs::write(folder.join("Packages.gz"), &gz)?;
-        fs::write(folder.join("by-hash/SHA256").join(&hash), &gz)?;
+        fs::write(folder.join(name), &bytes)?;
+        fs::write(folder.join("by-hash/SHA256").join(&hash), &bytes)?;
         let mut release = "Suite: stable\nCodename: test\nArchitectures: amd64\nComponents: main\n\
                            Acquire-By-Hash: yes\n"
             .to_owned();
         for (field, value) in fields {
             writeln!(release, "{field}: {value}")?;
         }
-        writeln!(release, "SHA256:\n {hash} {} main/binary-amd64/Packages.gz", gz.len())?;
+        writeln!(release, "SHA256:\n {hash} {} main/binary-amd64/{name}", bytes.len())?;
         fs::write(suite.join("InRelease"), key.sign(&release)?)?;
         Ok(())
     }
+}
+
+/// SHA-256 in lower-case hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn gz(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    flate2::read::GzEncoder::new(bytes, flate2::Compression::default()).read_to_end(&mut packed)?;
+    Ok(packed)
+}
+
+fn xz(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    liblzma::read::XzEncoder::new(bytes, 1).read_to_end(&mut packed)?;
+    Ok(packed)
 }
 
 fn build_deb(control: &str, files: &[(&str, &str)], output: &Utf8Path) -> Result<()> {
@@ -149,136 +222,4 @@ fn build_deb(control: &str, files: &[(&str, &str)], output: &Utf8Path) -> Result
         Command::new("dpkg-deb").args(["--build", "--root-owner-group"]).args([root, output]).output()?;
     ensure!(built.status.success(), "dpkg-deb: {}", String::from_utf8_lossy(&built.stderr));
     Ok(())
-}
-
-/// What a server does instead of answering as it should.
-#[derive(Debug, Clone)]
-pub enum Fault {
-    /// Answers this status with an empty body.
-    Status(u16),
-    /// Says how long the body is, sends so many bytes of it, and closes the connection.
-    Cut(usize),
-    /// Sends these bytes, with status 200.
-    Body(Vec<u8>),
-    /// Sends the whole file with status 200 where a part was asked for.
-    NoRange,
-}
-
-#[derive(Default)]
-struct State {
-    faults: Vec<(String, Fault, usize)>,
-    requests: Vec<String>,
-}
-
-/// Serves a folder on loopback until it is dropped.
-pub struct Server {
-    address: SocketAddr,
-    state: Arc<Mutex<State>>,
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Begins to serve `root` on a free port.
-    ///
-    /// # Errors
-    /// When no port is free.
-    pub fn start(root: impl Into<Utf8PathBuf>) -> Result<Self> {
-        let root = root.into();
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        let state = Arc::new(Mutex::new(State::default()));
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (shared, over) = (Arc::clone(&state), Arc::clone(&is_over));
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::SeqCst) {
-                    break;
-                }
-                let (root, shared) = (root.clone(), Arc::clone(&shared));
-                // A client that goes away in the middle is no concern of the server.
-                std::thread::spawn(move || answer(stream, &root, &shared).ok());
-            }
-        });
-        Ok(Self { address, state, is_over, thread: Some(thread) })
-    }
-
-    /// `http://127.0.0.1:PORT`.
-    pub fn uri(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// Requests whose path ends with `path` meet this fault, so many times.
-    pub fn fail(&self, path: &str, fault: Fault, times: usize) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).faults.push((
-            path.to_owned(),
-            fault,
-            times,
-        ));
-    }
-
-    /// What has been asked for: the path, and ` from N` when only the end of the file was wanted.
-    pub fn requests(&self) -> Vec<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::SeqCst);
-        // The listener wakes up and sees that it is over.
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn answer(mut stream: TcpStream, root: &Utf8Path, state: &Mutex<State>) -> Result<()> {
-    let (path, offset) = read_request(&stream)?;
-    let fault = {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = if offset > 0 { format!(" from {offset}") } else { String::new() };
-        state.requests.push(format!("{path}{from}"));
-        let found =
-            state.faults.iter_mut().find(|(end, _, times)| path.ends_with(end.as_str()) && *times > 0);
-        found.map(|(_, fault, times)| {
-            *times -= 1;
-            fault.clone()
-        })
-    };
-    let (status, body) = match (&fault, fs::read(root.join(path.trim_start_matches('/')))) {
-        (Some(Fault::Status(status)), _) => (*status, Vec::new()),
-        (Some(Fault::Body(bytes)), _) => (200, bytes.clone()),
-        (_, Err(_)) => (404, Vec::new()),
-        (Some(Fault::NoRange), Ok(bytes)) => (200, bytes),
-        (_, Ok(bytes)) if offset > bytes.len() => (416, Vec::new()),
-        (_, Ok(bytes)) if offset > 0 => (206, bytes[offset..].to_vec()),
-        (_, Ok(bytes)) => (200, bytes),
-    };
-    write!(stream, "HTTP/1.1 {status} -\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    let end = match fault {
-        Some(Fault::Cut(end)) => end.min(body.len()),
-        _ => body.len(),
-    };
-    stream.write_all(&body[..end])?;
-    Ok(())
-}
-
-/// The path, and from which byte on.
-fn read_request(stream: &TcpStream) -> Result<(String, usize)> {
-    let mut lines = BufReader::new(stream.take(1 << 16)).lines();
-    let first = lines.next().context("no request")??;
-    let path = first.split(' ').nth(1).context("no path")?.to_owned();
-    let mut offset = 0;
-    for line in lines {
-        let line = line?.to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(range) = line.strip_prefix("range: bytes=") {
-            offset = range.trim_end_matches('-').parse()?;
-        }
-    }
-    Ok((path, offset))
 }

@@ -3,6 +3,7 @@
 pub mod apt;
 pub mod docker;
 pub mod engine;
+pub mod http;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};

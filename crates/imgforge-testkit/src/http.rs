@@ -1,0 +1,151 @@
+//! A file server on loopback that can also fail in the ways that servers do.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+
+/// What a server does instead of answering as it should.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Answers this status with an empty body.
+    Status(u16),
+    /// Says how long the body is, sends so many bytes of it, and closes the connection.
+    Cut(usize),
+    /// Sends the second half of the body so much later.
+    Pause(Duration),
+    /// Sends these bytes, with status 200.
+    Body(Vec<u8>),
+    /// Sends the whole file with status 200 where a part was asked for.
+    NoRange,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Vec<(String, Fault, usize)>,
+    requests: Vec<String>,
+}
+
+/// Serves a folder on loopback until it is dropped.
+pub struct Server {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Begins to serve `root` on a free port.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn start(root: impl Into<Utf8PathBuf>) -> Result<Self> {
+        let root = root.into();
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(Mutex::new(State::default()));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (shared, over) = (Arc::clone(&state), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (root, shared) = (root.clone(), Arc::clone(&shared));
+                // A client that goes away in the middle is no concern of the server.
+                std::thread::spawn(move || answer(stream, &root, &shared).ok());
+            }
+        });
+        Ok(Self { address, state, is_over, thread: Some(thread) })
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn uri(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Requests whose path ends with `path` meet this fault, so many times.
+    pub fn fail(&self, path: &str, fault: Fault, times: usize) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).faults.push((
+            path.to_owned(),
+            fault,
+            times,
+        ));
+    }
+
+    /// What has been asked for: the path, and ` from N` when only the end of the file was wanted.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        // The listener wakes up and sees that it is over.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream, root: &Utf8Path, state: &Mutex<State>) -> Result<()> {
+    let (path, offset) = read_request(&stream)?;
+    let fault = {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = if offset > 0 { format!(" from {offset}") } else { String::new() };
+        state.requests.push(format!("{path}{from}"));
+        let found =
+            state.faults.iter_mut().find(|(end, _, times)| path.ends_with(end.as_str()) && *times > 0);
+        found.map(|(_, fault, times)| {
+            *times -= 1;
+            fault.clone()
+        })
+    };
+    let (status, body) = match (&fault, fs::read(root.join(path.trim_start_matches('/')))) {
+        (Some(Fault::Status(status)), _) => (*status, Vec::new()),
+        (Some(Fault::Body(bytes)), _) => (200, bytes.clone()),
+        (_, Err(_)) => (404, Vec::new()),
+        (Some(Fault::NoRange), Ok(bytes)) => (200, bytes),
+        (_, Ok(bytes)) if offset > bytes.len() => (416, Vec::new()),
+        (_, Ok(bytes)) if offset > 0 => (206, bytes[offset..].to_vec()),
+        (_, Ok(bytes)) => (200, bytes),
+    };
+    write!(stream, "HTTP/1.1 {status} -\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    match fault {
+        Some(Fault::Cut(end)) => stream.write_all(&body[..end.min(body.len())])?,
+        Some(Fault::Pause(pause)) => {
+            let (first, second) = body.split_at(body.len() / 2);
+            stream.write_all(first)?;
+            std::thread::sleep(pause);
+            stream.write_all(second)?;
+        }
+        _ => stream.write_all(&body)?,
+    }
+    Ok(())
+}
+
+/// The path, and from which byte on.
+fn read_request(stream: &TcpStream) -> Result<(String, usize)> {
+    let mut lines = BufReader::new(stream.take(1 << 16)).lines();
+    let first = lines.next().context("no request")??;
+    let path = first.split(' ').nth(1).context("no path")?.to_owned();
+    let mut offset = 0;
+    for line in lines {
+        let line = line?.to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            offset = range.trim_end_matches('-').parse()?;
+        }
+    }
+    Ok((path, offset))
+}
