@@ -32,7 +32,7 @@ fn essential() -> &'static [(Utf8PathBuf, String)] {
         let cache = imgforge_packages::Cache::user().unwrap();
         let apt = &session.workspace().manifest.apt[0];
         let machine = imgforge_packages::Machine::read();
-        let repository = machine.repository(apt, root, "amd64").unwrap();
+        let repository = machine.unwrap().repository(apt, root, "amd64").unwrap();
         imgforge_packages::fetch(&lock.packages, &[repository], &cache, &imgforge_packages::Silent).unwrap();
         let file = |package: &imgforge::core::lock::LockedPackage| {
             let name = package.path.rsplit('/').next().expect("a path has a last part").to_owned();
@@ -182,7 +182,7 @@ fn a_workspace_that_says_so_locks_anew_what_has_vanished() {
 
 #[test]
 fn a_step_that_installs_or_removes_packages_fails_its_image_and_leaves_no_name() {
-    let mut family = Family::new("");
+    let family = Family::new("");
     let nails = family.folder.path().join("repository/pool/nails_1.0_all.deb");
     family.workspace.image(
         "site",
@@ -271,7 +271,7 @@ fn a_package_more_locks_only_its_image_and_what_stands_on_it() {
 
 #[test]
 fn a_repository_whose_key_nobody_trusts_is_refused_and_no_lock_is_written() {
-    let mut family = Family::new("");
+    let family = Family::new("");
     let stranger = Key::generate().unwrap();
     std::fs::write(family.workspace.root().join("keys.gpg"), stranger.keyring().unwrap()).unwrap();
     let refused = family.run(&["update"]);
