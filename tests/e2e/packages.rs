@@ -31,7 +31,7 @@ fn essential() -> &'static [(Utf8PathBuf, String)] {
         // The user's cache keeps them from run to run; the example family has the same.
         let cache = imgforge_packages::Cache::user().unwrap();
         let apt = &session.workspace().manifest.apt[0];
-        let machine = imgforge_packages::Machine::read();
+        let machine = imgforge_packages::Machine::read().unwrap();
         let repository = machine.repository(apt, root, "amd64").unwrap();
         imgforge_packages::fetch(&lock.packages, &[repository], &cache, &imgforge_packages::Silent).unwrap();
         let file = |package: &imgforge::core::lock::LockedPackage| {
@@ -182,7 +182,7 @@ fn a_workspace_that_says_so_locks_anew_what_has_vanished() {
 
 #[test]
 fn a_step_that_installs_or_removes_packages_fails_its_image_and_leaves_no_name() {
-    let mut family = Family::new("");
+    let family = Family::new("");
     let nails = family.folder.path().join("repository/pool/nails_1.0_all.deb");
     family.workspace.image(
         "site",
@@ -198,8 +198,8 @@ fn a_step_that_installs_or_removes_packages_fails_its_image_and_leaves_no_name()
     assert_eq!(failed.code, 1, "{}", failed.stderr);
     for part in [
         "the image's packages are not those of the lock",
-        "hammer 1.0 is locked but not installed",
-        "nails 1.0 is installed but not locked",
+        "hammer 1.0 is locked, but not there",
+        "nails 1.0 is there, but not locked",
     ] {
         assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
     }
@@ -271,7 +271,7 @@ fn a_package_more_locks_only_its_image_and_what_stands_on_it() {
 
 #[test]
 fn a_repository_whose_key_nobody_trusts_is_refused_and_no_lock_is_written() {
-    let mut family = Family::new("");
+    let family = Family::new("");
     let stranger = Key::generate().unwrap();
     std::fs::write(family.workspace.root().join("keys.gpg"), stranger.keyring().unwrap()).unwrap();
     let refused = family.run(&["update"]);
