@@ -12,6 +12,7 @@ const TOOLS: &[(&str, &str)] =
 /// Formatting, lints, documentation, tests: stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
     install_tools()?;
+    start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     if has_nextest() {
@@ -36,6 +37,32 @@ fn has_nextest() -> bool {
         .stderr(Stdio::null())
         .status();
     probe.is_ok_and(|status| status.success())
+}
+
+/// The tests build on a real Docker Engine. Where one is installed and does not answer, it is started as the machine
+/// would have started it.
+fn start_docker() -> Result<()> {
+    let answers = || {
+        let probe =
+            Command::new("docker").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        probe.is_ok_and(|status| status.success())
+    };
+    if answers() {
+        return Ok(());
+    }
+    eprintln!("    Start docker");
+    let service = Command::new("service").args(["docker", "start"]).stdout(Stdio::null()).status();
+    ensure!(
+        service.is_ok_and(|status| status.success()),
+        "no Docker Engine answers, and none can be started"
+    );
+    for _ in 0..60 {
+        if answers() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    anyhow::bail!("the Docker Engine was started, but does not answer")
 }
 
 /// Installs what is missing with apt-get, where there is one; elsewhere says what is missing.
