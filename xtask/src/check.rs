@@ -39,8 +39,7 @@ fn has_nextest() -> bool {
     probe.is_ok_and(|status| status.success())
 }
 
-/// The tests build on a real Docker Engine. Where one is installed and does not answer, it is started as the machine
-/// would have started it.
+/// The tests build on a real Docker Engine. Where one is installed and does not answer, it is started, and stays.
 fn start_docker() -> Result<()> {
     let answers = || {
         let probe =
@@ -50,12 +49,10 @@ fn start_docker() -> Result<()> {
     if answers() {
         return Ok(());
     }
-    eprintln!("    Start docker");
-    let service = Command::new("service").args(["docker", "start"]).stdout(Stdio::null()).status();
-    ensure!(
-        service.is_ok_and(|status| status.success()),
-        "no Docker Engine answers, and none can be started"
-    );
+    eprintln!("    Start dockerd");
+    let daemon =
+        Command::new("dockerd").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    daemon.context("no Docker Engine answers, and dockerd cannot be started")?;
     for _ in 0..60 {
         if answers() {
             return Ok(());
