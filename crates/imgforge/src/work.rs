@@ -160,16 +160,29 @@ impl Builder {
 
     fn sink(&self, name: &ImageName) -> StepSink {
         let (name, events) = (name.clone(), Arc::clone(&self.events));
+        let packages = self.jobs[&name].prepared.packages.len();
         Arc::new(move |event| {
             let target = name.clone();
             events(match event {
                 StepEvent::Step { number, total, text, cached } => {
+                    let text = in_words(text, packages);
                     Event::Step { target, number, total, text, cached }
                 }
                 StepEvent::Log { line, .. } => Event::Log { target, line },
             });
         })
     }
+}
+
+/// Steps that imgforge has written for packages, as people would say them; any other as it is.
+fn in_words(text: String, packages: usize) -> String {
+    let does = match text.as_str() {
+        "ADD .imgforge/root.tar /" => "unpack",
+        run if run.ends_with("\"/mnt/configure\"]") => "configure",
+        run if run.ends_with("\"/mnt/install\"]") => "install",
+        _ => return text,
+    };
+    format!("{does} {packages} package{}", if packages == 1 { "" } else { "s" })
 }
 
 impl Work for Builder {
