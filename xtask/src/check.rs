@@ -20,12 +20,17 @@ pub(crate) fn run() -> Result<()> {
     } else {
         cargo(&["test", "--workspace", "--no-fail-fast"])?;
     }
-    cargo(&["test", "--workspace", "--doc"])
+    cargo(&["test", "--workspace", "--doc"])?;
+    cargo(&["doc", "--workspace", "--no-deps", "--quiet"])
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
     eprintln!("     Check cargo {}", args.join(" "));
-    let status = Command::new(env!("CARGO")).args(args).status().context("cannot start cargo")?;
+    let status = Command::new(env!("CARGO"))
+        .args(args)
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status()
+        .context("cannot start cargo")?;
     ensure!(status.success(), "`cargo {}` failed", args.join(" "));
     Ok(())
 }

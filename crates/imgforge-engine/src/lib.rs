@@ -4,7 +4,7 @@
 //! manifests and plans, and it says what happens only through a [`StepSink`].
 //!
 //! The way of one build: the caller fills a [`BuildRequest`]; the engine offers exactly the files that it
-//! lists ([`mod@context`]), reads the daemon's progress into steps and lines ([`mod@progress`]) and returns an image that has
+//! lists (`context`), reads the daemon's progress into steps and lines (`progress`) and returns an image that has
 //! no name. The caller looks into it ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run
 //! that is killed never leaves an unchecked image under a name.
 

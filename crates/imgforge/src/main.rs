@@ -70,7 +70,7 @@ enum Verb {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     console::set_colors(cli.global.color);
-    let outcome = match &cli.verb {
+    let outcome = std::panic::catch_unwind(|| match &cli.verb {
         Verb::Build(verb) => verb.run(&cli.global),
         Verb::Plan(verb) => verb.run(&cli.global),
         Verb::Graph(verb) => verb.run(&cli.global),
@@ -79,9 +79,16 @@ fn main() -> ExitCode {
         Verb::Render(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
-    };
+    });
     match outcome {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => failure.report(),
+        // What happened has been printed by the panic itself.
+        Err(_) => {
+            anstream::eprintln!(
+                "This is a bug in imgforge. Please report it with the lines above and `imgforge --version`."
+            );
+            ExitCode::from(70)
+        }
     }
 }
