@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: imgforge beside what people use today, in one run, on generated families.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -72,7 +73,57 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
         }
         stages(&family)?;
     }
-    Ok(())
+    packages(&binary)
+}
+
+/// A Debian root with nginx and Ruby from a cold package cache, beside mmdebstrap's archive of the same.
+fn packages(binary: &Path) -> Result<()> {
+    let name = format!("imgforge-bench-{}-root", std::process::id());
+    let root = std::env::temp_dir().join(&name);
+    fs::create_dir_all(root.join("os"))?;
+    fs::write(
+        root.join("imgforge.kdl"),
+        format!(
+            "workspace \"{name}\" {{\n    registry \"localhost/{name}\"\n}}\napt \"debian\" {{\n    suite \"bookworm\" \"bookworm-updates\" \"bookworm-security\"\n}}\n"
+        ),
+    )?;
+    let manifest =
+        "image \"os\" {\n    root \"debian\"\n    packages \"debian\" \"nginx-light\" \"ruby\"\n}\n";
+    fs::write(root.join("os/image.kdl"), manifest)?;
+    let imgforge = |verb: &str| -> Result<()> {
+        let mut command = Command::new(binary);
+        command.args([verb, "-q"]).current_dir(&root).env("IMGFORGE_CACHE", root.join("cache"));
+        ensure!(command.status()?.success(), "imgforge {verb} failed");
+        Ok(())
+    };
+    println!("\na Debian root with nginx-light and ruby, cold package cache (seconds)");
+    let locked = timed(|| imgforge("update"))?;
+    let built = timed(|| imgforge("build"))?;
+    println!(
+        "  imgforge: {:.1} update + {:.1} fetch, build and check",
+        locked.as_secs_f64(),
+        built.as_secs_f64()
+    );
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .args(["--quiet", "--variant=essential", "--include=nginx-light,ruby", "bookworm"])
+        .arg(root.join("other.tar"));
+    match timed(|| {
+        ensure!(mmdebstrap.status()?.success(), "mmdebstrap failed");
+        Ok(())
+    }) {
+        Ok(other) => {
+            let ratio = other.as_secs_f64() / (locked + built).as_secs_f64();
+            println!("  mmdebstrap: {:.1} for a tar of it ({ratio:.1} x)", other.as_secs_f64());
+        }
+        Err(error) => println!("  mmdebstrap: not run ({error})"),
+    }
+    let label = format!("label=imgforge.workspace={name}");
+    let ids = Command::new("docker").args(["images", "-q", "--no-trunc", "--filter", &label]).output()?;
+    let ids = String::from_utf8_lossy(&ids.stdout).into_owned();
+    let ids: BTreeSet<&str> = ids.lines().collect();
+    Command::new("docker").args(["rmi", "-f"]).args(ids).stdout(Stdio::null()).status()?;
+    Ok(fs::remove_dir_all(&root)?)
 }
 
 /// Where the time of a no-op goes, with warm caches; the last line is the daemon's own answer to one list request.
