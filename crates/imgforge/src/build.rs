@@ -224,7 +224,7 @@ impl Session {
             tell.event(&Event::Started { to_build, fresh: plan.targets.len() - to_build, slots });
             let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events);
             let mut work = std::pin::pin!(work);
-            let mut running = true;
+            let (mut running, mut stopping) = (true, false);
             while running || !receiver.is_empty() {
                 tokio::select! {
                     Some(event) = receiver.recv() => {
@@ -232,6 +232,10 @@ impl Session {
                             durations.insert(target, *took);
                         }
                         tell.event(&event);
+                    }
+                    () = options.cancel.cancelled(), if running && !stopping => {
+                        stopping = true;
+                        tell.event(&Event::Interrupted);
                     }
                     _ = &mut work, if running => running = false,
                 }

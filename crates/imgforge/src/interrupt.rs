@@ -1,20 +1,61 @@
-//! Ctrl-C and TERM: the first cancels the run, a second one ends the program at once.
+//! Ctrl-C and TERM: the first cancels what is being built, a second one ends the program at once.
+
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use imgforge::CancellationToken;
+use imgforge::core::event::{Event, Reporter};
 
-/// Cancels `cancel` at the first signal. The thread that waits for it ends with the program.
-pub(crate) fn listen(cancel: CancellationToken) {
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        // Without a runtime the signals keep their usual effect: the program ends.
-        let Ok(runtime) = runtime else { return };
-        runtime.block_on(async move {
-            signal().await;
-            cancel.cancel();
-            signal().await;
-            std::process::exit(130);
+/// The exit code after a signal.
+const INTERRUPTED: i32 = 130;
+
+/// Cancels a build at the first signal. Before anything is being built (manifests are read, packages fetched) there is
+/// nothing to cancel, and the program ends at once: caches are written whole or not at all.
+pub(crate) struct Interrupt {
+    building: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Waits for signals in a thread that ends with the program.
+    pub(crate) fn listen(cancel: CancellationToken) -> Self {
+        let building = Arc::new(AtomicBool::new(false));
+        let is_building = Arc::clone(&building);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // Without a runtime the signals keep their usual effect: the program ends.
+            let Ok(runtime) = runtime else { return };
+            runtime.block_on(async move {
+                signal().await;
+                if !is_building.load(Ordering::SeqCst) {
+                    exit(INTERRUPTED);
+                }
+                cancel.cancel();
+                signal().await;
+                exit(INTERRUPTED);
+            });
         });
-    });
+        Self { building }
+    }
+
+    /// A reporter that also notices when building begins.
+    pub(crate) fn watch(&self, reporter: Box<dyn Reporter>) -> Box<dyn Reporter> {
+        Box::new(Watching { building: Arc::clone(&self.building), reporter })
+    }
+}
+
+struct Watching {
+    building: Arc<AtomicBool>,
+    reporter: Box<dyn Reporter>,
+}
+
+impl Reporter for Watching {
+    fn event(&mut self, event: &Event) {
+        if matches!(event, Event::Started { .. }) {
+            self.building.store(true, Ordering::SeqCst);
+        }
+        self.reporter.event(event);
+    }
 }
 
 async fn signal() {

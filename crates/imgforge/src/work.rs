@@ -1,6 +1,6 @@
 //! What is done for one target: its packages staged, the engine's build, the check of what came out, its tags.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgforge_core::context::SuppliedFile;
@@ -10,7 +10,7 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::{Action, Inventory, Plan};
+use imgforge_core::plan::{Inventory, Plan};
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
     BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent,
@@ -71,12 +71,11 @@ impl Builder {
             Some((p.target.name.clone(), held.id.clone()))
         };
         let ids = prepared.iter().filter_map(held).collect();
-        let to_build: BTreeMap<&str, Action> =
-            plan.to_build().map(|row| (row.name.as_str(), row.action)).collect();
+        let to_build: BTreeSet<&str> = plan.to_build().map(|row| row.name.as_str()).collect();
         let view = LockView::new(lock);
         let jobs = prepared
             .into_iter()
-            .filter(|prepared| to_build.contains_key(prepared.target.name.as_str()))
+            .filter(|prepared| to_build.contains(prepared.target.name.as_str()))
             .map(|prepared| (prepared.target.name.clone(), job(session, prepared, &fingerprints, &view)))
             .collect();
         Self {

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use imgforge::report::human_duration;
 use imgforge::{BuildOptions, BuildReport, CancellationToken};
 
+use crate::Global;
 use crate::console::{DIM, count, print, say};
 use crate::failure::Failure;
-use crate::verbs::{Selection, json, open, reporter};
-use crate::{Global, interrupt};
+use crate::interrupt::Interrupt;
+use crate::verbs::{Format, Selection, json, open, reporter};
 
 /// Build what changed, in parallel, parents first
 ///
@@ -42,18 +43,12 @@ pub(crate) struct Build {
     format: Format,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
 impl Build {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
         let selected = self.selection.of(&session)?;
         let cancel = CancellationToken::new();
-        interrupt::listen(cancel.clone());
+        let interrupt = Interrupt::listen(cancel.clone());
         let options = BuildOptions {
             slots: self.jobs.map(usize::from),
             fail_fast: self.fail_fast,
@@ -61,7 +56,7 @@ impl Build {
             force: self.force,
             cancel,
         };
-        let mut reporter = reporter(global);
+        let mut reporter = interrupt.watch(reporter(global));
         let report = session.build(&selected, &options, &mut *reporter)?;
         drop(reporter);
         if self.format == Format::Json {

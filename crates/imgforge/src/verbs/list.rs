@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
 use crate::console::print;
 use crate::failure::Failure;
-use crate::verbs::{Selection, json, open};
+use crate::verbs::{Format, Selection, json, open};
 
 /// List images, one a line
 #[derive(Args)]
@@ -20,12 +20,6 @@ pub(crate) struct List {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// `{"version":1,"images":[...]}`

@@ -12,7 +12,7 @@ pub(crate) mod update;
 use std::collections::BTreeSet;
 
 use camino::Utf8Path;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use imgforge::core::event::Reporter;
 use imgforge::core::name::ImageName;
 use imgforge::{OpenOptions, Session, report};
@@ -36,6 +36,15 @@ impl Selection {
     fn of(&self, session: &Session) -> Result<BTreeSet<ImageName>, Failure> {
         Ok(session.select(&self.selectors, &self.exclude)?)
     }
+}
+
+/// How a verb prints its data.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 fn open(global: &Global) -> Result<Session, Failure> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use imgforge::Session;
 use imgforge::core::name::ImageName;
 use imgforge::core::plan::{Action, Plan, PlannedTarget, Reason};
@@ -12,7 +12,7 @@ use imgforge::core::plan::{Action, Plan, PlannedTarget, Reason};
 use crate::Global;
 use crate::console::{DIM, GOOD, WORK, print};
 use crate::failure::Failure;
-use crate::verbs::{Selection, json, open};
+use crate::verbs::{Format, Selection, json, open};
 
 /// Show what would be built and why, without building
 ///
@@ -34,12 +34,6 @@ pub(crate) struct PlanVerb {
     /// Plan as if nothing selected were held
     #[arg(long)]
     force: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 impl PlanVerb {

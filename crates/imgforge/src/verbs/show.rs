@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use imgforge::Session;
 use imgforge::core::manifest::Millis;
 use imgforge::core::name::ImageName;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::console::{DIM, count, print};
 use crate::failure::Failure;
-use crate::verbs::{json, open};
+use crate::verbs::{Format, json, open};
 
 /// Show what an image is made of: parents, packages, services with the manifest line of each field
 ///
@@ -31,12 +31,6 @@ pub(crate) struct Show {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// What `show` prints.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use imgforge::{LockChange, changes};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::console::{GOOD, WORK, count, print, say};
 use crate::failure::Failure;
-use crate::verbs::{json, open, reporter};
+use crate::verbs::{Format, json, open, reporter};
 
 /// Resolve all packages anew and write imgforge.lock
 ///
@@ -25,12 +25,6 @@ pub(crate) struct Update {
     /// How to print what changed: text goes to stderr, json to stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// `{"version":1,"changes":[{"package","old","new","security"}]}`
