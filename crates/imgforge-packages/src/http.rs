@@ -4,9 +4,12 @@ use std::io::Read;
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body};
 
 use crate::error::Error;
+use crate::resolver::Remembering;
 
 /// How often something is tried in all.
 pub(crate) const TRIES: u32 = 3;
@@ -22,7 +25,7 @@ pub(crate) enum Failure {
 }
 
 pub(crate) fn agent() -> Agent {
-    Agent::config_builder()
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         .accept_encoding("identity")
         .user_agent(concat!("imgforge/", env!("CARGO_PKG_VERSION")))
@@ -31,8 +34,8 @@ pub(crate) fn agent() -> Agent {
         .timeout_per_read(Some(Duration::from_secs(30)))
         .max_idle_connections(16)
         .max_idle_connections_per_host(16)
-        .build()
-        .new_agent()
+        .build();
+    Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default())
 }
 
 /// Sends one request, for the bytes from `offset` on.

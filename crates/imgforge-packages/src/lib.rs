@@ -27,6 +27,7 @@ mod progress;
 mod relation;
 mod release;
 mod resolve;
+mod resolver;
 mod root;
 mod root_tar;
 mod scripts;
