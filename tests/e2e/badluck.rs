@@ -351,7 +351,7 @@ fn names_of_folders_and_files_may_hold_spaces_quotes_and_any_letter() {
     family.write(
         folder.join("image.kdl").as_str(),
         &format!(
-            "image \"odd\" {{\n    from \"scratch\"\n    copy \"busybox\" \"/bin/busybox\"\n    copy \"{quoted}\" \"/{quoted}\"\n}}\n"
+            "image \"odd\" {{\n    from \"scratch\"\n    copy \"busybox\" \"/bin/busybox\"\n    copy \"{quoted}\" \"/{quoted}\"\n    volume \"/v {quoted}\"\n}}\n"
         ),
     );
     let args = ["-C", odd.as_str()];
@@ -360,4 +360,6 @@ fn names_of_folders_and_files_may_hold_spaces_quotes_and_any_letter() {
     let odd = format!("{}:latest", family.repository("odd"));
     let cat = ["run", "--rm", "--network", "none", &odd, "/bin/busybox", "cat", &format!("/{name}")];
     assert_eq!(Docker::run(&cat), "inside");
+    let volumes = Docker::run(&["image", "inspect", "--format", "{{json .Config.Volumes}}", &odd]);
+    assert_eq!(volumes, serde_json::json!({ format!("/v {name}"): {} }).to_string());
 }
