@@ -55,3 +55,11 @@ fn a_first_plan_says_that_nothing_was_ever_built() {
     let plan = imgforge(&family, &["plan", "left"]).ok();
     insta::assert_snapshot!(plan.stdout);
 }
+
+#[test]
+fn help_can_be_asked_for_as_a_verb_and_says_the_same() {
+    let family = small_family();
+    let asked = imgforge(&family, &["help", "plan"]).ok().stdout;
+    assert!(asked.contains("--exit-code"), "{asked}");
+    assert_eq!(asked, imgforge(&family, &["plan", "--help"]).ok().stdout);
+}

@@ -9,7 +9,7 @@ use imgforge_core::name::ImageName;
 use crate::Options;
 use crate::run::{Run, Running, TAIL};
 use crate::style::{Palette, word};
-use crate::text::{clean, human_duration, human_size, one_line};
+use crate::text::{clean, counted, human_duration, human_size, one_line};
 
 /// The column of names, in lines that are followed by figures.
 const NAMES: usize = 22;
@@ -46,7 +46,8 @@ impl Teller {
             }
             Event::Fetched { what, bytes, files, took } if *files > 0 && !quiet => {
                 let (size, took) = (human_size(*bytes), human_duration(*took));
-                format!("{}{files} {}, {size} in {took}\n", word(p.good, "Fetched"), one_line(what))
+                let what = counted(*files, &one_line(what));
+                format!("{}{what}, {size} in {took}\n", word(p.good, "Fetched"))
             }
             Event::TargetFinished { target, outcome, took } => {
                 self.finished(target, outcome, *took, ended.as_ref())

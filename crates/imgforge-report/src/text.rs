@@ -65,6 +65,15 @@ pub(crate) fn one_line(text: &str) -> String {
     clean(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
+/// `3 packages`, `1 package index`: a plural English noun after its number.
+pub(crate) fn counted(count: usize, nouns: &str) -> String {
+    let one = match nouns.strip_suffix("xes") {
+        Some(stem) => format!("{stem}x"),
+        None => nouns.strip_suffix('s').unwrap_or(nouns).to_owned(),
+    };
+    format!("{count} {}", if count == 1 { &one } else { nouns })
+}
+
 /// Columns that `text` takes on a terminal; `text` holds no control codes.
 pub(crate) fn width(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
@@ -159,6 +168,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_of_a_kind_is_no_plural() {
+        assert_eq!(counted(1, "package indexes"), "1 package index");
+        assert_eq!(counted(1, "packages"), "1 package");
+        assert_eq!(counted(114, "packages"), "114 packages");
+    }
 
     #[test]
     fn durations_read_as_people_say_them() {

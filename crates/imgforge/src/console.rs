@@ -14,6 +14,9 @@ pub(crate) const DIM: Style = Style::new().dimmed();
 /// Red and bold.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
+/// How wide diagnostics are drawn at most, in columns.
+const WIDEST: usize = 100;
+
 /// Obeys `--color`; `auto` looks at the stream, NO_COLOR and CLICOLOR_FORCE.
 pub(crate) fn set_colors(choice: ColorChoice) {
     match choice {
@@ -27,8 +30,11 @@ pub(crate) fn set_colors(choice: ColorChoice) {
 /// Diagnostics are drawn by miette, with colour and line drawing as the stream can show them.
 fn miette_hook() {
     let color = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    // On a narrow terminal the drawing must not be broken; elsewhere it is always the same.
+    let columns = ::console::Term::stderr().size_checked().map_or(WIDEST, |(_, columns)| columns.into());
+    let width = columns.clamp(40, WIDEST);
     let hook = miette::set_hook(Box::new(move |_| {
-        Box::new(miette::MietteHandlerOpts::new().color(color).unicode(true).width(100).build())
+        Box::new(miette::MietteHandlerOpts::new().color(color).unicode(true).width(width).build())
     }));
     hook.expect("set once, at the start");
 }

@@ -27,7 +27,7 @@ Exit codes: 0 done; 1 something failed to build; 2 the command line, a manifest 
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
 #[derive(Parser)]
-#[command(name = "imgforge", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
+#[command(name = "imgforge", version, after_help = EXAMPLES, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
+use super::values::escape_word;
 use super::{Origin, template_problem};
 use crate::context::clean;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
@@ -32,6 +33,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_syntax(syntax());
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.add_filter("word", |text: &str| word(text));
+    env.add_filter("literal", |text: &str| escape_word(text));
     env.add_filter("json", |value: Value| json(&value));
     env.add_function("at", |value: Value| value.get_attr("at").unwrap_or_default());
     env.add_template(BUILT_IN, BUILT_IN_TEXT).expect("the built-in template is one");

@@ -177,8 +177,8 @@ fn copy_value(copy: &CopyStep) -> Value {
     context! { at => mark(copy.span), keyword => "COPY", text, flags }
 }
 
-/// BuildKit expands variables and takes quotes away in the words of COPY, in the JSON form too.
-fn escape_word(word: &str) -> String {
+/// BuildKit expands variables and takes quotes away in the words of COPY and VOLUME, in the JSON form too.
+pub(super) fn escape_word(word: &str) -> String {
     let mut out = String::new();
     for c in word.chars() {
         if matches!(c, '\\' | '$' | '"' | '\'') {

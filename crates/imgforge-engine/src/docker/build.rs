@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::error::Error as _;
 use std::hash::BuildHasher;
 use std::pin::pin;
 use std::sync::Arc;
@@ -68,10 +69,12 @@ pub(super) async fn build(
             let size = super::size(&docker.client, &id).await?;
             Ok(BuiltImage { id, size })
         }
-        Ok(End::Failed(status)) if is_broken(&status) => {
-            Err(progress.broken(Error::Connection { message: with_causes(&status) }))
-        }
-        Ok(End::Failed(status)) => Err(progress.failure(status.message().to_owned())),
+        Ok(End::Failed(status)) => Err(match status.source() {
+            // A call that failed on the way; what the daemon says has no cause on our side. The status itself is
+            // no text for people.
+            Some(cause) => progress.broken(Error::Connection { message: with_causes(cause) }),
+            None => progress.failure(status.message().to_owned()),
+        }),
         Ok(End::Unsendable(error)) | Err(error) => Err(error),
     }
 }
@@ -214,11 +217,6 @@ fn image_id(mut response: SolveResponse) -> Result<String, Error> {
     response.exporter_response.remove("containerimage.digest").ok_or_else(|| Error::Connection {
         message: "the daemon ended the build without an image".to_owned(),
     })
-}
-
-/// Whether a call failed on the way; what the daemon says has no cause on our side.
-fn is_broken(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
 }
 
 /// A name that no other build has, of this process or another, on this machine or another.
