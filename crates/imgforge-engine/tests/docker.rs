@@ -329,15 +329,16 @@ async fn owners_modes_and_times_in_an_image_do_not_depend_on_the_machine() {
 #[tokio::test]
 async fn a_dockerfile_may_name_many_files_with_long_names() {
     let bench = Bench::new().await;
-    // Together more than the 16 KiB that HTTP servers take as headers if nobody says otherwise.
-    let names: Vec<String> = (0..100).map(|n| format!("{n:02}-{}", "é".repeat(100))).collect();
+    // Together, and as headers write them, more than the 16 KiB that HTTP servers take if nobody says otherwise. (Of
+    // hundreds of sources in one COPY, Engine 20.10 itself loses track.)
+    let names: Vec<String> = (0..40).map(|n| format!("{n:02}-{}", "é".repeat(100))).collect();
     let mut request = bench.request(&format!("COPY {} /all/\n{LIST}", names.join(" ")));
     request.entries.extend(names.iter().map(|name| bench.file(name, name.as_bytes())));
     let (image, _) = bench.build(request).await;
     let image = image.unwrap();
     let expected: Vec<String> = names.iter().map(|name| format!("./{name}")).collect();
     assert_eq!(listed(&bench, &image).await, expected);
-    assert_eq!(bench.read(&image, &format!("/all/{}", names[99])).await.unwrap(), names[99]);
+    assert_eq!(bench.read(&image, &format!("/all/{}", names[39])).await.unwrap(), names[39]);
     bench.clean().await;
 }
 
