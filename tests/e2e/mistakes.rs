@@ -188,3 +188,16 @@ fn a_folder_that_is_not_there_and_one_without_images_are_told_apart() {
     assert_says(&empty.stderr, &["no image in", "image.kdl"]);
     assert_eq!(imgforge(&family, &["list", "--quiet"]).ok().stderr, "");
 }
+
+#[test]
+fn what_is_not_in_the_image_is_named_without_the_daemons_own_folders() {
+    let family = TestWorkspace::new();
+    family.image("bare", "    from \"scratch\"\n    copy \"file\" \"/file\"");
+    family.write("bare/file", "x");
+    family.image("shell", "    from \"bare\"\n    run \"echo hello\"");
+    family.image("from", "    from \"bare\"\n    copy \"/nothing\" \"/x\" from=\"bare\"");
+    let ran = imgforge(&family, &["build"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert_says(&ran.stderr, &["there is no program /bin/sh in the image", "shell/image.kdl:3"]);
+    assert_says(&ran.stderr, &["lstat /nothing: no such file or directory\n   ╭─[from/image.kdl:3"]);
+}

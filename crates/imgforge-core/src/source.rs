@@ -154,7 +154,7 @@ impl Source for WorkTree {
         let mut found = Vec::new();
         let walk = ignore::WalkBuilder::new(&self.root).require_git(false).follow_links(false).build();
         for entry in walk {
-            let entry = entry.map_err(io::Error::other)?;
+            let entry = entry.map_err(|error| walk_error(&error))?;
             if entry.file_name() == name && entry.file_type().is_some_and(|kind| !kind.is_dir()) {
                 let path = entry.path().strip_prefix(&self.root).map_err(io::Error::other)?;
                 let path = Utf8Path::from_path(path)
@@ -168,6 +168,20 @@ impl Source for WorkTree {
 
     fn disk_path(&self, path: &Utf8Path) -> Option<Utf8PathBuf> {
         Some(self.root.join(path))
+    }
+}
+
+/// What kept a folder from being searched, with the path said once.
+fn walk_error(error: &ignore::Error) -> io::Error {
+    match (error, error.io_error()) {
+        (ignore::Error::WithPath { path, .. }, Some(cause)) => {
+            let why = io::Error::from(cause.kind());
+            io::Error::new(
+                cause.kind(),
+                format!("{}: {why}; what git ignores is not searched", path.display()),
+            )
+        }
+        _ => io::Error::other(error.to_string()),
     }
 }
 

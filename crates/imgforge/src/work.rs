@@ -305,7 +305,11 @@ fn build_problem(job: &Job, error: &BuildError) -> Problem {
     let manifest = &job.image.manifest;
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
     match error {
-        BuildError::Step { number, total, text, message, .. } => {
+        BuildError::Step { number, total, text, message, log_tail } => {
+            let message = match missing_program(log_tail) {
+                Some(program) => format!("there is no program {program} in the image"),
+                None => in_the_image(message),
+            };
             let label = format!("step {number}/{total}");
             let Some(instruction) = failed_instruction(job, *number, *total, text) else {
                 return at_name(format!("{message} in {text}"));
@@ -340,6 +344,26 @@ fn build_problem(job: &Job, error: &BuildError) -> Problem {
     }
 }
 
+/// The program that a container could not be started with, as runc says it on its own behalf.
+fn missing_program(log: &[String]) -> Option<&str> {
+    let line = log.iter().find(|line| line.contains("unable to start container process"))?;
+    let (_, rest) = line.split_once("exec: \"")?;
+    let (program, why) = rest.split_once("\": ")?;
+    ["no such file or directory", "executable file not found"]
+        .iter()
+        .any(|end| why.contains(end))
+        .then_some(program)
+}
+
+/// A message with the daemon's mount points taken off its paths: `/var/lib/docker/overlay2/HASH/merged/etc` is `/etc`.
+fn in_the_image(message: &str) -> String {
+    let words = message.split(' ').map(|word| match word.split_once("/merged/") {
+        Some((mount, rest)) if mount.starts_with('/') => format!("/{rest}"),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// `... parse error line 2: unknown flag: network`, as BuildKit says it: the line from 1, and what is wrong with it.
 fn refused_line(message: &str) -> Option<(usize, &str)> {
     let (_, rest) = message.split_once("parse error ")?;
@@ -371,4 +395,24 @@ fn failed_instruction<'j>(
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let wanted = squeeze(text);
     steps.into_iter().find(|instruction| squeeze(instruction.text()) == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_the_daemon_become_paths_of_the_image() {
+        let told = "lstat /var/lib/docker/overlay2/0a1b/merged/no/such: no such file or directory";
+        assert_eq!(in_the_image(told), "lstat /no/such: no such file or directory");
+        assert_eq!(in_the_image("a/merged/b is kept"), "a/merged/b is kept");
+    }
+
+    #[test]
+    fn only_runc_speaks_of_a_program_that_is_missing() {
+        let told = "runc run failed: unable to start container process: exec: \"/bin/sh\": stat /bin/sh: no such file or directory";
+        assert_eq!(missing_program(&[told.into()]), Some("/bin/sh"));
+        assert_eq!(missing_program(&["exec: \"x\": no such file or directory".into()]), None);
+        assert_eq!(missing_program(&[told.replace("no such file or directory", "permission denied")]), None);
+    }
 }
