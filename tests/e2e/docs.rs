@@ -21,25 +21,47 @@ fn files(markdown: &str) -> Vec<(String, String)> {
     found
 }
 
-#[test]
-fn every_example_of_the_manifest_reference_is_right() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manifest.md");
-    let files = files(&std::fs::read_to_string(page).unwrap());
+/// The files of a page's examples, written into a folder of their own and opened. An example may leave out what names
+/// the workspace.
+fn workspace_of(page: &str) -> (tempfile::TempDir, Session) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
     let dir = tempfile::tempdir().unwrap();
     let root = camino::Utf8Path::from_path(dir.path()).unwrap();
-    for (path, text) in &files {
-        std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+    for (path, text) in files(&std::fs::read_to_string(page).unwrap()) {
+        std::fs::create_dir_all(root.join(&path).parent().unwrap()).unwrap();
+        let is_unnamed = path == "imgforge.kdl" && !text.contains("workspace ");
+        let text = if is_unnamed { format!("workspace \"example\"\n{text}") } else { text };
         std::fs::write(root.join(path), text).unwrap();
     }
     let session = Session::open(root, &OpenOptions { cache: false }).unwrap();
+    (dir, session)
+}
+
+fn rendered(session: &Session, name: &ImageName) -> String {
+    let source = WorkTree::uncached(session.root());
+    render::render(session.workspace(), session.graph(), name, &source).unwrap().dockerfile
+}
+
+#[test]
+fn every_example_of_the_manifest_reference_is_right() {
+    let (_dir, session) = workspace_of("manifest.md");
     let images: Vec<&str> = session.workspace().images.keys().map(ImageName::as_str).collect();
     assert_eq!(images, ["os", "page", "shop", "tool", "web"]);
-    let source = WorkTree::uncached(root);
     for name in session.workspace().images.keys() {
-        let rendered = render::render(session.workspace(), session.graph(), name, &source).unwrap();
-        assert!(rendered.dockerfile.contains("FROM "), "{name}");
+        let dockerfile = rendered(&session, name);
+        assert!(dockerfile.contains("FROM "), "{name}");
         if name.as_str() == "tool" {
-            assert!(rendered.dockerfile.contains("ENV TZ=\"UTC\"\n"), "{}", rendered.dockerfile);
+            assert!(dockerfile.contains("ENV TZ=\"UTC\"\n"), "{dockerfile}");
         }
+    }
+}
+
+#[test]
+fn every_example_of_the_page_on_packages_is_right() {
+    let (_dir, session) = workspace_of("packages.md");
+    let images: Vec<&str> = session.workspace().images.keys().map(ImageName::as_str).collect();
+    assert_eq!(images, ["os-base", "web"]);
+    for name in session.workspace().images.keys() {
+        assert!(rendered(&session, name).contains(".imgforge/packages"), "{name}");
     }
 }

@@ -184,11 +184,8 @@ fn list_request(workspace: &str) -> Result<()> {
 }
 
 fn imgforge(binary: &Path, root: &Path) -> Result<()> {
-    let status = Command::new(binary)
-        .args(["build", "-q", "-j4"])
-        .current_dir(root)
-        .stderr(Stdio::inherit())
-        .status()?;
+    let status =
+        Command::new(binary).args(["build", "-q"]).current_dir(root).stderr(Stdio::inherit()).status()?;
     ensure!(status.success(), "imgforge build failed");
     Ok(())
 }

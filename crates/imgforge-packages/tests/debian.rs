@@ -16,7 +16,7 @@ use imgforge_packages::{
 };
 
 /// The package set that the essential root gets, and what is installed on it.
-const CHILD: [&str; 3] = ["nginx-light", "ruby", "s6"];
+const CHILD: [&str; 4] = ["apt", "nginx-light", "ruby", "s6"];
 
 fn debian() -> AptSource {
     let located = |text: &str| Located::new(text.to_owned(), Span::default());
@@ -150,7 +150,7 @@ fn install_on(
     let output = child.run(&format!(
         "FROM {parent}\n\
          RUN --mount=type=bind,source=.imgforge/packages,target=/mnt [\"/bin/sh\",\"/mnt/install\"]\n\
-         RUN nginx -t && ruby -e 'puts 6 * 7' && command -v s6-svscan\n"
+         RUN apt-get check && nginx -t && ruby -e 'puts 6 * 7' && command -v s6-svscan\n"
     ));
     assert!(output.status.success(), "{}", log(&output));
     let all: Vec<LockedPackage> = root.iter().chain(&added).cloned().collect();

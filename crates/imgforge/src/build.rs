@@ -22,7 +22,7 @@ use crate::{Error, Session};
 /// How a build runs.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
-    /// How many targets are built at once; as many as there are processors when not given.
+    /// How many targets are built at once; three for each processor when not given.
     pub slots: Option<usize>,
     /// Start nothing more after the first failure; otherwise only what stands on the failed target is skipped.
     pub fail_fast: bool,
@@ -292,8 +292,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     built.map_err(|error| Error::Io { path: "the threads of the program".into(), error })
 }
 
+/// Three for each processor: a build waits for its daemon more than it computes. (On a storage driver without a diff of
+/// its own, Docker even sleeps to the next full second for each image, so that file times tell layers apart.)
 fn default_slots() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+    3 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
 fn schedule(prepared: &[Prepared], plan: &Plan, durations: &Durations, fail_fast: bool) -> Schedule {

@@ -23,7 +23,7 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 pub(crate) struct Build {
     #[command(flatten)]
     selection: Selection,
-    /// How many images are built at once [default: the number of processors]
+    /// How many images are built at once [default: three for each processor]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Start nothing more after the first failure
