@@ -41,6 +41,7 @@ pub(crate) fn run(sizes: &[usize]) -> Result<()> {
         let build = || imgforge(&binary, &family.root);
         let plain = |slots| timed(|| family.docker_builds(slots));
 
+        family.forget_images()?;
         let cold = timed(build)?;
         let four = others
             .then(|| {
