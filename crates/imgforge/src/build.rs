@@ -94,14 +94,15 @@ impl Session {
         let started = Instant::now();
         let runtime = runtime()?;
         let mut lock = self.usable_lock(options.locked, reporter)?;
-        let mut relocked = Vec::new();
+        // Once: an index may name a file that its server lacks, and locking anew would name it again.
+        let (mut relocked, mut may_relock) =
+            (Vec::new(), self.workspace.manifest.relock_vanished && !options.locked);
         let planned = loop {
             let planned = runtime.block_on(self.planned(selected, &lock, &relocked, options.force))?;
             match self.fetch_for(&planned, reporter) {
                 Ok(()) => break planned,
-                Err(Error::Packages(imgforge_packages::Error::Vanished(gone)))
-                    if self.workspace.manifest.relock_vanished && relocked.is_empty() && !options.locked =>
-                {
+                Err(Error::Packages(imgforge_packages::Error::Vanished(gone))) if may_relock => {
+                    may_relock = false;
                     let new = self.relock(&lock, &gone, reporter)?;
                     relocked = moved(&lock, &new);
                     lock = new;
