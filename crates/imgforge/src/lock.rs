@@ -190,7 +190,8 @@ impl Session {
         // The image that first declares a service brings the supervisor.
         let top = services::topmost(&self.workspace, &self.graph, image.name());
         if top.is_some_and(|top| top.name() == image.name()) {
-            wanted.insert(services::package(services::supervisor(&self.workspace, image)).to_owned());
+            let packages = services::packages(services::supervisor(&self.workspace, image));
+            wanted.extend(packages.iter().map(|package| (*package).to_owned()));
         }
         if wanted.is_empty() && root.is_none() {
             return None;

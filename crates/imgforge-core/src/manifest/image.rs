@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
-use super::service::{absolute, service, signal};
-use super::workspace::{pair, supervisor};
+use super::service::{absolute, service, signal, supervisor};
+use super::workspace::pair;
 use super::{
     Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Root, RootInclude,
     RunStep, Step, User,

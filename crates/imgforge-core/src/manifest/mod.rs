@@ -19,9 +19,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cache::ManifestCache;
 pub use self::image::read_image;
+pub use self::service::{
+    GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
+    ServiceType, Stop, Supervisor, SupervisorChoice, Wait,
+};
 pub use self::workspace::read_workspace;
 use crate::diagnostic::{Located, SourceFile, Span};
-use crate::name::{ImageName, ServiceName, Tag};
+use crate::name::{ImageName, Tag};
 
 /// What `imgforge.kdl` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +37,7 @@ pub struct WorkspaceManifest {
     /// `registry "HOST/PATH"`: prefix of the full repository names.
     pub registry: Option<Located<String>>,
     /// `supervisor "s6"`: what services run under unless an image says otherwise.
-    pub supervisor: Option<Located<Supervisor>>,
+    pub supervisor: Option<Located<SupervisorChoice>>,
     /// `platform "linux/amd64"`.
     pub platform: Option<Located<String>>,
     /// `images "GLOB"`...: narrows where manifests are looked for.
@@ -106,7 +110,7 @@ pub struct ImageManifest {
     /// `service "NAME" { ... }`.
     pub services: Vec<Service>,
     /// `supervisor "s6"` of this image.
-    pub supervisor: Option<Located<Supervisor>>,
+    pub supervisor: Option<Located<SupervisorChoice>>,
     /// `workdir "/srv"`.
     pub workdir: Option<Located<String>>,
     /// `run-as "web"`: the user that the container's process runs as (USER).
@@ -262,94 +266,4 @@ pub enum Network {
     None,
     /// What the engine gives; the default of hand-written Dockerfiles.
     Default,
-}
-
-/// What runs an image's services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Supervisor {
-    /// s6-svscan as PID 1.
-    S6,
-}
-
-/// `service "NAME" { ... }`: a long-running process under the image's supervisor.
-///
-/// A field that is `None` is taken from the same service of the nearest parent that gives it; a child may
-/// so override one field, or switch the whole service off with `enabled #false`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Service {
-    /// The node's place.
-    pub span: Span,
-    /// Its name, a folder name in the image.
-    pub name: Located<ServiceName>,
-    /// `enabled #false` switches a parent's service off.
-    pub enabled: Option<Located<bool>>,
-    /// `command "PROGRAM" "ARG"...`: an argument vector, never a shell line.
-    pub command: Option<Located<Vec<String>>>,
-    /// `user "web"`: who it runs as; root when no one says.
-    pub user: Option<Located<String>>,
-    /// `dir "/srv/app"`: its working directory.
-    pub dir: Option<Located<String>>,
-    /// `env "NAME" "VALUE"`.
-    pub env: BTreeMap<String, Located<String>>,
-    /// `needs "OTHER"`: started after these are ready.
-    pub needs: Vec<Located<ServiceName>>,
-    /// `ready { command ...; interval ...; timeout ... }`.
-    pub ready: Option<Located<Ready>>,
-    /// `restart "always" delay="1s"`.
-    pub restart: Option<Located<Restart>>,
-    /// `essential #true`: its end ends the container with its exit code.
-    pub essential: Option<Located<bool>>,
-    /// `stop signal="QUIT" grace="10s"`.
-    pub stop: Option<Located<Stop>>,
-}
-
-/// When a service is ready: `ready "PROGRAM" "ARG"... interval="200ms" timeout="30s"`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    /// Run again and again until it exits with 0.
-    pub command: Vec<String>,
-    /// Between two tries; 200 ms when not given.
-    pub interval: Millis,
-    /// After this long the service counts as failed; 30 s when not given.
-    pub timeout: Millis,
-}
-
-/// What happens when a service ends by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restart {
-    /// When it is started again.
-    pub policy: RestartPolicy,
-    /// How long to wait before; 1 s when not given.
-    pub delay: Millis,
-}
-
-/// When a service is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RestartPolicy {
-    /// Whatever its exit code (the default).
-    Always,
-    /// Only after a signal or an exit code other than 0.
-    OnFailure,
-    /// Never.
-    Never,
-}
-
-impl RestartPolicy {
-    /// As it is written in a manifest.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::OnFailure => "on-failure",
-            Self::Never => "never",
-        }
-    }
-}
-
-/// How a service is stopped: `stop signal="QUIT" grace="10s"`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stop {
-    /// Without `SIG`; `TERM` when not given.
-    pub signal: String,
-    /// After this long it is killed; 10 s when not given.
-    pub grace: Millis,
 }

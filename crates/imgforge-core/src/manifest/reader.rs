@@ -302,6 +302,41 @@ impl<'k> Node<'_, '_, 'k> {
         self.text(entry, name)
     }
 
+    /// A property that is a text or a whole number, as text.
+    pub(super) fn text_or_number_property(&mut self, name: &'static str) -> Option<Located<String>> {
+        let entry = self.property(name)?;
+        match entry.value() {
+            KdlValue::Integer(number) => Some(Located::new(number.to_string(), self.value_span(entry))),
+            _ => self.text(entry, name),
+        }
+    }
+
+    /// A property that is `#true` or `#false`.
+    pub(super) fn flag_property(&mut self, name: &'static str) -> Option<Located<bool>> {
+        let entry = self.property(name)?;
+        let span = self.value_span(entry);
+        if let KdlValue::Bool(value) = entry.value() {
+            return Some(Located::new(*value, span));
+        }
+        let message = format!("{name} is #true or #false");
+        self.problem(span, message, "#true or #false is expected");
+        None
+    }
+
+    /// A property that is a text, or `#false` for none.
+    pub(super) fn text_or_false_property(&mut self, name: &'static str) -> Option<Located<Option<String>>> {
+        let entry = self.property(name)?;
+        if let KdlValue::Bool(false) = entry.value() {
+            return Some(Located::new(None, self.value_span(entry)));
+        }
+        self.text(entry, name).map(|text| Located::new(Some(text.value), text.span))
+    }
+
+    /// Whether there is any property at all.
+    pub(super) fn has_any_property(&self) -> bool {
+        self.kdl.entries().iter().any(|entry| entry.name().is_some())
+    }
+
     /// A property that is a whole number of at most 32 bits.
     pub(super) fn number_property(&mut self, name: &'static str) -> Option<Located<u32>> {
         let entry = self.property(name)?;

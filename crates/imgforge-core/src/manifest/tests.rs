@@ -105,12 +105,12 @@ fn a_supervisor_that_is_none_gets_what_there_is() {
 }
 
 #[test]
-fn supervisors_of_other_versions_and_upstart_are_told_what_to_use() {
+fn supervisors_that_are_none_any_more_are_told_what_to_use() {
     let workspace = |name: &str| {
         let text = format!("workspace \"acme\" {{\n    supervisor \"{name}\"\n}}\n");
         problems_of(&[("imgforge.kdl", &text)])
     };
-    assert_snapshot!([workspace("runit"), workspace("upstart")].join("\n"));
+    assert_snapshot!([workspace("sysvinit"), workspace("upstart")].join("\n"));
 }
 
 #[test]

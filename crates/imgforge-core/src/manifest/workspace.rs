@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
-use super::{AptSource, Group, Supervisor, WorkspaceManifest};
+use super::service::supervisor;
+use super::{AptSource, Group, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 
 const TOP: &[&str] = &["workspace", "apt", "group"];
@@ -159,31 +160,6 @@ pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Loca
         let problem = Problem::at(node.reader.file, key.span, message, "again here");
         node.reader.push(problem.and(before.span, "first here"));
     }
-}
-
-/// The supervisors of this version, and what to say of the others.
-pub(super) fn supervisor(node: &mut Node<'_, '_, '_>) -> Option<Located<Supervisor>> {
-    let word = node.string("a supervisor")?;
-    match word.value.as_str() {
-        "s6" => return Some(Located::new(Supervisor::S6, word.span)),
-        "runit" | "supervisord" | "systemd" | "s6-overlay" | "tini" | "dumb-init" | "none" => {
-            let problem = Problem::at(
-                node.reader.file,
-                word.span,
-                format!("the supervisor \"{}\" is not in this version", word.value),
-                "not yet",
-            );
-            node.reader.push(problem.help("use \"s6\""));
-        }
-        "upstart" | "sysvinit" => {
-            let message =
-                format!("\"{}\" is not kept up any more and does not run in containers", word.value);
-            let problem = Problem::at(node.reader.file, word.span, message, "refused");
-            node.reader.push(problem.help("use \"s6\""));
-        }
-        other => node.reader.unknown(word.span, "supervisor", other, &["s6"]),
-    }
-    None
 }
 
 fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {

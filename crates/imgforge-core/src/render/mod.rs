@@ -78,7 +78,7 @@ pub fn render(
     Ok(RenderedImage {
         dockerfile,
         origins,
-        generated: services::files(image, &services),
+        generated: services::files(&services),
         network: image.manifest.network.as_ref().map_or(Network::None, |network| network.value),
         services,
     })

@@ -22,7 +22,7 @@ pub(super) fn of(workspace: &Workspace, graph: &ImageGraph, image: &Image, servi
     let run_as = manifest.run_as.as_ref().or(inherited);
     let span = manifest.run_as.as_ref().map_or(manifest.name.span, |user| user.span);
     let user = run_as.map(|user| valued(span, user_id(&chain, &user.value)));
-    let has_packages = !manifest.packages.is_empty() || brings_supervisor(image, services);
+    let has_packages = !manifest.packages.is_empty() || brings_packages(workspace, image, services);
     let is_root = matches!(manifest.base.value, Base::Root(_));
     let values = context! {
         name => image.name().as_str(),
@@ -47,9 +47,10 @@ pub(super) fn of(workspace: &Workspace, graph: &ImageGraph, image: &Image, servi
     context! { image => values }
 }
 
-/// Whether the image is where the supervisor's package comes in.
-pub(super) fn brings_supervisor(image: &Image, services: &Services) -> bool {
+/// Whether the image is where the supervisor's packages come in.
+fn brings_packages(workspace: &Workspace, image: &Image, services: &Services) -> bool {
     services.topmost.as_ref() == Some(image.name())
+        && !services::packages(services::supervisor(workspace, image)).is_empty()
 }
 
 fn packages_span(manifest: &ImageManifest) -> Span {
@@ -115,10 +116,12 @@ fn labels(workspace: &Workspace, manifest: &ImageManifest) -> Vec<Value> {
 }
 
 fn services_value(image: &Image, services: &Services) -> Option<Value> {
-    let first = image.manifest.services.first()?;
-    let supervisor = services.supervisor.filter(|_| brings_supervisor(image, services));
-    let entrypoint = supervisor.map(|supervisor| vec![services::entrypoint(supervisor)]);
-    Some(context! { at => mark(first.span), entrypoint })
+    let span = image.manifest.services.first()?.span;
+    let process = services.process().map(|process| {
+        let first = services.topmost.as_ref() == Some(image.name());
+        context! { first, entrypoint => process.entrypoint, stop_signal => process.stop_signal }
+    });
+    Some(context! { at => mark(span), process })
 }
 
 /// `UID:GID` of a user that an image of the chain makes; any other name as it is.

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::s6::quote;
 use super::*;
-use crate::manifest::{Millis, RestartPolicy};
+use crate::manifest::{GiveUp, Probe, RestartBound};
 
 fn field<T>(value: T) -> Field<T> {
     let file = Arc::new(SourceFile { path: "web/image.kdl".into(), text: String::new() });
     Field { value, file, span: Span::default() }
+}
+
+fn argv(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
 }
 
 /// A service of which nothing is left out.
@@ -20,21 +23,41 @@ fn full() -> MergedService {
         name: name("app"),
         declared: field(ImageName::new("web").unwrap()),
         enabled: None,
-        command: Some(field(vec!["/usr/bin/app".into(), "a b".into(), "it's".into(), "$HOME".into()])),
+        kind: None,
+        process: Some(field(Process::Command(argv(&["/usr/bin/app", "a b", "it's", "$HOME"])))),
         user: Some(field("web".into())),
+        group: Some(field("www-data".into())),
         home: Some("/srv/web".into()),
         dir: Some(field("/srv/my web".into())),
         env: BTreeMap::from([("KEY".into(), field("two\nlines".into()))]),
+        limits: BTreeMap::from([
+            (Limit::Core, field(Some(0))),
+            (Limit::As, field(Some(1 << 30))),
+            (Limit::Nofile, field(None)),
+        ]),
         needs: BTreeMap::from([(name("cache"), field(())), (name("db"), field(()))]),
         ready: Some(field(Ready {
-            command: vec!["curl".into(), "-f".into(), "http://127.0.0.1/".into()],
+            probe: Probe::Exec(argv(&["curl", "-f", "http://127.0.0.1/"])),
             interval: Millis(250),
             timeout: Millis(30_000),
         })),
-        restart: Some(field(Restart { policy: RestartPolicy::OnFailure, delay: Millis(1500) })),
+        restart: Some(field(Restart {
+            policy: RestartPolicy::OnFailure,
+            delay: Millis(1500),
+            bound: Some(RestartBound { max: 5, within: Millis(60_000), then: GiveUp::Container }),
+        })),
         essential: None,
         stop: Some(field(Stop { signal: "QUIT".into(), grace: Millis(5000) })),
+        reload: Some(field(Reload::Signal("HUP".into()))),
+        before_start: Some(field(argv(&["install", "-d", "/run/my app"]))),
+        after_stop: Some(field(argv(&["rm", "-rf", "/run/my app"]))),
+        log: Some(field(Log::File { dir: "/var/log/app".into(), max_size: 1 << 20, keep: 5 })),
     }
+}
+
+/// A service of which all that can be is left out.
+fn bare() -> MergedService {
+    MergedService::new(full().name, field(ImageName::new("web").unwrap()))
 }
 
 fn written(service: &MergedService) -> String {
@@ -49,18 +72,8 @@ fn written(service: &MergedService) -> String {
 #[test]
 fn a_service_becomes_an_s6_service_directory() {
     insta::assert_snapshot!("s6_full", written(&full()));
-    let least = MergedService {
-        user: None,
-        home: None,
-        dir: None,
-        env: BTreeMap::new(),
-        needs: BTreeMap::new(),
-        ready: None,
-        restart: None,
-        stop: None,
-        essential: Some(field(true)),
-        ..full()
-    };
+    let process = Some(field(Process::Command(argv(&["/usr/bin/app"]))));
+    let least = MergedService { process, essential: Some(field(true)), ..bare() };
     insta::assert_snapshot!("s6_least", written(&least));
 }
 
@@ -68,14 +81,9 @@ fn a_service_becomes_an_s6_service_directory() {
 fn every_service_has_the_same_files_so_that_a_childs_cover_its_parents() {
     let paths = |service: &MergedService| {
         let files = writer(Supervisor::S6).service(service);
-        files
-            .into_iter()
-            .map(|file| file.path)
-            .filter(|path| !path.contains("/dependencies.d/"))
-            .collect::<Vec<_>>()
+        files.into_iter().map(|file| file.path).collect::<Vec<_>>()
     };
-    let bare = MergedService::new(full().name, field(ImageName::new("web").unwrap()));
-    assert_eq!(paths(&full()), paths(&bare));
+    assert_eq!(paths(&full()), paths(&bare()));
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use imgforge::Session;
-use imgforge::core::manifest::Millis;
+use imgforge::core::manifest::{GiveUp, Log, Millis, Process, Reload, Restart};
 use imgforge::core::name::ImageName;
 use imgforge::core::services::{self, Field, MergedService};
 use imgforge::report::human_duration;
@@ -162,27 +162,60 @@ impl Fields {
 
 fn service(service: &MergedService) -> ShownService {
     let mut fields = Fields::default();
-    fields.put(service.command.as_ref(), "command", |argv| argv.join(" "));
+    fields.put(service.kind.as_ref(), "type", |kind| kind.as_str().to_owned());
+    fields.put(service.process.as_ref(), "command", |process| match process {
+        Process::Command(argv) => argv.join(" "),
+        Process::Script(text) => format!("a script of {}", count(text.trim().lines().count(), "line")),
+    });
     fields.put(service.user.as_ref(), "user", Clone::clone);
+    fields.put(service.group.as_ref(), "group", Clone::clone);
     fields.put(service.dir.as_ref(), "dir", Clone::clone);
     for (name, value) in &service.env {
         fields.put(Some(value), format!("env {name}"), Clone::clone);
+    }
+    for (limit, value) in &service.limits {
+        let text = |value: &Option<u64>| value.map_or_else(|| "unlimited".into(), |value| value.to_string());
+        fields.put(Some(value), format!("limit {}", limit.as_str()), text);
     }
     for (name, need) in &service.needs {
         fields.put(Some(need), "needs", |()| name.to_string());
     }
     fields.put(service.ready.as_ref(), "ready", |ready| {
-        format!("{}, within {}", ready.command.join(" "), human_duration(millis(ready.timeout)))
+        format!("{}, within {}", ready.probe, human_duration(millis(ready.timeout)))
     });
-    fields.put(service.restart.as_ref(), "restart", |restart| {
-        format!("{}, after {}", restart.policy.as_str(), human_duration(millis(restart.delay)))
-    });
+    fields.put(service.restart.as_ref(), "restart", restart);
     fields.put(service.essential.as_ref(), "essential", ToString::to_string);
     fields.put(service.stop.as_ref(), "stop", |stop| {
         format!("{}, killed after {}", stop.signal, human_duration(millis(stop.grace)))
     });
+    fields.put(service.reload.as_ref(), "reload", |reload| match reload {
+        Reload::Signal(signal) => signal.clone(),
+        Reload::Command(argv) => argv.join(" "),
+    });
+    fields.put(service.before_start.as_ref(), "before-start", |argv| argv.join(" "));
+    fields.put(service.after_stop.as_ref(), "after-stop", |argv| argv.join(" "));
+    fields.put(service.log.as_ref(), "log", |log| match log {
+        Log::Stdout { prefix: Some(prefix) } => format!("stdout, prefix \"{prefix}\""),
+        Log::Stdout { prefix: None } => "stdout, no prefix".into(),
+        Log::File { dir, max_size, keep } => {
+            format!("{dir}/current, up to {max_size} bytes, {keep} older ones")
+        }
+        Log::Null => "null".into(),
+    });
     fields.put(service.enabled.as_ref(), "enabled", ToString::to_string);
     ShownService { name: service.name.to_string(), enabled: service.is_enabled(), fields: fields.0 }
+}
+
+fn restart(restart: &Restart) -> String {
+    let mut text = restart.policy.as_str().to_owned();
+    if restart.delay.0 > 0 {
+        let _ = write!(text, ", after {}", human_duration(millis(restart.delay)));
+    }
+    if let Some(bound) = restart.bound {
+        let then = if bound.then == GiveUp::Container { "the container stops" } else { "it is given up" };
+        let _ = write!(text, "; {} within {}, then {then}", bound.max, human_duration(millis(bound.within)));
+    }
+    text
 }
 
 fn millis(time: Millis) -> Duration {

@@ -1,0 +1,32 @@
+//! s6-overlay: `/init`, and a source directory of s6-rc for each service.
+
+use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
+use crate::diagnostic::Problems;
+
+pub(super) struct S6Overlay;
+
+impl Writer for S6Overlay {
+    fn packages(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn inexpressible(&self, services: &ServiceSet) -> Problems {
+        let mut problems = Problems::default();
+        for service in services.values() {
+            problems.push(service.declared.problem("s6-overlay is not in this version", "needs it"));
+        }
+        problems
+    }
+
+    fn process(&self, _services: &ServiceSet) -> ContainerProcess {
+        ContainerProcess { entrypoint: Vec::new(), stop_signal: "SIGTERM".into() }
+    }
+
+    fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
+        Vec::new()
+    }
+
+    fn service(&self, _service: &MergedService) -> Vec<ImageFile> {
+        Vec::new()
+    }
+}
