@@ -8,6 +8,7 @@
 //! no name. The caller looks into it ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run
 //! that is killed never leaves an unchecked image under a name.
 
+pub mod containers;
 mod context;
 pub mod dispatcher;
 mod docker;
@@ -26,6 +27,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 pub use tokio_util::sync::CancellationToken;
 
+pub use containers::Containers;
 pub use dispatcher::{Built, EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};

@@ -288,7 +288,11 @@ impl Reporter for Tee<'_> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+/// The threads that engines are talked to from.
+///
+/// # Errors
+/// [`Error::Io`] when the system gives none.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     built.map_err(|error| Error::Io { path: "the threads of the program".into(), error })
 }

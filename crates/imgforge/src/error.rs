@@ -35,6 +35,14 @@ pub enum Error {
         /// The nearest name.
         near: Option<String>,
     },
+    /// No running container has this name.
+    #[error("no running container is called \"{asked}\", and none was made from an image of this name")]
+    NoContainer {
+        /// The word.
+        asked: String,
+        /// The names of those that run.
+        running: Vec<String>,
+    },
     /// The engine cannot be reached, or refused what is not about one image.
     #[error(transparent)]
     Engine(#[from] imgforge_engine::Error),
@@ -67,6 +75,7 @@ impl Error {
             | Self::Problems(_)
             | Self::Select(_)
             | Self::NoImage { .. }
+            | Self::NoContainer { .. }
             | Self::StaleLock(_) => 2,
             Self::Engine(_) | Self::Packages(_) => 3,
             Self::Io { .. } => 1,
@@ -81,6 +90,10 @@ impl Error {
                 Some("a workspace starts with a file imgforge.kdl that says: workspace \"NAME\"".into())
             }
             Self::NoImage { near, .. } => near.as_ref().map(|near| format!("did you mean \"{near}\"?")),
+            Self::NoContainer { running, .. } if running.is_empty() => Some(
+                "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
+            ),
+            Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }

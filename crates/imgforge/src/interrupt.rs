@@ -10,10 +10,12 @@ use imgforge::core::event::{Event, Reporter};
 /// The exit code after a signal.
 const INTERRUPTED: i32 = 130;
 
-/// Cancels a build at the first signal. Before anything is being built (manifests are read, packages fetched) there is
+/// Cancels a build at the first signal, and ends the program at the second. Before anything is being built (manifests are read, packages fetched) there is
 /// nothing to cancel, and the program ends at once: caches are written whole or not at all.
 pub(crate) struct Interrupt {
     building: Arc<AtomicBool>,
+    guarded: Arc<AtomicBool>,
+    second: CancellationToken,
 }
 
 impl Interrupt {
@@ -21,6 +23,8 @@ impl Interrupt {
     pub(crate) fn listen(cancel: CancellationToken) -> Self {
         let building = Arc::new(AtomicBool::new(false));
         let is_building = Arc::clone(&building);
+        let (guarded, second) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let (is_guarded, at_second) = (Arc::clone(&guarded), second.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             // Without a runtime the signals keep their usual effect: the program ends.
@@ -32,10 +36,22 @@ impl Interrupt {
                 }
                 cancel.cancel();
                 signal().await;
+                if is_guarded.load(Ordering::SeqCst) {
+                    at_second.cancel();
+                    signal().await;
+                }
                 exit(INTERRUPTED);
             });
         });
-        Self { building }
+        Self { building, guarded, second }
+    }
+
+    /// From here on there is something to clean up at a second signal too: it cancels what is returned, and only a
+    /// third one ends the program at once.
+    pub(crate) fn guard(&self) -> CancellationToken {
+        self.building.store(true, Ordering::SeqCst);
+        self.guarded.store(true, Ordering::SeqCst);
+        self.second.clone()
     }
 
     /// A reporter that also notices when building begins.

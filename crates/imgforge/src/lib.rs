@@ -20,14 +20,16 @@ mod error;
 mod lock;
 mod prepare;
 mod progress;
+mod run;
 mod session;
 mod work;
 
 pub use imgforge_core as core;
+pub use imgforge_engine as engine;
 pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
-pub use crate::build::{BuildOptions, BuildReport};
+pub use crate::build::{BuildOptions, BuildReport, runtime};
 pub use crate::error::Error;
 pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
 pub use crate::session::{OpenOptions, Session};

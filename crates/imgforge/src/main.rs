@@ -17,6 +17,8 @@ Examples:
   imgforge build webapp-base+       an image and all that stands on it
   imgforge plan                     what would be built, and why
   imgforge graph --format mermaid   the family as a picture
+  imgforge run guestbook            start it here, its ports on loopback
+  imgforge services                 what the services of running containers do
   imgforge update                   lock the newest packages
 
 Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
@@ -63,6 +65,8 @@ enum Verb {
     List(verbs::list::List),
     Show(verbs::show::Show),
     Render(verbs::render::Render),
+    Run(verbs::run::Run),
+    Services(verbs::services::ServicesVerb),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -77,6 +81,8 @@ fn main() -> ExitCode {
         Verb::List(verb) => verb.run(&cli.global),
         Verb::Show(verb) => verb.run(&cli.global),
         Verb::Render(verb) => verb.run(&cli.global),
+        Verb::Run(verb) => verb.run(&cli.global),
+        Verb::Services(verb) => verb.run(cli.global.quiet),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

@@ -258,6 +258,27 @@ impl Services {
         (!is_inherited).then_some(process)
     }
 
+    /// How long it may take at most until all services are stopped: each gets its stop signal once all that need it
+    /// are down, and is killed after its grace.
+    pub fn stop_time(&self) -> Millis {
+        let mut down: BTreeMap<&ServiceName, u64> = BTreeMap::new();
+        let mut open: Vec<&MergedService> = self.enabled().collect();
+        let mut left = usize::MAX;
+        // `merge` refuses circles, so each round finds one at least.
+        while open.len() < left {
+            left = open.len();
+            open.retain(|service| {
+                let needed_by = self.enabled().filter(|other| other.needs.contains_key(&service.name));
+                let times: Option<Vec<u64>> = needed_by.map(|other| down.get(&other.name).copied()).collect();
+                let Some(times) = times else { return true };
+                let begin = times.into_iter().max().unwrap_or(0);
+                down.insert(&service.name, begin + service.stop().grace.0);
+                false
+            });
+        }
+        Millis(down.into_values().max().unwrap_or(0))
+    }
+
     /// The services that run.
     pub fn enabled(&self) -> impl Iterator<Item = &MergedService> {
         self.merged.values().filter(|service| service.is_enabled())

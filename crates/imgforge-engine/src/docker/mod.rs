@@ -1,6 +1,7 @@
 //! The Docker daemon as an [`Engine`], through its HTTP interface.
 
 mod build;
+mod containers;
 mod endpoint;
 mod read;
 mod session;

@@ -71,7 +71,8 @@ impl Build {
     }
 }
 
-fn say_end(report: &BuildReport, quiet: bool) {
+/// What failed, or that there was nothing to do.
+pub(crate) fn say_end(report: &BuildReport, quiet: bool) {
     for failure in &report.failures {
         anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
     }

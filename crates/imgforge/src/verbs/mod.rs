@@ -5,7 +5,9 @@ pub(crate) mod graph;
 pub(crate) mod list;
 pub(crate) mod plan;
 pub(crate) mod render;
+pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod services;
 pub(crate) mod show;
 pub(crate) mod update;
 

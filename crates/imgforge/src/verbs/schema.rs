@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, list, show, update};
+use crate::verbs::{graph, json, list, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -25,6 +25,7 @@ enum Of {
     Graph,
     List,
     Plan,
+    Services,
     Show,
     Update,
 }
@@ -36,6 +37,7 @@ impl SchemaVerb {
             Of::Graph => schema_for!(graph::GraphOutput),
             Of::List => schema_for!(list::ListOutput),
             Of::Plan => schema_for!(Plan),
+            Of::Services => schema_for!(services::ServicesOutput),
             Of::Show => schema_for!(show::ShowOutput),
             Of::Update => schema_for!(update::UpdateOutput),
         };

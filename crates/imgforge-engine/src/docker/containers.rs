@@ -1,0 +1,192 @@
+//! Containers on a Docker daemon.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::errors::Error as Bollard;
+use bollard::exec::StartExecResults;
+use bollard::models::{ContainerCreateBody, ContainerSummary, ExecConfig, HostConfig, PortBinding};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
+};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+
+use super::Docker;
+use crate::containers::{
+    Containers, ExecOutput, OutputSink, PublishedPort, RunRequest, RunningContainer, Started,
+};
+use crate::{Error, labels};
+
+impl Containers for Docker {
+    fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>> {
+        start(&self.client, request).boxed()
+    }
+
+    fn follow<'a>(&'a self, container: &'a str, sink: OutputSink) -> BoxFuture<'a, Result<i64, Error>> {
+        follow(&self.client, container, sink).boxed()
+    }
+
+    fn stop<'a>(&'a self, container: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+            let options = StopContainerOptionsBuilder::default().t(seconds).build();
+            Ok(self.client.stop_container(container, Some(options)).await?)
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        remove(&self.client, container).boxed()
+    }
+
+    fn running<'a>(&'a self, image: Option<&'a str>) -> BoxFuture<'a, Result<Vec<RunningContainer>, Error>> {
+        async move {
+            let label = match image {
+                Some(image) => format!("{}={image}", labels::IMAGE),
+                None => labels::IMAGE.to_owned(),
+            };
+            list(&self.client, "label", label).await
+        }
+        .boxed()
+    }
+
+    fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>> {
+        async move {
+            // A filter takes a part of a name; the name must be the whole of it.
+            let named = list(&self.client, "name", container.to_owned()).await?;
+            if let Some(found) = named.into_iter().find(|found| found.name == container) {
+                return Ok(Some(found));
+            }
+            let is_id = container.len() >= 4 && container.bytes().all(|b| b.is_ascii_hexdigit());
+            if !is_id {
+                return Ok(None);
+            }
+            Ok(list(&self.client, "id", container.to_owned()).await?.into_iter().next())
+        }
+        .boxed()
+    }
+
+    fn exec<'a>(
+        &'a self,
+        container: &'a str,
+        argv: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
+        exec(&self.client, container, argv).boxed()
+    }
+}
+
+async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started, Error> {
+    let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
+    for PublishedPort { container, host_ip, host_port } in &request.ports {
+        let binding =
+            PortBinding { host_ip: Some(host_ip.clone()), host_port: host_port.map(|port| port.to_string()) };
+        bindings.entry(container.clone()).or_default().get_or_insert_default().push(binding);
+    }
+    let host = HostConfig {
+        port_bindings: Some(bindings),
+        binds: Some(request.volumes),
+        tmpfs: Some(request.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
+        readonly_rootfs: Some(request.read_only),
+        privileged: Some(request.privileged),
+        ..HostConfig::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(request.image),
+        cmd: (!request.command.is_empty()).then_some(request.command),
+        env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        exposed_ports: Some(request.ports.iter().map(|port| port.container.clone()).collect()),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    };
+    let options = request.name.map(|name| CreateContainerOptionsBuilder::default().name(&name).build());
+    let id = client.create_container(options, body).await?.id;
+    if let Err(error) = client.start_container(&id, None::<StartContainerOptions>).await {
+        remove(client, &id).await?;
+        return Err(error.into());
+    }
+    let found = client.inspect_container(&id, None::<InspectContainerOptions>).await?;
+    let published = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
+    let mut ports = Vec::new();
+    for (port, bindings) in published {
+        for binding in bindings.into_iter().flatten() {
+            let (ip, number) = (binding.host_ip.unwrap_or_default(), binding.host_port.unwrap_or_default());
+            ports.push((port.clone(), format!("{ip}:{number}")));
+        }
+    }
+    ports.sort();
+    let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
+    Ok(Started { id, name, ports })
+}
+
+async fn follow(client: &bollard::Docker, container: &str, sink: OutputSink) -> Result<i64, Error> {
+    let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).build();
+    let mut logs = client.logs(container, Some(options));
+    while let Some(piece) = logs.next().await {
+        match piece? {
+            LogOutput::StdErr { message } => sink(true, &message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
+                sink(false, &message);
+            }
+        }
+    }
+    let mut waiting = client.wait_container(container, None::<WaitContainerOptions>);
+    match waiting.next().await {
+        Some(Ok(ended)) => Ok(ended.status_code),
+        // What bollard makes of an exit code other than 0.
+        Some(Err(Bollard::DockerContainerWaitError { code, .. })) => Ok(code),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(Error::Connection { message: "the daemon says nothing of the container's end".into() }),
+    }
+}
+
+async fn remove(client: &bollard::Docker, container: &str) -> Result<(), Error> {
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+    match client.remove_container(container, Some(options)).await.map_err(Error::from) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn list(client: &bollard::Docker, filter: &str, value: String) -> Result<Vec<RunningContainer>, Error> {
+    let filters = HashMap::from([(filter, vec![value])]);
+    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+    let row = |found: ContainerSummary| {
+        let name = found.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+        Some(RunningContainer {
+            id: found.id?,
+            name: name.trim_start_matches('/').to_owned(),
+            image: found.labels.unwrap_or_default().remove(labels::IMAGE),
+        })
+    };
+    let mut rows: Vec<RunningContainer> =
+        client.list_containers(Some(options)).await?.into_iter().filter_map(row).collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
+}
+
+async fn exec(client: &bollard::Docker, container: &str, argv: &[&str]) -> Result<ExecOutput, Error> {
+    let config = ExecConfig {
+        cmd: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..ExecConfig::default()
+    };
+    let id = client.create_exec(container, config).await?.id;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    if let StartExecResults::Attached { mut output, .. } = client.start_exec(&id, None).await? {
+        while let Some(piece) = output.next().await {
+            match piece? {
+                LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
+                LogOutput::StdOut { message }
+                | LogOutput::Console { message }
+                | LogOutput::StdIn { message } => stdout.extend_from_slice(&message),
+            }
+        }
+    }
+    let code = client.inspect_exec(&id).await?.exit_code.unwrap_or(-1);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(ExecOutput { code, stdout: text(stdout), stderr: text(stderr) })
+}
