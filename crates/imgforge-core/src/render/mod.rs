@@ -72,13 +72,14 @@ pub fn render(
         });
     }
     let services = services::merge(workspace, graph, name)?;
-    let values = values::of(workspace, graph, image, &services);
+    let generated = services::files(&services);
+    let values = values::of(workspace, graph, image, &services, !generated.is_empty());
     let marked = template::render(image, source, &values)?;
     let (dockerfile, origins) = template::take_marks(&marked);
     Ok(RenderedImage {
         dockerfile,
         origins,
-        generated: services::files(&services),
+        generated,
         network: image.manifest.network.as_ref().map_or(Network::None, |network| network.value),
         services,
     })

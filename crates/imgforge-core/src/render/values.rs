@@ -12,8 +12,14 @@ use crate::manifest::{Base, CopyStep, Healthcheck, ImageManifest, Millis, RootIn
 use crate::services::{self, Services};
 use crate::workspace::{Image, Workspace};
 
-/// The values for one image.
-pub(super) fn of(workspace: &Workspace, graph: &ImageGraph, image: &Image, services: &Services) -> Value {
+/// The values for one image; `writes_services` when it has files for services to bring.
+pub(super) fn of(
+    workspace: &Workspace,
+    graph: &ImageGraph,
+    image: &Image,
+    services: &Services,
+    writes_services: bool,
+) -> Value {
     let manifest = &image.manifest;
     let chain: Vec<&Image> =
         graph.chain(image.name()).into_iter().map(|name| &workspace.images[name]).collect();
@@ -34,7 +40,7 @@ pub(super) fn of(workspace: &Workspace, graph: &ImageGraph, image: &Image, servi
         env => named(&manifest.env),
         labels => labels(workspace, manifest),
         steps => manifest.steps.iter().map(step).collect::<Vec<_>>(),
-        services => services_value(image, services),
+        services => writes_services.then(|| services_value(image, services)),
         expose => located(&manifest.expose),
         volumes => located(&manifest.volumes),
         workdir => manifest.workdir.as_ref().map(|dir| valued(dir.span, dir.value.clone())),
@@ -115,13 +121,14 @@ fn labels(workspace: &Workspace, manifest: &ImageManifest) -> Vec<Value> {
     labels.into_iter().map(|(key, (at, value))| context! { at, key, value }).collect()
 }
 
-fn services_value(image: &Image, services: &Services) -> Option<Value> {
-    let span = image.manifest.services.first()?.span;
+fn services_value(image: &Image, services: &Services) -> Value {
+    // An image can change its parents' services without naming one: by making the user that one runs as.
+    let span = image.manifest.services.first().map_or(image.manifest.name.span, |service| service.span);
     let process = services.process().map(|process| {
         let first = services.topmost.as_ref() == Some(image.name());
         context! { first, entrypoint => process.entrypoint, stop_signal => process.stop_signal }
     });
-    Some(context! { at => mark(span), process })
+    context! { at => mark(span), process }
 }
 
 /// `UID:GID` of a user that an image of the chain makes; any other name as it is.

@@ -1,7 +1,7 @@
 //! What is wrong with the services of a chain. A problem is shown at the line that causes it; the same problem, seen
 //! again from each descendant, is shown once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::merge::Chained;
 use super::{Field, MergedService, ServiceSet};
@@ -78,6 +78,16 @@ pub(super) fn names(chained: &Chained, image: &Image) -> Problems {
                 Some(near) => problem.help(format!("to change a parent's service, did you mean \"{near}\"?")),
                 None => problem.help("for example: command \"nginx\" \"-g\" \"daemon off;\""),
             });
+        }
+        let anchor = |waits: &BTreeMap<ServiceName, BTreeMap<Wait, Field<()>>>, anchor: &Wait| {
+            waits.get(&service.name).and_then(|waits| waits.get(anchor)).cloned()
+        };
+        if let (Some(init), Some(ready)) =
+            (anchor(&chained.before, &Wait::Init), anchor(&chained.waits, &Wait::Ready))
+        {
+            let message = format!("\"{}\" comes before all others and after all others", service.name);
+            let problem = init.problem(message, "before \"init\" ...");
+            problems.push(problem.help(format!("... and needs \"ready\" at {}: one of them", ready.place())));
         }
         let waits = [("needs", &chained.waits), ("comes before", &chained.before)];
         for (verb, waits) in waits {
