@@ -115,13 +115,11 @@ fn not_there(
             let by = found.enabled.as_ref().map_or(String::new(), Field::place);
             let message = format!("\"{}\" {verb} \"{other}\", which is switched off", service.name);
             let problem = place.problem(message, format!("{verb} it here"));
-            let problem = problem.help(format!("it is switched off at {by} (in {})", image.name()));
-            Some(if verb == "needs" {
-                problem
-                    .help(format!("a child takes a parent's need away with: needs \"{other}\" remove=#true"))
-            } else {
-                problem
-            })
+            let mut help = format!("it is switched off at {by} (in {})", image.name());
+            if verb == "needs" {
+                help.push_str(&format!("; a child takes a need away with: needs \"{other}\" remove=#true"));
+            }
+            Some(problem.help(help))
         }
         None => {
             let problem = place.problem(format!("there is no service \"{other}\""), "not known here");

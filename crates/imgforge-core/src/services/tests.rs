@@ -307,7 +307,7 @@ proptest! {
         let mut union: BTreeMap<String, (bool, String)> = BTreeMap::new();
         for services in &made {
             for file in files(services) {
-                let crate::context::GeneratedFile { path, executable, content } = file;
+                let GeneratedFile { path, executable, content } = file;
                 let text = String::from_utf8(content.to_vec()).unwrap();
                 union.insert(path.to_string(), (executable, text));
             }
