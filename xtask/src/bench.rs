@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,66 +19,69 @@ use crate::family::Family;
 /// Each figure is the median of this many runs; cold and root-changed runs are done once.
 const RUNS: usize = 5;
 
-/// Prints a table a family, and the stages of a no-op.
-pub(crate) fn run(sizes: &[usize]) -> Result<()> {
+/// Prints a table of one family, and the stages of a no-op.
+pub(crate) fn family(size: usize) -> Result<()> {
+    let binary = binary()?;
+    let family = Family::new(size)?;
+    println!("\n{size} images (seconds; `x` is how many times as long as imgforge)");
+    println!("{:18}{:>10}{:>22}{:>22}", "", "imgforge", "docker build, 4", "docker build, loop");
+    // What takes minutes at 1,000 images is measured at 100.
+    let others = size <= 200;
+    let row = |name: &str, imgforge: Duration, four: Option<Duration>, one: Option<Duration>| {
+        let cell = |other: Option<Duration>| {
+            let ratio = |other: Duration| other.as_secs_f64() / imgforge.as_secs_f64();
+            other.map_or("not run".into(), |other| {
+                format!("{:.2} ({:.1} x)", other.as_secs_f64(), ratio(other))
+            })
+        };
+        println!("{name:18}{:>10.3}{:>22}{:>22}", imgforge.as_secs_f64(), cell(four), cell(one));
+    };
+    let build = || imgforge(&binary, &family.root);
+    let plain = |slots| timed(|| family.docker_builds(slots));
+
+    family.forget_images()?;
+    let cold = timed(build)?;
+    let four = others
+        .then(|| {
+            family.forget_images()?;
+            plain(4)
+        })
+        .transpose()?;
+    let one = others
+        .then(|| {
+            family.forget_images()?;
+            plain(1)
+        })
+        .transpose()?;
+    row("cold", cold, four, one);
+    timed(build)?;
+    // What one of them has built is in the daemon's cache for the others, so each gets a change of its own.
+    let after = |change: Option<usize>, slots: Option<usize>| {
+        change.map_or(Ok(()), |n| family.touch(n))?;
+        match slots {
+            Some(slots) => plain(slots),
+            None => timed(build),
+        }
+    };
+    let other = |change, slots| others.then(|| after(change, Some(slots))).transpose();
+    for (name, change) in
+        [("nothing changed", None), ("a leaf changed", Some(size - 1)), ("the root changed", Some(0))]
+    {
+        let own = if change == Some(0) { after(change, None) } else { median(|| after(change, None)) };
+        row(name, own?, other(change, 4)?, other(change, 1)?);
+    }
+    stages(&family)
+}
+
+fn binary() -> Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("imgforge");
     ensure!(binary.exists(), "{} is missing: `cargo build --release` makes it", binary.display());
-    for &size in sizes {
-        let family = Family::new(size)?;
-        println!("\n{size} images (seconds; `x` is how many times as long as imgforge)");
-        println!("{:18}{:>10}{:>22}{:>22}", "", "imgforge", "docker build, 4", "docker build, loop");
-        // What takes minutes at 1,000 images is measured at 100.
-        let others = size <= 200;
-        let row = |name: &str, imgforge: Duration, four: Option<Duration>, one: Option<Duration>| {
-            let cell = |other: Option<Duration>| {
-                let ratio = |other: Duration| other.as_secs_f64() / imgforge.as_secs_f64();
-                other.map_or("not run".into(), |other| {
-                    format!("{:.2} ({:.1} x)", other.as_secs_f64(), ratio(other))
-                })
-            };
-            println!("{name:18}{:>10.3}{:>22}{:>22}", imgforge.as_secs_f64(), cell(four), cell(one));
-        };
-        let build = || imgforge(&binary, &family.root);
-        let plain = |slots| timed(|| family.docker_builds(slots));
-
-        family.forget_images()?;
-        let cold = timed(build)?;
-        let four = others
-            .then(|| {
-                family.forget_images()?;
-                plain(4)
-            })
-            .transpose()?;
-        let one = others
-            .then(|| {
-                family.forget_images()?;
-                plain(1)
-            })
-            .transpose()?;
-        row("cold", cold, four, one);
-        timed(build)?;
-        // What one of them has built is in the daemon's cache for the others, so each gets a change of its own.
-        let after = |change: Option<usize>, slots: Option<usize>| {
-            change.map_or(Ok(()), |n| family.touch(n))?;
-            match slots {
-                Some(slots) => plain(slots),
-                None => timed(build),
-            }
-        };
-        let other = |change, slots| others.then(|| after(change, Some(slots))).transpose();
-        for (name, change) in
-            [("nothing changed", None), ("a leaf changed", Some(size - 1)), ("the root changed", Some(0))]
-        {
-            let own = if change == Some(0) { after(change, None) } else { median(|| after(change, None)) };
-            row(name, own?, other(change, 4)?, other(change, 1)?);
-        }
-        stages(&family)?;
-    }
-    packages(&binary)
+    Ok(binary)
 }
 
 /// A Debian root with nginx and Ruby from a cold package cache, beside mmdebstrap's archive of the same.
-fn packages(binary: &Path) -> Result<()> {
+pub(crate) fn packages() -> Result<()> {
+    let binary = binary()?;
     let name = format!("imgforge-bench-{}-root", std::process::id());
     let root = std::env::temp_dir().join(&name);
     fs::create_dir_all(root.join("os"))?;
@@ -92,7 +95,7 @@ fn packages(binary: &Path) -> Result<()> {
         "image \"os\" {\n    root \"debian\"\n    packages \"debian\" \"nginx-light\" \"ruby\"\n}\n";
     fs::write(root.join("os/image.kdl"), manifest)?;
     let imgforge = |verb: &str| -> Result<()> {
-        let mut command = Command::new(binary);
+        let mut command = Command::new(&binary);
         command.args([verb, "-q"]).current_dir(&root).env("IMGFORGE_CACHE", root.join("cache"));
         ensure!(command.status()?.success(), "imgforge {verb} failed");
         Ok(())

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod family;
 mod images;
+mod services;
 
 use std::process::Command;
 
@@ -29,25 +30,66 @@ enum Task {
         /// Which images; all when none is named.
         selectors: Vec<String>,
     },
-    /// Time imgforge beside `docker build` on generated families. Needs a Docker Engine whose build cache it may empty.
+    /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
+    /// Docker Engine whose build cache it may empty.
     Bench {
-        /// How many images the families have.
-        #[arg(default_values_t = [100, 1000])]
-        sizes: Vec<usize>,
+        /// Sizes of families, `packages`, `services`.
+        #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
+        topics: Vec<Topic>,
     },
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Topic {
+    /// A generated family of so many images.
+    Family(usize),
+    /// A root file system of packages.
+    Packages,
+    /// Supervisors.
+    Services,
+}
+
+impl std::str::FromStr for Topic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "packages" => Ok(Self::Packages),
+            "services" => Ok(Self::Services),
+            number => number
+                .parse()
+                .map(Self::Family)
+                .map_err(|_| "a number of images, `packages` or `services`".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Family(size) => size.fmt(f),
+            Self::Packages => f.write_str("packages"),
+            Self::Services => f.write_str("services"),
+        }
+    }
 }
 
 fn main() -> Result<()> {
     match Args::parse().task {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
-        Task::Bench { sizes } if cfg!(debug_assertions) => optimised(&sizes),
-        Task::Bench { sizes } => bench::run(&sizes),
+        Task::Bench { topics } if cfg!(debug_assertions) => optimised(&topics),
+        Task::Bench { topics } => topics.into_iter().try_for_each(|topic| match topic {
+            Topic::Family(size) => bench::family(size),
+            Topic::Packages => bench::packages(),
+            Topic::Services => services::run(),
+        }),
     }
 }
 
 /// Figures of a debug build would say nothing: the same again, built for speed.
-fn optimised(sizes: &[usize]) -> Result<()> {
+fn optimised(topics: &[Topic]) -> Result<()> {
     let cargo = |args: &[&str]| -> Result<()> {
         ensure!(
             Command::new(env!("CARGO")).args(args).status()?.success(),
@@ -57,8 +99,8 @@ fn optimised(sizes: &[usize]) -> Result<()> {
         Ok(())
     };
     cargo(&["build", "--release", "-p", "imgforge"])?;
-    let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+    let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
     let mut args = vec!["run", "--release", "-q", "-p", "xtask", "--", "bench"];
-    args.extend(sizes.iter().map(String::as_str));
+    args.extend(topics.iter().map(String::as_str));
     cargo(&args)
 }
