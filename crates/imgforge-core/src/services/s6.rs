@@ -5,7 +5,7 @@
 //! `down-signal`, `timeout-kill`, `timeout-finish` and of `finish`'s arguments and exit code 125 is that of s6's own
 //! pages "service directories" and "s6-supervise".
 
-use super::script::{self, PROBE, PROBE_SCRIPT};
+use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
 use crate::manifest::Probe;
@@ -41,6 +41,7 @@ impl Writer for S6 {
             ("/etc/imgforge/status", include_str!("../../../../templates/s6/status")),
             ("/etc/imgforge/finish", include_str!("../../../../templates/s6/finish-container")),
             (PROBE, PROBE_SCRIPT),
+            (LOG_LINES, LOG_LINES_SCRIPT),
         ]
         .into_iter()
         .map(|(path, content)| ImageFile::program(path, content))

@@ -13,6 +13,12 @@ pub(super) const PROBE: &str = "/etc/imgforge/probe";
 /// The program at [`PROBE`].
 pub(super) const PROBE_SCRIPT: &str = include_str!("../../../../templates/services/probe");
 
+/// Where the program is that puts prefixes before lines, in the same images.
+pub(super) const LOG_LINES: &str = "/etc/imgforge/log-lines";
+
+/// The program at [`LOG_LINES`].
+pub(super) const LOG_LINES_SCRIPT: &str = include_str!("../../../../templates/services/log-lines");
+
 /// Pauses between restarts do not grow beyond this.
 const LONGEST_PAUSE: u64 = 30;
 
@@ -88,6 +94,7 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
             stop => bound.then == GiveUp::Container,
         }
     });
+    let log = service.log();
     let argv_of = |field: &Option<super::Field<Vec<String>>>| field.as_ref().map(|argv| argv.value.clone());
     let reload = service.reload.as_ref().map(|reload| &reload.value);
     let limits: Vec<(char, String)> =
@@ -106,6 +113,8 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
         needs => service.needs.keys().map(ToString::to_string).collect::<Vec<_>>(),
         probe => probe(service),
         notification_fd => ready.and_then(|ready| if let Probe::Fd(fd) = ready.probe { Some(fd) } else { None }),
+        // Where s6 listens for readiness; nothing else may hold it open.
+        notify_fd => ready.map_or(3, |ready| if let Probe::Fd(fd) = ready.probe { fd } else { 3 }),
         timeout_seconds => ready.map(|ready| ready.timeout.0.div_ceil(1000)),
         interval_seconds => ready.map(|ready| seconds(ready.interval)),
         essential => service.is_essential(),
@@ -118,7 +127,12 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
         after_stop => argv_of(&service.after_stop),
         reload_signal => reload.and_then(|r| if let Reload::Signal(signal) = r { Some(signal) } else { None }),
         reload_command => reload.and_then(|r| if let Reload::Command(argv) = r { Some(argv) } else { None }),
-        log_null => service.log() == Log::Null,
+        log_null => log == Log::Null,
+        log_prefix => if let Log::Stdout { prefix: Some(prefix) } = &log { Some(prefix) } else { None },
+        log_file => match &log {
+            Log::File { dir, max_size, keep } => Some(context! { dir, max_size, keep }),
+            _ => None,
+        },
         grace_seconds => service.stop().grace.0.div_ceil(1000),
         stop_signal => service.stop().signal,
     }
