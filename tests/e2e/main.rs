@@ -5,6 +5,7 @@
 
 mod badluck;
 mod building;
+mod conformance;
 mod docs;
 mod family;
 mod fingerprints;

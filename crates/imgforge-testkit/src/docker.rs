@@ -73,6 +73,44 @@ impl Container {
     }
 }
 
+impl Container {
+    /// What it has written so far, stdout and stderr together.
+    ///
+    /// # Panics
+    /// When docker is not installed.
+    pub fn logs(&self) -> String {
+        let output = Command::new("docker").args(["logs", &self.id]).output().expect("docker is installed");
+        let mut bytes = output.stdout;
+        bytes.extend(output.stderr);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Runs a command inside; its output if it ends with 0.
+    ///
+    /// # Panics
+    /// When docker is not installed.
+    pub fn try_exec(&self, args: &[&str]) -> Option<String> {
+        let args = [&["exec", &self.id], args].concat();
+        let output = Command::new("docker").args(args).output().expect("docker is installed");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Sends a signal to its process 1.
+    pub fn signal(&self, signal: &str) {
+        Docker::run(&["kill", "-s", signal, &self.id]);
+    }
+
+    /// Its exit code, once it has ended; `None` while it runs.
+    ///
+    /// # Panics
+    /// When docker says something that is none.
+    pub fn exit_code(&self) -> Option<i64> {
+        let said = Docker::run(&["inspect", "-f", "{{.State.Running}} {{.State.ExitCode}}", &self.id]);
+        let (running, code) = said.split_once(' ').expect("two words");
+        (running == "false").then(|| code.parse().expect("an exit code"))
+    }
+}
+
 impl Drop for Container {
     fn drop(&mut self) {
         let _ = Command::new("docker").args(["rm", "-f", "-v", &self.id]).output();
