@@ -282,3 +282,8 @@ fn conforms(supervisor: &'static str) {
 fn s6() {
     conforms("s6");
 }
+
+#[test]
+fn runit() {
+    conforms("runit");
+}

@@ -1,7 +1,24 @@
-//! runit: `runsvdir`, one service directory a service.
+//! runit: `runsvdir` over one service directory a service, scripts in plain sh.
+//!
+//! runsvdir collects orphans but leaves its services alone at TERM, and runit's own PID 1 is made for machines: it ends
+//! with reboot(2) and has no exit code. So PID 1 is a shell that does nothing but wait: it catches the signals, collects
+//! every orphan (`wait` in sh takes any child), has the services stopped in order and gives the container's exit code.
+//!
+//! `/etc/imgforge/runit/NAME/` holds what an image says and is never written to; `/run/imgforge/runit/NAME/` is the live
+//! service directory, made of links into it when the container starts. The meaning of `finish`'s arguments, of
+//! `control/t` and of what is written to `supervise/control` is that of runsv(8).
 
+use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
+
+/// PID 1.
+const INIT: &str = "/etc/imgforge/init";
+
+const FOLDER: &str = "/etc/imgforge/runit";
+
+/// How often `stop` looks, in milliseconds.
+const TICK: u64 = 50;
 
 pub(super) struct Runit;
 
@@ -10,23 +27,45 @@ impl Writer for Runit {
         &["runit"]
     }
 
-    fn inexpressible(&self, services: &ServiceSet) -> Problems {
-        let mut problems = Problems::default();
-        for service in services.values() {
-            problems.push(service.declared.problem("runit is not in this version", "needs it"));
-        }
-        problems
+    fn inexpressible(&self, _services: &ServiceSet) -> Problems {
+        Problems::default()
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
-        ContainerProcess { entrypoint: Vec::new(), stop_signal: "SIGTERM".into() }
+        ContainerProcess { entrypoint: vec![INIT.into()], stop_signal: "SIGTERM".into() }
     }
 
     fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
-        Vec::new()
+        [
+            (INIT, include_str!("../../../../templates/runit/init")),
+            ("/etc/imgforge/stop", include_str!("../../../../templates/runit/stop")),
+            ("/etc/imgforge/reload", include_str!("../../../../templates/runit/reload")),
+            ("/etc/imgforge/status", include_str!("../../../../templates/runit/status")),
+            (PROBE, PROBE_SCRIPT),
+            (LOG_LINES, LOG_LINES_SCRIPT),
+        ]
+        .into_iter()
+        .map(|(path, content)| ImageFile::program(path, content))
+        .collect()
     }
 
-    fn service(&self, _service: &MergedService) -> Vec<ImageFile> {
-        Vec::new()
+    fn service(&self, service: &MergedService) -> Vec<ImageFile> {
+        let name = &service.name;
+        let (folder, live) = (format!("{FOLDER}/{name}"), format!("/run/imgforge/runit/{name}"));
+        let program = |file: &str, template: &str| {
+            ImageFile::program(format!("{folder}/{file}"), script::render(template, service, &folder, &live))
+        };
+        let data = |file: &str, content: String| ImageFile::data(format!("{folder}/{file}"), content);
+        vec![
+            program("run", "runit/run"),
+            program("check", "runit/check"),
+            program("finish", "runit/finish"),
+            program("control/t", "runit/control-t"),
+            program("reload", "services/reload"),
+            ImageFile::program(format!("{folder}/script"), script::script_file(service)),
+            data("enabled", if service.is_enabled() { "yes\n" } else { "no\n" }.into()),
+            data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),
+            data("grace", format!("{}\n", service.stop().grace.0.div_ceil(TICK))),
+        ]
     }
 }

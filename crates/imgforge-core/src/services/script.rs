@@ -36,6 +36,10 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("s6/run", include_str!("../../../../templates/s6/run.j2")),
         ("s6/check", include_str!("../../../../templates/s6/check.j2")),
         ("s6/finish", include_str!("../../../../templates/s6/finish.j2")),
+        ("runit/run", include_str!("../../../../templates/runit/run.j2")),
+        ("runit/check", include_str!("../../../../templates/runit/check.j2")),
+        ("runit/finish", include_str!("../../../../templates/runit/finish.j2")),
+        ("runit/control-t", include_str!("../../../../templates/runit/control-t.j2")),
     ] {
         env.add_template(name, text).expect("the built-in scripts are templates");
     }

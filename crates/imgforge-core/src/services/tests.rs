@@ -62,9 +62,9 @@ fn bare() -> MergedService {
     MergedService::new(full().name, field(ImageName::new("web").unwrap()))
 }
 
-fn written(service: &MergedService) -> String {
+fn written(supervisor: Supervisor, service: &MergedService) -> String {
     let mut text = String::new();
-    for file in writer(Supervisor::S6).service(service) {
+    for file in writer(supervisor).service(service) {
         let mode = if file.executable { "0755" } else { "0644" };
         let _ = writeln!(text, "--- {} {mode}\n{}", file.path, file.content.trim_end());
     }
@@ -72,20 +72,23 @@ fn written(service: &MergedService) -> String {
 }
 
 #[test]
-fn a_service_becomes_an_s6_service_directory() {
-    insta::assert_snapshot!("s6_full", written(&full()));
+fn a_service_becomes_a_service_directory() {
+    insta::assert_snapshot!("s6_full", written(Supervisor::S6, &full()));
+    insta::assert_snapshot!("runit_full", written(Supervisor::Runit, &full()));
     let process = Some(field(Process::Command(argv(&["/usr/bin/app"]))));
     let least = MergedService { process, essential: Some(field(true)), ..bare() };
-    insta::assert_snapshot!("s6_least", written(&least));
+    insta::assert_snapshot!("s6_least", written(Supervisor::S6, &least));
 }
 
 #[test]
 fn every_service_has_the_same_files_so_that_a_childs_cover_its_parents() {
-    let paths = |service: &MergedService| {
-        let files = writer(Supervisor::S6).service(service);
-        files.into_iter().map(|file| file.path).collect::<Vec<_>>()
-    };
-    assert_eq!(paths(&full()), paths(&bare()));
+    for supervisor in Supervisor::ALL {
+        let paths = |service: &MergedService| {
+            let files = writer(supervisor).service(service);
+            files.into_iter().map(|file| file.path).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(&full()), paths(&bare()), "{}", supervisor.as_str());
+    }
 }
 
 proptest! {
