@@ -19,9 +19,11 @@ fn post_entry(url: &str, text: &str) -> u16 {
     agent.post(url).send_form([("text", text)]).expect("an answer").status().as_u16()
 }
 
-/// The process under a service's s6-supervise.
+/// The process of a service, as `/etc/imgforge/status` has it; `-` when there is none.
 fn process_of(container: &Container, service: &str) -> String {
-    container.exec(&["s6-svstat", "-o", "pid", &format!("/run/imgforge/s6/{service}")])
+    let status = container.exec(&["/etc/imgforge/status"]);
+    let mut rows = status.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    rows.find(|row| row[0] == service).expect("the service is there")[2].to_owned()
 }
 
 /// One test for the whole family, since the images of one build are looked at from many sides.
@@ -35,6 +37,8 @@ fn the_family_builds_runs_keeps_its_data_and_stops_in_order() {
 
     runs_from_scratch(&family);
     guestbook(&family);
+    notes(&family);
+    web_server_alone(&family);
     packages_are_whole(&family);
     only_what_was_asked_for(&family);
     changes_reach_descendants(&family);
@@ -60,7 +64,7 @@ fn guestbook(family: &TestWorkspace) {
         container.exec(&["sh", "-c", &format!("kill -KILL {before}")]);
         wait_until("the service runs again", || {
             let now = process_of(&container, killed);
-            now != before && now != "-1" && healthy()
+            now != before && now != "-" && healthy()
         });
         assert_eq!(process_of(&container, neighbour), beside);
     }
@@ -75,6 +79,28 @@ fn guestbook(family: &TestWorkspace) {
     assert_eq!(state, "0 false");
     let logs = Docker::run(&["logs", &container.id]);
     assert!(!logs.contains("is started again with"), "{logs}");
+}
+
+/// The other branch: the same under runit.
+fn notes(family: &TestWorkspace) {
+    let container = Container::start(&["-p", "127.0.0.1::80", &family.repository("notes")]);
+    let url = |path: &str| format!("http://{}{path}", container.address("80/tcp"));
+    let healthy = || get(&url("/healthz")).is_some_and(|(status, _)| status == 200);
+    wait_until("notes is healthy", healthy);
+    let before = process_of(&container, "gunicorn");
+    container.exec(&["sh", "-c", &format!("kill -KILL {before}")]);
+    wait_until("the service runs again", || process_of(&container, "gunicorn") != before && healthy());
+    Docker::run(&["stop", "-t", "20", &container.id]);
+    assert_eq!(container.exit_code(), Some(0));
+}
+
+/// What a base image runs without services, ended by its own signal.
+fn web_server_alone(family: &TestWorkspace) {
+    let container = Container::start(&["-p", "127.0.0.1::80", &family.repository("status-page")]);
+    let page = || get(&format!("http://{}/healthz", container.address("80/tcp")));
+    wait_until("nginx answers", || page().is_some_and(|(status, _)| status == 200));
+    Docker::run(&["stop", "-t", "20", &container.id]);
+    assert_eq!(container.exit_code(), Some(0));
 }
 
 fn packages_are_whole(family: &TestWorkspace) {
