@@ -398,19 +398,8 @@ fn user(node: &mut Node<'_, '_, '_>) -> Option<User> {
     let uid = node.number_property("uid");
     let gid = node.number_property("gid");
     let home = node.text_property("home").and_then(|path| absolute(node, path));
-    let name = name.filter(|name| {
-        let good = name.value.len() <= 32
-            && name.value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
-        if !good {
-            node.problem(
-                name.span,
-                "a user's name is made of lower-case letters, digits, `_` and `-`",
-                "not such a name",
-            );
-        }
-        good
-    });
+    let group = node.text_property("group").filter(|group| is_account_name(node, group, "group"));
+    let name = name.filter(|name| is_account_name(node, name, "user"));
     if uid.is_none() && !node.has_property("uid") {
         let problem =
             Problem::at(node.reader.file, node.span(), "a user needs a fixed uid", "uid= is expected");
@@ -425,7 +414,19 @@ fn user(node: &mut Node<'_, '_, '_>) -> Option<User> {
         return None;
     }
     let gid = gid.map_or(uid.value, |gid| gid.value);
-    Some(User { name, uid, gid, home: home.map_or_else(|| "/nonexistent".into(), |home| home.value) })
+    let home = home.map_or_else(|| "/nonexistent".into(), |home| home.value);
+    Some(User { name, uid, gid, group: group.map(|group| group.value), home })
+}
+
+fn is_account_name(node: &Node<'_, '_, '_>, name: &Located<String>, what: &str) -> bool {
+    let good = name.value.len() <= 32
+        && name.value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    if !good {
+        let message = format!("a {what}'s name is made of lower-case letters, digits, `_` and `-`");
+        node.problem(name.span, message, "not such a name");
+    }
+    good
 }
 
 fn is_variable(name: &str) -> bool {

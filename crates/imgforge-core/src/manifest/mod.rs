@@ -187,6 +187,8 @@ pub struct User {
     pub uid: Located<u32>,
     /// Its group's numeric id; the uid when not given.
     pub gid: u32,
+    /// The name of that group; the user's own when not given. A group that the image has already keeps its name.
+    pub group: Option<String>,
     /// Its home; `/nonexistent` when not given.
     pub home: String,
 }

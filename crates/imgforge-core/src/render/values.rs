@@ -142,10 +142,11 @@ fn user_id(chain: &[&Image], name: &str) -> String {
 /// no password, shadow(5)).
 fn account(user: &User) -> Value {
     let (name, uid, gid, home) = (&user.name.value, user.uid.value, user.gid, &user.home);
+    let group = user.group.as_ref().unwrap_or(name);
     let quoted = services::quote(home);
     let mut script = format!(
         "! grep -q '^{name}:' /etc/passwd || {{ echo 'the image has a user {name} already' >&2; exit 1; }}\n\
-         cut -d: -f3 /etc/group | grep -qx {gid} || echo '{name}:x:{gid}:' >> /etc/group\n\
+         cut -d: -f3 /etc/group | grep -qx {gid} || echo '{group}:x:{gid}:' >> /etc/group\n\
          echo {name}:x:{uid}:{gid}::{quoted}:/usr/sbin/nologin >> /etc/passwd\n\
          [ ! -e /etc/shadow ] || echo '{name}:!:::::::' >> /etc/shadow"
     );
