@@ -313,7 +313,7 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
 }
 
 fn argv(node: &mut Node<'_, '_, '_>, span: Span) -> Option<Located<Vec<String>>> {
-    let words: Vec<String> = node.strings("a program", 1).into_iter().map(|word| word.value).collect();
+    let words = node.words("a program", 1);
     (!words.is_empty()).then(|| Located::new(words, span))
 }
 

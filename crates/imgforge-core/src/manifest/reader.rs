@@ -254,6 +254,18 @@ impl<'k> Node<'_, '_, 'k> {
         found
     }
 
+    /// All arguments from here on, as the words of a command: the first is a program, the others may be empty.
+    pub(super) fn words(&mut self, what: &str, least: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        if self.has_argument() || least > 0 {
+            words.extend(self.string(what).map(|word| word.value));
+        }
+        while let Some(entry) = self.next_argument() {
+            words.extend(self.maybe_empty(entry, "an argument").map(|word| word.value));
+        }
+        words
+    }
+
     /// The next argument as `#true` or `#false`.
     pub(super) fn bool(&mut self) -> Option<Located<bool>> {
         let entry = self.next_argument();

@@ -165,7 +165,7 @@ fn kind(node: &mut Node<'_, '_, '_>) -> Option<Located<ServiceType>> {
 }
 
 fn argv(node: &mut Node<'_, '_, '_>) -> Option<Vec<String>> {
-    let argv: Vec<String> = node.strings("a program", 1).into_iter().map(|word| word.value).collect();
+    let argv = node.words("a program", 1);
     (!argv.is_empty()).then_some(argv)
 }
 
@@ -281,11 +281,10 @@ fn ready(node: &mut Node<'_, '_, '_>) -> Option<Ready> {
     } else if let Some(fd) = fd {
         fd_probe(node, &fd)
     } else {
-        let words = node.strings(
+        let command = node.words(
             "a program that ends with 0 once the service is ready, or http=, tcp= or fd=",
             usize::from(!["http", "tcp", "fd"].iter().any(|name| node.has_property(name))),
         );
-        let command: Vec<String> = words.into_iter().map(|word| word.value).collect();
         (!command.is_empty()).then_some(Probe::Exec(command))
     };
     Some(Ready { probe: probe?, interval, timeout })
@@ -395,8 +394,7 @@ fn reload(node: &mut Node<'_, '_, '_>) -> Option<Reload> {
     if let Some(word) = node.text_property("signal") {
         return signal(node, &word).map(Reload::Signal);
     }
-    let words = node.strings("a signal or a program", usize::from(!node.has_property("signal")));
-    let argv: Vec<String> = words.into_iter().map(|word| word.value).collect();
+    let argv = node.words("a signal or a program", usize::from(!node.has_property("signal")));
     (!argv.is_empty()).then_some(Reload::Command(argv))
 }
 
