@@ -287,3 +287,23 @@ fn s6() {
 fn runit() {
     conforms("runit");
 }
+
+#[test]
+fn supervisord() {
+    conforms("supervisord");
+}
+
+#[test]
+fn tini() {
+    conforms("tini");
+}
+
+#[test]
+fn dumb_init() {
+    conforms("dumb-init");
+}
+
+#[test]
+fn none() {
+    conforms("none");
+}

@@ -8,7 +8,9 @@ use minijinja::value::Value;
 use super::template::{exec_form, mark};
 use crate::diagnostic::{Located, Span};
 use crate::graph::ImageGraph;
-use crate::manifest::{Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, Step, User};
+use crate::manifest::{
+    Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, Step, Supervisor, User,
+};
 use crate::services::{self, Services};
 use crate::workspace::{Image, Workspace};
 
@@ -126,7 +128,12 @@ fn services_value(image: &Image, services: &Services) -> Value {
     let span = image.manifest.services.first().map_or(image.manifest.name.span, |service| service.span);
     let process = services.process().map(|process| {
         let first = services.topmost.as_ref() == Some(image.name());
-        context! { first, entrypoint => process.entrypoint, stop_signal => process.stop_signal }
+        context! {
+            makes_live_folder => first && !services.supervisor.is_some_and(Supervisor::is_single),
+            entrypoint => process.entrypoint,
+            cmd => process.cmd,
+            stop_signal => process.stop_signal,
+        }
     });
     context! { at => mark(span), process }
 }

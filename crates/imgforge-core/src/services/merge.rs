@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Field, MergedService, ServiceSet, Services, check};
 use crate::diagnostic::{Located, Problems, SourceFile};
 use crate::graph::ImageGraph;
-use crate::manifest::{Service, Supervisor, SupervisorChoice, Wait};
+use crate::manifest::{Base, Service, Supervisor, SupervisorChoice, Wait};
 use crate::name::{ImageName, ServiceName};
 use crate::workspace::{Image, Workspace};
 
@@ -45,7 +45,13 @@ pub fn merge(workspace: &Workspace, graph: &ImageGraph, name: &ImageName) -> Res
     }
     if problems.is_empty() {
         let supervisor = Some(choice.supervisor);
-        Ok(Services { supervisor, topmost: Some(top.name().clone()), merged, inherited: parent.resolve() })
+        Ok(Services {
+            supervisor,
+            topmost: Some(top.name().clone()),
+            merged,
+            inherited: parent.resolve(),
+            on_scratch: matches!(chain[0].manifest.base.value, Base::Scratch),
+        })
     } else {
         Err(problems)
     }
@@ -82,9 +88,10 @@ impl Chained {
         let (file, name) = (&image.manifest.file, &service.name.value);
         let field = |span| Field { value: (), file: Arc::clone(file), span };
         let declared = Field { value: image.name().clone(), file: Arc::clone(file), span: service.name.span };
+        let order = self.services.len();
         self.services
             .entry(name.clone())
-            .or_insert_with(|| MergedService::new(name.clone(), declared))
+            .or_insert_with(|| MergedService::new(name.clone(), declared, order))
             .lay_over(service, file);
         let waits = self.waits.entry(name.clone()).or_default();
         for need in &service.needs {

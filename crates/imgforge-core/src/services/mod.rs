@@ -63,6 +63,8 @@ trait Writer: Sync {
 pub struct ContainerProcess {
     /// ENTRYPOINT.
     pub entrypoint: Vec<String>,
+    /// CMD, in whose place `docker run IMAGE COMMAND` puts its own; empty where ENTRYPOINT sees to that itself.
+    pub cmd: Vec<String>,
     /// STOPSIGNAL, with `SIG`.
     pub stop_signal: String,
 }
@@ -132,6 +134,8 @@ pub struct MergedService {
     pub name: ServiceName,
     /// Where it is first declared.
     pub declared: Field<ImageName>,
+    /// How many services of its chain of images are declared before it.
+    pub order: usize,
     /// Whether it runs; so when no one says.
     pub enabled: Option<Field<bool>>,
     /// What it is; a longrun when no one says.
@@ -210,10 +214,11 @@ impl MergedService {
         self.log.as_ref().map_or_else(default, |log| log.value.clone())
     }
 
-    fn new(name: ServiceName, declared: Field<ImageName>) -> Self {
+    fn new(name: ServiceName, declared: Field<ImageName>, order: usize) -> Self {
         Self {
             name,
             declared,
+            order,
             enabled: None,
             kind: None,
             process: None,
@@ -247,6 +252,8 @@ pub struct Services {
     pub merged: ServiceSet,
     /// Those that the image's parent ends up with; empty for the topmost image.
     inherited: ServiceSet,
+    /// Whether the chain stands on nothing: then there may be no shell.
+    on_scratch: bool,
 }
 
 impl Services {
@@ -292,7 +299,7 @@ pub(crate) const ROOTFS: &str = ".imgforge/rootfs";
 pub(crate) fn files(services: &Services) -> Vec<GeneratedFile> {
     let Some(supervisor) = services.supervisor else { return Vec::new() };
     let written = |set: &ServiceSet| -> BTreeMap<String, ImageFile> {
-        if set.is_empty() {
+        if set.is_empty() || (services.on_scratch && supervisor.is_single() && single::is_plain(set)) {
             return BTreeMap::new();
         }
         let writer = writer(supervisor);

@@ -32,7 +32,7 @@ impl Writer for Runit {
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
-        ContainerProcess { entrypoint: vec![INIT.into()], stop_signal: "SIGTERM".into() }
+        ContainerProcess { entrypoint: vec![INIT.into()], cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
     fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
@@ -58,7 +58,7 @@ impl Writer for Runit {
         let data = |file: &str, content: String| ImageFile::data(format!("{folder}/{file}"), content);
         vec![
             program("run", "runit/run"),
-            program("check", "runit/check"),
+            program("check", "services/check-by-file"),
             program("finish", "runit/finish"),
             program("control/t", "runit/control-t"),
             program("reload", "services/reload"),

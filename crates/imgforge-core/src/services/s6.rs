@@ -30,7 +30,7 @@ impl Writer for S6 {
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
-        ContainerProcess { entrypoint: vec![INIT.into()], stop_signal: "SIGTERM".into() }
+        ContainerProcess { entrypoint: vec![INIT.into()], cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
     fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {

@@ -19,7 +19,7 @@ impl Writer for S6Overlay {
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
-        ContainerProcess { entrypoint: Vec::new(), stop_signal: "SIGTERM".into() }
+        ContainerProcess { entrypoint: Vec::new(), cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
     fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {

@@ -30,16 +30,24 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_filter("sh", |word: &str| quote(word));
     for (name, text) in [
         ("services/run", include_str!("../../../../templates/services/run.j2")),
+        ("services/run-by-file", include_str!("../../../../templates/services/run-by-file.j2")),
         ("services/check", include_str!("../../../../templates/services/check.j2")),
+        ("services/check-by-file", include_str!("../../../../templates/services/check-by-file.j2")),
         ("services/finish", include_str!("../../../../templates/services/finish.j2")),
         ("services/reload", include_str!("../../../../templates/services/reload.j2")),
         ("s6/run", include_str!("../../../../templates/s6/run.j2")),
         ("s6/check", include_str!("../../../../templates/s6/check.j2")),
         ("s6/finish", include_str!("../../../../templates/s6/finish.j2")),
         ("runit/run", include_str!("../../../../templates/runit/run.j2")),
-        ("runit/check", include_str!("../../../../templates/runit/check.j2")),
         ("runit/finish", include_str!("../../../../templates/runit/finish.j2")),
         ("runit/control-t", include_str!("../../../../templates/runit/control-t.j2")),
+        ("supervisord/run", include_str!("../../../../templates/supervisord/run.j2")),
+        ("supervisord/finish", include_str!("../../../../templates/supervisord/finish.j2")),
+        ("single/run", include_str!("../../../../templates/single/run.j2")),
+        ("single/status", include_str!("../../../../templates/single/status.j2")),
+        ("single/status-first", include_str!("../../../../templates/single/status-first.j2")),
+        ("single/stop", include_str!("../../../../templates/single/stop.j2")),
+        ("single/reload", include_str!("../../../../templates/single/reload.j2")),
     ] {
         env.add_template(name, text).expect("the built-in scripts are templates");
     }
@@ -106,11 +114,14 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
     context! {
         name => service.name.as_str(),
         folder, live,
+        // The folder of all services' live folders.
+        lives => live.rsplit_once('/').map_or("", |(lives, _)| lives),
         oneshot => service.is_oneshot(),
         command => argv(service, folder),
         user => service.user(),
         group => service.group.as_ref().map(|group| &group.value),
         home => service.home.as_ref().filter(|_| service.user.is_some()),
+        has_dir => service.dir.is_some(),
         dir => service.dir.as_ref().map_or("/", |dir| dir.value.as_str()),
         env => service.env.iter().map(|(key, value)| (key.clone(), value.value.clone())).collect::<Vec<_>>(),
         limits,

@@ -24,6 +24,7 @@ fn full() -> MergedService {
     MergedService {
         name: name("app"),
         declared: field(ImageName::new("web").unwrap()),
+        order: 0,
         enabled: None,
         kind: None,
         process: Some(field(Process::Command(argv(&["/usr/bin/app", "a b", "it's", "$HOME"])))),
@@ -59,7 +60,7 @@ fn full() -> MergedService {
 
 /// A service of which all that can be is left out.
 fn bare() -> MergedService {
-    MergedService::new(full().name, field(ImageName::new("web").unwrap()))
+    MergedService::new(full().name, field(ImageName::new("web").unwrap()), 0)
 }
 
 fn written(supervisor: Supervisor, service: &MergedService) -> String {

@@ -46,6 +46,11 @@ impl Supervisor {
         Self::None,
     ];
 
+    /// Whether it runs exactly one service, and keeps nothing in a running container.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::Tini | Self::DumbInit | Self::None)
+    }
+
     /// As it is written in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
