@@ -80,6 +80,7 @@ impl SourceFile {
 pub struct Problem {
     message: String,
     help: Option<String>,
+    code: Option<&'static str>,
     severity: Severity,
     file: Option<Arc<SourceFile>>,
     labels: Vec<LabeledSpan>,
@@ -93,6 +94,7 @@ impl Problem {
         Self {
             message: one_line(&message.into()),
             help: None,
+            code: None,
             severity: Severity::Error,
             file: None,
             labels: Vec::new(),
@@ -144,6 +146,13 @@ impl Problem {
         self
     }
 
+    /// Names the rule that it breaks.
+    #[must_use]
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
     /// Makes a warning of it: shown, but nothing stops.
     #[must_use]
     pub fn warning(mut self) -> Self {
@@ -156,6 +165,11 @@ impl Problem {
         &self.message
     }
 
+    /// What to do about it.
+    pub fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     /// The file that it is in, relative to the workspace root, if it is in one.
     pub fn file_path(&self) -> Option<&Utf8Path> {
         self.file.as_ref().map(|file| file.path.as_path())
@@ -165,6 +179,12 @@ impl Problem {
     pub fn place(&self) -> Option<String> {
         let (file, label) = (self.file.as_ref()?, self.labels.first()?);
         Some(file.at(Span::new(label.offset(), label.len())))
+    }
+
+    /// The 1-based line and column of the first label, if the problem has a place.
+    pub fn line_column(&self) -> Option<(usize, usize)> {
+        let offset = Span::new(self.labels.first()?.offset(), 0).offset;
+        Some(self.file.as_ref()?.line_column(offset))
     }
 
     fn sort_key(&self) -> (Option<&Utf8Path>, usize, &str) {
@@ -182,6 +202,9 @@ impl std::error::Error for Problem {}
 impl Diagnostic for Problem {
     fn severity(&self) -> Option<Severity> {
         Some(self.severity)
+    }
+    fn code<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.code.map(|code| Box::new(code) as Box<dyn std::fmt::Display>)
     }
     fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)

@@ -16,13 +16,16 @@
 //! Nothing here touches the network, the clock, the environment or a daemon.
 
 pub mod cache_file;
+pub mod container;
 pub mod context;
 pub mod diagnostic;
 pub mod dockerfile;
 mod dockerignore;
 pub mod event;
+pub mod export;
 pub mod fingerprint;
 pub mod graph;
+pub mod lint;
 pub mod lock;
 pub mod manifest;
 pub mod name;

@@ -96,6 +96,28 @@ impl Instruction {
         &self.words
     }
 
+    /// The words of the JSON list, when it is one.
+    pub(super) fn json(&self) -> Option<&[Word]> {
+        self.json.as_deref()
+    }
+
+    /// The names and values of an ENV, not expanded.
+    pub(super) fn env_pairs(&self) -> Vec<(String, String)> {
+        match self.words.first() {
+            Some(first) if !first.text().contains('=') => {
+                // `ENV NAME the rest`
+                let rest = self.words[1..].iter().map(Word::text).collect::<Vec<_>>().join(" ");
+                vec![(first.text().to_owned(), rest)]
+            }
+            _ => self
+                .words
+                .iter()
+                .filter_map(|word| word.text().split_once('='))
+                .map(|(n, v)| (n.into(), v.into()))
+                .collect(),
+        }
+    }
+
     /// The operands of COPY and ADD: the JSON list or the words.
     pub(super) fn operands(&self) -> &[Word] {
         self.json.as_deref().unwrap_or(&self.words)

@@ -5,6 +5,7 @@
 //! `ARG` defaults in `FROM`, and the mounts of `RUN`. It is total: any text gives instructions or
 //! [`ParseProblem`]s. The rules are those of BuildKit's Dockerfile frontend (its "Dockerfile reference").
 
+mod config;
 mod expand;
 mod lex;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::config::{Command, Config};
 pub use self::lex::Instruction;
 use self::lex::Word;
 use crate::diagnostic::Span;
@@ -197,19 +199,7 @@ impl<'a> Walker<'a> {
 
     fn set_env(&mut self, env: &Instruction) {
         let Some(stage) = self.stages.last_mut() else { return };
-        let words = env.words();
-        let pairs: Vec<(String, String)> = match words.first() {
-            Some(first) if !first.text().contains('=') => {
-                // `ENV NAME the rest`
-                let rest = words[1..].iter().map(Word::text).collect::<Vec<_>>().join(" ");
-                vec![(first.text().to_owned(), rest)]
-            }
-            _ => words
-                .iter()
-                .filter_map(|word| word.text().split_once('='))
-                .map(|(n, v)| (n.into(), v.into()))
-                .collect(),
-        };
+        let pairs = env.env_pairs();
         let before = stage.scope.clone();
         for (name, value) in pairs {
             match before.expand(&value, env.escape()) {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::around::{lint, resources};
 use super::reader::{Node, Once, Reader};
 use super::service::{absolute, service, signal, supervisor};
 use super::workspace::pair;
 use super::{
-    Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Root, RootInclude,
-    RunStep, Step, User,
+    Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Resources, Root,
+    RootInclude, RunStep, Step, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, Tag, nearest};
@@ -39,8 +40,10 @@ const IN_IMAGE: &[&str] = &[
     "stop-signal",
     "healthcheck",
     "network",
+    "resources",
     "template",
     "tag",
+    "lint",
 ];
 
 /// Of these, one is enough.
@@ -57,7 +60,9 @@ const SINGLE: &[&str] = &[
     "stop-signal",
     "healthcheck",
     "network",
+    "resources",
     "template",
+    "lint",
 ];
 
 /// What a hand-written Dockerfile says itself.
@@ -193,6 +198,8 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         stop_signal: None,
         healthcheck: None,
         network: None,
+        resources: Resources::default(),
+        allowed: Vec::new(),
         template: None,
         tags: Vec::new(),
     }
@@ -298,6 +305,8 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         }
         "healthcheck" => manifest.healthcheck = healthcheck(&mut node).map(|check| Located::new(check, span)),
         "network" => manifest.network = network(&mut node),
+        "resources" => manifest.resources = resources(&mut node),
+        "lint" => lint(&mut node, &mut manifest.allowed),
         "template" => {
             manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span));
         }

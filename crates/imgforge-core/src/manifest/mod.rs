@@ -3,6 +3,7 @@
 //! `imgforge.kdl` becomes a [`WorkspaceManifest`], an `image.kdl` an [`ImageManifest`]. Both are plain
 //! data (serde), so that an unchanged file need not be parsed twice.
 
+mod around;
 mod cache;
 mod image;
 mod reader;
@@ -25,7 +26,8 @@ pub use self::service::{
 };
 pub use self::workspace::read_workspace;
 use crate::diagnostic::{Located, SourceFile, Span};
-use crate::name::{ImageName, Tag};
+use crate::lint::Rule;
+use crate::name::{ImageName, ServiceName, Tag};
 
 /// What `imgforge.kdl` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +131,10 @@ pub struct ImageManifest {
     pub healthcheck: Option<Located<Healthcheck>>,
     /// `network "none"|"default"`: what RUN steps reach; see [`Network`].
     pub network: Option<Located<Network>>,
+    /// `resources memory="256MB" cpus="0.5"`: what a container of it may use.
+    pub resources: Resources,
+    /// `lint { allow ... }`.
+    pub allowed: Vec<Allow>,
     /// `template "name.j2"`: extends or replaces the built-in Dockerfile template.
     pub template: Option<Located<Utf8PathBuf>>,
     /// `tag "latest"`: release tags; `latest` when none is given.
@@ -254,6 +260,28 @@ pub struct Healthcheck {
     pub start_period: Option<Millis>,
     /// Failures in a row until it is unhealthy.
     pub retries: Option<u32>,
+}
+
+/// `resources memory="256MB" cpus="0.5"`: limits of a container, each as the nearest image of the chain gives it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// In bytes.
+    pub memory: Option<Located<u64>>,
+    /// In thousandths of a processor.
+    pub cpus: Option<Located<u32>>,
+}
+
+/// `allow "IF005" service="nginx" reason="..."` in `lint`: a rule that is broken on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allow {
+    /// The node's place.
+    pub span: Span,
+    /// The rule.
+    pub rule: Rule,
+    /// The service that may break it; all, and the image itself, when not given.
+    pub service: Option<Located<ServiceName>>,
+    /// Why.
+    pub reason: String,
 }
 
 /// A time in milliseconds; written `"250ms"`, `"10s"`, `"2m"` or `"1h"` in a manifest.

@@ -93,6 +93,29 @@ fn modes_ports_and_owners_are_checked() {
 }
 
 #[test]
+fn what_a_container_may_use_has_units() {
+    assert_snapshot!(with("resources memory=\"many\" cpus=\"0.0005\""));
+    assert_snapshot!(with("resources"));
+    assert_snapshot!(with("resources cpus=0 memory=0 disk=1"));
+    let text = |line: &str| format!("image \"web\" {{\n    from \"scratch\"\n    {line}\n}}\n");
+    let found = image_of(&text("resources memory=\"256MB\" cpus=\"1.25\"")).resources;
+    assert_eq!((found.memory.unwrap().value, found.cpus.unwrap().value), (256 << 20, 1250));
+    let found = image_of(&text("resources cpus=2")).resources;
+    assert_eq!((found.memory, found.cpus.unwrap().value), (None, 2000));
+}
+
+#[test]
+fn a_rule_is_silenced_by_its_code_and_with_a_reason() {
+    assert_snapshot!(with(
+        "lint {\n        allow \"IF05\" reason=\"x\"\n        allow \"IF005\"\n        deny \"IF005\"\n        allow \"IF001\" service=\"../x\" reason=\"y\"\n    }"
+    ));
+    let text = "image \"web\" {\n    from \"scratch\"\n    lint {\n        allow \"IF005\" service=\"a\" reason=\"why\"\n    }\n}\n";
+    let allowed = &image_of(text).allowed[0];
+    assert_eq!((allowed.rule, allowed.reason.as_str()), (Rule::RunsAsRoot, "why"));
+    assert_eq!(allowed.service.as_ref().unwrap().value.as_str(), "a");
+}
+
+#[test]
 fn a_time_has_a_unit() {
     assert_snapshot!(with(
         "healthcheck \"true\" interval=\"10\" timeout=3\n    service \"a\" { command \"x\"; stop signal=\"HPU\" grace=\"1.5s\" }"

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use self::merge::{merge, supervisor, topmost};
-pub(crate) use self::script::quote;
+pub(crate) use self::script::{PROBE, quote};
 use crate::context::GeneratedFile;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::manifest::{
@@ -31,6 +31,9 @@ use crate::manifest::{
     SupervisorChoice,
 };
 use crate::name::{ImageName, ServiceName};
+
+/// What is run after the end of a service is killed after this long.
+const AFTER_STOP: Millis = Millis(10_000);
 
 /// Services by name, those that are switched off too.
 pub type ServiceSet = BTreeMap<ServiceName, MergedService>;
@@ -208,6 +211,12 @@ impl MergedService {
         self.stop.as_ref().map_or_else(default, |stop| stop.value.clone())
     }
 
+    /// How long it may take at most until it is down, with what is run after its end, in milliseconds.
+    pub fn stop_time(&self) -> u64 {
+        let after = if self.after_stop.is_some() { AFTER_STOP.0 } else { 0 };
+        self.stop().grace.0.saturating_add(after)
+    }
+
     /// Where its output goes: to the container's log, each line with its name, when no one says.
     pub fn log(&self) -> Log {
         let default = || Log::Stdout { prefix: Some(format!("{}: ", self.name)) };
@@ -266,30 +275,95 @@ impl Services {
     }
 
     /// How long it may take at most until all services are stopped: each gets its stop signal once all that need it
-    /// are down, and is killed after its grace.
+    /// are down, and is killed after its grace; what is run after its end has a bound too.
     pub fn stop_time(&self) -> Millis {
-        let mut down: BTreeMap<&ServiceName, u64> = BTreeMap::new();
+        let times = self.stop_path().into_iter().map(MergedService::stop_time);
+        Millis(times.fold(0, u64::saturating_add))
+    }
+
+    /// The services that make the stop take as long as it may, in the order in which they are stopped.
+    pub fn stop_path(&self) -> Vec<&MergedService> {
+        let needed_by = |service: &MergedService| {
+            let name = service.name.clone();
+            self.enabled().filter(move |other| other.needs.contains_key(&name)).collect::<Vec<_>>()
+        };
+        self.longest(needed_by, |service| Some(service.stop_time())).unwrap_or_default()
+    }
+
+    /// How long it may take at most until everything that says when it is ready is so; `None` when that has no bound:
+    /// a oneshot may take as long as it likes, and so may what is run before a start.
+    pub fn start_time(&self) -> Option<Millis> {
+        let needs = |service: &MergedService| -> Vec<&MergedService> {
+            service.needs.keys().filter_map(|need| self.merged.get(need)).collect()
+        };
+        let time = |service: &MergedService| {
+            let is_bounded = !service.is_oneshot() && service.before_start.is_none();
+            is_bounded.then(|| service.ready.as_ref().map_or(0, |ready| ready.value.timeout.0))
+        };
+        let path = self.longest(needs, time)?;
+        Some(Millis(path.into_iter().filter_map(time).fold(0, u64::saturating_add)))
+    }
+
+    /// The path of the greatest sum of `time` through the services that run, along what comes `before` each; `None`
+    /// when one of them has no time.
+    fn longest<'s>(
+        &'s self,
+        before: impl Fn(&MergedService) -> Vec<&'s MergedService>,
+        time: impl Fn(&MergedService) -> Option<u64>,
+    ) -> Option<Vec<&'s MergedService>> {
+        let mut paths: BTreeMap<&ServiceName, (u64, Vec<&MergedService>)> = BTreeMap::new();
         let mut open: Vec<&MergedService> = self.enabled().collect();
         let mut left = usize::MAX;
         // `merge` refuses circles, so each round finds one at least.
         while open.len() < left {
             left = open.len();
-            open.retain(|service| {
-                let needed_by = self.enabled().filter(|other| other.needs.contains_key(&service.name));
-                let times: Option<Vec<u64>> = needed_by.map(|other| down.get(&other.name).copied()).collect();
-                let Some(times) = times else { return true };
-                let begin = times.into_iter().max().unwrap_or(0);
-                down.insert(&service.name, begin + service.stop().grace.0);
-                false
-            });
+            let mut waiting = Vec::new();
+            for service in open {
+                let before: Option<Vec<_>> =
+                    before(service).iter().map(|other| paths.get(&other.name)).collect();
+                let Some(before) = before else {
+                    waiting.push(service);
+                    continue;
+                };
+                let longest = before.into_iter().max_by_key(|(sum, _)| *sum);
+                let (sum, mut path) = longest.cloned().unwrap_or_default();
+                path.push(service);
+                paths.insert(&service.name, (sum.saturating_add(time(service)?), path));
+            }
+            open = waiting;
         }
-        Millis(down.into_values().max().unwrap_or(0))
+        Some(paths.into_values().max_by_key(|(sum, _)| *sum).map(|(_, path)| path).unwrap_or_default())
+    }
+
+    /// With `SIG`: what asks the container to stop; `None` when there are no services.
+    pub fn stop_signal(&self) -> Option<String> {
+        Some(writer(self.supervisor?).process(&self.merged).stop_signal)
+    }
+
+    /// Whether the supervisor brings a program at `path` in the image.
+    pub fn has_program(&self, path: &str) -> bool {
+        let base = self.supervisor.map(|supervisor| writer(supervisor).base(&self.merged));
+        base.is_some_and(|files| with_ready(files).iter().any(|file| file.path == path))
     }
 
     /// The services that run.
     pub fn enabled(&self) -> impl Iterator<Item = &MergedService> {
         self.merged.values().filter(|service| service.is_enabled())
     }
+}
+
+/// The program that tells what the services do.
+pub const STATUS: &str = "/etc/imgforge/status";
+
+/// The program that ends with 0 when every service is ready.
+pub const READY: &str = "/etc/imgforge/ready";
+
+/// Where there is a program that tells of the services, there is one that says whether all are ready.
+fn with_ready(mut files: Vec<ImageFile>) -> Vec<ImageFile> {
+    if files.iter().any(|file| file.path == STATUS) {
+        files.push(ImageFile::program(READY, include_str!("../../../../templates/services/ready")));
+    }
+    files
 }
 
 /// The folder in the context whose content is laid over the image's root.
@@ -303,7 +377,8 @@ pub(crate) fn files(services: &Services) -> Vec<GeneratedFile> {
             return BTreeMap::new();
         }
         let writer = writer(supervisor);
-        let files = writer.base(set).into_iter().chain(set.values().flat_map(|one| writer.service(one)));
+        let files =
+            with_ready(writer.base(set)).into_iter().chain(set.values().flat_map(|one| writer.service(one)));
         files.map(|file| (file.path.clone(), file)).collect()
     };
     let inherited = written(&services.inherited);

@@ -8,7 +8,7 @@ use super::MergedService;
 use crate::manifest::{GiveUp, Limit, Log, Millis, Probe, Process, Reload};
 
 /// Where probes of readiness over the network are in every image that has services under a supervisor of scripts.
-pub(super) const PROBE: &str = "/etc/imgforge/probe";
+pub(crate) const PROBE: &str = "/etc/imgforge/probe";
 
 /// The program at [`PROBE`].
 pub(super) const PROBE_SCRIPT: &str = include_str!("../../../../templates/services/probe");

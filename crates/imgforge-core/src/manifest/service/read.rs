@@ -108,7 +108,10 @@ pub(in crate::manifest) fn service(mut node: Node<'_, '_, '_>) -> Option<Service
     Some(service)
 }
 
-fn service_name(node: &Node<'_, '_, '_>, name: Located<String>) -> Option<Located<ServiceName>> {
+pub(in crate::manifest) fn service_name(
+    node: &Node<'_, '_, '_>,
+    name: Located<String>,
+) -> Option<Located<ServiceName>> {
     match ServiceName::new(name.value) {
         Ok(value) => Some(Located::new(value, name.span)),
         Err(error) => {
@@ -230,7 +233,7 @@ fn limits(node: &mut Node<'_, '_, '_>, limits: &mut BTreeMap<Limit, Located<Opti
 }
 
 /// `1000`, `64KB`, `512MB`, `2GB`: powers of 1024, as everyone who writes memory limits means them.
-fn parse_size(text: &str) -> Option<u64> {
+pub(in crate::manifest) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

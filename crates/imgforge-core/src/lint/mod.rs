@@ -1,0 +1,172 @@
+//! What is allowed and still goes wrong one day: rules over images that are free of errors, each with a code and a page.
+//!
+//! A finding stands at the line that causes it. Seen again from the images below, it is told once. `lint { allow }`
+//! silences a rule for an image and for what stands on it.
+
+mod process;
+mod rule;
+mod services;
+mod shell;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use camino::Utf8PathBuf;
+
+pub use self::rule::{Level, Rule};
+use crate::container::Container;
+use crate::diagnostic::{Problem, Problems};
+use crate::graph::ImageGraph;
+use crate::manifest::Allow;
+use crate::name::{ImageName, ServiceName};
+use crate::services::Field;
+use crate::workspace::Workspace;
+
+/// Something that a rule says about an image.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// The image that it was found in; what stands on it has it too.
+    pub image: ImageName,
+    /// The service that it is about.
+    pub service: Option<ServiceName>,
+    /// What a person is shown.
+    pub problem: Problem,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// By file and place, each once.
+    pub found: Vec<Finding>,
+    /// How many were silenced.
+    pub silenced: usize,
+}
+
+/// Looks at `selected` images.
+///
+/// # Errors
+/// What is wrong with the services of any image.
+pub fn lint(
+    workspace: &Workspace,
+    graph: &ImageGraph,
+    selected: &BTreeSet<ImageName>,
+) -> Result<Findings, Problems> {
+    let mut problems = Problems::default();
+    let mut containers: BTreeMap<&ImageName, Container> = BTreeMap::new();
+    for name in graph.topological() {
+        match Container::of(workspace, graph, name) {
+            Ok(container) => drop(containers.insert(name, container)),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut findings = Findings::default();
+    let mut used: BTreeSet<(Utf8PathBuf, u32)> = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    for (name, container) in graph.topological().map(|name| (name, &containers[name])) {
+        let chain = graph.chain(name);
+        let parent = chain.len().checked_sub(2).map(|parent| &containers[chain[parent]]);
+        for finding in look(name, container, parent) {
+            if let Some((file, allow)) = allowed(workspace, &chain, &finding) {
+                used.insert((file, allow.span.offset));
+                findings.silenced += usize::from(selected.contains(name));
+                continue;
+            }
+            let place = finding.problem.line_column();
+            let file = finding.problem.file_path().map(ToString::to_string);
+            let key = (finding.rule, file, place, finding.problem.message().to_owned());
+            if selected.contains(name) && told.insert(key) {
+                findings.found.push(finding);
+            }
+        }
+    }
+    for name in selected {
+        findings.found.extend(useless(workspace, name, &used));
+    }
+    let key = |finding: &Finding| {
+        let problem = &finding.problem;
+        (problem.file_path().map(ToString::to_string), problem.line_column(), finding.rule)
+    };
+    findings.found.sort_by_key(key);
+    Ok(findings)
+}
+
+fn look(name: &ImageName, container: &Container, parent: Option<&Container>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    process::look(container, &mut found);
+    services::look(name, container, parent, &mut found);
+    secrets(container, &mut found);
+    let finding = |(rule, service, problem): Found| {
+        let problem = problem.code(Rule::code(rule));
+        let problem = if rule.level() == Level::Error { problem } else { problem.warning() };
+        Finding { rule, image: name.clone(), service, problem }
+    };
+    found.into_iter().map(finding).collect()
+}
+
+/// What one rule says: about which service, if about one.
+type Found = (Rule, Option<ServiceName>, Problem);
+
+/// The nearest `allow` of the chain that is meant for a finding, and its file.
+fn allowed<'w>(
+    workspace: &'w Workspace,
+    chain: &[&ImageName],
+    finding: &Finding,
+) -> Option<(Utf8PathBuf, &'w Allow)> {
+    let is_meant = |allow: &&Allow| {
+        allow.rule == finding.rule
+            && allow.service.as_ref().is_none_or(|service| Some(&service.value) == finding.service.as_ref())
+    };
+    chain.iter().rev().find_map(|name| {
+        let manifest = &workspace.images[*name].manifest;
+        Some((manifest.file.path.clone(), manifest.allowed.iter().find(is_meant)?))
+    })
+}
+
+/// Those of an image's `allow`s that silence nothing, in it or below it.
+fn useless(workspace: &Workspace, name: &ImageName, used: &BTreeSet<(Utf8PathBuf, u32)>) -> Vec<Finding> {
+    let manifest = &workspace.images[name].manifest;
+    let is_useless = |allow: &&Allow| !used.contains(&(manifest.file.path.clone(), allow.span.offset));
+    let finding = |allow: &Allow| {
+        let rule = Rule::UselessAllow;
+        let message = format!("this silences nothing: {} finds nothing here", allow.rule.code());
+        let problem = Problem::at(&manifest.file, allow.span, message, "not needed");
+        let problem = problem.help("take it out, so that the next finding is seen").warning();
+        let service = allow.service.as_ref().map(|service| service.value.clone());
+        Finding { rule, image: name.clone(), service, problem: problem.code(rule.code()) }
+    };
+    manifest.allowed.iter().filter(is_useless).map(finding).collect()
+}
+
+fn problem<T>(field: &Field<T>, message: impl Into<String>, label: impl Into<String>) -> Problem {
+    Problem::at(&field.file, field.span, message, label)
+}
+
+/// Parts of names of variables that hold secrets.
+const SECRETS: [&str; 8] =
+    ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY"];
+
+fn secrets(container: &Container, found: &mut Vec<Found>) {
+    let own = container.env.iter().map(|(name, value)| (None, name, value));
+    let of_services = container.services.enabled().flat_map(|service| {
+        service.env.iter().map(move |(name, value)| (Some(service.name.clone()), name, value))
+    });
+    for (service, name, value) in own.chain(of_services) {
+        let upper = name.to_ascii_uppercase();
+        let names_a_place =
+            ["_FILE", "_PATH", "_DIR", "_URL", "_NAME"].iter().any(|end| upper.ends_with(end));
+        let is_secret = SECRETS.iter().any(|part| upper.contains(part)) && !names_a_place;
+        if is_secret && !value.value.is_empty() && !value.value.starts_with('/') {
+            let message =
+                format!("\"{name}\" looks like a secret, and everyone who has the image can read it");
+            let problem = problem(value, message, "in the image for good");
+            let help = "give it to the container when it starts: docker run --env, a secret of the scheduler, or a file that a variable names";
+            found.push((Rule::SecretInEnvironment, service, problem.help(help)));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The rules by name: code, level, what each says in one line, and its page.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// It goes wrong one day.
+    Error,
+    /// It may go wrong, or is meant.
+    Warning,
+}
+
+/// A rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rule {
+    /// A shell line starts several processes, and nothing watches them.
+    SeveralProcesses,
+    /// PID 1 is a shell.
+    ShellAsInit,
+    /// supervisord as PID 1.
+    SupervisordWithoutInit,
+    /// A service that others need has no readiness.
+    NeedWithoutReadiness,
+    /// A service runs as root, and no one says that it has to.
+    RunsAsRoot,
+    /// Stopping takes longer than Docker waits.
+    SlowStop,
+    /// A secret in the image's environment.
+    SecretInEnvironment,
+    /// An `allow` that silences nothing.
+    UselessAllow,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::SeveralProcesses,
+        Self::ShellAsInit,
+        Self::SupervisordWithoutInit,
+        Self::NeedWithoutReadiness,
+        Self::RunsAsRoot,
+        Self::SlowStop,
+        Self::SecretInEnvironment,
+        Self::UselessAllow,
+    ];
+
+    /// `IF001`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::SeveralProcesses => "IF001",
+            Self::ShellAsInit => "IF002",
+            Self::SupervisordWithoutInit => "IF003",
+            Self::NeedWithoutReadiness => "IF004",
+            Self::RunsAsRoot => "IF005",
+            Self::SlowStop => "IF006",
+            Self::SecretInEnvironment => "IF007",
+            Self::UselessAllow => "IF008",
+        }
+    }
+
+    /// How much its findings matter.
+    pub fn level(self) -> Level {
+        match self {
+            Self::SeveralProcesses | Self::SupervisordWithoutInit => Level::Error,
+            _ => Level::Warning,
+        }
+    }
+
+    /// Its page of the documentation.
+    pub fn page(self) -> &'static str {
+        match self {
+            Self::SeveralProcesses => include_str!("../../../../docs/lint/IF001.md"),
+            Self::ShellAsInit => include_str!("../../../../docs/lint/IF002.md"),
+            Self::SupervisordWithoutInit => include_str!("../../../../docs/lint/IF003.md"),
+            Self::NeedWithoutReadiness => include_str!("../../../../docs/lint/IF004.md"),
+            Self::RunsAsRoot => include_str!("../../../../docs/lint/IF005.md"),
+            Self::SlowStop => include_str!("../../../../docs/lint/IF006.md"),
+            Self::SecretInEnvironment => include_str!("../../../../docs/lint/IF007.md"),
+            Self::UselessAllow => include_str!("../../../../docs/lint/IF008.md"),
+        }
+    }
+}
