@@ -17,6 +17,7 @@
 mod build;
 mod durations;
 mod error;
+mod export;
 mod lock;
 mod prepare;
 mod progress;
@@ -31,6 +32,7 @@ pub use imgforge_report as report;
 
 pub use crate::build::{BuildOptions, BuildReport, runtime};
 pub use crate::error::Error;
+pub use crate::export::Reference;
 pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
 pub use crate::session::{OpenOptions, Session};
 pub use crate::work::TargetFailure;

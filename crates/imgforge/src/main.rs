@@ -19,12 +19,14 @@ Examples:
   imgforge graph --format mermaid   the family as a picture
   imgforge run guestbook            start it here, its ports on loopback
   imgforge services                 what the services of running containers do
+  imgforge export guestbook --to compose
+  imgforge lint                     what is allowed and still goes wrong one day
   imgforge update                   lock the newest packages
 
 Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
 group:NAME, path:FOLDER.
 
-Exit codes: 0 done; 1 something failed to build; 2 the command line, a manifest or the lock is wrong;
+Exit codes: 0 done; 1 something failed to build, or lint found an error; 2 the command line, a manifest or the lock is wrong;
 3 an engine or repository cannot be reached; 10 `plan --exit-code` found work; 70 a bug in imgforge; 130 interrupted.";
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
@@ -67,6 +69,8 @@ enum Verb {
     Render(verbs::render::Render),
     Run(verbs::run::Run),
     Services(verbs::services::ServicesVerb),
+    Export(verbs::export::Export),
+    Lint(verbs::lint::Lint),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -83,6 +87,8 @@ fn main() -> ExitCode {
         Verb::Render(verb) => verb.run(&cli.global),
         Verb::Run(verb) => verb.run(&cli.global),
         Verb::Services(verb) => verb.run(cli.global.quiet),
+        Verb::Export(verb) => verb.run(&cli.global),
+        Verb::Lint(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

@@ -1,7 +1,9 @@
 //! The verbs, one file each: its arguments, whose comments are the help, and what it does.
 
 pub(crate) mod build;
+pub(crate) mod export;
 pub(crate) mod graph;
+pub(crate) mod lint;
 pub(crate) mod list;
 pub(crate) mod plan;
 pub(crate) mod render;

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, list, services, show, update};
+use crate::verbs::{graph, json, lint, list, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -23,6 +23,7 @@ pub(crate) struct SchemaVerb {
 enum Of {
     Build,
     Graph,
+    Lint,
     List,
     Plan,
     Services,
@@ -35,6 +36,7 @@ impl SchemaVerb {
         let schema = match self.of {
             Of::Build => schema_for!(RunReport),
             Of::Graph => schema_for!(graph::GraphOutput),
+            Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
             Of::Plan => schema_for!(Plan),
             Of::Services => schema_for!(services::ServicesOutput),

@@ -1,0 +1,169 @@
+//! `imgforge export IMAGE --to SCHEDULER`: the files that run an image somewhere else.
+
+use std::process::ExitCode;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::{Args, ValueEnum};
+use imgforge::core::export::{ExportedFile, Scheduler};
+use imgforge::core::name::Tag;
+use imgforge::{Error, Reference, Session};
+
+use crate::Global;
+use crate::console::{DIM, GOOD, print, say};
+use crate::failure::Failure;
+use crate::verbs::open;
+
+/// Write the files that run an image under a scheduler
+///
+/// Ports, volumes, environment, user, resources, probes and the time to stop come from the manifests of the image's chain;
+/// nothing is built and no engine is asked. What the format cannot say is said on stderr. Templates of the same names in
+/// templates/export/ of the workspace come before the built-in ones.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  imgforge export guestbook --to compose > compose.yaml\n  imgforge export guestbook --to kubernetes --content-tag | kubectl apply -f -\n  imgforge export guestbook --to quadlet -o ~/.config/containers/systemd"
+)]
+pub(crate) struct Export {
+    /// The image
+    image: String,
+    /// For what
+    #[arg(long, value_enum, value_name = "SCHEDULER")]
+    to: To,
+    /// Write files into this folder instead of printing them; existing ones are replaced
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    reference: WhichReference,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    /// A Compose file, for docker-compose 1.29 and what follows the Compose specification
+    Compose,
+    /// A Deployment, a Service and a PersistentVolumeClaim for each volume
+    Kubernetes,
+    /// An app in JSON
+    Marathon,
+    /// A job for the docker driver
+    Nomad,
+    /// A line for each service
+    Procfile,
+    /// .container and .volume units for Podman 5
+    Quadlet,
+}
+
+/// How the files name the image.
+#[derive(Args)]
+#[group(multiple = false)]
+struct WhichReference {
+    /// Name the image by this tag [default: its first release tag]
+    #[arg(long, value_name = "TAG", value_parser = |text: &str| Tag::new(text))]
+    tag: Option<Tag>,
+    /// Name it by the tag of its content, which is never moved
+    #[arg(long)]
+    content_tag: bool,
+    /// Name it by the digest of its manifest
+    #[arg(long, value_name = "sha256:...", value_parser = digest)]
+    digest: Option<String>,
+    /// Name it so
+    #[arg(long, value_name = "REFERENCE", value_parser = whole)]
+    image_reference: Option<String>,
+}
+
+impl WhichReference {
+    fn get(&self) -> Reference {
+        match (&self.tag, &self.digest, &self.image_reference) {
+            (Some(tag), ..) => Reference::Tag(tag.clone()),
+            (_, Some(digest), _) => Reference::Digest(digest.clone()),
+            (.., Some(reference)) => Reference::Whole(reference.clone()),
+            _ if self.content_tag => Reference::Content,
+            _ => Reference::Release,
+        }
+    }
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match text.strip_prefix("sha256:") {
+        Some(hex) if is_hex(hex) => Ok(text.to_owned()),
+        _ => Err("sha256: and 64 hexadecimal digits are expected".into()),
+    }
+}
+
+fn whole(text: &str) -> Result<String, String> {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
+    if !text.is_empty() && text.bytes().all(is_good) {
+        Ok(text.to_owned())
+    } else {
+        Err("HOST/PATH:TAG or HOST/PATH@DIGEST is expected".into())
+    }
+}
+
+impl Export {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let session = open(global)?;
+        let name = session.image(&self.image)?;
+        let exported = session.export(&name, self.to.into(), &self.reference.get())?;
+        if !global.quiet {
+            exported.notes.iter().for_each(|note| say(DIM, "Note", note));
+        }
+        match &self.output {
+            None => print(&joined(&exported.files)),
+            Some(folder) => write(&session, folder, &exported.files, global.quiet)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl From<To> for Scheduler {
+    fn from(to: To) -> Self {
+        match to {
+            To::Compose => Self::Compose,
+            To::Kubernetes => Self::Kubernetes,
+            To::Marathon => Self::Marathon,
+            To::Nomad => Self::Nomad,
+            To::Procfile => Self::Procfile,
+            To::Quadlet => Self::Quadlet,
+        }
+    }
+}
+
+/// One file as it is; of several, each after a line with its name.
+fn joined(files: &[ExportedFile]) -> String {
+    match files {
+        [file] => file.text.clone(),
+        files => {
+            files.iter().map(|file| format!("# {}\n{}", file.name, file.text)).collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+/// Each file is whole or not there; all are rendered before the first is written.
+fn write(session: &Session, folder: &Utf8Path, files: &[ExportedFile], quiet: bool) -> Result<(), Error> {
+    for file in files {
+        let path = folder.join(&file.name);
+        imgforge::core::cache_file::replace(&path, file.text.as_bytes())
+            .map_err(|error| Error::Io { path: path.clone(), error })?;
+        if !quiet {
+            let shown = path.strip_prefix(session.root()).unwrap_or(&path);
+            say(GOOD, "Wrote", shown);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_checked() {
+        assert!(digest(&format!("sha256:{}", "0a".repeat(32))).is_ok());
+        for wrong in ["", "sha256:", "latest", &"a".repeat(64), &format!("sha256:{}", "0G".repeat(32))] {
+            assert!(digest(wrong).is_err(), "{wrong}");
+        }
+        assert!(whole("registry.example.com:5000/a/b@sha256:00").is_ok());
+        for wrong in ["", "a b", "a\nb", "a$b"] {
+            assert!(whole(wrong).is_err(), "{wrong}");
+        }
+    }
+}
