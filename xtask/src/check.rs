@@ -6,12 +6,19 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Debian packages that tests use, and a file by which each is known to be there.
-const TOOLS: &[(&str, &str)] =
-    &[("busybox-static", "/bin/busybox"), ("dpkg-dev", "/usr/bin/dpkg-scanpackages")];
+const TOOLS: &[(&str, &str)] = &[
+    ("busybox-static", "/bin/busybox"),
+    ("docker-compose", "/usr/bin/docker-compose"),
+    ("dpkg-dev", "/usr/bin/dpkg-scanpackages"),
+    ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
+    ("ruby-foreman", "/usr/bin/foreman"),
+    ("systemd", "/usr/bin/systemd-analyze"),
+];
 
 /// Formatting, lints, documentation, tests: stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
     install_tools()?;
+    crate::quadlet::install()?;
     start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod family;
 mod images;
+mod quadlet;
 mod services;
 
 use std::process::Command;
