@@ -11,12 +11,13 @@ mod shell;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 
 pub use self::rule::{Level, Rule};
 use crate::container::Container;
-use crate::diagnostic::{Problem, Problems};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::graph::ImageGraph;
 use crate::manifest::Allow;
 use crate::name::{ImageName, ServiceName};
@@ -156,17 +157,36 @@ fn secrets(container: &Container, found: &mut Vec<Found>) {
     let of_services = container.services.enabled().flat_map(|service| {
         service.env.iter().map(move |(name, value)| (Some(service.name.clone()), name, value))
     });
-    for (service, name, value) in own.chain(of_services) {
+    let is_secret = |name: &str, value: &str| {
         let upper = name.to_ascii_uppercase();
         let names_a_place =
             ["_FILE", "_PATH", "_DIR", "_URL", "_NAME"].iter().any(|end| upper.ends_with(end));
-        let is_secret = SECRETS.iter().any(|part| upper.contains(part)) && !names_a_place;
-        if is_secret && !value.value.is_empty() && !value.value.starts_with('/') {
-            let message =
-                format!("\"{name}\" looks like a secret, and everyone who has the image can read it");
-            let problem = problem(value, message, "in the image for good");
-            let help = "give it to the container when it starts: docker run --env, a secret of the scheduler, or a file that a variable names";
-            found.push((Rule::SecretInEnvironment, service, problem.help(help)));
-        }
+        SECRETS.iter().any(|part| upper.contains(part))
+            && !names_a_place
+            && !value.is_empty()
+            && !value.starts_with('/')
+    };
+    let secrets: Vec<_> =
+        own.chain(of_services).filter(|(_, name, value)| is_secret(name, &value.value)).collect();
+    for (service, name, value) in &secrets {
+        let message = format!("\"{name}\" looks like a secret, and everyone who has the image can read it");
+        let file = masked(&value.file, secrets.iter().map(|(_, _, value)| *value));
+        let problem = Problem::at(&file, value.span, message, "in the image for good");
+        let help = "give it to the container when it starts: docker run --env, a secret of the scheduler, or a file that a variable names";
+        found.push((Rule::SecretInEnvironment, service.clone(), problem.help(help)));
     }
+}
+
+/// A file without the values of secrets: a report gets into logs.
+fn masked<'f>(file: &Arc<SourceFile>, secrets: impl Iterator<Item = &'f Field<String>>) -> Arc<SourceFile> {
+    let mut text = file.text.clone();
+    for secret in secrets.filter(|secret| secret.file.path == file.path) {
+        let range = secret.span.offset as usize..(secret.span.offset + secret.span.len) as usize;
+        let found = text.get(range.clone()).and_then(|part| Some(range.start + part.find(&secret.value)?));
+        // Where it is written in another way, all of its place goes.
+        let range = found.map_or(range, |start| start..start + secret.value.len());
+        let stars = "*".repeat(range.len());
+        text.replace_range(range, &stars);
+    }
+    Arc::new(SourceFile { path: file.path.clone(), text })
 }

@@ -96,6 +96,14 @@ fn services_are_looked_at() {
 }
 
 #[test]
+fn a_secret_is_not_shown() {
+    let manifest = text(image("    env \"API_TOKEN\" \"hunter\\\\2\"\n    env \"PASSWORD\" \"hunter3\""));
+    let file = text(dockerfile("ENV PASSWORD=hunter4 A=1\nENV TOKEN \"hunter 5\""));
+    assert_eq!((manifest.matches("IF007").count(), file.matches("IF007").count()), (2, 2));
+    assert!(!manifest.contains("hunter") && !file.contains("hunter"), "{manifest}{file}");
+}
+
+#[test]
 fn what_says_what_it_means_has_no_findings() {
     let findings = image(
         r#"    user "app" uid=1000

@@ -207,6 +207,36 @@ fn stopping_takes_the_longest_chain_of_graces() {
     assert_eq!(Services::default().stop_time(), Millis(0));
 }
 
+/// In dash or whatever `sh` is here, and in busybox's.
+#[test]
+fn a_container_is_ready_when_every_service_is_up_or_done() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (status, ready) = (dir.path().join("status"), dir.path().join("ready"));
+    let script = include_str!("../../../../templates/services/ready");
+    std::fs::write(&ready, script.replace(STATUS, status.to_str().unwrap())).unwrap();
+    for (states, code, said) in [
+        (&["up", "done"][..], 0, ""),
+        (&["up"], 0, ""),
+        (&["up", "starting", "up"], 1, "s1: starting\n"),
+        (&["waiting", "up", "failed"], 1, "s0: waiting\ns2: failed\n"),
+        (&["down"], 1, "s0: down\n"),
+        // The supervisor is not there yet.
+        (&[], 1, ""),
+    ] {
+        let row = |(number, state): (usize, &&str)| format!("echo 's{number}\t{state}\t7\t1\t0'\n");
+        let rows: String = states.iter().enumerate().map(row).collect();
+        std::fs::write(&status, format!("#!/bin/sh\n{rows}")).unwrap();
+        std::fs::set_permissions(&status, std::fs::Permissions::from_mode(0o755)).unwrap();
+        for shell in [&["sh"][..], &["busybox", "sh"]] {
+            let mut command = std::process::Command::new(shell[0]);
+            let Ok(output) = command.args(&shell[1..]).arg(&ready).output() else { continue };
+            assert_eq!(output.status.code(), Some(code), "{states:?} in {shell:?}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{states:?} in {shell:?}");
+        }
+    }
+}
+
 #[test]
 fn what_is_wrong_with_services_is_said_with_its_line() {
     let parent = r#"
