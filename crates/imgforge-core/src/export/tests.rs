@@ -72,7 +72,7 @@ const NETWORK: &str = r#"
 
 fn text(exported: &Exported) -> String {
     let files = exported.files.iter().map(|file| format!("--- {}\n{}", file.name, file.text));
-    files.collect::<Vec<_>>().join("")
+    files.collect()
 }
 
 #[test]
@@ -317,7 +317,8 @@ mod nomad {
         pub(super) args: Option<Vec<String>>,
         pub(super) interval: String,
         pub(super) timeout: String,
-        pub(super) check_restart: Option<CheckRestart>,
+        #[serde(rename = "check_restart")]
+        pub(super) again: Option<CheckRestart>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -398,12 +399,7 @@ fn check_nomad(workload: &Workload, text: &str) -> nomad::File {
             assert_eq!(check.command.is_some(), check.kind == "script");
             assert_eq!(check.args.is_some(), check.kind == "script");
             assert_eq!(check.task.as_ref(), check.command.as_ref().map(|_| &workload.slug));
-            assert!(
-                check
-                    .check_restart
-                    .as_ref()
-                    .is_none_or(|again| again.limit > 0 && again.grace.ends_with('s'))
-            );
+            assert!(check.again.as_ref().is_none_or(|again| again.limit > 0 && again.grace.ends_with('s')));
             assert!(check.interval.ends_with('s') && check.timeout.ends_with('s') && !check.name.is_empty());
         }
     }
