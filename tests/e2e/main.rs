@@ -15,6 +15,7 @@ mod lint;
 mod looking;
 mod mistakes;
 mod packages;
+mod running;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
