@@ -42,7 +42,7 @@ pub(super) fn of(
         env => named(&manifest.env),
         labels => labels(workspace, manifest),
         steps => manifest.steps.iter().map(step).collect::<Vec<_>>(),
-        services => writes_services.then(|| services_value(image, services)),
+        services => services_value(image, services, writes_services),
         expose => located(&manifest.expose),
         volumes => located(&manifest.volumes),
         workdir => manifest.workdir.as_ref().map(|dir| valued(dir.span, dir.value.clone())),
@@ -123,7 +123,7 @@ fn labels(workspace: &Workspace, manifest: &ImageManifest) -> Vec<Value> {
     labels.into_iter().map(|(key, (at, value))| context! { at, key, value }).collect()
 }
 
-fn services_value(image: &Image, services: &Services) -> Value {
+fn services_value(image: &Image, services: &Services, files: bool) -> Option<Value> {
     // An image can change its parents' services without naming one: by making the user that one runs as.
     let span = image.manifest.services.first().map_or(image.manifest.name.span, |service| service.span);
     let process = services.process().map(|process| {
@@ -135,7 +135,7 @@ fn services_value(image: &Image, services: &Services) -> Value {
             stop_signal => process.stop_signal,
         }
     });
-    context! { at => mark(span), process }
+    (files || process.is_some()).then(|| context! { at => mark(span), files, process })
 }
 
 /// `UID:GID` of a user that an image of the chain makes; any other name as it is.

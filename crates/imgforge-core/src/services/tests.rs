@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::graph::ImageGraph;
 use crate::manifest::{GiveUp, Probe, RestartBound};
-use crate::workspace::testing::{loaded, shown};
+use crate::render::render;
+use crate::source::WorkTree;
+use crate::workspace::load;
+use crate::workspace::testing::{loaded, root, shown, written as written_files};
 
 fn field<T>(value: T) -> Field<T> {
     let file = Arc::new(SourceFile { path: "web/image.kdl".into(), text: String::new() });
@@ -356,4 +359,30 @@ proptest! {
             .collect();
         prop_assert_eq!(union, whole);
     }
+}
+
+/// A process that is given as ENTRYPOINT and CMD lies in no file: an image whose service is another one says so.
+#[test]
+fn a_child_of_a_single_process_has_its_own() {
+    let files = [
+        ("imgforge.kdl", "workspace \"w\"\n"),
+        (
+            "a/image.kdl",
+            "image \"a\" {\n    from \"scratch\"\n    supervisor \"none\"\n    service \"main\" { command \"/a\" \"1\" }\n}\n",
+        ),
+        ("b/image.kdl", "image \"b\" {\n    from \"a\"\n    service \"main\" { command \"/b\" }\n}\n"),
+        ("c/image.kdl", "image \"c\" {\n    from \"b\"\n}\n"),
+    ];
+    let dir = written_files(&files.map(|(path, text)| (path, text.as_bytes())));
+    let source = WorkTree::uncached(root(&dir));
+    let workspace = load(&source, None).unwrap();
+    let graph = ImageGraph::new(&workspace).unwrap();
+    let cmd = |name: &str| {
+        let name = ImageName::new(name).unwrap();
+        let rendered = render(&workspace, &graph, &name, &source).unwrap();
+        rendered.dockerfile.lines().filter(|line| line.starts_with("CMD")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(cmd("a"), r#"CMD ["/a", "1"]"#);
+    assert_eq!(cmd("b"), r#"CMD ["/b"]"#);
+    assert_eq!(cmd("c"), "");
 }
