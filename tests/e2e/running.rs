@@ -12,6 +12,7 @@ const WEB: &str = r#"
     from "base"
     supervisor "none"
     expose 8080
+    resources memory="64MB" cpus="0.5"
     volume "/data"
     service "web" {
         script "trap 'echo stopped in order; exit 5' TERM; httpd -p 8080 -h /etc; echo serving $GREETING; while :; do sleep 60 & wait $!; done"
@@ -57,6 +58,9 @@ fn ports_are_published_and_an_interrupt_stops_it_in_order() {
     let address = Docker::run(&["port", &name, "8080/tcp"]);
     assert!(address.starts_with("127.0.0.1:"), "{address}");
     assert!(std::net::TcpStream::connect(address.lines().next().unwrap()).is_ok());
+
+    let limits = Docker::run(&["inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", &name]);
+    assert_eq!(limits, format!("{} 500000000", 64 << 20));
 
     let shown = imgforge(&workspace, &["services", "web", "--format", "json"]).ok().json();
     let container = &shown["containers"][0];

@@ -25,6 +25,10 @@ pub struct RunRequest {
     pub volumes: Vec<String>,
     /// Paths on which a file system in memory is mounted.
     pub tmpfs: Vec<String>,
+    /// How much memory it may use, in bytes.
+    pub memory: Option<u64>,
+    /// How much of the processors it may use, in thousandths of one.
+    pub cpus: Option<u32>,
     /// Whether its root file system cannot be written to.
     pub read_only: bool,
     /// Whether it may do all that the host's root may; what systemd needs where cgroups cannot be delegated.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use imgforge_core::container::Container;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::Supervisor;
 use imgforge_core::name::ImageName;
@@ -18,23 +19,24 @@ const DEFAULT_STOP: Duration = Duration::from_secs(10);
 
 impl Session {
     /// A container of the image with this fingerprint: every port that the image's chain exposes on a free port of
-    /// loopback, and what its supervisor needs of the container.
+    /// loopback, its `resources`, and what its supervisor needs of the container.
     ///
     /// # Errors
     /// Problems of the image's services.
     pub fn run_request(&self, name: &ImageName, fingerprint: Fingerprint) -> Result<RunRequest, Error> {
-        let chain = self.graph.chain(name).into_iter().map(|name| &self.workspace.images[name]);
-        let exposed = chain.flat_map(|image| &image.manifest.expose);
+        let container = Container::of(&self.workspace, &self.graph, name)?;
         let port = |container: &String| PublishedPort {
             container: container.clone(),
             host_ip: "127.0.0.1".into(),
             host_port: None,
         };
-        let is_machine = self.services(name)?.supervisor == Some(Supervisor::Systemd);
+        let is_machine = container.services.supervisor == Some(Supervisor::Systemd);
         let tmpfs = if is_machine { vec!["/run".into(), "/run/lock".into()] } else { Vec::new() };
         Ok(RunRequest {
             image: format!("{}:{}", self.repository(name), fingerprint.content_tag()),
-            ports: exposed.map(|exposed| port(&exposed.value)).collect(),
+            ports: container.ports.iter().map(|exposed| port(&exposed.value)).collect(),
+            memory: container.memory.map(|memory| memory.value),
+            cpus: container.cpus.map(|cpus| cpus.value),
             tmpfs,
             privileged: is_machine,
             ..RunRequest::default()

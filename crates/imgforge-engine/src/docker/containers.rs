@@ -89,6 +89,8 @@ async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started,
         port_bindings: Some(bindings),
         binds: Some(request.volumes),
         tmpfs: Some(request.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
+        memory: request.memory.and_then(|bytes| i64::try_from(bytes).ok()),
+        nano_cpus: request.cpus.map(|thousandths| i64::from(thousandths) * 1_000_000),
         readonly_rootfs: Some(request.read_only),
         privileged: Some(request.privileged),
         ..HostConfig::default()
