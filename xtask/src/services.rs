@@ -34,7 +34,8 @@ struct Subject {
 
 const THREE: &[&str] = &["db", "app", "web"];
 const ONE: &[&str] = &["web"];
-const MACHINE: &[&str] = &["--privileged", "--tmpfs", "/run", "--tmpfs", "/run/lock"];
+const MACHINE: &[&str] =
+    &["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup", "--tmpfs=/run", "--tmpfs=/run/lock"];
 
 const SUBJECTS: &[Subject] = &[
     Subject { image: "s6", what: "s6", options: &[], services: THREE },

@@ -31,8 +31,8 @@ pub struct RunRequest {
     pub cpus: Option<u32>,
     /// Whether its root file system cannot be written to.
     pub read_only: bool,
-    /// Whether it may do all that the host's root may; what systemd needs where cgroups cannot be delegated.
-    pub privileged: bool,
+    /// Whether it makes control groups of its own, as systemd does: it is given the host's.
+    pub control_groups: bool,
 }
 
 /// A port of a container on an address of this machine.

@@ -38,7 +38,7 @@ impl Session {
             memory: container.memory.map(|memory| memory.value),
             cpus: container.cpus.map(|cpus| cpus.value),
             tmpfs,
-            privileged: is_machine,
+            control_groups: is_machine,
             ..RunRequest::default()
         })
     }

@@ -56,7 +56,12 @@ impl Subject<'_> {
 /// What containers of a supervisor need of Docker; docs/supervisors.md says why.
 fn options_of(supervisor: &str) -> &'static [&'static str] {
     match supervisor {
-        "systemd" => &["--privileged", "--tmpfs", "/run", "--tmpfs", "/run/lock"],
+        "systemd" => &[
+            "--cgroupns=host",
+            "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
+            "--tmpfs=/run",
+            "--tmpfs=/run/lock",
+        ],
         _ => &[],
     }
 }
@@ -306,4 +311,9 @@ fn dumb_init() {
 #[test]
 fn none() {
     conforms("none");
+}
+
+#[test]
+fn systemd() {
+    conforms("systemd");
 }

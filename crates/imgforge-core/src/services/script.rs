@@ -48,6 +48,13 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("single/status-first", include_str!("../../../../templates/single/status-first.j2")),
         ("single/stop", include_str!("../../../../templates/single/stop.j2")),
         ("single/reload", include_str!("../../../../templates/single/reload.j2")),
+        ("systemd/run", include_str!("../../../../templates/systemd/run.j2")),
+        ("systemd/check", include_str!("../../../../templates/systemd/check.j2")),
+        ("systemd/finish", include_str!("../../../../templates/systemd/finish.j2")),
+        ("systemd/reload", include_str!("../../../../templates/systemd/reload.j2")),
+        ("systemd/log", include_str!("../../../../templates/systemd/log.j2")),
+        ("systemd/target", include_str!("../../../../templates/systemd/target.j2")),
+        ("systemd/unit", include_str!("../../../../templates/systemd/unit.j2")),
     ] {
         env.add_template(name, text).expect("the built-in scripts are templates");
     }
@@ -59,6 +66,13 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
 pub(super) fn render(name: &str, service: &MergedService, folder: &str, live: &str) -> String {
     let template = SCRIPTS.get_template(name).expect("added above");
     template.render(values(service, folder, live)).expect("the built-in scripts use what is given to them")
+}
+
+/// Renders `imgforge.target`, which starts these.
+pub(super) fn target<'s>(services: impl Iterator<Item = &'s MergedService>) -> String {
+    let template = SCRIPTS.get_template("systemd/target").expect("added above");
+    let names: Vec<String> = services.map(|service| service.name.to_string()).collect();
+    template.render(context! { names }).expect("the target uses what is given to it")
 }
 
 /// The content of the file `script`, which a service's command is when the manifest gives a script.
@@ -148,6 +162,7 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
             Log::File { dir, max_size, keep } => Some(context! { dir, max_size, keep }),
             _ => None,
         },
+        grace_milliseconds => service.stop().grace.0,
         grace_seconds => service.stop().grace.0.div_ceil(1000),
         stop_signal => service.stop().signal,
     }

@@ -85,6 +85,48 @@ fn a_service_becomes_a_service_directory() {
 }
 
 #[test]
+fn a_service_becomes_a_unit() {
+    let log = Some(field(Log::Stdout { prefix: Some("[a'b] ".into()) }));
+    insta::assert_snapshot!("systemd_full", written(Supervisor::Systemd, &MergedService { log, ..full() }));
+    let kind = Some(field(ServiceType::Oneshot));
+    let process = Some(field(Process::Script("echo hello\n".into())));
+    let log = Some(field(Log::Stdout { prefix: None }));
+    let oneshot = MergedService { kind, process, log, ..bare() };
+    insta::assert_snapshot!("systemd_oneshot", written(Supervisor::Systemd, &oneshot));
+}
+
+#[test]
+fn systemd_starts_what_is_switched_on() {
+    let child = r#"
+        service "web" { enabled #false }
+        service "own" { command "own" }"#;
+    let parent = "supervisor \"systemd\"\nservice \"web\" { command \"web\" }";
+    let made = merged(&[parent, child]).unwrap();
+    let target = |services: &Services| {
+        let files = files(services);
+        let found = files.iter().find(|file| file.path.as_str().ends_with("/imgforge.target")).unwrap();
+        String::from_utf8(found.content.to_vec()).unwrap()
+    };
+    let wants = |services: &Services| {
+        let text = target(services);
+        text.lines().filter_map(|line| line.strip_prefix("Wants=")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(wants(&made[0]), ["imgforge-web.service"]);
+    assert_eq!(wants(&made[1]), ["imgforge-own.service"]);
+}
+
+#[test]
+fn systemd_puts_no_logs_aside() {
+    let body = r#"
+    supervisor "systemd"
+    service "web" {
+        command "web"
+        log "file" dir="/var/log/web"
+    }"#;
+    insta::assert_snapshot!(shown(merged(&[body]).unwrap_err()));
+}
+
+#[test]
 fn every_service_has_the_same_files_so_that_a_childs_cover_its_parents() {
     for supervisor in Supervisor::ALL {
         let paths = |service: &MergedService| {

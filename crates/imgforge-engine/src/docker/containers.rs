@@ -6,7 +6,9 @@ use std::time::Duration;
 use bollard::container::LogOutput;
 use bollard::errors::Error as Bollard;
 use bollard::exec::StartExecResults;
-use bollard::models::{ContainerCreateBody, ContainerSummary, ExecConfig, HostConfig, PortBinding};
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ExecConfig, HostConfig, HostConfigCgroupnsModeEnum, PortBinding,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
@@ -78,12 +80,15 @@ impl Containers for Docker {
     }
 }
 
-async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started, Error> {
+async fn start(client: &bollard::Docker, mut request: RunRequest) -> Result<Started, Error> {
     let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
     for PublishedPort { container, host_ip, host_port } in &request.ports {
         let binding =
             PortBinding { host_ip: Some(host_ip.clone()), host_port: host_port.map(|port| port.to_string()) };
         bindings.entry(container.clone()).or_default().get_or_insert_default().push(binding);
+    }
+    if request.control_groups {
+        request.volumes.push("/sys/fs/cgroup:/sys/fs/cgroup".into());
     }
     let host = HostConfig {
         port_bindings: Some(bindings),
@@ -92,7 +97,8 @@ async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started,
         memory: request.memory.and_then(|bytes| i64::try_from(bytes).ok()),
         nano_cpus: request.cpus.map(|thousandths| i64::from(thousandths) * 1_000_000),
         readonly_rootfs: Some(request.read_only),
-        privileged: Some(request.privileged),
+        // In a namespace of its own the container would not find itself in the host's control groups.
+        cgroupns_mode: request.control_groups.then_some(HostConfigCgroupnsModeEnum::HOST),
         ..HostConfig::default()
     };
     let body = ContainerCreateBody {
