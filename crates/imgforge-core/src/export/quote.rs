@@ -142,8 +142,10 @@ pub(super) fn shell_word(text: &str) -> Option<String> {
     }
     // printf(1) of POSIX: backslashes and octal numbers in the format, `%%` for a percent sign.
     let mut format = String::new();
-    for c in text.chars() {
+    for (at, c) in text.char_indices() {
         match c {
+            // At the start it would begin an option.
+            '-' if at == 0 => format.push_str("\\055"),
             '\n' => format.push_str("\\n"),
             '\r' => format.push_str("\\r"),
             '\\' => format.push_str("\\\\"),
