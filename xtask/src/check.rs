@@ -19,6 +19,7 @@ const TOOLS: &[(&str, &str)] = &[
 pub(crate) fn run() -> Result<()> {
     install_tools()?;
     crate::quadlet::install()?;
+    mount_control_groups();
     start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -72,6 +73,22 @@ fn start_docker() -> Result<()> {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
     anyhow::bail!("the Docker Engine was started, but does not answer")
+}
+
+/// systemd in a container wants a hierarchy of control groups of its own, which a host of version 1 has only where systemd
+/// runs. Where it cannot be made, the tests that need it say so.
+fn mount_control_groups() {
+    let dir = Path::new("/sys/fs/cgroup/systemd");
+    let is_version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if is_version_2 || dir.join("cgroup.procs").exists() || std::fs::create_dir_all(dir).is_err() {
+        return;
+    }
+    eprintln!("     Mount {}", dir.display());
+    let mount =
+        Command::new("mount").args(["-t", "cgroup", "-o", "none,name=systemd", "cgroup"]).arg(dir).status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("   Warning: it cannot be mounted");
+    }
 }
 
 /// Installs what is missing with apt-get, where there is one; elsewhere says what is missing.
