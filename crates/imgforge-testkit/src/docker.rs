@@ -1,6 +1,9 @@
 //! The Docker Engine as a user of the `docker` command meets it.
 
-use std::process::Command;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 /// A few `docker` commands.
 pub struct Docker;
@@ -79,10 +82,7 @@ impl Container {
     /// # Panics
     /// When docker is not installed.
     pub fn logs(&self) -> String {
-        let output = Command::new("docker").args(["logs", &self.id]).output().expect("docker is installed");
-        let mut bytes = output.stdout;
-        bytes.extend(output.stderr);
-        String::from_utf8_lossy(&bytes).into_owned()
+        logs(&self.id)
     }
 
     /// Runs a command inside; its output if it ends with 0.
@@ -100,6 +100,17 @@ impl Container {
         Docker::run(&["kill", "-s", signal, &self.id]);
     }
 
+    /// The text of a file in it, also after its end.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn file(&self, path: &str) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let copy = folder.path().join("file");
+        Docker::run(&["cp", &format!("{}:{path}", self.id), copy.to_str().expect("UTF-8")]);
+        std::fs::read_to_string(copy).expect("a text")
+    }
+
     /// Its exit code, once it has ended; `None` while it runs.
     ///
     /// # Panics
@@ -114,5 +125,85 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         let _ = Command::new("docker").args(["rm", "-f", "-v", &self.id]).output();
+    }
+}
+
+/// A container's log as it grows: `docker logs --follow`, which asks the daemon once and not each time that someone looks.
+pub struct Log {
+    container: String,
+    child: Child,
+    stdout: Stream,
+    stderr: Stream,
+    whole: OnceLock<String>,
+}
+
+impl Log {
+    /// Begins to follow the log of a container, from its beginning to the container's end.
+    ///
+    /// # Panics
+    /// When docker is not installed.
+    pub fn follow(container: &Container) -> Self {
+        let mut command = Command::new("docker");
+        command.args(["logs", "--follow", &container.id]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("docker is installed");
+        let stdout = Stream::read(child.stdout.take().expect("piped"));
+        let stderr = Stream::read(child.stderr.take().expect("piped"));
+        Self { container: container.id.clone(), child, stdout, stderr, whole: OnceLock::new() }
+    }
+
+    /// Whether the container has ended.
+    pub fn has_ended(&self) -> bool {
+        self.stdout.has_ended() && self.stderr.has_ended()
+    }
+
+    /// What has been written so far, stdout before stderr.
+    pub fn text(&self) -> String {
+        if self.has_ended() {
+            // Docker 20.10 does not always tell followers of a last line without its end.
+            return self.whole.get_or_init(|| logs(&self.container)).clone();
+        }
+        let [stdout, stderr] = [&self.stdout, &self.stderr].map(Stream::bytes);
+        String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()
+    }
+}
+
+/// `docker logs`, stdout before stderr.
+fn logs(container: &str) -> String {
+    let output = Command::new("docker").args(["logs", container]).output().expect("docker is installed");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is read from a pipe.
+struct Stream {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Stream {
+    fn read(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&bytes);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 1 << 13];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                shared.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

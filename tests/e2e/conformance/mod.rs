@@ -1,31 +1,46 @@
 //! The conformance suite of services: one set of behaviours, run against every supervisor in real containers, and the
 //! table of it in `docs/supervisors.md`.
 //!
-//! Each behaviour is a small image on one that has a service `main` already. What a supervisor cannot express must be
+//! Each behaviour is an image on one that has a service `main` already. What a supervisor cannot express must be
 //! refused before anything is built; the table then shows the error. With `IMGFORGE_UPDATE_DOCS=1` the tests write
 //! their columns instead of comparing them.
 
 mod behaviours;
+mod images;
+mod running;
 mod table;
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use imgforge_testkit::docker::{Container, Docker};
+use imgforge_testkit::docker::Container;
 use imgforge_testkit::workspace::TestWorkspace;
 
-use self::behaviours::BEHAVIOURS;
+use self::running::Running;
 use crate::imgforge;
 
 /// Something that is to be the same under every supervisor.
 struct Behaviour {
     /// The row's name.
     name: &'static str,
-    /// The services of the image that shows it, which stands on one with the service `main`.
-    services: &'static str,
-    /// Looks at containers of the image.
+    /// The services of the images that show it: each image stands on the one before, the first on `mid`, which has
+    /// the service `main`.
+    images: &'static [&'static str],
+    /// Looks at containers of the last image.
     check: fn(&Subject),
+}
+
+impl Behaviour {
+    /// `stop-while-starting` of `stop while starting`: the last of its images.
+    fn image(&self) -> String {
+        let is_letter = |c: char| c.is_ascii_alphanumeric();
+        let words = self.name.split(|c| !is_letter(c)).filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+    }
 }
 
 /// An image that is looked at.
@@ -33,10 +48,11 @@ struct Subject<'w> {
     workspace: &'w TestWorkspace,
     supervisor: &'static str,
     image: String,
+    differs: Cell<Option<&'static str>>,
 }
 
 impl Subject<'_> {
-    /// Starts a container of the image.
+    /// Starts a container of the image, with more options for `docker run`.
     fn start(&self, options: &[&str]) -> Running {
         self.start_with(options, &[])
     }
@@ -44,239 +60,103 @@ impl Subject<'_> {
     /// The same with a command.
     fn start_with(&self, options: &[&str], command: &[&str]) -> Running {
         let reference = self.workspace.repository(&self.image);
-        let own = options_of(self.supervisor);
-        Running(Container::start(&[own, options, &[&reference], command].concat()))
+        let own = images::docker_options(self.supervisor);
+        Running::of(Container::start(&[own, options, &[&reference], command].concat()))
     }
 
+    /// Whether it is a supervisor of exactly one service.
     fn is_single(&self) -> bool {
         matches!(self.supervisor, "tini" | "dumb-init" | "none")
     }
-}
 
-/// What containers of a supervisor need of Docker; docs/supervisors.md says why.
-fn options_of(supervisor: &str) -> &'static [&'static str] {
-    match supervisor {
-        "systemd" => &[
-            "--cgroupns=host",
-            "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
-            "--tmpfs=/run",
-            "--tmpfs=/run/lock",
-        ],
-        _ => &[],
+    /// What is checked is not the same here as elsewhere, and this is how it is.
+    fn differs(&self, words: &'static str) {
+        self.differs.set(Some(words));
     }
 }
 
-/// A container whose services say what they do: `NAME EVENT TIME` in the log, the time in ns.
-struct Running(Container);
-
-impl Running {
-    /// Waits until a service has said something so many times, and gives the time of the last of them in ns.
-    fn wait_nth(&self, said: &str, nth: usize) -> u64 {
-        let begun = Instant::now();
-        loop {
-            let logs = self.0.logs();
-            let mark = format!("{said} ");
-            let mut times = logs.lines().filter_map(|line| {
-                let rest = &line[line.find(&mark)? + mark.len()..];
-                rest.split(' ').next()?.parse::<u64>().ok()
-            });
-            if let Some(time) = times.nth(nth - 1) {
-                return time;
-            }
-            assert!(begun.elapsed() < PATIENCE, "nothing says \"{said}\" {nth} times:\n{logs}");
-            std::thread::sleep(Duration::from_millis(150));
-        }
-    }
-
-    fn wait(&self, said: &str) -> u64 {
-        self.wait_nth(said, 1)
-    }
-
-    fn has_said(&self, said: &str) -> bool {
-        self.0.logs().contains(&format!("{said} "))
-    }
-
-    /// Waits for a text in the log.
-    fn wait_log(&self, text: &str) {
-        self.until(&format!("the log has \"{text}\""), || self.0.logs().contains(text));
-    }
-
-    fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !is() {
-            assert!(begun.elapsed() < PATIENCE, "not so: {what}\n{}", self.0.logs());
-            std::thread::sleep(Duration::from_millis(150));
-        }
-    }
-
-    fn sh(&self, script: &str) -> String {
-        self.0.exec(&["sh", "-c", script])
-    }
-
-    /// `docker stop` with time enough, and the exit code.
-    fn stop(&self) -> i64 {
-        Docker::run(&["stop", "-t", "30", &self.0.id]);
-        self.0.exit_code().expect("it has ended")
-    }
-
-    fn wait_end(&self) -> i64 {
-        self.until("the container has ended", || self.0.exit_code().is_some());
-        self.0.exit_code().expect("it has ended")
-    }
-
-    /// Each service's line of `/etc/imgforge/status`: state, pid, restarts.
-    fn status(&self) -> BTreeMap<String, (String, String, u64)> {
-        let Some(text) = self.0.try_exec(&["/etc/imgforge/status"]) else { return BTreeMap::new() };
-        text.lines()
-            .map(|line| {
-                let words: Vec<&str> = line.split('\t').collect();
-                assert_eq!(words.len(), 5, "{line}");
-                let seconds: u64 = words[3].parse().expect("seconds");
-                assert!(seconds < 10_000, "{line}");
-                let restarts = words[4].parse().expect("a number");
-                (words[0].to_owned(), (words[1].to_owned(), words[2].to_owned(), restarts))
-            })
-            .collect()
-    }
-
-    fn state(&self, service: &str) -> String {
-        self.status().get(service).map(|status| status.0.clone()).unwrap_or_default()
-    }
-
-    fn wait_state(&self, service: &str, state: &str) {
-        self.until(&format!("{service} is {state}"), || self.state(service) == state);
-    }
-}
-
-/// How long anything may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// `svc NAME`: says when it starts, and when it is stopped.
-const SVC: &str = "#!/bin/sh\nsay() { echo \"$name $1 $(date +%s%N) $$\"; }\nname=$1\ntrap 'say stop; exit 0' TERM\nsay start\nwhile :; do sleep 60 & wait $!; done\n";
-
-/// `say NAME EVENT`.
-const SAY: &str = "#!/bin/sh\necho \"$1 $2 $(date +%s%N)\"\n";
-
-/// `serve PORT DELAY`: a server that listens after so many seconds, and answers 200 on `/ok` and 503 elsewhere.
-const SERVE: &str = r#"#!/usr/bin/perl
-use IO::Socket::INET;
-$| = 1; $SIG{TERM} = sub { exit 0 };
-sleep $ARGV[1];
-my $server = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 9, ReuseAddr => 1) or die;
-print "serve listens ", `date +%s%N`;
-while (1) {
-    my $client = $server->accept or next;
-    $client->autoflush(1);
-    my $line = <$client>;
-    next unless defined $line;
-    my $status = $line =~ m{^GET /ok } ? "200 OK" : "503 No";
-    print $client "HTTP/1.0 $status\r\nContent-Length: 0\r\n\r\n";
-    close $client;
-}
-"#;
-
-const MAIN: &str = "    service \"main\" {\n        command \"/usr/local/bin/svc\" \"main\"\n    }";
-
-fn family(supervisor: &str) -> TestWorkspace {
-    let workspace = TestWorkspace::new();
-    let described = std::fs::read_to_string(workspace.root().join("imgforge.kdl")).unwrap();
-    workspace.write(
-        "imgforge.kdl",
-        &format!("{described}apt \"debian\" {{\n    suite \"bookworm\" \"bookworm-updates\" \"bookworm-security\"\n}}\n"),
-    );
-    workspace.image(
-        "os",
-        "    root \"debian\"\n    user \"app\" uid=1000 home=\"/srv/app\"\n    user \"files\" uid=1001",
-    );
-    for (name, text) in [("svc", SVC), ("say", SAY), ("serve", SERVE)] {
-        workspace.write(&format!("mid/{name}"), text);
-    }
-    let brings = if supervisor == "s6-overlay" { " install=#false" } else { "" };
-    workspace.image(
-        "mid",
-        &format!(
-            "    from \"os\"\n    supervisor \"{supervisor}\"{brings}\n    copy \"svc\" \"say\" \"serve\" \"/usr/local/bin/\" mode=\"0755\"\n{MAIN}"
-        ),
-    );
-    for behaviour in BEHAVIOURS {
-        workspace.image(&image_of(behaviour), &format!("    from \"mid\"\n{}", behaviour.services));
-    }
-    workspace
-}
-
-/// `stop-while-starting` of `stop while starting`.
-fn image_of(behaviour: &Behaviour) -> String {
-    let name: String = behaviour
-        .name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
-    name.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
-}
-
-/// What a cell of the table says.
+/// What is found out about a behaviour and a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Cell {
+enum Found {
+    /// Containers behave so.
     Pass,
-    /// Refused, with this error.
+    /// They behave in another way, which is this.
+    Differs(String),
+    /// `imgforge plan` refuses it with this error.
     NotExpressible(String),
 }
 
-fn column(supervisor: &'static str) -> BTreeMap<&'static str, Cell> {
-    let begun = Instant::now();
-    let workspace = family(supervisor);
-    let mut cells = BTreeMap::new();
-    let mut possible = Vec::new();
-    // The lock is made once, for all of them; images that are refused have no part in it.
-    imgforge(&workspace, &["build", "mid"]).ok();
-    for behaviour in BEHAVIOURS.iter().copied() {
-        let planned = imgforge(&workspace, &["plan", &image_of(behaviour)]);
-        if planned.code == 2 {
-            cells.insert(behaviour.name, Cell::NotExpressible(error_of(&planned.stderr)));
-        } else {
-            planned.ok();
-            possible.push(behaviour);
-        }
-    }
-    let images: Vec<String> = possible.iter().map(|behaviour| image_of(behaviour)).collect();
-    let build: Vec<&str> =
-        ["build", "--locked"].into_iter().chain(images.iter().map(String::as_str)).collect();
-    imgforge(&workspace, &build).ok();
+/// Most of a check's time is waiting.
+const AT_ONCE: usize = 6;
 
+fn column(supervisor: &'static str) -> BTreeMap<&'static str, Found> {
+    let begun = Instant::now();
+    let workspace = images::family(supervisor);
+    let mut cells = BTreeMap::new();
+    let mut possible = VecDeque::new();
+    // The lock is made here, once; images that are refused have no part in it.
+    imgforge(&workspace, &["build", "mid"]).ok();
+    let refuses_something = imgforge(&workspace, &["plan"]).code == 2;
+    for behaviour in behaviours::all() {
+        if refuses_something {
+            let planned = imgforge(&workspace, &["plan", &behaviour.image()]);
+            if planned.code == 2 {
+                cells.insert(behaviour.name, Found::NotExpressible(error_of(&planned.stderr)));
+                continue;
+            }
+        }
+        possible.push_back(behaviour);
+    }
+    let images: Vec<String> = possible.iter().map(|behaviour| behaviour.image()).collect();
+    let images = images.iter().map(String::as_str);
+    imgforge(&workspace, &["build", "--locked"].into_iter().chain(images).collect::<Vec<_>>()).ok();
     eprintln!("{supervisor}: built after {:?}", begun.elapsed());
-    // Most of their time is waiting.
-    let (queue, failures) = (Mutex::new(possible.clone()), Mutex::new(Vec::new()));
+
+    let (queue, cells, failures) = (Mutex::new(possible), Mutex::new(cells), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..6 {
+        for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(behaviour) = next(&queue) {
                     let begun = Instant::now();
-                    let subject = Subject { workspace: &workspace, supervisor, image: image_of(behaviour) };
-                    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        (behaviour.check)(&subject);
-                    }));
+                    let subject = Subject {
+                        workspace: &workspace,
+                        supervisor,
+                        image: behaviour.image(),
+                        differs: Cell::new(None),
+                    };
+                    let checked = catch_unwind(AssertUnwindSafe(|| (behaviour.check)(&subject)));
                     eprintln!("{supervisor}: {}: {:?}", behaviour.name, begun.elapsed());
-                    if checked.is_err() {
-                        failures.lock().unwrap().push(behaviour.name);
+                    if let Err(panic) = checked {
+                        let words = format!("--- {}\n{}\n", behaviour.name, words_of(&*panic));
+                        failures.lock().unwrap().push(words);
+                    } else {
+                        let differs = subject.differs.get().map(|words| Found::Differs(words.to_owned()));
+                        cells.lock().unwrap().insert(behaviour.name, differs.unwrap_or(Found::Pass));
                     }
                 }
             });
         }
     });
     let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{supervisor} does not: {failures:?}");
-    cells.extend(possible.into_iter().map(|behaviour| (behaviour.name, Cell::Pass)));
-    cells
+    assert!(failures.is_empty(), "{supervisor} does not do what it should:\n{}", failures.concat());
+    cells.into_inner().unwrap()
 }
 
-fn next(queue: &Mutex<Vec<&'static Behaviour>>) -> Option<&'static Behaviour> {
-    queue.lock().unwrap().pop()
+fn next(queue: &Mutex<VecDeque<&'static Behaviour>>) -> Option<&'static Behaviour> {
+    queue.lock().unwrap().pop_front()
 }
 
-/// The first line of the first problem, without its mark.
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without words")
+}
+
+/// The first problem that is shown, on one line and without its mark.
 fn error_of(stderr: &str) -> String {
-    let line = stderr.lines().find_map(|line| line.trim().strip_prefix("× "));
-    line.unwrap_or_else(|| panic!("an error without a problem:\n{stderr}")).to_owned()
+    let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.starts_with("× "));
+    let first = lines.next().unwrap_or_else(|| panic!("an error without a problem:\n{stderr}"));
+    let rest = lines.map_while(|line| line.strip_prefix("│ "));
+    [first.trim_start_matches("× ")].into_iter().chain(rest).collect::<Vec<_>>().join(" ")
 }
 
 fn conforms(supervisor: &'static str) {
@@ -316,4 +196,15 @@ fn none() {
 #[test]
 fn systemd() {
     conforms("systemd");
+}
+
+#[test]
+fn s6_overlay_where_it_is_given() {
+    if images::s6_overlay().is_none() {
+        eprintln!(
+            "skipped: IMGFORGE_TEST_S6_OVERLAY names no tar of what s6-overlay adds to a root file system"
+        );
+        return;
+    }
+    conforms("s6-overlay");
 }

@@ -1,0 +1,238 @@
+//! How a container stops, and what its process 1 does with signals.
+
+use std::time::Duration;
+
+use imgforge_testkit::docker::Docker;
+
+use super::Behaviour;
+use crate::conformance::Subject;
+use crate::conformance::running::now;
+
+pub(super) const ROWS: &[Behaviour] = &[
+    Behaviour {
+        name: "stops in the reverse order of its start, with exit code 0",
+        images: &[r#"
+    service "db" { script "trap 'sleep 0.5; say db stop; exit 0' TERM; say db start; while :; do sleep 60 & wait $!; done" }
+    service "app" {
+        script "trap 'sleep 0.5; say app stop; exit 0' TERM; say app start; while :; do sleep 60 & wait $!; done"
+        needs "db"
+    }
+    service "main" { needs "app" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            assert_eq!(running.stop(), 0);
+            assert!(running.wait("app stop") > running.wait("main stop"));
+            assert!(running.wait("db stop") > running.wait("app stop"));
+        },
+    },
+    Behaviour {
+        name: "what ignores its stop signal is killed after its grace, and does not delay others",
+        images: &[r#"
+    service "abel" { command "svc" "abel" }
+    service "stubborn" { script "trap '' TERM; say stubborn start; while :; do sleep 1; done"; stop grace="8s" }
+    service "zoe" { command "svc" "zoe" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            let services = ["abel", "main", "zoe"];
+            running.wait("stubborn start");
+            for service in services {
+                running.wait(&format!("{service} start"));
+                running.wait_state(service, "up");
+            }
+            let begun = now();
+            assert_eq!(running.stop(), 0);
+            let (ended, second) = (now(), 1_000_000_000);
+            assert!(ended - begun >= 7 * second, "killed too early: {} ns", ended - begun);
+            assert!(ended - begun < 40 * second, "not killed after its grace: {} ns", ended - begun);
+            for service in services {
+                let stopped = running.wait(&format!("{service} stop"));
+                assert!(stopped + 2 * second < ended, "{service} was delayed");
+            }
+        },
+    },
+    Behaviour {
+        name: "its own stop signal",
+        images: &[r#"
+    service "main" {
+        script "trap 'say main quit; exit 0' QUIT; trap 'say main term' TERM; say main start; while :; do sleep 60 & wait $!; done"
+        stop signal="QUIT"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            running.stop();
+            running.wait("main quit");
+            assert!(!running.has_said("main term"));
+        },
+    },
+    Behaviour {
+        name: "stops with exit code 0 also when its process ends by the stop signal",
+        images: &[r#"
+    service "main" { script "say main start; exec sleep 600" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            if subject.supervisor == "none" {
+                subject.differs("Process 1 does not get a signal that it has no handler for: Docker kills it after `docker stop -t`, and the exit code is 137.");
+                Docker::run(&["stop", "-t", "3", &running.container.id]);
+                assert_eq!(running.wait_end(), 137);
+            } else if subject.is_single() {
+                subject.differs("The exit code is that of the process: 143 when TERM has ended it.");
+                assert_eq!(running.stop(), 143);
+            } else {
+                assert_eq!(running.stop(), 0);
+            }
+        },
+    },
+    Behaviour {
+        name: "stops while it starts",
+        images: &[r#"
+    service "slow" { command "svc" "slow"; ready "false" timeout="300s"; stop grace="300s" }
+    service "app" { command "svc" "app"; needs "slow"; stop grace="300s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("slow start");
+            running.wait_state("app", "waiting");
+            assert_eq!(running.stop(), 0);
+            running.wait("slow stop");
+            assert!(!running.has_said("app start"));
+        },
+    },
+    Behaviour {
+        name: "stops in a pause between restarts",
+        images: &[r#"
+    service "hasty" { script "say hasty start; exit 1"; restart "always" delay="300s"; stop grace="300s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("hasty start");
+            running.wait_state("hasty", "paused");
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.times("hasty start").len(), 1);
+        },
+    },
+    Behaviour {
+        name: "TERM stops the container",
+        images: &[r#"    service "main" { stop signal="TERM" }"#],
+        check: |subject| stops_by(subject, "TERM"),
+    },
+    Behaviour { name: "INT stops the container", images: &[ANY], check: |subject| stops_by(subject, "INT") },
+    Behaviour {
+        name: "QUIT stops the container",
+        images: &[ANY],
+        check: |subject| stops_by(subject, "QUIT"),
+    },
+    Behaviour {
+        name: "more TERMs while it stops change nothing",
+        images: &[r#"
+    service "main" {
+        script "trap 'trap \"\" TERM; say main stopping; sleep 3; say main stop; exit 0' TERM; say main start; while :; do sleep 60 & wait $!; done"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            running.signal("TERM");
+            running.wait("main stopping");
+            running.signal("TERM");
+            running.signal("TERM");
+            assert_eq!(running.wait_end(), 0);
+            assert_eq!(running.times("main stopping").len(), 1);
+            assert_eq!(running.times("main stop").len(), 1);
+        },
+    },
+    Behaviour {
+        name: "HUP reloads",
+        images: &[r#"
+    service "main" {
+        script "trap 'say main reloaded' HUP; trap 'exit 0' TERM; say main start; while :; do sleep 60 & wait $!; done"
+        reload signal="HUP"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            let pid = running.pid("main");
+            running.signal("HUP");
+            running.wait("main reloaded");
+            assert_eq!(running.pid("main"), pid);
+            assert_eq!(running.stop(), 0);
+        },
+    },
+    Behaviour {
+        name: "HUP reloads by the service's own signal",
+        images: &[r#"
+    service "main" {
+        script "trap 'say main reloaded' USR2; trap 'exit 0' TERM; say main start; while :; do sleep 60 & wait $!; done"
+        reload signal="USR2"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            let pid = running.pid("main");
+            running.signal("HUP");
+            running.wait("main reloaded");
+            assert_eq!(running.pid("main"), pid);
+        },
+    },
+    Behaviour {
+        name: "HUP leaves alone what has no way to reload",
+        images: &[r#"
+    service "main" { script "trap 'say main reloaded' HUP; say main start; while :; do sleep 60 & wait $!; done"; reload signal="HUP" }
+    service "other" { command "svc" "other" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            let other = running.pid("other");
+            running.wait_state("main", "up");
+            running.signal("HUP");
+            running.wait("main reloaded");
+            assert_eq!(running.pid("other"), other);
+        },
+    },
+    Behaviour {
+        name: "a command that reloads",
+        images: &[r#"
+    service "main" { reload "sh" "-c" "echo \"$0 $NAME\" > /tmp/reloaded" "a b"; env "NAME" "c d" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait_state("main", "up");
+            running.container.exec(&["/etc/imgforge/reload", "main"]);
+            running.until("it has run", || running.has_file("/tmp/reloaded"));
+            assert_eq!(running.sh("cat /tmp/reloaded"), "a b c d");
+        },
+    },
+    Behaviour {
+        name: "USR1 to the container harms nothing",
+        images: &[r#"
+    service "main" {
+        script "trap '' USR1; trap 'exit 0' TERM; say main start; while :; do sleep 60 & wait $!; done"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            let pid = running.pid("main");
+            running.signal("USR1");
+            std::thread::sleep(Duration::from_secs(1));
+            assert_eq!(running.pid("main"), pid);
+            assert_eq!(running.stop(), 0);
+        },
+    },
+];
+
+/// A service that ends at each of the signals, for supervisors that pass them on as they are.
+const ANY: &str = r#"
+    service "main" {
+        script "trap 'say main stop; exit 0' TERM INT QUIT; say main start; while :; do sleep 60 & wait $!; done"
+    }"#;
+
+fn stops_by(subject: &Subject, signal: &str) {
+    let running = subject.start(&[]);
+    running.wait("main start");
+    running.wait_state("main", "up");
+    running.signal(signal);
+    assert_eq!(running.wait_end(), 0);
+    assert!(running.has_said("main stop"));
+}
