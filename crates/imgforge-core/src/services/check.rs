@@ -46,12 +46,20 @@ pub(super) fn image(top: &Image, choice: SupervisorChoice, image: &Image, chain:
 /// Where a supervisor's package is added, there must be something to install it with.
 fn installable(top: &Image, choice: SupervisorChoice, chain: &[&Image]) -> Option<Problem> {
     let is_debian = matches!(chain[0].manifest.base.value, Base::Root(_));
-    if is_debian || !choice.install || choice.supervisor == Supervisor::None {
+    let is_packaged = choice.supervisor != Supervisor::S6Overlay;
+    if (is_debian && is_packaged) || !choice.install || choice.supervisor == Supervisor::None {
         return None;
     }
     let manifest = &top.manifest;
     let span = manifest.supervisor.as_ref().map_or(manifest.services[0].name.span, |asked| asked.span);
     let name = choice.supervisor.as_str();
+    if !is_packaged {
+        let message = format!("{name} cannot be installed: no Debian package holds it");
+        let problem = Problem::at(&manifest.file, span, message, "the image has to bring it");
+        return Some(problem.help(format!(
+            "unpack two archives of a release, s6-overlay-noarch and the one of the processor, over the root of this image or of one above it (in a \"dockerfile\" by ADD, else by `copy` and `run`), and say: supervisor \"{name}\" install=#false"
+        )));
+    }
     let message = format!("{name} cannot be installed: \"{}\" has no root made of packages", chain[0].name());
     let problem = Problem::at(&manifest.file, span, message, "needs it");
     Some(problem.help(format!(

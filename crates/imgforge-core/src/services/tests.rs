@@ -96,6 +96,33 @@ fn a_service_becomes_a_unit() {
 }
 
 #[test]
+fn a_service_becomes_a_source_of_s6_rc() {
+    insta::assert_snapshot!("s6_overlay_full", written(Supervisor::S6Overlay, &full()));
+    let kind = Some(field(ServiceType::Oneshot));
+    let process = Some(field(Process::Script("echo hello\n".into())));
+    let oneshot = MergedService { kind, process, enabled: Some(field(false)), ..full() };
+    insta::assert_snapshot!("s6_overlay_oneshot_off", written(Supervisor::S6Overlay, &oneshot));
+}
+
+#[test]
+fn s6_overlay_is_brought_by_the_image() {
+    let of = |install: &str| {
+        let body = format!("supervisor \"s6-overlay\"{install}\nservice \"web\" {{ command \"web\" }}");
+        merged(&[&body])
+    };
+    insta::assert_snapshot!(shown(of("").unwrap_err()));
+    let made = of(" install=#false").unwrap();
+    let files = files(&made[0]);
+    let content = |path: &str| {
+        let found = files.iter().find(|file| file.path.as_str().ends_with(path)).unwrap();
+        String::from_utf8(found.content.to_vec()).unwrap()
+    };
+    assert_eq!(content("/s6-rc.d/imgforge/type"), "bundle\n");
+    assert_eq!(content("/s6-rc.d/imgforge/contents"), "imgforge-web\n");
+    assert_eq!(content("/user-bundles.d/user/contents.d/imgforge"), "");
+}
+
+#[test]
 fn systemd_starts_what_is_switched_on() {
     let child = r#"
         service "web" { enabled #false }
