@@ -225,9 +225,9 @@ fn refuse_reload(
             );
         }
         Reload::Signal(signal) if signal != "HUP" && who != Single::DumbInit => {
-            let message =
-                format!("{by} passes the container's HUP on as it is: \"{name}\" would not get {signal}");
-            refuse(reload.problem(message, "not expressible"), "use dumb-init, which makes one of the other");
+            let message = format!("under {by}, \"{name}\" gets the container's HUP as it is, not {signal}");
+            let help = "reload with HUP, or use dumb-init, which turns it into another signal";
+            refuse(reload.problem(message, "not expressible"), help);
         }
         Reload::Signal(_) => {}
     }

@@ -1,3 +1,5 @@
+mod single;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -79,9 +81,13 @@ fn written(supervisor: Supervisor, service: &MergedService) -> String {
 fn a_service_becomes_a_service_directory() {
     insta::assert_snapshot!("s6_full", written(Supervisor::S6, &full()));
     insta::assert_snapshot!("runit_full", written(Supervisor::Runit, &full()));
+    insta::assert_snapshot!("supervisord_full", written(Supervisor::Supervisord, &full()));
     let process = Some(field(Process::Command(argv(&["/usr/bin/app"]))));
     let least = MergedService { process, essential: Some(field(true)), ..bare() };
     insta::assert_snapshot!("s6_least", written(Supervisor::S6, &least));
+    let kind = Some(field(ServiceType::Oneshot));
+    let oneshot = MergedService { kind, ready: None, log: None, ..full() };
+    insta::assert_snapshot!("supervisord_oneshot", written(Supervisor::Supervisord, &oneshot));
 }
 
 #[test]
