@@ -343,13 +343,24 @@ impl Services {
 
     /// Whether the supervisor brings a program at `path` in the image.
     pub fn has_program(&self, path: &str) -> bool {
-        let base = self.supervisor.map(|supervisor| writer(supervisor).base(&self.merged));
-        base.is_some_and(|files| with_ready(files).iter().any(|file| file.path == path))
+        self.written(&self.merged).contains_key(path)
     }
 
     /// The services that run.
     pub fn enabled(&self) -> impl Iterator<Item = &MergedService> {
         self.merged.values().filter(|service| service.is_enabled())
+    }
+
+    /// All files for these services, by their paths.
+    fn written(&self, set: &ServiceSet) -> BTreeMap<String, ImageFile> {
+        let Some(supervisor) = self.supervisor else { return BTreeMap::new() };
+        if set.is_empty() || (self.on_scratch && supervisor.is_single() && single::is_plain(set)) {
+            return BTreeMap::new();
+        }
+        let writer = writer(supervisor);
+        let files =
+            with_ready(writer.base(set)).into_iter().chain(set.values().flat_map(|one| writer.service(one)));
+        files.map(|file| (file.path.clone(), file)).collect()
     }
 }
 
@@ -372,18 +383,8 @@ pub(crate) const ROOTFS: &str = ".imgforge/rootfs";
 
 /// The files that an image adds: those of its services that its parent has not, or not like this.
 pub(crate) fn files(services: &Services) -> Vec<GeneratedFile> {
-    let Some(supervisor) = services.supervisor else { return Vec::new() };
-    let written = |set: &ServiceSet| -> BTreeMap<String, ImageFile> {
-        if set.is_empty() || (services.on_scratch && supervisor.is_single() && single::is_plain(set)) {
-            return BTreeMap::new();
-        }
-        let writer = writer(supervisor);
-        let files =
-            with_ready(writer.base(set)).into_iter().chain(set.values().flat_map(|one| writer.service(one)));
-        files.map(|file| (file.path.clone(), file)).collect()
-    };
-    let inherited = written(&services.inherited);
-    let own = written(&services.merged).into_values();
+    let inherited = services.written(&services.inherited);
+    let own = services.written(&services.merged).into_values();
     own.filter(|file| inherited.get(&file.path) != Some(file))
         .map(|file| GeneratedFile {
             path: format!("{ROOTFS}{}", file.path).into(),

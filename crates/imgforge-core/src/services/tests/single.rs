@@ -83,11 +83,12 @@ fn an_image_on_nothing_gets_no_file_that_it_does_not_need() {
     };
     let plain = rendered("from \"scratch\"", &[&body("")]).remove(0);
     assert!(plain.generated.is_empty());
+    assert!(!plain.services.has_program(STATUS));
     assert_eq!(plain.dockerfile, "FROM scratch\nENTRYPOINT []\nCMD [\"/web\"]\nSTOPSIGNAL SIGTERM\n");
     let prepared = rendered("from \"scratch\"", &[&body("env \"A\" \"b\"")]).remove(0);
     let paths: Vec<&str> = prepared.generated.iter().map(|file| file.path.as_str()).collect();
     let path = |name: &str| format!("{ROOTFS}/etc/imgforge/{name}");
-    assert_eq!(paths, ["reload", "run", "status", "stop"].map(path));
+    assert_eq!(paths, ["ready", "reload", "run", "status", "stop"].map(path));
 }
 
 #[test]
