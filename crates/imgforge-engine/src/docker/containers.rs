@@ -93,7 +93,8 @@ async fn start(client: &bollard::Docker, mut request: RunRequest) -> Result<Star
     let host = HostConfig {
         port_bindings: Some(bindings),
         binds: Some(request.volumes),
-        tmpfs: Some(request.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
+        // s6-overlay starts programs in /run.
+        tmpfs: Some(request.tmpfs.into_iter().map(|path| (path, "exec".to_owned())).collect()),
         memory: request.memory.and_then(|bytes| i64::try_from(bytes).ok()),
         nano_cpus: request.cpus.map(|thousandths| i64::from(thousandths) * 1_000_000),
         readonly_rootfs: Some(request.read_only),
