@@ -100,6 +100,11 @@ impl Container {
         Docker::run(&["kill", "-s", signal, &self.id]);
     }
 
+    /// The signal that `docker stop` sends, as its image has it.
+    pub fn stop_signal(&self) -> String {
+        Docker::run(&["inspect", "-f", "{{.Config.StopSignal}}", &self.id])
+    }
+
     /// The text of a file in it, also after its end.
     ///
     /// # Panics

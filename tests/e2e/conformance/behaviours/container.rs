@@ -24,8 +24,11 @@ pub(super) const ROWS: &[Behaviour] = &[
         images: &[r#"
     service "main" { user "app" }"#],
         check: |subject| {
-            let running = runs_as(subject, &["--user", "1000"], "1000");
-            assert_eq!(running, "1000", "nothing runs as another user");
+            if subject.supervisor == "systemd" {
+                return wants_root(subject, &["--user", "1000"]);
+            }
+            let users = runs_as(subject, &["--user", "1000"], "1000");
+            assert_eq!(users, "1000", "nothing runs as another user");
         },
     },
     Behaviour {
@@ -33,8 +36,12 @@ pub(super) const ROWS: &[Behaviour] = &[
         images: &[r#"
     service "main" { user "app" }"#],
         check: |subject| {
+            if subject.supervisor == "systemd" {
+                return wants_root(subject, &["--user", "1000", "--read-only"]);
+            }
             // Docker gives a tmpfs the mode of the folder in the image, which nobody but root may write to.
-            runs_as(subject, &["--user", "1000", "--read-only", "--tmpfs", "/run:uid=1000"], "1000");
+            let run = if subject.supervisor == "s6-overlay" { "/run:uid=1000,exec" } else { "/run:uid=1000" };
+            runs_as(subject, &["--user", "1000", "--read-only", "--tmpfs", run], "1000");
         },
     },
     Behaviour {
@@ -129,4 +136,11 @@ fn runs_as(subject: &Subject, options: &[&str], user: &str) -> String {
     let users = running.sh("stat -c %u /proc/[0-9]* 2> /dev/null | sort -u");
     assert_eq!(running.stop(), 0);
     users
+}
+
+fn wants_root(subject: &Subject, options: &[&str]) {
+    subject.differs("systemd has to be root: the container ends with exit code 1, and says so.");
+    let running = subject.start(options);
+    assert_eq!(running.wait_end(), 1);
+    assert!(running.log().contains("imgforge: systemd cannot run in this container: it has to be root"));
 }
