@@ -1,4 +1,3 @@
-mod scripts;
 mod single;
 
 use std::collections::BTreeMap;
