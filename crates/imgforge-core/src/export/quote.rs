@@ -129,7 +129,7 @@ pub(super) fn comment(text: &str) -> String {
         .chars()
         .map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c })
         .collect();
-    text.trim().trim_end_matches('\\').trim_end().to_owned()
+    text.trim_start().trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_owned()
 }
 
 /// A word of sh that stays on one line; `None` for what cannot be written so (a line end at its end, which `$()` drops).
