@@ -35,5 +35,6 @@ pub mod schedule;
 pub mod select;
 pub mod services;
 pub mod source;
+pub mod tag;
 mod stat_cache;
 pub mod workspace;

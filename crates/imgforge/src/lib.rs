@@ -23,6 +23,7 @@ mod prepare;
 mod progress;
 mod run;
 mod session;
+mod tags;
 mod work;
 
 pub use imgforge_core as core;
