@@ -55,6 +55,8 @@ pub enum RunResult {
     Built,
     /// It was there already.
     Fresh,
+    /// It was in the registry, and was pulled for something that needed it.
+    Pulled,
     /// Its build failed.
     Failed,
     /// Not begun, since something that it stands on failed.
@@ -124,6 +126,7 @@ impl TargetReport {
             Outcome::Built { size, added } => {
                 Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
             }
+            Outcome::Pulled { size } => Self { size: Some(*size), ..Self::new(name, RunResult::Pulled) },
             Outcome::Failed { message } => {
                 Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }
             }

@@ -70,6 +70,7 @@ fn text(session: &Session, plan: &Plan) -> String {
 /// named only when nothing else is the reason.
 fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
     let (word, style) = match row.action {
+        Action::Fresh if row.id.is_none() => ("fresh, in the registry", DIM),
         Action::Fresh => ("fresh", DIM),
         Action::Build => ("build", WORK),
         Action::Required => ("required", WORK),
