@@ -43,6 +43,12 @@ pub enum Error {
         /// The names of those that run.
         running: Vec<String>,
     },
+    /// Tests were asked of images that are not there.
+    #[error("{} not built as the workspace describes {}", are(images), if images.len() == 1 { "it" } else { "them" })]
+    NotBuilt {
+        /// Their names.
+        images: Vec<String>,
+    },
     /// The engine cannot be reached, or refused what is not about one image.
     #[error(transparent)]
     Engine(#[from] imgforge_engine::Error),
@@ -76,6 +82,7 @@ impl Error {
             | Self::Select(_)
             | Self::NoImage { .. }
             | Self::NoContainer { .. }
+            | Self::NotBuilt { .. }
             | Self::StaleLock(_) => 2,
             Self::Engine(_) | Self::Packages(_) => 3,
             Self::Io { .. } => 1,
@@ -94,9 +101,23 @@ impl Error {
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),
             Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
+            Self::NotBuilt { images } => {
+                Some(format!("build what is tested: imgforge build {}", images.join(" ")))
+            }
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }
+    }
+}
+
+/// `a is`, `a and b are`, `a, b, c and 4 more are`.
+fn are(names: &[String]) -> String {
+    match names {
+        [one] => format!("{one} is"),
+        [one, two] => format!("{one} and {two} are"),
+        [one, two, three] => format!("{one}, {two} and {three} are"),
+        [one, two, three, more @ ..] => format!("{one}, {two}, {three} and {} more are", more.len()),
+        [] => "nothing is".into(),
     }
 }
 

@@ -23,6 +23,7 @@ mod prepare;
 mod progress;
 mod run;
 mod session;
+mod testing;
 mod work;
 
 pub use imgforge_core as core;
@@ -30,7 +31,7 @@ pub use imgforge_engine as engine;
 pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
-pub use crate::build::{BuildOptions, BuildReport, runtime};
+pub use crate::build::{BuildOptions, BuildReport, TestMode, runtime};
 pub use crate::error::Error;
 pub use crate::export::Reference;
 pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
