@@ -16,6 +16,7 @@
 //! Nothing here touches the network, the clock, the environment or a daemon.
 
 pub mod cache_file;
+pub mod cause;
 pub mod container;
 pub mod context;
 pub mod diagnostic;
@@ -38,4 +39,5 @@ pub mod services;
 pub mod source;
 mod stat_cache;
 pub mod tag;
+pub mod testing;
 pub mod workspace;

@@ -29,7 +29,7 @@ use imgforge_core::plan::Inventory;
 pub use tokio_util::sync::CancellationToken;
 
 pub use containers::Containers;
-pub use dispatcher::{Built, EventSender, Failed, Work, dispatch};
+pub use dispatcher::{EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};
 pub use export::Exported;
@@ -64,6 +64,15 @@ pub struct BuiltImage {
     pub id: String,
     /// Its size in bytes, parents' layers included.
     pub size: u64,
+}
+
+/// What an image says of its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// Whether it has a healthcheck.
+    pub has_healthcheck: bool,
 }
 
 /// What a build has come to. The text is as the daemon sent it: readers clean it of control codes.
@@ -162,6 +171,9 @@ pub trait Engine: Send + Sync {
         image: &'a str,
         path: &'a str,
     ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>>;
+
+    /// What an image says of its containers.
+    fn config<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<ImageConfig, Error>>;
 
     /// The size of an image in bytes, parents' layers included. What it adds is that minus its parent's.
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>>;

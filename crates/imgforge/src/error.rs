@@ -43,6 +43,12 @@ pub enum Error {
         /// The names of those that run.
         running: Vec<String>,
     },
+    /// A verb needs images that are not there.
+    #[error("{} not built as the workspace describes {}", are(images), if images.len() == 1 { "it" } else { "them" })]
+    NotBuilt {
+        /// Their names.
+        images: Vec<String>,
+    },
     /// The engine cannot be reached, or refused what is not about one image.
     #[error(transparent)]
     Engine(#[from] imgforge_engine::Error),
@@ -60,12 +66,6 @@ pub enum Error {
     ContentTag {
         /// The tag.
         reference: String,
-    },
-    /// Images that a verb needs are not built.
-    #[error("not built: {}", .images.join(", "))]
-    NotBuilt {
-        /// Their names.
-        images: Vec<String>,
     },
     /// Images that a verb needs are not in the registry.
     #[error("not in the registry: {}", .images.join(", "))]
@@ -116,11 +116,11 @@ impl Error {
             | Self::NoContainer { .. }
             | Self::NoRegistry
             | Self::NoPromotion { .. }
+            | Self::NotBuilt { .. }
             | Self::StaleLock(_) => 2,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Io { .. }
             | Self::ContentTag { .. }
-            | Self::NotBuilt { .. }
             | Self::NotPushed { .. }
             | Self::Archive { .. } => 1,
             Self::Interrupted => 130,
@@ -145,13 +145,26 @@ impl Error {
             Self::ContentTag { .. } => {
                 Some("somebody has moved it; remove the tag in the registry, and push again".into())
             }
-            Self::NotBuilt { .. } => Some("`imgforge build --push` builds and pushes them".into()),
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
+            Self::NotBuilt { images } => {
+                Some(format!("build first: imgforge build {}", images.join(" ")))
+            }
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }
+    }
+}
+
+/// `a is`, `a and b are`, `a, b, c and 4 more are`.
+fn are(names: &[String]) -> String {
+    match names {
+        [one] => format!("{one} is"),
+        [one, two] => format!("{one} and {two} are"),
+        [one, two, three] => format!("{one}, {two} and {three} are"),
+        [one, two, three, more @ ..] => format!("{one}, {two}, {three} and {} more are", more.len()),
+        [] => "nothing is".into(),
     }
 }
 

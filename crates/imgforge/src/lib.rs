@@ -27,6 +27,7 @@ mod registry;
 mod run;
 mod session;
 mod tags;
+mod testing;
 mod work;
 
 pub use imgforge_core as core;
@@ -34,7 +35,7 @@ pub use imgforge_engine as engine;
 pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
-pub use crate::build::{BuildOptions, BuildReport, runtime};
+pub use crate::build::{BuildOptions, BuildReport, TestMode, runtime};
 pub use crate::error::Error;
 pub use crate::export::Reference;
 pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};

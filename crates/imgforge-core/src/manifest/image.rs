@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::around::{lint, resources};
 use super::reader::{Node, Once, Reader};
 use super::service::{absolute, service, signal, supervisor};
+use super::test::test;
 use super::workspace::pair;
 use super::{
     Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Resources, Root,
-    RootInclude, RunStep, Step, User,
+    RootInclude, RunStep, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, nearest};
@@ -42,6 +43,7 @@ const IN_IMAGE: &[&str] = &[
     "healthcheck",
     "network",
     "resources",
+    "test",
     "template",
     "tag",
     "version",
@@ -203,6 +205,7 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         network: None,
         resources: Resources::default(),
         allowed: Vec::new(),
+        tests: Vec::new(),
         template: None,
         version: None,
         tags: Vec::new(),
@@ -286,6 +289,21 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
                 reader.push(problem.and(before.span, "first here"));
             } else {
                 manifest.services.push(found);
+            }
+            return;
+        }
+        "test" => {
+            let reader = node.reader;
+            let Some(found) = test(node) else { return };
+            let named = |test: &Test| test.name.as_ref().map(|name| name.value.clone());
+            let before =
+                manifest.tests.iter().find(|other| found.name.is_some() && named(other) == named(&found));
+            if let Some(before) = before {
+                let message = format!("there are two tests \"{}\"", named(&found).unwrap_or_default());
+                let problem = Problem::at(reader.file, found.span, message, "again here");
+                reader.push(problem.and(before.span, "first here"));
+            } else {
+                manifest.tests.push(found);
             }
             return;
         }
@@ -507,7 +525,7 @@ fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
 }
 
 /// `USER[:GROUP]`, names or numbers, as USER and COPY --chown take it: one word.
-fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
+pub(super) fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
     };
@@ -521,7 +539,7 @@ fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<Str
     None
 }
 
-fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {
+pub(super) fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {
     let is_octal =
         (3..=4).contains(&mode.value.len()) && mode.value.bytes().all(|b| (b'0'..=b'7').contains(&b));
     match u32::from_str_radix(&mode.value, 8) {

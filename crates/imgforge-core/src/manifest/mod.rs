@@ -8,6 +8,7 @@ mod cache;
 mod image;
 mod reader;
 mod service;
+mod test;
 #[cfg(test)]
 mod tests;
 mod workspace;
@@ -24,6 +25,7 @@ pub use self::service::{
     GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
     ServiceType, Stop, Supervisor, SupervisorChoice, Wait,
 };
+pub use self::test::{Check, CommandCheck, FileCheck, FileKind, HttpCheck, Test, UserCheck};
 pub use self::workspace::read_workspace;
 use crate::diagnostic::{Located, SourceFile, Span};
 use crate::lint::Rule;
@@ -161,6 +163,8 @@ pub struct ImageManifest {
     pub resources: Resources,
     /// `lint { allow ... }`.
     pub allowed: Vec<Allow>,
+    /// `test "NAME" { ... }`.
+    pub tests: Vec<Test>,
     /// `template "name.j2"`: extends or replaces the built-in Dockerfile template.
     pub template: Option<Located<Utf8PathBuf>>,
     /// `version "3.1"`: `{{ version }}` in its release tags.
