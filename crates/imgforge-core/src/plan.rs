@@ -257,6 +257,9 @@ pub struct Plan {
     pub version: u32,
     /// In an order in which they could be built one after another.
     pub targets: Vec<PlannedTarget>,
+    /// What could not be asked, in a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl PlannedTarget {
@@ -331,7 +334,7 @@ pub fn plan(
             tests,
         });
     }
-    Plan { version: VERSION, targets: rows }
+    Plan { version: VERSION, targets: rows, warnings: Vec::new() }
 }
 
 /// How many tests are run for an image that is there.

@@ -67,6 +67,12 @@ pub enum Error {
         /// The tag.
         reference: String,
     },
+    /// Images whose tests have not passed are not promoted.
+    #[error("their tests have not passed: {}", .images.join(", "))]
+    NotTested {
+        /// Their names.
+        images: Vec<String>,
+    },
     /// Images that a verb needs are not in the registry.
     #[error("not in the registry: {}", .images.join(", "))]
     NotPushed {
@@ -121,6 +127,7 @@ impl Error {
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Io { .. }
             | Self::ContentTag { .. }
+            | Self::NotTested { .. }
             | Self::NotPushed { .. }
             | Self::Archive { .. } => 1,
             Self::Interrupted => 130,
@@ -145,12 +152,13 @@ impl Error {
             Self::ContentTag { .. } => {
                 Some("somebody has moved it; remove the tag in the registry, and push again".into())
             }
+            Self::NotTested { .. } => {
+                Some("`imgforge build --push` builds, tests, pushes and promotes".into())
+            }
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
-            Self::NotBuilt { images } => {
-                Some(format!("build first: imgforge build {}", images.join(" ")))
-            }
+            Self::NotBuilt { images } => Some(format!("build first: imgforge build {}", images.join(" "))),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }

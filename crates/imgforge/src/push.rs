@@ -18,7 +18,7 @@ use imgforge_registry::{Descriptor, PushImage, PushLayer, Reference, descriptor}
 use serde::Deserialize;
 
 use crate::Error;
-use crate::registry::{BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, Remote, WORKSPACE};
+use crate::registry::{BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, Remote, TESTS, WORKSPACE};
 
 /// The largest configuration of an image that is read.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -32,6 +32,8 @@ pub(crate) struct ToPush {
     pub(crate) parents: Vec<ImageName>,
     /// The engine's id of it; not needed for one that is in the registry already.
     pub(crate) id: Option<String>,
+    /// The hash of the tests that it has passed.
+    pub(crate) tests: Option<String>,
 }
 
 /// What was pushed, and what could not be.
@@ -172,6 +174,9 @@ impl Pusher {
             (IMAGE.to_owned(), image.name.to_string()),
             (WORKSPACE.to_owned(), self.workspace.clone()),
         ]);
+        if let Some(tests) = &image.tests {
+            annotations.insert(TESTS.to_owned(), tests.clone());
+        }
         if let Some((name, base)) = image.parents.first().and_then(|base| parents.get_key_value(base)) {
             annotations.insert(BASE_NAME.to_owned(), format!("{}/{name}", registry.place));
             annotations.insert(BASE_DIGEST.to_owned(), base.digest.to_string());

@@ -12,6 +12,8 @@ use crate::{Error, Session};
 
 /// The whole fingerprint of an image, on its manifest: one request tells whether an image is the wanted one.
 pub(crate) const FINGERPRINT: &str = "imgforge.fingerprint";
+/// The hash of the tests that the image has passed.
+pub(crate) const TESTS: &str = "imgforge.tests";
 /// The name of the image in the workspace.
 pub(crate) const IMAGE: &str = "imgforge.image";
 /// The name of the workspace.
@@ -46,14 +48,14 @@ impl Session {
     ///
     /// # Errors
     /// A CA file that cannot be read.
-    pub(crate) fn registry(&self) -> Result<Option<FamilyRegistry>, Error> {
+    pub(crate) fn registry(&self, retry: Retry) -> Result<Option<FamilyRegistry>, Error> {
         let Some(registry) = &self.workspace.manifest.registry else { return Ok(None) };
         let options = Options {
             host: registry.host().to_owned(),
             plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
             ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
             credentials: Credentials::Workspace,
-            retry: Retry::default(),
+            retry,
         };
         let (client, place) = (Registry::new(options)?, registry.place.value.clone());
         Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix() }))
@@ -61,11 +63,17 @@ impl Session {
 
     /// The workspace's registry, which the verb cannot do without.
     pub(crate) fn needed_registry(&self) -> Result<FamilyRegistry, Error> {
-        self.registry()?.ok_or(Error::NoRegistry)
+        self.registry(Retry::default())?.ok_or(Error::NoRegistry)
     }
 }
 
 impl FamilyRegistry {
+    /// The credentials for it, for an engine that pulls from it.
+    pub(crate) async fn engine_login(&self) -> Result<Option<imgforge_engine::Login>, Error> {
+        let login = self.client.login().await?;
+        Ok(login.map(|login| imgforge_engine::Login { user: login.user, password: login.password }))
+    }
+
     /// An image's repository, without the host.
     pub(crate) fn repository(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -109,6 +117,11 @@ impl FamilyRegistry {
 }
 
 impl Remote {
+    /// The hash of the tests that it had passed when it was pushed.
+    pub(crate) fn tests(&self) -> Option<&str> {
+        self.manifest.annotation(TESTS)
+    }
+
     /// What a plan needs to know of it.
     pub(crate) fn pushed(&self) -> Pushed {
         Pushed { fingerprint: self.fingerprint, digest: self.digest.to_string() }
