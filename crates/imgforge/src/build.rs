@@ -319,7 +319,7 @@ impl Session {
         let registry = match ask {
             AskRegistry::No => None,
             // A build that can do without does not wait long.
-            AskRegistry::ForMissing => self.registry(Retry { attempts: 2, ..Retry::default() })?,
+            AskRegistry::ForMissing => self.registry(Retry { tries: 2, ..Retry::default() })?,
             AskRegistry::ForAll => Some(self.needed_registry()?),
         };
         let Some(registry) = registry else { return Ok((None, BTreeMap::new())) };

@@ -124,6 +124,7 @@ impl Error {
             | Self::NoPromotion { .. }
             | Self::NotBuilt { .. }
             | Self::StaleLock(_) => 2,
+            Self::Registry(error) if !error.is_unreachable() => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Io { .. }
             | Self::ContentTag { .. }
@@ -145,7 +146,6 @@ impl Error {
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),
             Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
-            Self::Registry(error) => error.help(),
             Self::NoRegistry => {
                 Some("give it one in imgforge.kdl: registry \"HOST/PATH\", inside `workspace`".into())
             }

@@ -114,7 +114,7 @@ impl Session {
             pushed,
             failures: failures.into_iter().map(|(name, error)| (name, with_help(&error))).collect(),
             promotion,
-            traffic: registry.client.traffic(),
+            traffic: registry.client.sent(),
         })
     }
 

@@ -33,6 +33,7 @@ pub(crate) struct FamilyRegistry {
     /// `HOST/PATH`, as the manifest has it.
     pub(crate) place: String,
     prefix: String,
+    credentials: Credentials,
 }
 
 /// An image of the family that is in the registry under its content tag.
@@ -50,15 +51,15 @@ impl Session {
     /// A CA file that cannot be read.
     pub(crate) fn registry(&self, retry: Retry) -> Result<Option<FamilyRegistry>, Error> {
         let Some(registry) = &self.workspace.manifest.registry else { return Ok(None) };
+        let credentials = Credentials::workspace();
         let options = Options {
-            host: registry.host().to_owned(),
             plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
             ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
-            credentials: Credentials::Workspace,
             retry,
+            ..Options::new(registry.host(), credentials.clone())
         };
         let (client, place) = (Registry::new(options)?, registry.place.value.clone());
-        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix() }))
+        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix(), credentials }))
     }
 
     /// The workspace's registry, which the verb cannot do without.
@@ -70,8 +71,8 @@ impl Session {
 impl FamilyRegistry {
     /// The credentials for it, for an engine that pulls from it.
     pub(crate) async fn engine_login(&self) -> Result<Option<imgforge_engine::Login>, Error> {
-        let login = self.client.login().await?;
-        Ok(login.map(|login| imgforge_engine::Login { user: login.user, password: login.password }))
+        let login = self.credentials.user_and_password(self.client.host()).await?;
+        Ok(login.map(|(user, password)| imgforge_engine::Login { user, password }))
     }
 
     /// An image's repository, without the host.
@@ -90,9 +91,9 @@ impl FamilyRegistry {
     ) -> Result<Option<Remote>, Error> {
         let tag = fingerprint.content_tag();
         let repository = self.repository(name.as_str());
-        let found = self.client.manifest(&repository, &Reference::tag(&tag)).await?;
+        let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
         let Some(manifest) = found else { return Ok(None) };
-        let said = manifest.annotation(FINGERPRINT).and_then(|text| text.parse().ok());
+        let said = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
         if said != Some(fingerprint) {
             return Err(Error::ContentTag { reference: format!("{}/{name}:{tag}", self.place) });
         }
@@ -119,7 +120,7 @@ impl FamilyRegistry {
 impl Remote {
     /// The hash of the tests that it had passed when it was pushed.
     pub(crate) fn tests(&self) -> Option<&str> {
-        self.manifest.annotation(TESTS)
+        self.manifest.annotations().get(TESTS).map(String::as_str)
     }
 
     /// What a plan needs to know of it.

@@ -80,7 +80,7 @@ impl Promote {
 }
 
 /// Prints the moves of a promotion that is not carried out, and says what came of one that is.
-pub(crate) fn tell(promotion: &Promotion, dry_run: bool, format: Format, quiet: bool) {
+pub(super) fn tell(promotion: &Promotion, dry_run: bool, format: Format, quiet: bool) {
     match format {
         Format::Json => print(&json(&PromoteOutput {
             version: 1,

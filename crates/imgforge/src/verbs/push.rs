@@ -70,7 +70,7 @@ impl Push {
                 (0, _) if published.failures.is_empty() => say(DIM, "Pushed", "nothing: all of it is there"),
                 (_, true) => say(WORK, "Push", format_args!("{names} (not done: --dry-run)")),
                 (pushed, false) => {
-                    let sent = human_size(published.traffic.up);
+                    let sent = human_size(published.traffic.bytes_up);
                     say(GOOD, "Pushed", format_args!("{}, {sent} sent", count(pushed, "image")));
                 }
             }
@@ -84,7 +84,7 @@ fn output(published: &Published) -> PushOutput {
         version: 1,
         pushed: published.pushed.iter().map(ToString::to_string).collect(),
         digests: published.digests.iter().map(|(name, digest)| (name.to_string(), digest.clone())).collect(),
-        sent: published.traffic.up,
+        sent: published.traffic.bytes_up,
         requests: published.traffic.requests,
         failed: published.failures.iter().map(|(name, why)| (name.to_string(), why.clone())).collect(),
     }
