@@ -15,12 +15,15 @@
 //! ```
 
 mod build;
+mod changes;
 mod durations;
 mod error;
 mod export;
 mod lock;
+mod outdated;
 mod prepare;
 mod progress;
+mod resolve;
 mod run;
 mod session;
 mod work;
@@ -31,8 +34,11 @@ pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
 pub use crate::build::{BuildOptions, BuildReport, runtime};
+pub use crate::changes::LockChange;
 pub use crate::error::Error;
 pub use crate::export::Reference;
-pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
+pub use crate::lock::FILE as LOCK_FILE;
+pub use crate::outdated::{Outdated, OutdatedPackage};
+pub use crate::resolve::Moves;
 pub use crate::session::{OpenOptions, Session};
 pub use crate::work::TargetFailure;
