@@ -105,6 +105,8 @@ pub struct Target {
     pub instructions: Vec<String>,
     /// Locked packages that were locked anew in this run because nobody serves the old version any more.
     pub relocked: Vec<Relocked>,
+    /// Of its package inputs, the names (`NAME:ARCHITECTURE`) of those that come from a security suite.
+    pub security: BTreeSet<String>,
 }
 
 /// A package that was locked anew.
@@ -194,6 +196,8 @@ pub enum Reason {
         old: Option<String>,
         /// Version and shortened SHA-256 now.
         new: Option<String>,
+        /// Whether it moved to a version that comes from a security suite.
+        security: bool,
     },
     /// A package was locked anew, since nobody serves the locked version any more.
     Relocked(Relocked),
@@ -367,7 +371,10 @@ fn reason(target: &Target, change: InputChange) -> Reason {
     match kind {
         InputKind::File | InputKind::Folder | InputKind::Link => Reason::File { path: name, old, new },
         InputKind::Dockerfile => dockerfile_reason(target, old.as_deref(), new.as_deref()),
-        InputKind::Package => Reason::Package { name, old, new },
+        InputKind::Package => {
+            let security = old.is_some() && target.security.contains(&name);
+            Reason::Package { name, old, new, security }
+        }
         InputKind::Parent => Reason::Parent { name, old, new },
         InputKind::External => Reason::External { name, old, new },
         InputKind::Format
@@ -434,13 +441,14 @@ impl std::fmt::Display for Reason {
                 "changed" => write!(f, "parent {name}"),
                 other => write!(f, "parent {name} {other}"),
             },
-            Self::Package { name, old, new } => {
+            Self::Package { name, old, new, security } => {
+                let mark = if *security { " (security)" } else { "" };
                 let name = name.split(':').next().unwrap_or(name);
                 let version = |text: &Option<String>| {
                     text.as_deref().and_then(|t| t.split(' ').next()).map(str::to_owned)
                 };
                 match (version(old), version(new)) {
-                    (Some(old), Some(new)) => write!(f, "package {name} {old} -> {new}"),
+                    (Some(old), Some(new)) => write!(f, "package {name} {old} -> {new}{mark}"),
                     (None, Some(new)) => write!(f, "package {name} {new} added"),
                     (Some(old), None) => write!(f, "package {name} {old} removed"),
                     (None, None) => write!(f, "package {name}"),
@@ -513,6 +521,7 @@ mod tests {
                 release_references: vec![format!("i{n}:latest")],
                 instructions: vec![],
                 relocked: vec![],
+                security: BTreeSet::new(),
             });
         }
         targets
@@ -621,6 +630,27 @@ mod tests {
         let now = family(&[vec![]], &[1]);
         let plan = plan(&now, &all(&now), &inventory, &no_tests, false);
         assert!(matches!(&plan.targets[0].reasons[..], [Reason::File { path, .. }] if path == "file"));
+    }
+
+    #[test]
+    fn only_a_package_that_moves_into_a_security_suite_is_marked_and_the_suite_is_no_input() {
+        let with = |version: &str, is_security: bool| {
+            let mut targets = family(&[vec![]], &[0]);
+            let name = "libfoo:amd64".to_owned();
+            targets[0].inputs.insert(InputKind::Package, &name, version);
+            targets[0].fingerprint = targets[0].inputs.fingerprint();
+            targets[0].security = if is_security { [name].into() } else { BTreeSet::new() };
+            targets
+        };
+        let why = |before: &[Target], now: &[Target]| {
+            let plan = plan(now, &all(now), &held_all(before), false);
+            plan.targets[0].reasons.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let before = with("1.0", false);
+        assert_eq!(why(&before, &with("1.1", true)), ["package libfoo 1.0 -> 1.1 (security)"]);
+        assert_eq!(why(&before, &with("1.1", false)), ["package libfoo 1.0 -> 1.1"]);
+        assert_eq!(why(&family(&[vec![]], &[0]), &with("1.1", true)), ["package libfoo 1.1 added"]);
+        assert_eq!(why(&before, &with("1.0", true)), [""; 0], "the same package from elsewhere is the same");
     }
 
     #[test]

@@ -16,13 +16,13 @@ use imgforge_report::{Recorder, RunReport};
 use rayon::prelude::*;
 
 use crate::durations::Durations;
-use crate::lock::{LockChange, changes};
 use crate::prepare::Prepared;
 use crate::progress::{EventProgress, pump};
 use crate::publish::{Published, ToPublish};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
 use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing};
+use crate::resolve::Moves;
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -172,7 +172,7 @@ impl Session {
                 Err(Error::Packages(imgforge_packages::Error::Vanished(gone))) if may_relock => {
                     may_relock = false;
                     let new = self.relock(&lock, &gone, reporter)?;
-                    relocked = moved(&lock, &new);
+                    relocked = self.moved(&lock, &new);
                     lock = new;
                 }
                 Err(error) => return Err(error),
@@ -237,11 +237,10 @@ impl Session {
             Ok(()) => Ok(lock),
             Err(error) if locked => Err(error),
             Err(_) => {
-                let new =
-                    pump(reporter, |events| self.resolve_lock(Some(&lock), &EventProgress::new(events)))?;
+                let new = self.update(&lock, &Moves::Nothing, reporter)?;
                 self.write_lock(&new)?;
                 let message =
-                    format!("{} did not fit the manifests: {}", crate::LOCK_FILE, summary(&lock, &new));
+                    format!("{} did not fit the manifests: {}", crate::LOCK_FILE, self.summary(&lock, &new));
                 reporter.event(&Event::Warning { message });
                 Ok(new)
             }
@@ -251,15 +250,33 @@ impl Session {
     fn relock(&self, old: &Lock, gone: &[LockedPackage], reporter: &mut dyn Reporter) -> Result<Lock, Error> {
         let names: Vec<String> =
             gone.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
-        let new = pump(reporter, |events| self.resolve_lock(None, &EventProgress::new(events)))?;
+        let new = self.update(old, &Moves::Everything, reporter)?;
         self.write_lock(&new)?;
         let message = format!(
             "no longer served, so everything was locked anew ({}): {}",
-            summary(old, &new),
+            self.summary(old, &new),
             shortened(&names)
         );
         reporter.event(&Event::Warning { message });
         Ok(new)
+    }
+
+    fn moved(&self, old: &Lock, new: &Lock) -> Vec<Relocked> {
+        let rows = self.changes(old, new).into_iter();
+        rows.filter_map(|row| Some(Relocked { package: row.name, old: row.old?, new: row.new? })).collect()
+    }
+
+    fn summary(&self, old: &Lock, new: &Lock) -> String {
+        let (mut added, mut removed, mut moved) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for change in self.changes(old, new) {
+            let kind = match (&change.old, &change.new) {
+                (None, _) => &mut added,
+                (_, None) => &mut removed,
+                _ => &mut moved,
+            };
+            kind.insert(change.name);
+        }
+        format!("{} added, {} moved, {} removed", added.len(), moved.len(), removed.len())
     }
 
     pub(crate) async fn planned(
@@ -684,26 +701,6 @@ fn schedule(
         estimate: durations.of(&target.name),
     });
     Schedule::new(nodes, if fail_fast { Policy::FailFast } else { Policy::KeepGoing })
-}
-
-fn moved(old: &Lock, new: &Lock) -> Vec<Relocked> {
-    let row = |change: LockChange| match change {
-        LockChange::Moved { name, old, new, .. } => Some(Relocked { package: name, old, new }),
-        LockChange::Added { .. } | LockChange::Removed { .. } => None,
-    };
-    changes(old, new).into_iter().filter_map(row).collect()
-}
-
-fn summary(old: &Lock, new: &Lock) -> String {
-    let (mut added, mut removed, mut moved) = (0, 0, 0);
-    for change in changes(old, new) {
-        match change {
-            LockChange::Added { .. } => added += 1,
-            LockChange::Removed { .. } => removed += 1,
-            LockChange::Moved { .. } => moved += 1,
-        }
-    }
-    format!("{added} added, {moved} moved, {removed} removed")
 }
 
 /// At most five names.

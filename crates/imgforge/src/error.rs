@@ -96,6 +96,14 @@ pub enum Error {
     /// The lock does not cover what the manifests ask for.
     #[error("imgforge.lock does not fit the manifests: {0}")]
     StaleLock(String),
+    /// A package that was to be moved is not in the lock.
+    #[error("no image has a package \"{name}\" by the lock")]
+    NotLocked {
+        /// The word.
+        name: String,
+        /// The nearest locked name.
+        near: Option<String>,
+    },
     /// A file of the workspace or of the cache cannot be read or written.
     #[error("{path}: {error}")]
     Io {
@@ -123,7 +131,8 @@ impl Error {
             | Self::NoRegistry
             | Self::NoPromotion { .. }
             | Self::NotBuilt { .. }
-            | Self::StaleLock(_) => 2,
+            | Self::StaleLock(_)
+            | Self::NotLocked { .. } => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Io { .. }
@@ -141,7 +150,9 @@ impl Error {
             Self::NoWorkspace { .. } => {
                 Some("a workspace starts with a file imgforge.kdl that says: workspace \"NAME\"".into())
             }
-            Self::NoImage { near, .. } => near.as_ref().map(|near| format!("did you mean \"{near}\"?")),
+            Self::NoImage { near, .. } | Self::NotLocked { near, .. } => {
+                near.as_ref().map(|near| format!("did you mean \"{near}\"?"))
+            }
             Self::NoContainer { running, .. } if running.is_empty() => Some(
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),

@@ -24,13 +24,14 @@ Examples:
   imgforge lint                     what is allowed and still goes wrong one day
   imgforge build --push             build, test, push, and move the tags in the registry
   imgforge rollback                 bring those tags back to the promotion before
-  imgforge update                   lock the newest packages
+  imgforge outdated                 which locked packages have newer versions
+  imgforge update --security        lock security updates; without an option, the newest of everything
 
 Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
 group:NAME, path:FOLDER.
 
 Exit codes: 0 done; 1 something failed to build or a test failed, or lint found an error; 2 the command line, a manifest or the lock is wrong;
-3 an engine, registry or repository cannot be reached; 10 `plan --exit-code` found work; 70 a bug in imgforge; 130 interrupted.";
+3 an engine, registry or repository cannot be reached; 10 `plan --exit-code` or `outdated` found work; 70 a bug in imgforge; 130 interrupted.";
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
 #[derive(Parser)]
@@ -78,6 +79,7 @@ enum Verb {
     Push(verbs::push::Push),
     Promote(verbs::promote::Promote),
     Rollback(verbs::rollback::Rollback),
+    Outdated(verbs::outdated::OutdatedVerb),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Verb::Push(verb) => verb.run(&cli.global),
         Verb::Promote(verb) => verb.run(&cli.global),
         Verb::Rollback(verb) => verb.run(&cli.global),
+        Verb::Outdated(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

@@ -129,8 +129,11 @@ impl Session {
             }
         }
         for package in &packages {
-            let name = format!("{}:{}", package.name, package.architecture);
-            inputs.insert(InputKind::Package, name, format!("{} {}", package.version, package.sha256));
+            inputs.insert(
+                InputKind::Package,
+                package_input(package),
+                format!("{} {}", package.version, package.sha256),
+            );
         }
         if !packages.is_empty() {
             let options = imgforge_packages::Options { keep_docs: image.manifest.keep_docs };
@@ -174,6 +177,7 @@ impl Session {
                 .filter(|row| packages.iter().any(|p| p.name == row.package && p.version == row.new))
                 .cloned()
                 .collect(),
+            security: packages.iter().filter(|package| package.security).map(package_input).collect(),
         };
         Prepared { target, rendered, dockerfile, entries, args, packages }
     }
@@ -286,6 +290,11 @@ impl Session {
         let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");
         Ok(self.engine_dockerfile(wanted, &fingerprints))
     }
+}
+
+/// The name of a package among inputs. Its suite is none: the same file from another suite makes the same image.
+fn package_input(package: &LockedPackage) -> String {
+    format!("{}:{}", package.name, package.architecture)
 }
 
 fn rendered_file(image: &Image, rendered: &RenderedImage) -> Arc<SourceFile> {

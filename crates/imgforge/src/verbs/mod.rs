@@ -5,6 +5,7 @@ pub(crate) mod export;
 pub(crate) mod graph;
 pub(crate) mod lint;
 pub(crate) mod list;
+pub(crate) mod outdated;
 pub(crate) mod plan;
 pub(crate) mod promote;
 pub(crate) mod push;

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, promote, push, services, show, update};
+use crate::verbs::{graph, json, lint, list, outdated, promote, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -25,6 +25,7 @@ enum Of {
     Graph,
     Lint,
     List,
+    Outdated,
     Plan,
     Promote,
     Push,
@@ -41,6 +42,7 @@ impl SchemaVerb {
             Of::Graph => schema_for!(graph::GraphOutput),
             Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
+            Of::Outdated => schema_for!(outdated::OutdatedOutput),
             Of::Plan => schema_for!(Plan),
             Of::Promote => schema_for!(promote::PromoteOutput),
             Of::Push => schema_for!(push::PushOutput),
