@@ -59,6 +59,11 @@ impl Inventory {
             .max_by_key(|held| (held.created, &held.id))
     }
 
+    /// Whether any image of this name is held, of whatever fingerprint.
+    pub fn knows(&self, name: &ImageName) -> bool {
+        !self.of(name).is_empty()
+    }
+
     /// Notes what the registry holds for a target of the image `name`.
     pub fn insert_pushed(&mut self, name: impl Into<String>, pushed: Pushed) {
         self.pushed.insert(name.into(), pushed);

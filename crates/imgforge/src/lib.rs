@@ -40,13 +40,13 @@ pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
 pub use crate::build::{BuildOptions, BuildReport, TestMode, runtime};
+pub use crate::changes::LockChange;
 pub use crate::error::Error;
 pub use crate::export::Reference;
-pub use crate::promote::Promotion;
-pub use crate::publish::{PublishOptions, Published};
-pub use crate::changes::LockChange;
 pub use crate::lock::FILE as LOCK_FILE;
 pub use crate::outdated::{Outdated, OutdatedPackage};
+pub use crate::promote::Promotion;
+pub use crate::publish::{PublishOptions, Published};
 pub use crate::resolve::Moves;
 pub use crate::session::{OpenOptions, Session};
 pub use crate::work::TargetFailure;

@@ -304,7 +304,11 @@ fn in_words(text: String, packages: usize) -> String {
 
 impl Work for Builder {
     fn activity(&self, target: &ImageName) -> Activity {
-        if self.jobs[target].is_built { Activity::Build } else { Activity::Test }
+        match self.jobs[target].is_built {
+            true => Activity::Build,
+            false if self.pulls.requests.contains_key(target) => Activity::Pull,
+            false => Activity::Test,
+        }
     }
 
     fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>> {

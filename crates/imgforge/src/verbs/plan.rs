@@ -34,7 +34,7 @@ pub(crate) struct PlanVerb {
     /// Plan as if nothing selected were held
     #[arg(long)]
     force: bool,
-    /// Do not ask the registry: only what the engine holds is fresh
+    /// Do not ask the registry: only what the engine holds is fresh (or IMGFORGE_LOCAL=1 in the environment)
     #[arg(long)]
     local: bool,
 }
