@@ -14,7 +14,7 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use crate::{IMGFORGE, with_action};
 
 /// Debian's essential packages, fetched once for all tests of this run: package files with their names.
-fn essential() -> &'static [(Utf8PathBuf, String)] {
+pub(crate) fn essential() -> &'static [(Utf8PathBuf, String)] {
     static FETCHED: OnceLock<Vec<(Utf8PathBuf, String)>> = OnceLock::new();
     FETCHED.get_or_init(|| {
         let source = TestWorkspace::new();
@@ -42,7 +42,7 @@ fn essential() -> &'static [(Utf8PathBuf, String)] {
     })
 }
 
-fn append(workspace: &TestWorkspace, path: &str, text: &str) {
+pub(crate) fn append(workspace: &TestWorkspace, path: &str, text: &str) {
     let old = std::fs::read_to_string(workspace.root().join(path)).unwrap();
     workspace.write(path, &(old + text));
 }
@@ -57,7 +57,7 @@ struct Family {
 }
 
 /// A package with one file, `/usr/share/NAME/version`.
-fn tool<T>(name: &str, version: &str, make: impl FnOnce(&Package<'_>) -> T) -> T {
+pub(crate) fn tool<T>(name: &str, version: &str, make: impl FnOnce(&Package<'_>) -> T) -> T {
     let (path, content) = (format!("/usr/share/{name}/version"), format!("{version}\n"));
     make(&Package { name, version, fields: &[], files: &[(&path, &content)] })
 }
@@ -135,7 +135,7 @@ fn a_superseded_package_stops_a_build_before_it_begins_and_update_mends_it() {
     assert_eq!(family.lock(), before);
 
     let updated = family.run(&["update"]).ok();
-    assert!(updated.stderr.contains("greeting 1.0 -> 1.1"), "{}", updated.stderr);
+    assert!(updated.stderr.contains("greeting  1.0 -> 1.1"), "{}", updated.stderr);
     family.run(&["build", "site"]).ok();
     let version = Docker::run(&[
         "run",

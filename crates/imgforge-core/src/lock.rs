@@ -66,9 +66,21 @@ pub struct LockedPackage {
     pub size: u64,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
+    /// Whether it came from a security suite: one whose name ends in `-security`, or whose `Release` file says so.
+    pub security: bool,
+}
+
+/// Whether a suite's name says that it is for security updates.
+pub fn is_security_suite(name: &str) -> bool {
+    name.ends_with("-security")
 }
 
 impl LockedPackage {
+    /// Whether its line has to say that it came from a security suite: the suite's name does not.
+    fn is_marked(&self) -> bool {
+        self.security && !is_security_suite(&self.suite)
+    }
+
     /// `NAME=VERSION`: how an image's block names it.
     pub fn entry(&self) -> String {
         format!("{}={}", self.name, self.version)
@@ -84,9 +96,10 @@ impl Lock {
         packages.sort();
         packages.dedup();
         for p in packages {
+            let mark = if p.is_marked() { " security=#true" } else { "" };
             let _ = writeln!(
                 text,
-                "package {} {} {} {} suite={} path={} size={} sha256={}",
+                "package {} {} {} {} suite={} path={} size={} sha256={}{mark}",
                 quoted(&p.source),
                 quoted(&p.name),
                 quoted(&p.version),
@@ -247,7 +260,11 @@ impl<'a> Reader<'a> {
     }
 
     fn package(&mut self, node: &KdlNode) -> Result<(), String> {
-        only(node, 4, &["suite", "path", "size", "sha256"])?;
+        only(node, 4, &["suite", "path", "size", "sha256", "security"])?;
+        let security = match node.get("security") {
+            None => false,
+            Some(value) => value.as_bool().ok_or("security is neither #true nor #false")?,
+        };
         let size = node.get("size").and_then(KdlValue::as_integer).and_then(|size| u64::try_from(size).ok());
         let sha256 = property(node, "sha256")?;
         if !is_sha256(&sha256) {
@@ -257,12 +274,14 @@ impl<'a> Reader<'a> {
         if !stays_below(&path) {
             return Err("path does not stay below the repository's root".into());
         }
+        let suite = property(node, "suite")?;
         let package = LockedPackage {
+            security: security || is_security_suite(&suite),
             source: argument(node, 0)?,
             name: argument(node, 1)?,
             version: argument(node, 2)?,
             architecture: argument(node, 3)?,
-            suite: property(node, "suite")?,
+            suite,
             path,
             size: size.ok_or("size is not a number of bytes")?,
             sha256,

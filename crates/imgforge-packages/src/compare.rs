@@ -121,6 +121,7 @@ mod tests {
             path: String::new(),
             size: 0,
             sha256: String::new(),
+            security: false,
         }
     }
 

@@ -1,16 +1,17 @@
 //! What a repository has: fetched, verified, parsed, and kept parsed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imgforge_core::lock::LockedPackage;
+use imgforge_core::lock::{LockedPackage, is_security_suite};
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 
 use crate::cache::{self, Cache, sha256};
 use crate::control::{Paragraph, paragraphs};
+use crate::deb::{Deb, Depth};
 use crate::error::Error;
 use crate::http;
 use crate::machine::{Repository, RepositorySuite};
@@ -46,6 +47,9 @@ pub struct IndexEntry {
     pub provides: String,
     pub conflicts: String,
     pub breaks: String,
+    /// Whether its suite is one of security updates. Not kept with the parsed index: the `Release` file says it.
+    #[serde(skip)]
+    pub security: bool,
 }
 
 /// All packages of a source's suites.
@@ -56,6 +60,10 @@ pub struct Index {
     pub(crate) suites: Vec<String>,
     pub(crate) entries: Vec<IndexEntry>,
     by_name: HashMap<String, Vec<usize>>,
+    /// Entries whose version an earlier suite has too.
+    doubles: Vec<usize>,
+    /// What locked packages say about themselves that no suite has any more; see [`recall`](Self::recall).
+    pub(crate) recalled: Vec<IndexEntry>,
     providers: OnceLock<Providers>,
 }
 
@@ -64,16 +72,25 @@ pub(crate) type Providers = HashMap<String, Vec<(usize, Option<String>)>>;
 
 impl Index {
     /// An index of `entries`; those of other architectures are left out. Of the same version in two suites the first
-    /// is kept.
+    /// is kept; it counts as a security update when any of them is.
     pub fn new(source: &str, architecture: &str, suites: &[String], mut entries: Vec<IndexEntry>) -> Self {
         entries.retain(|e| e.architecture == architecture || e.architecture == "all");
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
             by_name.entry(entry.name.clone()).or_default().push(at);
         }
+        let mut doubles = Vec::new();
         for versions in by_name.values_mut().filter(|versions| versions.len() > 1) {
             versions.sort_by(|a, b| compare_versions(&entries[*b].version, &entries[*a].version));
-            versions.dedup_by(|later, first| entries[*later].version == entries[*first].version);
+            versions.dedup_by(|later, first| {
+                let is_double = entries[*later].version == entries[*first].version;
+                if is_double {
+                    doubles.push(*later);
+                    entries[*first].security |=
+                        entries[*later].security && entries[*later].sha256 == entries[*first].sha256;
+                }
+                is_double
+            });
         }
         Self {
             source: source.to_owned(),
@@ -81,22 +98,10 @@ impl Index {
             suites: suites.to_vec(),
             entries,
             by_name,
+            doubles,
+            recalled: Vec::new(),
             providers: OnceLock::new(),
         }
-    }
-
-    /// The same index, but of every package that is locked and still served only the locked versions: so that what is
-    /// asked for anew does not move what is not.
-    #[must_use]
-    pub fn pinned(self, locked: &[LockedPackage]) -> Self {
-        let wanted: HashSet<(&str, &str)> =
-            locked.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
-        let is_wanted = |entry: &IndexEntry| wanted.contains(&(entry.name.as_str(), entry.version.as_str()));
-        let served: HashSet<String> =
-            self.entries.iter().filter(|entry| is_wanted(entry)).map(|entry| entry.name.clone()).collect();
-        let keeps = |entry: &IndexEntry| !served.contains(&entry.name) || is_wanted(entry);
-        let entries = self.entries.into_iter().filter(keeps).collect();
-        Self::new(&self.source, &self.architecture, &self.suites, entries)
     }
 
     /// Every version of `name`, newest first.
@@ -107,6 +112,42 @@ impl Index {
     /// The newest version of `name`, as it would be locked.
     pub fn newest(&self, name: &str) -> Option<LockedPackage> {
         self.positions(name).first().map(|at| self.lock(*at))
+    }
+
+    /// Whether some suite has exactly this file.
+    pub fn serves(&self, package: &LockedPackage) -> bool {
+        self.same_file(package).next().is_some()
+    }
+
+    /// Whether a locked line is as it would be written now: its suite has the file at its path.
+    pub fn is_current(&self, package: &LockedPackage) -> bool {
+        self.same_file(package).any(|entry| entry.suite == package.suite && entry.path == package.path)
+    }
+
+    fn same_file(&self, package: &LockedPackage) -> impl Iterator<Item = &IndexEntry> {
+        let doubles = self.doubles.iter().filter(|at| self.entries[**at].name == package.name);
+        let entries = self.positions(&package.name).iter().chain(doubles).map(|at| &self.entries[*at]);
+        entries.filter(|entry| entry.version == package.version && entry.sha256 == package.sha256)
+    }
+
+    /// Reads what `locked` packages that no suite has any more say about themselves, where their files are in the cache:
+    /// nobody else knows what they depend on.
+    pub fn recall(&mut self, locked: &[LockedPackage], cache: &Cache) {
+        let is_gone = |p: &&LockedPackage| self.versions(&p.name).all(|entry| entry.version != p.version);
+        let gone = locked.iter().filter(|package| package.source == self.source).filter(is_gone);
+        let read = |package: &LockedPackage| {
+            let deb = Deb::read(package, cache, Depth::Control).ok()?;
+            let mut entry = IndexEntry::default();
+            paragraphs(&deb.control).next()?.fields().try_for_each(|field| entry.set(field))?;
+            Some(entry)
+        };
+        self.recalled = gone.filter_map(read).collect();
+    }
+
+    /// What a locked package says about itself: an entry of a suite, or one that was recalled.
+    pub(crate) fn entry_of(&self, package: &LockedPackage) -> Option<&IndexEntry> {
+        let recalled = self.recalled.iter().filter(|entry| entry.name == package.name);
+        self.versions(&package.name).chain(recalled).find(|entry| entry.version == package.version)
     }
 
     /// The names of all packages.
@@ -143,6 +184,7 @@ impl Index {
             path: entry.path.clone(),
             size: entry.size,
             sha256: entry.sha256.clone(),
+            security: entry.security,
         }
     }
 }
@@ -205,6 +247,8 @@ fn fetch_suite(
             entries.extend(read_index(agent, &folder, &file, suite, cache, meter)?);
         }
     }
+    let security = is_security_suite(&suite.name) || release.is_security();
+    entries.iter_mut().for_each(|entry| entry.security = security);
     Ok(entries)
 }
 
@@ -272,26 +316,32 @@ fn unpack(path: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 /// `None` for an entry that could not be fetched or whose names are no file names.
 fn entry(paragraph: Paragraph<'_>, suite: &str) -> Option<IndexEntry> {
     let mut entry = IndexEntry { suite: suite.to_owned(), ..IndexEntry::default() };
-    for (field, value) in paragraph.fields() {
+    paragraph.fields().try_for_each(|field| entry.set(field))?;
+    is_sane(&entry).then_some(entry)
+}
+
+impl IndexEntry {
+    /// Takes in one field; `None` for a size that is no number.
+    fn set(&mut self, (field, value): (&str, &str)) -> Option<()> {
         let text = || value.to_owned();
         match field {
-            "Package" => entry.name = text(),
-            "Version" => entry.version = text(),
-            "Architecture" => entry.architecture = text(),
-            "Filename" => value.trim_start_matches("./").clone_into(&mut entry.path),
-            "Size" => entry.size = value.parse().ok()?,
-            "SHA256" => entry.sha256 = value.to_ascii_lowercase(),
-            "Priority" => entry.priority = text(),
-            "Essential" => entry.essential = value == "yes",
-            "Pre-Depends" => entry.pre_depends = text(),
-            "Depends" => entry.depends = text(),
-            "Provides" => entry.provides = text(),
-            "Conflicts" => entry.conflicts = text(),
-            "Breaks" => entry.breaks = text(),
+            "Package" => self.name = text(),
+            "Version" => self.version = text(),
+            "Architecture" => self.architecture = text(),
+            "Filename" => value.trim_start_matches("./").clone_into(&mut self.path),
+            "Size" => self.size = value.parse().ok()?,
+            "SHA256" => self.sha256 = value.to_ascii_lowercase(),
+            "Priority" => self.priority = text(),
+            "Essential" => self.essential = value == "yes",
+            "Pre-Depends" => self.pre_depends = text(),
+            "Depends" => self.depends = text(),
+            "Provides" => self.provides = text(),
+            "Conflicts" => self.conflicts = text(),
+            "Breaks" => self.breaks = text(),
             _ => {}
         }
+        Some(())
     }
-    is_sane(&entry).then_some(entry)
 }
 
 /// These become file names and addresses later.

@@ -6,6 +6,7 @@
 //! AptSource           -> Repository          Machine::repository   which server, which keys
 //! Repository          -> Index               fetch_index           fetched, signature verified, parsed
 //! Index + Request     -> Vec<LockedPackage>  Index::resolve        what an image adds to its parents
+//! Index + Partial     -> Updated             Index::update         the same with a lock, of which only some moves
 //! Vec<LockedPackage>  -> files in the Cache  fetch                 hash verified
 //! files in the Cache  -> Vec<SuppliedFile>   stage_root, stage_packages
 //! /var/lib/dpkg/status -> Vec<Difference>    compare               is the image what the lock says?
@@ -42,7 +43,7 @@ pub use index::{Index, IndexEntry, fetch_index};
 pub use machine::{Machine, Repository, RepositorySuite};
 pub use progress::{Progress, Silent};
 pub use relation::{Alternative, Bound, Dependency, compare_versions, parse_relations};
-pub use resolve::Request;
+pub use resolve::{Partial, Request, Updated};
 pub use root::{is_configurable, stage_root};
 pub use scripts::{Options, script_fingerprint};
 pub use stage::stage_packages;

@@ -1,6 +1,7 @@
 //! Relations between packages (Debian policy, chapter 7) and versions.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use debversion::Version;
 
@@ -94,6 +95,26 @@ impl Alternative {
             (Some(_), None) => false,
         }
     }
+}
+
+impl fmt::Display for Alternative {
+    /// As written in a control file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(qualifier) = &self.qualifier {
+            write!(f, ":{qualifier}")?;
+        }
+        match &self.bound {
+            Some(bound) => write!(f, " ({} {})", bound.operator.as_str(), bound.version),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The text that [`parse_relations`] reads as these.
+pub(crate) fn relations_text(relations: &[Dependency]) -> String {
+    let item = |any: &Dependency| any.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
+    relations.iter().map(item).collect::<Vec<_>>().join(", ")
 }
 
 /// Compares two versions as dpkg does; texts that are no versions come after all that are, in the order of bytes.
@@ -201,6 +222,12 @@ mod tests {
         assert!(!wanted.takes_provided(Some("1")));
         assert!(wanted.takes_provided(Some("2")));
         assert!(Alternative::any("mail-agent").takes_provided(None));
+    }
+
+    #[test]
+    fn relations_are_written_as_they_are_read() {
+        let text = "libc6 (>= 2.36), debconf (>= 0.5) | debconf-2.0, python3:any";
+        assert_eq!(relations_text(&parse_relations(text)), text);
     }
 
     proptest::proptest! {

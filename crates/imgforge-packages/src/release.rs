@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use imgforge_core::lock::is_security_suite;
 use jiff::fmt::rfc2822;
 
 use crate::control::paragraphs;
@@ -11,6 +12,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
     names: [Option<String>; 2],
+    label: Option<String>,
     valid_until: Option<String>,
     architectures: Vec<String>,
     has_all_apart: bool,
@@ -35,6 +37,7 @@ impl Release {
     pub(crate) fn parse(text: &str) -> Self {
         let mut release = Self {
             names: [None, None],
+            label: None,
             valid_until: None,
             architectures: Vec::new(),
             has_all_apart: false,
@@ -44,6 +47,7 @@ impl Release {
         let Some(paragraph) = paragraphs(text).next() else { return release };
         let field = |name| paragraph.get(name).map(str::to_owned);
         release.names = [field("Suite"), field("Codename")];
+        release.label = field("Label");
         release.valid_until = field("Valid-Until");
         release.architectures =
             field("Architectures").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
@@ -78,6 +82,13 @@ impl Release {
             return Err(Error::Expired { url: url.to_owned(), age: age(now - end), until: until.clone() });
         }
         Ok(())
+    }
+
+    /// Whether it calls itself a suite of security updates, by a name or by its label (`Debian-Security`).
+    pub(crate) fn is_security(&self) -> bool {
+        let says = |label: &String| label.to_ascii_lowercase().contains("security");
+        self.names.iter().flatten().any(|name| is_security_suite(name))
+            || self.label.as_ref().is_some_and(says)
     }
 
     /// The `Packages` indexes of a component, in the smallest form that we can read.
@@ -159,6 +170,15 @@ mod tests {
         assert!(release.check("u", "stable-security", 0).is_ok());
         let error = release.check("u", "bookworm", 0).unwrap_err().to_string();
         assert!(error.contains("not \"bookworm\""), "{error}");
+    }
+
+    #[test]
+    fn a_suite_of_security_updates_is_known_by_its_names_or_its_label() {
+        let is_security = |text: &str| Release::parse(text).is_security();
+        assert!(is_security(&text()));
+        assert!(is_security("Suite: oldstable\nLabel: Debian-Security\n"));
+        assert!(is_security("Suite: noble-security\nLabel: Ubuntu\n"));
+        assert!(!is_security("Suite: stable\nCodename: bookworm\nLabel: Debian\n"));
     }
 
     #[test]

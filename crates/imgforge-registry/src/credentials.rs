@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
-use crate::error::clean;
+use crate::error::{Error, clean};
 
 /// How long a helper program may take.
 const HELPER_TIME: Duration = Duration::from_secs(30);
@@ -95,6 +95,23 @@ impl Credentials {
             Err(error) => return Err(format!("{path}: {error}")),
         };
         config.find(host, path).await
+    }
+}
+
+impl Credentials {
+    /// The user and the password for a registry, for another program that pulls from it; `<token>` and an identity token
+    /// where one is kept (as credential helpers name it). `None` when nothing is known.
+    ///
+    /// # Errors
+    /// [`Error::Credentials`] when the configuration or a helper cannot be read.
+    pub async fn user_and_password(&self, host: &str) -> Result<Option<(String, String)>, Error> {
+        let found = self.find(host).await;
+        let found = found.map_err(|reason| Error::Credentials { registry: host.to_owned(), reason })?;
+        Ok(match found.secret {
+            Some(Secret::Password { user, password }) => Some((user, password)),
+            Some(Secret::Identity(token)) => Some((TOKEN_USER.to_owned(), token)),
+            Some(Secret::Bearer(_)) | None => None,
+        })
     }
 }
 

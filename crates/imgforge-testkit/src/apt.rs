@@ -77,9 +77,10 @@ pub enum Compression {
     None,
 }
 
-/// A repository in a folder, with one suite, `stable`, and one component, `main`, for amd64.
+/// A suite of a repository in a folder, with one component, `main`, for amd64.
 pub struct Repository {
     root: Utf8PathBuf,
+    suite: String,
     /// Name, path and paragraph of the index, in the order in which they were added.
     packages: Vec<(String, Utf8PathBuf, String)>,
     /// For the next [`publish`](Self::publish).
@@ -87,9 +88,15 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// An empty one in `root`.
+    /// An empty suite, `stable`, in `root`.
     pub fn new(root: impl Into<Utf8PathBuf>) -> Self {
-        Self { root: root.into(), packages: Vec::new(), compression: Compression::Gz }
+        Self::of_suite(root, "stable")
+    }
+
+    /// An empty suite in `root`, which may have others.
+    pub fn of_suite(root: impl Into<Utf8PathBuf>, suite: &str) -> Self {
+        let (root, suite) = (root.into(), suite.to_owned());
+        Self { root, suite, packages: Vec::new(), compression: Compression::Gz }
     }
 
     /// Makes a package (with `dpkg-deb`) and adds it to the pool and the index; its path below the root.
@@ -173,14 +180,15 @@ impl Repository {
             Compression::None => ("Packages", text.into_bytes()),
         };
         let hash = sha256(&bytes);
-        let suite = self.root.join("dists/stable");
+        let suite = self.root.join("dists").join(&self.suite);
         let folder = suite.join("main/binary-amd64");
         fs::create_dir_all(folder.join("by-hash/SHA256"))?;
         fs::write(folder.join(name), &bytes)?;
         fs::write(folder.join("by-hash/SHA256").join(&hash), &bytes)?;
-        let mut release = "Suite: stable\nCodename: test\nArchitectures: amd64\nComponents: main\n\
-                           Acquire-By-Hash: yes\n"
-            .to_owned();
+        let mut release = format!(
+            "Suite: {}\nCodename: test\nArchitectures: amd64\nComponents: main\nAcquire-By-Hash: yes\n",
+            self.suite
+        );
         for (field, value) in fields {
             writeln!(release, "{field}: {value}")?;
         }

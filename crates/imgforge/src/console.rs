@@ -11,6 +11,8 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const WORK: Style = AnsiColor::Cyan.on_default().bold();
 /// Grey: what is as it was.
 pub(crate) const DIM: Style = Style::new().dimmed();
+/// Yellow and bold.
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default().bold();
 /// Red and bold.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
@@ -59,4 +61,23 @@ pub(crate) fn say(style: Style, word: &str, rest: impl std::fmt::Display) {
 /// `1 image`, `2 images`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Rows in columns that are as wide as their widest cell, one row a line.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .filter(|(_, width)| **width > 0)
+            .map(|(c, w)| format!("{c:w$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }

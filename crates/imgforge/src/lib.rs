@@ -15,14 +15,23 @@
 //! ```
 
 mod build;
+mod changes;
 mod durations;
 mod error;
 mod export;
 mod lock;
+mod outdated;
 mod prepare;
 mod progress;
+mod promote;
+mod publish;
+mod push;
+mod registry;
+mod resolve;
 mod run;
 mod session;
+mod tags;
+mod testing;
 mod work;
 
 pub use imgforge_core as core;
@@ -30,9 +39,14 @@ pub use imgforge_engine as engine;
 pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
-pub use crate::build::{BuildOptions, BuildReport, runtime};
+pub use crate::build::{BuildOptions, BuildReport, TestMode, runtime};
 pub use crate::error::Error;
 pub use crate::export::Reference;
-pub use crate::lock::{FILE as LOCK_FILE, LockChange, changes};
+pub use crate::promote::Promotion;
+pub use crate::publish::{PublishOptions, Published};
+pub use crate::changes::LockChange;
+pub use crate::lock::FILE as LOCK_FILE;
+pub use crate::outdated::{Outdated, OutdatedPackage};
+pub use crate::resolve::Moves;
 pub use crate::session::{OpenOptions, Session};
 pub use crate::work::TargetFailure;

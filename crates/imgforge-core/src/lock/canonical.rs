@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{HEAD, Lock, LockedImage, LockedPackage, is_sha256, stays_below};
+use super::{HEAD, Lock, LockedImage, LockedPackage, is_security_suite, is_sha256, stays_below};
 use crate::name::ImageName;
 
 /// Reads `text` if it is exactly what [`Lock::to_kdl`] writes for a lock without problems.
@@ -67,7 +67,7 @@ impl Scanner<'_> {
     }
 
     fn package(&mut self) -> Option<LockedPackage> {
-        let package = LockedPackage {
+        let mut package = LockedPackage {
             source: self.string("")?,
             name: self.string(" ")?,
             version: self.string(" ")?,
@@ -76,7 +76,9 @@ impl Scanner<'_> {
             path: self.string(" path=")?,
             size: self.number(" size=")?,
             sha256: self.string(" sha256=")?,
+            security: false,
         };
+        package.security = self.skip(" security=#true").is_some() || is_security_suite(&package.suite);
         self.skip("\n")?;
         Some(package)
     }

@@ -18,16 +18,19 @@ const ANY: &str = "[a-z0-9.+~:\\\\\"\u{e9}\u{1}-]{1,8}";
 fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> {
     let path =
         (text, "[a-z0-9+]{1,8}").prop_map(|(folder, file)| format!("{}/{file}", folder.replace('.', "_")));
-    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, "[0-9a-f]{64}").prop_map(
-        |(source, name, version, path, size, sha256)| LockedPackage {
+    let suite =
+        prop_oneof![Just(("bookworm", false)), Just(("bookworm", true)), Just(("bookworm-security", true))];
+    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, "[0-9a-f]{64}", suite).prop_map(
+        |(source, name, version, path, size, sha256, (suite, security))| LockedPackage {
             source,
             name,
             version,
             architecture: "amd64".into(),
-            suite: "bookworm".into(),
+            suite: suite.into(),
             path,
             size,
             sha256,
+            security,
         },
     );
     proptest::collection::btree_set(package, 0..8).prop_map(|set| set.into_iter().collect())
@@ -109,7 +112,12 @@ fn the_file_is_one_fact_a_line() {
         path: format!("pool/main/{name}_{version}_amd64.deb"),
         size: 1234,
         sha256: "ab".repeat(32),
+        security: false,
     };
+    let security =
+        LockedPackage { suite: "bookworm-security".into(), security: true, ..package("openssl", "3.0.17") };
+    // Its Release file says so, its suite's name does not.
+    let marked = LockedPackage { security: true, ..package("zlib1g", "1.2") };
     let adds = LockedImage {
         source: "debian".into(),
         request: "0123456789abcdef".into(),
@@ -117,7 +125,7 @@ fn the_file_is_one_fact_a_line() {
     };
     let lock = Lock {
         request: "cd".repeat(32),
-        packages: vec![package("nginx-light", "1.22.1-9"), package("libc6", "2.36")],
+        packages: vec![package("nginx-light", "1.22.1-9"), package("libc6", "2.36"), security, marked],
         images: BTreeMap::from([(ImageName::new("web").unwrap(), adds)]),
     };
     insta::assert_snapshot!(lock.to_kdl());

@@ -8,6 +8,7 @@ use crate::diagnostic::{Located, Problem, Problems};
 use crate::dockerfile::EdgeKind;
 use crate::manifest::Base;
 use crate::name::{ImageName, nearest};
+use crate::testing;
 
 pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();
@@ -16,12 +17,17 @@ pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
         if !unread.workspace {
             check_sources(workspace, image, &mut problems);
         }
-        if image.manifest.packages.is_empty() && image.manifest.users.is_empty() {
+        let manifest = &image.manifest;
+        if manifest.packages.is_empty() && manifest.users.is_empty() && manifest.tests.is_empty() {
             continue;
         }
-        if let Some(chain) = chain(workspace, image) {
+        if let Some(mut chain) = chain(workspace, image) {
             check_packages(workspace, image, &chain, &mut problems);
             check_users(image, &chain, &mut problems);
+            chain.reverse();
+            if !is_unresolved(workspace, chain[0]) {
+                problems.extend(testing::check(workspace, &chain));
+            }
         }
     }
     problems

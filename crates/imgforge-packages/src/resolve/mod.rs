@@ -3,11 +3,13 @@
 //! apt's order of preference, a SAT solver's thoroughness: the newest version, the first alternative that can be had,
 //! what is there already rather than anything else; and when that leads nowhere, whatever does work.
 
+mod present;
 mod solver;
 #[cfg(test)]
 mod tests;
+mod update;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::RootInclude;
@@ -17,6 +19,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::relation::{Alternative, Bound};
 use solver::Universe;
+pub use update::{Partial, Updated};
 
 /// The package that says that `/bin` is a link, with nothing else in it. Our roots are merged from the start, so its
 /// big brother `usrmerge`, which moves files and brings Perl modules, is never what is wanted.
@@ -40,31 +43,24 @@ impl Index {
     /// [`Error::UnknownPackage`], [`Error::UnknownVersion`], or [`Error::Unsolvable`] with the reason.
     pub fn resolve(&self, request: &Request<'_>) -> Result<Vec<LockedPackage>, Error> {
         let mut universe = Universe::new(self, request.installed);
-        let mut requirements: Vec<Alternative> =
-            self.included(request.include).into_iter().map(Alternative::any).collect();
-        let mut pinned = HashMap::new();
-        for word in &request.wanted {
-            let alternative = self.wanted(word, &universe)?;
-            if let Some(bound) = &alternative.bound {
-                pinned.insert(alternative.name.clone(), bound.version.clone());
-            }
-            requirements.push(alternative);
-        }
-        if request.include.is_some() {
-            universe.favour(MERGED);
-        }
-        let chosen = solver::solve(universe, &requirements).map_err(|reason| Error::Unsolvable {
-            wanted: match request.wanted.as_slice() {
-                [] => "the root's own packages".to_owned(),
-                wanted => wanted.join(", "),
-            },
-            reason,
-        })?;
+        let roots = self.roots(request, &mut universe)?;
+        let chosen = solver::solve(&universe, &roots, &[]).map_err(|reason| unsolvable(request, reason))?;
         let there: HashSet<&str> = request.installed.iter().map(|p| p.name.as_str()).collect();
         let mut added: Vec<LockedPackage> =
             chosen.into_iter().map(|at| self.lock(at)).filter(|p| !there.contains(p.name.as_str())).collect();
         added.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(added)
+    }
+
+    /// What was asked for by name, and what a root begins with.
+    fn roots(&self, request: &Request<'_>, universe: &mut Universe<'_>) -> Result<Vec<Alternative>, Error> {
+        let included = self.included(request.include).into_iter().map(Alternative::any).map(Ok);
+        let wanted = request.wanted.iter().map(|word| self.wanted(word, universe));
+        let roots = included.chain(wanted).collect::<Result<_, _>>()?;
+        if request.include.is_some() {
+            universe.favour(MERGED);
+        }
+        Ok(roots)
     }
 
     fn included(&self, include: Option<RootInclude>) -> Vec<String> {
@@ -107,4 +103,12 @@ impl Index {
         }
         Ok(Alternative { name: name.to_owned(), qualifier: None, bound: version.map(Bound::exactly) })
     }
+}
+
+fn unsolvable(request: &Request<'_>, reason: String) -> Error {
+    let wanted = match request.wanted.as_slice() {
+        [] => "the root's own packages".to_owned(),
+        wanted => wanted.join(", "),
+    };
+    Error::Unsolvable { wanted, reason }
 }

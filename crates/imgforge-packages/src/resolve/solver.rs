@@ -4,7 +4,7 @@
 //! virtual name is a second name, `virtual:NAME`, whose candidates are its providers; each of them requires exactly the
 //! package that provides. A parent's package is locked: other versions of its name are there for explanations only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use imgforge_core::lock::LockedPackage;
@@ -21,11 +21,17 @@ use crate::relation::{Alternative, Bound, compare_versions, parse_relations};
 /// Lines of the solver's explanation that are shown.
 const REASON_LINES: usize = 12;
 
-/// The index with the parents' packages in it.
+/// The index with the parents' packages in it, and with those locked ones that no suite has any more.
 pub(super) struct Universe<'a> {
     index: &'a Index,
     /// The parents' packages by name.
-    installed: HashMap<&'a str, IndexEntry>,
+    installed: BTreeMap<&'a str, IndexEntry>,
+    /// Their positions follow those of the index.
+    held: Vec<IndexEntry>,
+    /// Whether what some of them need is guessed.
+    has_guesses: bool,
+    /// Names and versions that come before newer ones.
+    preferred: HashSet<(&'a str, &'a str)>,
     favoured: HashSet<&'static str>,
 }
 
@@ -41,7 +47,19 @@ enum Choice {
 impl<'a> Universe<'a> {
     pub(super) fn new(index: &'a Index, installed: &'a [LockedPackage]) -> Self {
         let installed = installed.iter().map(|p| (p.name.as_str(), installed_entry(index, p))).collect();
-        Self { index, installed, favoured: HashSet::new() }
+        let (held, preferred, favoured) = (Vec::new(), HashSet::new(), HashSet::new());
+        Self { index, installed, held, has_guesses: false, preferred, favoured }
+    }
+
+    /// Adds a package that no suite has, and whether its relations are known.
+    pub(super) fn hold(&mut self, entry: IndexEntry, is_known: bool) {
+        self.has_guesses |= !is_known;
+        self.held.push(entry);
+    }
+
+    /// Makes this version come before newer ones.
+    pub(super) fn prefer(&mut self, package: &'a LockedPackage) {
+        self.preferred.insert((&package.name, &package.version));
     }
 
     /// Makes alternatives of this name come first.
@@ -57,12 +75,32 @@ impl<'a> Universe<'a> {
         match self.installed.get(name) {
             // Another version of the index is known too, but cannot be had: that is for the solver to say.
             Some(entry) if entry.version == version => true,
-            _ => self.index.versions(name).any(|entry| entry.version == version),
+            _ => self.positions(name).any(|at| self.at(at).version == version),
         }
     }
 
+    pub(super) fn has_guesses(&self) -> bool {
+        self.has_guesses
+    }
+
+    /// The parents' packages.
+    pub(super) fn installed(&self) -> impl Iterator<Item = &IndexEntry> {
+        self.installed.values()
+    }
+
+    /// What the index says at a position, or a package that is held.
+    pub(super) fn at(&self, at: usize) -> &IndexEntry {
+        self.index.entries.get(at).unwrap_or_else(|| &self.held[at - self.index.entries.len()])
+    }
+
+    fn positions(&self, name: &str) -> impl Iterator<Item = usize> {
+        let first = self.index.entries.len();
+        let held = self.held.iter().enumerate().filter(move |(_, entry)| entry.name == name);
+        self.index.positions(name).iter().copied().chain(held.map(move |(n, _)| first + n))
+    }
+
     fn is_real(&self, name: &str) -> bool {
-        self.installed.contains_key(name) || !self.index.positions(name).is_empty()
+        self.installed.contains_key(name) || self.positions(name).next().is_some()
     }
 
     fn is_virtual(&self, name: &str) -> bool {
@@ -72,15 +110,15 @@ impl<'a> Universe<'a> {
     fn entry(&self, choice: &Choice) -> &IndexEntry {
         match choice {
             Choice::Installed(name) => &self.installed[name.as_str()],
-            Choice::Entry(at) => &self.index.entries[*at],
+            Choice::Entry(at) => self.at(*at),
         }
     }
 
-    /// The versions of a real package: a parent's first, then newest first.
+    /// The versions of a real package, a parent's first.
     fn versions(&self, name: &str) -> Vec<Choice> {
         let there = self.installed.get(name);
-        let is_other = |at: &&usize| there.is_none_or(|e| e.version != self.index.entries[**at].version);
-        let others = self.index.positions(name).iter().filter(is_other).map(|at| Choice::Entry(*at));
+        let is_other = |at: &usize| there.is_none_or(|e| e.version != self.at(*at).version);
+        let others = self.positions(name).filter(is_other).map(Choice::Entry);
         there.map(|_| Choice::Installed(name.to_owned())).into_iter().chain(others).collect()
     }
 
@@ -91,14 +129,16 @@ impl<'a> Universe<'a> {
             .iter()
             .filter(|(at, _)| !self.installed.contains_key(self.index.entries[*at].name.as_str()))
             .map(|(at, version)| (Choice::Entry(*at), version.clone()));
-        let there =
-            self.installed.iter().filter(|(_, entry)| !entry.provides.is_empty()).flat_map(|(n, entry)| {
-                parse_relations(&entry.provides)
-                    .into_iter()
-                    .flatten()
-                    .filter(|provided| provided.name == name)
-                    .map(|provided| (Choice::Installed((*n).to_owned()), provided.bound.map(|b| b.version)))
-            });
+        let first = self.index.entries.len();
+        let held = self.held.iter().enumerate().map(|(n, entry)| (Choice::Entry(first + n), entry));
+        let there = self.installed.iter().map(|(name, entry)| (Choice::Installed((*name).to_owned()), entry));
+        let provides = move |(choice, entry): (Choice, &IndexEntry)| {
+            let provided = parse_relations(&entry.provides).into_iter().flatten();
+            let version = provided.filter(|p| p.name == name).map(|p| p.bound.map(|b| b.version));
+            version.map(|version| (choice.clone(), version)).collect::<Vec<_>>()
+        };
+        let with_text = |(_, entry): &(Choice, &IndexEntry)| !entry.provides.is_empty();
+        let there = there.chain(held).filter(with_text).flat_map(provides);
         there.chain(addable).collect()
     }
 }
@@ -106,8 +146,8 @@ impl<'a> Universe<'a> {
 /// What the index says about a locked package; when the repository has moved on, what it says about the newest
 /// version, since what a package provides and conflicts with rarely changes in a suite.
 fn installed_entry(index: &Index, package: &LockedPackage) -> IndexEntry {
-    let same = index.versions(&package.name).find(|entry| entry.version == package.version);
-    let known = same.or_else(|| index.versions(&package.name).next()).cloned().unwrap_or_default();
+    let known = index.entry_of(package).or_else(|| index.versions(&package.name).next());
+    let known = known.cloned().unwrap_or_default();
     IndexEntry {
         name: package.name.clone(),
         version: package.version.clone(),
@@ -116,19 +156,20 @@ fn installed_entry(index: &Index, package: &LockedPackage) -> IndexEntry {
     }
 }
 
-/// Positions in the index of what is chosen, parents' packages left out; or why nothing can be.
-pub(super) fn solve(universe: Universe<'_>, wanted: &[Alternative]) -> Result<Vec<usize>, String> {
-    let installed: Vec<Alternative> = universe
-        .installed
-        .values()
-        .map(|entry| Alternative {
-            bound: Some(Bound::exactly(&entry.version)),
-            ..Alternative::any(&entry.name)
-        })
-        .collect();
+/// Positions in the index of what is chosen, parents' packages left out; or why nothing can be. `exactly` are names
+/// with the one version that may be chosen.
+pub(super) fn solve(
+    universe: &Universe<'_>,
+    wanted: &[Alternative],
+    exactly: &[(&str, &str)],
+) -> Result<Vec<usize>, String> {
+    let installed = universe.installed.values().map(|entry| (entry.name.as_str(), entry.version.as_str()));
     let provider = Provider { universe, pool: Pool::new() };
-    let requirements =
-        installed.iter().chain(wanted).map(|a| provider.requirement(std::slice::from_ref(a))).collect();
+    let requirements = installed
+        .chain(exactly.iter().copied())
+        .flat_map(|(name, version)| provider.exactly(name, version))
+        .chain(wanted.iter().map(|a| provider.requirement(std::slice::from_ref(a))))
+        .collect();
     let mut solver = Solver::new(provider);
     let chosen = match solver.solve(Problem::new().requirements(requirements)) {
         Ok(chosen) => chosen,
@@ -172,6 +213,8 @@ impl fmt::Display for Record {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Wanted {
     bound: Option<Bound>,
+    /// Only the provider of this name and version.
+    by: Option<(String, String)>,
     /// All but those.
     negated: bool,
 }
@@ -193,14 +236,29 @@ impl VersionSet for Wanted {
 const VIRTUAL: &str = "virtual:";
 
 struct Provider<'a> {
-    universe: Universe<'a>,
+    universe: &'a Universe<'a>,
     pool: Pool<Wanted, String>,
 }
 
 impl Provider<'_> {
     fn set(&self, name: &str, bound: Option<Bound>, negated: bool) -> VersionSetId {
         let name = self.pool.intern_package_name(name.to_owned());
-        self.pool.intern_version_set(name, Wanted { bound, negated })
+        self.pool.intern_version_set(name, Wanted { bound, by: None, negated })
+    }
+
+    /// One version of a package, and all that it provides: so that an alternative that it answers counts as answered, and
+    /// no other is added.
+    fn exactly(&self, name: &str, version: &str) -> Vec<ConditionalRequirement> {
+        let mut sets = vec![self.set(name, Some(Bound::exactly(version)), false)];
+        let versions = self.universe.versions(name);
+        let entry = versions.iter().map(|choice| self.universe.entry(choice)).find(|e| e.version == version);
+        let provided = entry.map(|entry| parse_relations(&entry.provides)).unwrap_or_default();
+        for provided in provided.into_iter().flatten() {
+            let name = self.pool.intern_package_name(format!("{VIRTUAL}{}", provided.name));
+            let by = entry.map(|entry| (entry.name.clone(), entry.version.clone()));
+            sets.push(self.pool.intern_version_set(name, Wanted { bound: None, by, negated: false }));
+        }
+        sets.into_iter().map(Into::into).collect()
     }
 
     /// Any of `alternatives`, the first rather than the others; of one alternative, the real package rather than
@@ -256,7 +314,13 @@ impl Provider<'_> {
         };
         let takes = match record {
             Record::Package(choice) => bounded(Some(&self.universe.entry(choice).version)),
-            Record::Provider(_, version) => bounded(version.as_deref()),
+            Record::Provider(choice, version) => {
+                let is_by = |(name, version): &(String, String)| {
+                    let entry = self.universe.entry(choice);
+                    entry.name == *name && entry.version == *version
+                };
+                wanted.by.as_ref().is_none_or(is_by) && bounded(version.as_deref())
+            }
         };
         takes != wanted.negated
     }
@@ -339,17 +403,25 @@ impl DependencyProvider for Provider<'_> {
         Some(found)
     }
 
-    /// Of versions the newest; of providers a parent's first, then the more important one, then by name.
+    /// Of versions the newest, of providers the more important one, then by name; but parents' packages before all, and
+    /// preferred ones before others.
     async fn sort_candidates(&self, _: &SolverCache<Self>, solvables: &mut [SolvableId]) {
         solvables.sort_by(|a, b| {
             let choice = |id: &SolvableId| match &self.pool.resolve_solvable(*id).record {
                 Record::Package(choice) | Record::Provider(choice, _) => choice.clone(),
             };
             let (a, b) = (choice(a), choice(b));
-            let is_new = |choice: &Choice| matches!(choice, Choice::Entry(_));
+            let tier = |choice: &Choice| match choice {
+                Choice::Installed(_) => 0,
+                Choice::Entry(at) => {
+                    let entry = self.universe.at(*at);
+                    let preferred = (entry.name.as_str(), entry.version.as_str());
+                    if self.universe.preferred.contains(&preferred) { 1 } else { 2 }
+                }
+            };
             let (x, y) = (self.universe.entry(&a), self.universe.entry(&b));
-            is_new(&a)
-                .cmp(&is_new(&b))
+            tier(&a)
+                .cmp(&tier(&b))
                 .then_with(|| rank(&x.priority).cmp(&rank(&y.priority)))
                 .then_with(|| x.name.cmp(&y.name))
                 .then_with(|| compare_versions(&y.version, &x.version))

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::index::{Index, IndexEntry};
 
 /// Lines of `NAME VERSION; Field: value; Field: value`.
-fn index(text: &str) -> Index {
+pub(super) fn index(text: &str) -> Index {
     let entries = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| {
         let mut parts = line.split("; ");
         let (name, version) = parts.next().unwrap().split_once(' ').unwrap();
@@ -106,6 +106,12 @@ fn virtual_packages_are_provided() {
 #[test]
 fn an_installed_provider_is_enough() {
     let index = index("a 1; Depends: v\nb 1; Provides: v\nc 1; Provides: v");
+    assert_eq!(solve(&index, "a", &installed(&index, &[("c", "1")])).unwrap(), "a=1");
+}
+
+#[test]
+fn an_installed_provider_of_a_later_alternative_is_enough() {
+    let index = index("a 1; Depends: b | v\nb 1\nc 1; Provides: v");
     assert_eq!(solve(&index, "a", &installed(&index, &[("c", "1")])).unwrap(), "a=1");
 }
 

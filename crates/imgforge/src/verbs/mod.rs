@@ -5,12 +5,17 @@ pub(crate) mod export;
 pub(crate) mod graph;
 pub(crate) mod lint;
 pub(crate) mod list;
+pub(crate) mod outdated;
 pub(crate) mod plan;
+pub(crate) mod promote;
+pub(crate) mod push;
 pub(crate) mod render;
+pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod services;
 pub(crate) mod show;
+pub(crate) mod test;
 pub(crate) mod update;
 
 use std::collections::BTreeSet;

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, services, show, update};
+use crate::verbs::{graph, json, lint, list, outdated, promote, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -25,20 +25,27 @@ enum Of {
     Graph,
     Lint,
     List,
+    Outdated,
     Plan,
+    Promote,
+    Push,
     Services,
     Show,
+    Test,
     Update,
 }
 
 impl SchemaVerb {
     pub(crate) fn run(&self) -> ExitCode {
         let schema = match self.of {
-            Of::Build => schema_for!(RunReport),
+            Of::Build | Of::Test => schema_for!(RunReport),
             Of::Graph => schema_for!(graph::GraphOutput),
             Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
+            Of::Outdated => schema_for!(outdated::OutdatedOutput),
             Of::Plan => schema_for!(Plan),
+            Of::Promote => schema_for!(promote::PromoteOutput),
+            Of::Push => schema_for!(push::PushOutput),
             Of::Services => schema_for!(services::ServicesOutput),
             Of::Show => schema_for!(show::ShowOutput),
             Of::Update => schema_for!(update::UpdateOutput),

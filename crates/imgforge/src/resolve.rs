@@ -1,0 +1,307 @@
+//! The lock made anew: all of it, or only what is to move.
+//!
+//! Images are resolved parents first, each beside what its parents have by then. An image of which nothing is to move, and
+//! whose parents stay, is not looked at: its lines stay as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imgforge_core::diagnostic::{Problem, Problems};
+use imgforge_core::event::Reporter;
+use imgforge_core::lock::{Lock, LockedImage, LockedPackage};
+use imgforge_core::name::{ImageName, nearest};
+use imgforge_core::workspace::Image;
+use imgforge_packages::{Cache, Index, Partial, Progress, Request};
+
+use crate::lock::{ImageRequest, LockView, request_sum};
+use crate::progress::{EventProgress, pump};
+use crate::{Error, Session};
+
+/// What of the lock is to move to newer versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moves {
+    /// Nothing: only what is missing is locked.
+    Nothing,
+    /// All packages, to the newest versions that fit together.
+    Everything,
+    /// Packages of these names.
+    Packages(BTreeSet<String>),
+    /// Packages of which a newer version lies in a security suite, to the newest that does.
+    Security,
+    /// What these images, and those that stand on them, add to their parents.
+    Images(BTreeSet<ImageName>),
+}
+
+/// By image and package name: the versions to move to, the best first.
+pub(crate) type Lifts = BTreeMap<ImageName, BTreeMap<String, Vec<String>>>;
+
+/// What each image adds to its parents.
+pub(crate) type Added = BTreeMap<ImageName, Vec<LockedPackage>>;
+
+/// Everything that a resolution reads.
+pub(crate) struct Resolution<'s> {
+    session: &'s Session,
+    pub(crate) requests: BTreeMap<ImageName, ImageRequest>,
+    pub(crate) indexes: BTreeMap<String, Index>,
+    old: &'s Lock,
+    view: LockView<'s>,
+    moves: &'s Moves,
+}
+
+impl Session {
+    /// Locks anew what `moves` says, and what the manifests ask for and `old` lacks; writes nothing.
+    ///
+    /// # Errors
+    /// Repositories that cannot be reached or trusted, [`Error::Problems`] for what cannot be had, and
+    /// [`Error::NotLocked`] for a package that no image has.
+    pub fn update(&self, old: &Lock, moves: &Moves, reporter: &mut dyn Reporter) -> Result<Lock, Error> {
+        if let Moves::Packages(names) = moves {
+            let known: BTreeSet<&str> = old.packages.iter().map(|package| package.name.as_str()).collect();
+            if let Some(name) = names.iter().find(|name| !known.contains(name.as_str())) {
+                let near = nearest(name, known).map(str::to_owned);
+                return Err(Error::NotLocked { name: name.clone(), near });
+            }
+        }
+        pump(reporter, |events| self.resolve_lock(old, moves, &EventProgress::new(events)))
+    }
+
+    pub(crate) fn resolve_lock(
+        &self,
+        old: &Lock,
+        moves: &Moves,
+        progress: &dyn Progress,
+    ) -> Result<Lock, Error> {
+        let requests = self.requests();
+        if requests.is_empty() {
+            return Ok(Lock { request: request_sum(&requests), ..Lock::default() });
+        }
+        Resolution::new(self, requests, old, moves, progress)?.lock()
+    }
+
+    fn indexes(
+        &self,
+        requests: &BTreeMap<ImageName, ImageRequest>,
+        old: &Lock,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<String, Index>, Error> {
+        let cache = Cache::user()?;
+        let sources: BTreeSet<&String> = requests.values().map(|request| &request.source).collect();
+        let mut indexes = BTreeMap::new();
+        for source in sources {
+            let repository = self.repository_of(source)?;
+            let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)?;
+            index.recall(&old.packages, &cache);
+            indexes.insert(source.clone(), index);
+        }
+        Ok(indexes)
+    }
+}
+
+impl<'s> Resolution<'s> {
+    pub(crate) fn new(
+        session: &'s Session,
+        requests: BTreeMap<ImageName, ImageRequest>,
+        old: &'s Lock,
+        moves: &'s Moves,
+        progress: &dyn Progress,
+    ) -> Result<Self, Error> {
+        let indexes = session.indexes(&requests, old, progress)?;
+        Ok(Self { session, requests, indexes, old, view: LockView::new(old), moves })
+    }
+
+    fn lock(&self) -> Result<Lock, Error> {
+        let mut lifts = Lifts::new();
+        loop {
+            let (added, behind, problems) = self.pass(&lifts);
+            if problems.has_errors() {
+                return Err(Error::Problems(problems));
+            }
+            let before = lifts.clone();
+            for (name, packages) in &behind {
+                self.lift(name, packages, &added, &mut lifts);
+            }
+            // Lifts only become more, and there are no more of them than locked packages.
+            if lifts == before {
+                return Ok(self.make_lock(added));
+            }
+        }
+    }
+
+    /// All images once; with the packages that are behind what they were to move to.
+    pub(crate) fn pass(&self, lifts: &Lifts) -> (Added, BTreeMap<ImageName, Vec<String>>, Problems) {
+        let (mut added, mut behind, mut problems) = (Added::new(), BTreeMap::new(), Problems::default());
+        for name in self.session.graph.topological().filter(|name| self.requests.contains_key(*name)) {
+            match self.image(name, &added, lifts) {
+                Ok((packages, late)) => {
+                    if !late.is_empty() {
+                        behind.insert(name.clone(), late);
+                    }
+                    added.insert(name.clone(), packages);
+                }
+                Err(error) => {
+                    problems.push(resolve_problem(&self.session.workspace.images[name], &error));
+                    added.insert(name.clone(), self.old_of(name));
+                }
+            }
+        }
+        (added, behind, problems)
+    }
+
+    fn image(
+        &self,
+        name: &ImageName,
+        added: &Added,
+        lifts: &Lifts,
+    ) -> Result<(Vec<LockedPackage>, Vec<String>), imgforge_packages::Error> {
+        let request = &self.requests[name];
+        let index = &self.indexes[&request.source];
+        let installed = self.parents(name, |parent| added.get(parent).cloned().unwrap_or_default());
+        let wanted: Vec<String> = request.wanted.iter().cloned().collect();
+        let asked = Request { include: request.include, wanted, installed: &installed };
+        if self.moves_all(name) {
+            let packages = index.resolve(&asked)?;
+            return Ok((packages.into_iter().map(|package| self.settled(package)).collect(), Vec::new()));
+        }
+        let mut locked = self.old_of(name);
+        let before = self.parents(name, |parent| self.old_of(parent));
+        let fits = self.old.images.get(name).is_some_and(|locked| locked.request == request.hash);
+        if !fits {
+            // What is asked for anew is not held up by what is not to be had any more.
+            locked.retain(|package| package.source == request.source && index.serves(package));
+        }
+        let moves = self.moves_of(name, &locked, index, lifts);
+        if fits && moves.is_empty() && before == installed {
+            return Ok((locked, Vec::new()));
+        }
+        let partial = Partial { locked: &locked, before: &before, preferred: &self.old.packages, moves };
+        let updated = index.update(&asked, &partial)?;
+        let packages = updated.packages.into_iter().map(|package| self.settled(package));
+        Ok((packages.collect(), updated.behind))
+    }
+
+    fn moves_all(&self, name: &ImageName) -> bool {
+        match self.moves {
+            Moves::Everything => true,
+            Moves::Images(images) => {
+                self.session.graph.chain(name).iter().any(|below| images.contains(*below))
+            }
+            Moves::Nothing | Moves::Packages(_) | Moves::Security => false,
+        }
+    }
+
+    /// Where each package that is to move goes.
+    fn moves_of(
+        &self,
+        name: &ImageName,
+        locked: &[LockedPackage],
+        index: &Index,
+        lifts: &Lifts,
+    ) -> BTreeMap<String, Vec<String>> {
+        let mut moves: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for package in locked {
+            let versions = match self.moves {
+                Moves::Packages(names) if names.contains(&package.name) => {
+                    let newer = index.newer(package, false);
+                    if newer.is_empty() && !index.serves(package) {
+                        index.versions(&package.name).map(|entry| entry.version.clone()).collect()
+                    } else {
+                        newer
+                    }
+                }
+                Moves::Security => index.newer(package, true),
+                _ => Vec::new(),
+            };
+            if !versions.is_empty() {
+                moves.insert(package.name.clone(), versions);
+            }
+        }
+        moves.extend(lifts.get(name).cloned().unwrap_or_default());
+        moves
+    }
+
+    /// What keeps an image's packages behind may be a parent's: resolves the image together with all that it stands on,
+    /// and has the parents move what they would have to.
+    fn lift(&self, name: &ImageName, behind: &[String], added: &Added, lifts: &mut Lifts) {
+        let request = &self.requests[name];
+        let index = &self.indexes[&request.source];
+        let chain: Vec<&ImageName> = self.session.graph.chain(name);
+        let requests: Vec<&ImageRequest> = chain.iter().filter_map(|name| self.requests.get(*name)).collect();
+        if requests.iter().any(|other| other.source != request.source) {
+            return;
+        }
+        let own = |name: &ImageName| added.get(name).cloned().unwrap_or_default();
+        let locked: Vec<LockedPackage> = chain.iter().flat_map(|name| own(name)).collect();
+        let mut moves = self.moves_of(name, &own(name), index, lifts);
+        moves.retain(|package, _| behind.contains(package));
+        let asked = Request {
+            include: requests.iter().find_map(|request| request.include),
+            wanted: requests.iter().flat_map(|request| request.wanted.iter().cloned()).collect(),
+            installed: &[],
+        };
+        let partial = Partial { locked: &locked, before: &[], preferred: &self.old.packages, moves };
+        let Ok(updated) = index.update(&asked, &partial) else { return };
+        for parent in chain.iter().filter(|parent| **parent != name) {
+            for package in own(parent) {
+                let moved = updated.packages.iter().find(|new| new.name == package.name);
+                if let Some(moved) = moved.filter(|moved| moved.version != package.version) {
+                    let of_parent = lifts.entry((*parent).clone()).or_default();
+                    of_parent.entry(package.name.clone()).or_insert_with(|| vec![moved.version.clone()]);
+                }
+            }
+        }
+    }
+
+    /// The packages of all that an image stands on.
+    fn parents(&self, name: &ImageName, of: impl Fn(&ImageName) -> Vec<LockedPackage>) -> Vec<LockedPackage> {
+        let chain = self.session.graph.chain(name);
+        chain.into_iter().filter(|below| *below != name).flat_map(of).collect()
+    }
+
+    /// What an image adds by the old lock.
+    pub(crate) fn old_of(&self, name: &ImageName) -> Vec<LockedPackage> {
+        self.view.added_by(name).into_iter().cloned().collect()
+    }
+
+    /// A package's line as it is locked already, where that is as good as the new one.
+    fn settled(&self, package: LockedPackage) -> LockedPackage {
+        let old = self.view.line(&package.source, &package.entry());
+        let stays = |old: &&LockedPackage| {
+            *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old)
+        };
+        old.filter(stays).cloned().unwrap_or(package)
+    }
+
+    fn make_lock(&self, added: Added) -> Lock {
+        let packages: BTreeSet<LockedPackage> = added.values().flatten().cloned().collect();
+        let image = |(name, packages): (ImageName, Vec<LockedPackage>)| {
+            let request = &self.requests[&name];
+            let mut entries: Vec<String> = packages.iter().map(LockedPackage::entry).collect();
+            entries.sort();
+            let (source, request) = (request.source.clone(), request.hash.clone());
+            (name, LockedImage { source, request, packages: entries })
+        };
+        Lock {
+            request: request_sum(&self.requests),
+            packages: packages.into_iter().collect(),
+            images: added.into_iter().map(image).collect(),
+        }
+    }
+}
+
+/// At the name in the manifest that cannot be had, where it is one.
+fn resolve_problem(image: &Image, error: &imgforge_packages::Error) -> Problem {
+    use imgforge_packages::Error::{UnknownPackage, UnknownVersion};
+    let about = match error {
+        UnknownPackage { name, .. } | UnknownVersion { name, .. } => Some(name),
+        _ => None,
+    };
+    let mut words = image.manifest.packages.iter().flat_map(|request| &request.names);
+    let word = words.find(|word| about.is_some_and(|name| word.value.split('=').next() == Some(name)));
+    let span = word.map_or(image.manifest.name.span, |word| word.span);
+    let problem = Problem::at(&image.manifest.file, span, error.to_string(), "asked for here");
+    match error {
+        imgforge_packages::Error::Unsolvable { .. } => {
+            problem.help("where a package of a parent is in the way: `imgforge update` locks all images anew")
+        }
+        _ => problem,
+    }
+}

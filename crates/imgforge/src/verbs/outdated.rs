@@ -1,0 +1,136 @@
+//! `imgforge outdated`: the lock against the repositories of now.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use clap::Args;
+use imgforge::core::name::ImageName;
+use imgforge::{Outdated, OutdatedPackage, Session};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::Global;
+use crate::console::{GOOD, WORK, count, print, say, table};
+use crate::failure::Failure;
+use crate::verbs::{Format, json, open, reporter};
+
+/// Show which locked packages have newer versions, and which images these would rebuild
+///
+/// Asks the repositories as `update` does (their signatures are checked), and writes nothing. Updates from security
+/// suites come first. Ends with 10 when there is something to do and with 0 when there is not.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  imgforge outdated\n  imgforge outdated --format json\n  imgforge outdated || imgforge update --security"
+)]
+pub(crate) struct OutdatedVerb {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// `{"version":1,"packages":[...],"problems":[...],"images":8}`
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct OutdatedOutput {
+    version: u32,
+    /// Security updates first, then by name.
+    packages: Vec<PackageRow>,
+    /// What keeps `update` from locking everything anew.
+    problems: Vec<String>,
+    /// How many images the workspace has.
+    images: usize,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PackageRow {
+    package: String,
+    /// The apt source.
+    source: String,
+    /// The version that is locked.
+    locked: String,
+    /// The version that `update` would lock, or one that it cannot take; null when there is none.
+    newest: Option<String>,
+    /// The suite of the newest version.
+    suite: Option<String>,
+    /// Whether a newer version lies in a security suite.
+    security: bool,
+    /// Whether the newest version can be taken beside what else the manifests ask for.
+    fits: bool,
+    /// Whether the locked version can still be had from a repository.
+    served: bool,
+    /// The images that an update would rebuild.
+    images: Vec<String>,
+}
+
+impl OutdatedVerb {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let session = open(global)?;
+        let lock = session.read_lock()?;
+        let mut reporter = reporter(global);
+        let outdated = session.outdated(&lock, &mut *reporter)?;
+        drop(reporter);
+        match self.format {
+            Format::Json => print(&json(&output(&session, &outdated))),
+            Format::Text => print(&text(&session, &outdated.packages)),
+        }
+        if self.format == Format::Text && !global.quiet {
+            if outdated.packages.is_empty() && outdated.problems.is_empty() {
+                say(GOOD, "Newest", format_args!("{} locked", count(lock.packages.len(), "package")));
+            }
+            for problem in &outdated.problems {
+                say(WORK, "Note", format_args!("`imgforge update` cannot lock everything: {problem}"));
+            }
+        }
+        let has_work = !outdated.packages.is_empty() || !outdated.problems.is_empty();
+        Ok(ExitCode::from(if has_work { 10 } else { 0 }))
+    }
+}
+
+fn output(session: &Session, outdated: &Outdated) -> OutdatedOutput {
+    let row = |row: &OutdatedPackage| PackageRow {
+        package: row.name.clone(),
+        source: row.source.clone(),
+        locked: row.locked.clone(),
+        newest: row.newest.clone(),
+        suite: row.suite.clone(),
+        security: row.security,
+        fits: row.fits,
+        served: row.served,
+        images: row.images.iter().map(ToString::to_string).collect(),
+    };
+    OutdatedOutput {
+        version: 1,
+        packages: outdated.packages.iter().map(row).collect(),
+        problems: outdated.problems.iter().map(ToString::to_string).collect(),
+        images: session.workspace().images.len(),
+    }
+}
+
+fn text(session: &Session, packages: &[OutdatedPackage]) -> String {
+    if packages.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["package", "locked", "newest", "where", "rebuilds"].map(str::to_owned).to_vec()];
+    rows.extend(packages.iter().map(|row| {
+        let place = match (&row.newest, row.security, &row.suite) {
+            (None, ..) => "in no suite".to_owned(),
+            (_, true, _) => "security".to_owned(),
+            (_, false, suite) => suite.clone().unwrap_or_default(),
+        };
+        let place = if row.fits { place } else { format!("{place}, does not fit") };
+        let newest = row.newest.clone().unwrap_or_else(|| "-".to_owned());
+        vec![row.name.clone(), row.locked.clone(), newest, place, rebuilds(session, &row.images)]
+    }));
+    table(&rows)
+}
+
+/// `6 of 8 images, from os-base`.
+pub(crate) fn rebuilds(session: &Session, images: &BTreeSet<ImageName>) -> String {
+    const SHOWN: usize = 2;
+    let is_top = |name: &&ImageName| session.graph().ancestors(name).iter().all(|a| !images.contains(*a));
+    let mut tops: Vec<&str> = images.iter().filter(is_top).map(ImageName::as_str).collect();
+    let more = tops.len().saturating_sub(SHOWN);
+    tops.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let all = count(session.workspace().images.len(), "image");
+    format!("{} of {all}, from {}{more}", images.len(), tops.join(", "))
+}

@@ -1,0 +1,312 @@
+//! What changes outside: newer versions, security suites, and how much of the lock moves for them. The repository is a
+//! signed one on the loopback with two suites, `stable` and `stable-security`.
+
+use std::collections::BTreeSet;
+
+use camino::Utf8Path;
+use imgforge_testkit::apt::{Key, Package, Repository};
+use imgforge_testkit::docker::Docker;
+use imgforge_testkit::http::Server;
+use imgforge_testkit::workspace::{Ran, TestWorkspace};
+use serde_json::{Value, json};
+
+use crate::packages::{append, essential};
+use crate::{IMGFORGE, with_action};
+
+/// `os` <- `app` <- `site`, `os` <- `other`: `app` has `libfoo` and `libfoo-tool`, which needs exactly its version.
+struct Family {
+    stable: Repository,
+    security: Repository,
+    key: Key,
+    server: Server,
+    workspace: TestWorkspace,
+    folder: tempfile::TempDir,
+}
+
+/// What a library's tool needs.
+fn add(suite: &mut Repository, name: &str, version: &str, depends: &str) {
+    let (path, content) = (format!("/usr/share/{name}/version"), format!("{version}\n"));
+    let fields = [("Depends", depends)];
+    let fields = if depends.is_empty() { &[][..] } else { &fields };
+    suite.add(&Package { name, version, fields, files: &[(&path, &content)] }).unwrap();
+}
+
+impl Family {
+    /// With Debian's essential packages in `os`, so that it can be built; else `os` has one small package.
+    fn new(can_be_built: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap().join("repository");
+        let mut stable = Repository::new(&root);
+        let security = Repository::of_suite(&root, "stable-security");
+        if can_be_built {
+            for (file, name) in essential() {
+                stable.add_file(file, name).unwrap();
+            }
+        }
+        for (name, depends) in [("base", ""), ("libfoo", ""), ("libfoo-tool", "libfoo (= 1.0)")] {
+            add(&mut stable, name, "1.0", depends);
+        }
+        for name in ["hammer", "saw"] {
+            add(&mut stable, name, "1.0", "");
+        }
+        let server = Server::start(root).unwrap();
+        let workspace = TestWorkspace::new();
+        let source = format!(
+            "apt \"local\" {{\n    suite \"stable\" \"stable-security\"\n    uri \"{}\"\n    keyring \"keys.gpg\"\n}}\n",
+            server.uri()
+        );
+        append(&workspace, "imgforge.kdl", &source);
+        let key = Key::generate().unwrap();
+        std::fs::write(workspace.root().join("keys.gpg"), key.keyring().unwrap()).unwrap();
+        let os = if can_be_built {
+            "    root \"local\""
+        } else {
+            "    root \"local\" {\n        include \"nothing\"\n    }\n    packages \"local\" \"base\""
+        };
+        workspace.image("os", os);
+        workspace.image("app", "    from \"os\"\n    packages \"local\" \"libfoo-tool\"");
+        workspace.image("site", "    from \"app\"\n    packages \"local\" \"hammer\"");
+        workspace.image("other", "    from \"os\"\n    packages \"local\" \"saw\"");
+        let family = Self { stable, security, key, server, workspace, folder };
+        family.publish();
+        family
+    }
+
+    fn publish(&self) {
+        self.stable.publish(&self.key, &[]).unwrap();
+        self.security.publish(&self.key, &[("Label", "Test-Security")]).unwrap();
+    }
+
+    /// A fix of `libfoo` (and of its tool) in the security suite; newer versions of others in `stable`.
+    fn fix_libfoo(&mut self) {
+        add(&mut self.security, "libfoo", "1.0+fix1", "");
+        add(&mut self.security, "libfoo-tool", "1.0+fix1", "libfoo (= 1.0+fix1)");
+        for name in ["base", "hammer", "saw"] {
+            add(&mut self.stable, name, "1.1", "");
+        }
+        self.publish();
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let mut command = self.workspace.command(IMGFORGE, args);
+        Ran::of(command.env("IMGFORGE_CACHE", self.folder.path().join("cache")).output().unwrap())
+    }
+
+    fn lock(&self) -> String {
+        std::fs::read_to_string(self.workspace.root().join("imgforge.lock")).unwrap()
+    }
+
+    /// The lock's package lines that `before` does not have: `NAME VERSION`.
+    fn moved_since(&self, before: &str) -> BTreeSet<String> {
+        let old: BTreeSet<&str> = before.lines().collect();
+        let now = self.lock();
+        let lines = now.lines().filter(|line| line.starts_with("package ") && !old.contains(line));
+        let words = |line: &str| line.split('"').skip(3).step_by(2).take(2).collect::<Vec<_>>().join(" ");
+        lines.map(words).collect()
+    }
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn rows(outdated: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
+    let row = |row: &Value| {
+        let names: Vec<&str> =
+            row["images"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        let mark = if row["security"] == true { " security" } else { "" };
+        let gone = if row["served"] == true { "" } else { " gone" };
+        format!(
+            "{} {} {}{mark}{gone}: {}",
+            text(&row["package"]),
+            text(&row["locked"]),
+            text(&row["newest"]),
+            names.join(" ")
+        )
+    };
+    outdated["packages"].as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn a_security_fix_is_named_locked_and_rebuilds_exactly_the_images_below() {
+    let mut family = Family::new(true);
+    family.run(&["update"]).ok();
+    family.run(&["build"]).ok();
+    assert_eq!(family.run(&["outdated"]).ok().stdout, "");
+    let before = family.lock();
+    family.fix_libfoo();
+
+    let outdated = family.run(&["outdated", "--format", "json"]);
+    assert_eq!(outdated.code, 10, "{}", outdated.stderr);
+    assert_eq!(
+        rows(&outdated.json()),
+        [
+            "libfoo 1.0 1.0+fix1 security: app site",
+            "libfoo-tool 1.0 1.0+fix1 security: app site",
+            "hammer 1.0 1.1: site",
+            "saw 1.0 1.1: other",
+        ]
+    );
+    assert_eq!(family.lock(), before, "nothing is written");
+    let shown = family.run(&["outdated"]).stdout;
+    assert!(shown.contains("security  2 of 4 images, from app"), "{shown}");
+
+    let updated = family.run(&["update", "--security", "--format", "json"]).ok().json();
+    assert_eq!(
+        updated["changes"][0],
+        json!({"package": "libfoo", "old": "1.0", "new": "1.0+fix1", "security": true, "images": ["app", "site"]})
+    );
+    assert_eq!(family.moved_since(&before), set(&["libfoo 1.0+fix1", "libfoo-tool 1.0+fix1"]));
+    let plan = family.run(&["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "build"), ["app", "site"]);
+    let shown = family.run(&["plan"]).ok().stdout;
+    for part in ["package libfoo 1.0 -> 1.0+fix1 (security)", "site  build     parent app\n"] {
+        assert!(shown.contains(part), "{part} is missing in\n{shown}");
+    }
+    let built = family.run(&["build", "--locked", "--format", "json"]).ok().json();
+    let results: Vec<String> = built["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["result"] == "built")
+        .map(|row| row["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(results, ["app", "site"], "in this order");
+    let version = Docker::run(&[
+        "run",
+        "--rm",
+        &family.workspace.repository("site"),
+        "cat",
+        "/usr/share/libfoo/version",
+    ]);
+    assert_eq!(version, "1.0+fix1");
+
+    let left = family.run(&["outdated", "--format", "json"]);
+    assert_eq!(left.code, 10);
+    assert_eq!(rows(&left.json()), ["hammer 1.0 1.1: site", "saw 1.0 1.1: other"]);
+}
+
+#[test]
+fn an_update_moves_what_it_was_asked_to_and_nothing_else() {
+    let mut family = Family::new(false);
+    family.run(&["update"]).ok();
+    let first = family.lock();
+    family.run(&["update"]).ok();
+    assert_eq!(family.lock(), first, "nothing newer, not a byte");
+    family.fix_libfoo();
+    let after = |args: &[&str]| {
+        family.workspace.write("imgforge.lock", &first);
+        let ran = family.run(&[&["update"], args].concat()).ok();
+        (family.moved_since(&first), ran.stderr)
+    };
+    let fixed = ["libfoo 1.0+fix1", "libfoo-tool 1.0+fix1"];
+
+    assert_eq!(after(&["hammer"]).0, set(&["hammer 1.1"]));
+    let (moved, told) = after(&["libfoo"]);
+    assert_eq!(moved, set(&fixed), "its tool goes with it");
+    assert!(
+        told.contains("    Moved libfoo       1.0 -> 1.0+fix1  security  2 of 4 images, from app"),
+        "{told}"
+    );
+    assert_eq!(after(&["--security"]).0, set(&fixed));
+    assert_eq!(after(&["--image", "app"]).0, set(&[fixed[0], fixed[1], "hammer 1.1"]));
+    assert_eq!(after(&["--image", "other", "--image", "site"]).0, set(&["hammer 1.1", "saw 1.1"]));
+    assert_eq!(after(&["--security", "--dry-run"]).0, set(&[]));
+    let all = [fixed[0], fixed[1], "base 1.1", "hammer 1.1", "saw 1.1"];
+    assert_eq!(after(&[]).0, set(&all));
+    assert_eq!(family.run(&["outdated"]).ok().stdout, "");
+    let last = family.lock();
+    for args in [&["update", "--security"][..], &["update", "saw"], &["update", "--image", "os"], &["update"]]
+    {
+        family.run(args).ok();
+        assert_eq!(family.lock(), last, "{args:?}: nothing newer, not a byte");
+    }
+}
+
+#[test]
+fn a_package_of_a_parent_moves_where_what_was_asked_for_needs_it() {
+    let mut family = Family::new(false);
+    family.workspace.image("site", "    from \"os\"\n    packages \"local\" \"libfoo\"");
+    family.workspace.image("app", "    from \"site\"\n    packages \"local\" \"libfoo-tool\"");
+    family.run(&["update"]).ok();
+    let before = family.lock();
+    family.fix_libfoo();
+    family.run(&["update", "libfoo-tool"]).ok();
+    assert_eq!(family.moved_since(&before), set(&["libfoo 1.0+fix1", "libfoo-tool 1.0+fix1"]));
+}
+
+#[test]
+fn versions_that_are_gone_stay_locked_unless_they_move() {
+    let mut family = Family::new(false);
+    family.run(&["update"]).ok();
+    let before = family.lock();
+    family.stable.remove("hammer").unwrap();
+    family.stable.remove("saw").unwrap();
+    add(&mut family.stable, "saw", "1.1", "");
+    add(&mut family.stable, "base", "1.1", "");
+    family.publish();
+    let outdated = family.run(&["outdated", "--format", "json"]);
+    assert_eq!(outdated.code, 10);
+    let outdated = outdated.json();
+    assert_eq!(
+        rows(&outdated),
+        ["base 1.0 1.1: app os other site", "hammer 1.0 none gone: site", "saw 1.0 1.1 gone: other"]
+    );
+    assert!(outdated["problems"][0].as_str().unwrap().contains("hammer"), "{outdated}");
+    family.run(&["update", "base"]).ok();
+    assert_eq!(family.moved_since(&before), set(&["base 1.1"]));
+    family.run(&["update", "saw"]).ok();
+    assert_eq!(family.moved_since(&before), set(&["base 1.1", "saw 1.1"]));
+}
+
+#[test]
+fn a_fix_that_the_manifest_does_not_let_in_is_told_and_changes_nothing() {
+    let mut family = Family::new(false);
+    family.workspace.image("app", "    from \"os\"\n    packages \"local\" \"libfoo=1.0\"");
+    family.run(&["update"]).ok();
+    let before = family.lock();
+    family.fix_libfoo();
+    let outdated = family.run(&["outdated"]);
+    assert_eq!(outdated.code, 10);
+    assert!(outdated.stdout.contains("1.0+fix1  security, does not fit"), "{}", outdated.stdout);
+    family.run(&["update", "--security"]).ok();
+    assert_eq!(family.lock(), before);
+}
+
+#[test]
+fn what_cannot_be_moved_or_asked_for_is_refused_and_the_lock_stays() {
+    let family = Family::new(false);
+    family.run(&["update"]).ok();
+    let before = family.lock();
+    let unknown = family.run(&["update", "libfo"]);
+    assert_eq!(unknown.code, 2, "{}", unknown.stderr);
+    for part in ["no image has a package \"libfo\"", "did you mean \"libfoo\"?"] {
+        assert!(unknown.stderr.contains(part), "{part} is missing in\n{}", unknown.stderr);
+    }
+    assert_eq!(family.run(&["update", "--image", "sit"]).code, 2);
+    assert_eq!(family.run(&["update", "--security", "libfoo"]).code, 2);
+
+    let stale = [("Valid-Until", "Sat, 17 May 2025 08:48:41 UTC")];
+    family.security.publish(&family.key, &stale).unwrap();
+    for args in [&["outdated"][..], &["update", "--security"]] {
+        let refused = family.run(args);
+        assert_eq!(refused.code, 3, "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains("stable-security/InRelease expired"), "{}", refused.stderr);
+    }
+    family.publish();
+    let index = "repository/dists/stable-security/main/binary-amd64";
+    for entry in std::fs::read_dir(family.folder.path().join(index).join("by-hash/SHA256")).unwrap() {
+        std::fs::write(entry.unwrap().path(), "").unwrap();
+    }
+    std::fs::write(family.folder.path().join(index).join("Packages.gz"), "").unwrap();
+    std::fs::remove_dir_all(family.folder.path().join("cache")).unwrap();
+    let refused = family.run(&["outdated"]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("was expected"), "{}", refused.stderr);
+    family.server.fail("InRelease", imgforge_testkit::http::Fault::Status(403), usize::MAX);
+    let refused = family.run(&["outdated"]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("403"), "{}", refused.stderr);
+    assert_eq!(family.lock(), before);
+}
