@@ -110,7 +110,7 @@ impl Auth {
             if state.tokens.get(scope).is_some_and(|token| Some(&token.header) == used) {
                 state.tokens.remove(scope);
             }
-            state.way = Some(way.clone());
+            state.way = Some(way.without("scope"));
         }
         let header = self.header_by(http, scope, &way).await?;
         // A password that was refused is refused again.
@@ -184,10 +184,12 @@ impl Auth {
         }
         let service = way.get("service").unwrap_or_default();
         let mut scopes = scope.0.clone();
-        scopes.extend(way.get("scope").into_iter().flat_map(|text| text.split(' ')).filter_map(|asked| {
-            // Registries with name spaces of their own ask for more than the repository's path says.
-            (!asked.is_empty() && !scope.0.iter().any(|known| covers(known, asked))).then(|| asked.to_owned())
-        }));
+        // Registries with name spaces of their own ask for more than the repository's path says.
+        for asked in way.get("scope").unwrap_or_default().split_whitespace() {
+            if !scope.0.iter().any(|known| covers(known, asked)) {
+                scopes.push(asked.to_owned());
+            }
+        }
         let request = match &found.secret {
             Some(Secret::Identity(token)) => {
                 let scopes = scopes.join(" ");

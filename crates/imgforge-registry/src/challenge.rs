@@ -13,6 +13,12 @@ impl Challenge {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// The same for other requests than the one that it answers.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let others = self.parameters.iter().filter(|(key, _)| key != name);
+        Self { scheme: self.scheme.clone(), parameters: others.cloned().collect() }
+    }
 }
 
 /// All challenges of one header; what is no challenge is passed over.

@@ -52,6 +52,11 @@ impl Credentials {
         Self::from_environment(|name| std::env::var(name).ok(), false)
     }
 
+    /// The `config.json` of this folder.
+    pub fn docker_in(folder: &Utf8Path) -> Self {
+        Self { login: None, config: Some(folder.join("config.json")) }
+    }
+
     /// For the workspace's own registry: `IMGFORGE_REGISTRY_USER` and `IMGFORGE_REGISTRY_PASSWORD` when both are set,
     /// else the Docker configuration.
     pub fn workspace() -> Self {

@@ -11,7 +11,7 @@ use crate::auth::Scope;
 use crate::digest::{Descriptor, Hasher};
 use crate::error::Error;
 use crate::progress::{Meter, ProgressSink};
-use crate::registry::{Registry, check};
+use crate::registry::{Registry, check, named};
 use crate::retry::Failure;
 
 /// A file that grows, beside the place where it will be.
@@ -35,7 +35,7 @@ impl Registry {
         progress: ProgressSink,
     ) -> Result<(), Error> {
         check(repository)?;
-        let what = self.named("the blob", repository, &blob.digest);
+        let what = named("the blob", repository, &blob.digest);
         let url = self.blob_url(repository, &blob.digest);
         let folder = to.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
         let file = NamedTempFile::new_in(folder).map_err(Error::io(to))?;

@@ -50,6 +50,16 @@ pub struct Pushed {
     pub existed: usize,
 }
 
+impl PushImage {
+    /// The manifest that it gets: always the same for the same parts.
+    pub fn manifest(&self) -> Manifest {
+        let config =
+            Descriptor::new(media_type::CONFIG, Digest::sha256(&self.config), self.config.len() as u64);
+        let layers = self.layers.iter().map(|layer| layer.descriptor.clone()).collect();
+        Manifest::image(config, layers, self.annotations.clone())
+    }
+}
+
 impl Registry {
     /// Pushes an image: every blob that is not there, then the manifest by its digest. No tag points to it yet.
     ///
@@ -66,16 +76,16 @@ impl Registry {
         for from in image.layers.iter().flat_map(|layer| &layer.mount_from) {
             check(from)?;
         }
-        let config = Bytes::from(image.config.clone());
-        let config_blob = Descriptor::new(media_type::CONFIG, Digest::sha256(&config), config.len() as u64);
         let layers = image.layers.iter().map(|layer| {
             let source = layer.file.as_ref().map_or(Source::Nowhere, |file| Source::File(file.clone()));
             self.push_blob(repository, &layer.descriptor, source, &layer.mount_from, &progress)
         });
         let mut ways = try_join_all(layers).await?;
-        ways.push(self.push_blob(repository, &config_blob, Source::Bytes(config), &[], &progress).await?);
-        let layers = image.layers.iter().map(|layer| layer.descriptor.clone()).collect();
-        let manifest = Manifest::image(config_blob, layers, image.annotations.clone());
+        let manifest = image.manifest();
+        if let Some(config) = manifest.config() {
+            let bytes = Source::Bytes(Bytes::from(image.config.clone()));
+            ways.push(self.push_blob(repository, config, bytes, &[], &progress).await?);
+        }
         let digest = manifest.digest().clone();
         self.put_manifest(repository, &(&digest).into(), &manifest).await?;
         let count = |wanted: fn(&Way) -> bool| ways.iter().filter(|way| wanted(way)).count();

@@ -246,3 +246,128 @@ pub fn sanitize_tag(text: &str) -> Option<String> {
     tag.truncate(length);
     (!tag.is_empty()).then_some(tag)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn short_forms_are_written_out_as_docker_does() {
+        for (text, whole) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("alpine:3.22", "docker.io/library/alpine:3.22"),
+            ("acme/web", "docker.io/acme/web"),
+            ("docker.io/alpine", "docker.io/library/alpine"),
+            ("index.docker.io/acme/web:1", "docker.io/acme/web:1"),
+            ("localhost/web", "localhost/web"),
+            ("127.0.0.1:5000/web", "127.0.0.1:5000/web"),
+            ("registry.example.com/a/b/c:1_2.3-4", "registry.example.com/a/b/c:1_2.3-4"),
+            ("[::1]:5000/web", "[::1]:5000/web"),
+            ("Host/web", "Host/web"),
+            ("a__b/c---d.e_f", "docker.io/a__b/c---d.e_f"),
+        ] {
+            assert_eq!(
+                text.parse::<ImageReference>().map(|r| r.to_string()).ok().as_deref(),
+                Some(whole),
+                "{text}"
+            );
+        }
+        let both: ImageReference = format!("127.0.0.1:5000/web:1@{DIGEST}").parse().unwrap();
+        assert_eq!((both.tag.as_deref(), both.reference().to_string().as_str()), (Some("1"), DIGEST));
+        assert_eq!("alpine".parse::<ImageReference>().unwrap().reference().to_string(), "latest");
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused_with_a_reason() {
+        for (text, said) in [
+            ("", "empty"),
+            ("Web", "capitals"),
+            ("example.com/Web", "capitals"),
+            ("example.com/", "empty"),
+            ("a//b", "empty"),
+            ("web:", "no tag"),
+            ("web:.x", "no tag"),
+            ("web:a b", "no tag"),
+            ("web@sha256:abc", "64 digits"),
+            ("web@", "digest"),
+            ("example.com:port/web", "port"),
+            ("-x.example.com/web", "host"),
+            ("a..b/web", "host"),
+            ("a___b", "no part"),
+            ("a._b", "no part"),
+            ("_a", "no part"),
+            ("a-", "no part"),
+            ("https://example.com/web", "host"),
+            (&DIGEST[7..], "image's id"),
+            (&format!("web:{}", "x".repeat(129)), "128"),
+            (&format!("example.com/{}", "x".repeat(250)), "255"),
+            ("a\u{1b}[31m", "no part"),
+        ] {
+            let error = text.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(!error.contains('\u{1b}'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn branches_become_tags() {
+        for (text, tag) in [
+            ("main", Some("main")),
+            ("feature/new thing", Some("feature-new-thing")),
+            ("..--x", Some("x")),
+            ("été", Some("t")),
+            ("a///b", Some("a-b")),
+            ("a/", Some("a")),
+            ("///", None),
+            ("", None),
+        ] {
+            assert_eq!(sanitize_tag(text).as_deref(), tag, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_a_tag_or_nothing(text in "\\PC{0,200}") {
+            if let Some(tag) = sanitize_tag(&text) {
+                prop_assert!(Reference::tag(&tag).is_ok(), "{tag}");
+                prop_assert_eq!(sanitize_tag(&tag), Some(tag));
+            }
+        }
+
+        #[test]
+        fn a_good_tag_stays_as_it_is(tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,126}[a-zA-Z0-9_.]") {
+            prop_assert!(Reference::tag(&tag).is_ok());
+            prop_assert_eq!(sanitize_tag(&tag), Some(tag));
+        }
+
+        #[test]
+        fn whatever_is_parsed_is_written_so_that_it_means_the_same(text in "[a-zA-Z0-9:/@._\\[\\]-]{0,40}") {
+            if let Ok(reference) = text.parse::<ImageReference>() {
+                prop_assert_eq!(reference.to_string().parse::<ImageReference>().unwrap(), reference);
+            }
+        }
+
+        #[test]
+        fn names_by_the_grammar_are_taken(
+            host in "(localhost|[a-z]{1,5}\\.[a-z]{2,4}|127\\.0\\.0\\.1)(:[1-9][0-9]{0,3})?",
+            parts in prop::collection::vec("[a-z0-9]{1,4}((\\.|_|__|-{1,3})[a-z0-9]{1,4}){0,2}", 1..4),
+            tag in prop::option::of("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"),
+            is_pinned in any::<bool>(),
+        ) {
+            let repository = parts.join("/");
+            let mut text = format!("{host}/{repository}");
+            text += &tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));
+            text += &if is_pinned { format!("@{DIGEST}") } else { String::new() };
+            let reference: ImageReference = text.parse().unwrap();
+            prop_assert_eq!(&reference.host, &host);
+            prop_assert_eq!(&reference.repository, &repository);
+            prop_assert_eq!(&reference.tag, &tag);
+            prop_assert_eq!(reference.digest.is_some(), is_pinned);
+            prop_assert_eq!(reference.to_string(), text);
+        }
+    }
+}

@@ -119,7 +119,7 @@ impl Registry {
     /// [`Error::Digest`], [`Error::Answer`], and those of every request.
     pub async fn manifest(&self, repository: &str, reference: &Reference) -> Result<Option<Manifest>, Error> {
         check(repository)?;
-        let what = self.named("the manifest", repository, reference);
+        let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let scope = Scope::pull(repository);
         let mut tries = self.tries(&what);
@@ -180,7 +180,7 @@ impl Registry {
     /// As of [`manifest`](Self::manifest).
     pub async fn digest(&self, repository: &str, reference: &Reference) -> Result<Option<Digest>, Error> {
         check(repository)?;
-        let what = self.named("the manifest", repository, reference);
+        let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let request = |client: &Client| client.head(url.clone()).header(ACCEPT, manifest::ACCEPT);
         let scope = Scope::pull(repository);
@@ -207,7 +207,7 @@ impl Registry {
     /// [`Error::Incomplete`] when it is not there, [`Error::Digest`], [`Error::Answer`] when it is larger.
     pub async fn blob(&self, repository: &str, blob: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
         check(repository)?;
-        let what = self.named("the blob", repository, &blob.digest);
+        let what = named("the blob", repository, &blob.digest);
         if blob.size > limit {
             return Err(self.answer(&what, format!("it is larger than {limit} bytes")));
         }
@@ -259,7 +259,7 @@ impl Registry {
         manifest: &Manifest,
     ) -> Result<(), Error> {
         check(repository)?;
-        let what = self.named("to take the manifest", repository, reference);
+        let what = named("to take the manifest", repository, reference);
         let digest = manifest.digest();
         if let Reference::Digest(expected) = reference
             && !expected.is_of(manifest.bytes())
@@ -357,7 +357,7 @@ impl Registry {
     /// Those of every request.
     pub async fn size(&self, repository: &str, digest: &Digest) -> Result<Option<u64>, Error> {
         check(repository)?;
-        let what = self.named("the blob", repository, digest);
+        let what = named("the blob", repository, digest);
         let url = self.blob_url(repository, digest);
         let request = |client: &Client| client.head(url.clone());
         let (status, headers) = self.ask(&what, &Scope::pull(repository), request).await?;
@@ -371,8 +371,8 @@ impl Registry {
         }
     }
 
-    /// All tags of a repository, as the registry sorts them; none when there is no such repository (distribution
-    /// specification, "Listing Tags").
+    /// All tags of a repository, sorted; none when there is no such repository (distribution specification, "Listing
+    /// Tags").
     ///
     /// # Errors
     /// [`Error::Answer`] for pages without an end, and those of every request.
@@ -386,7 +386,11 @@ impl Registry {
             let Some((page, next)) = self.page(&what, &scope, &url).await? else { return Ok(tags) };
             tags.extend(page);
             match next {
-                None => return Ok(tags),
+                None => {
+                    // Distribution 2.x does not sort them.
+                    tags.sort();
+                    return Ok(tags);
+                }
                 Some(next) if next == url || !self.0.http.is_ours(&next) => {
                     return Err(self.answer(&what, "its next page is this one, or in another registry"));
                 }
@@ -424,8 +428,8 @@ impl Registry {
             StatusCode::OK => {}
             _ => return Err(self.refused(what, answer).await),
         }
-        let links = answer.response.headers().get_all(LINK).iter();
-        let next = links.filter_map(|link| next_link(link.to_str().ok()?)).next();
+        let mut links = answer.response.headers().get_all(LINK).iter();
+        let next = links.find_map(|link| next_link(link.to_str().ok()?));
         let next = match next {
             Some(next) => {
                 Some(url.join(&next).map_err(|_| self.answer(what, "its link to the next page is wrong"))?)
@@ -444,7 +448,7 @@ impl Registry {
     /// [`Error::DeletionDisabled`].
     pub async fn delete_manifest(&self, repository: &str, digest: &Digest) -> Result<(), Error> {
         check(repository)?;
-        let what = self.named("to delete", repository, digest);
+        let what = named("to delete", repository, digest);
         let url = self.0.http.url(&format!("{repository}/manifests/{digest}"));
         let scope = Scope::delete(repository);
         let mut tries = self.tries(&what);
@@ -549,12 +553,6 @@ impl Registry {
         self.0.http.url(&format!("{repository}/blobs/{digest}"))
     }
 
-    pub(crate) fn named(&self, what: &str, repository: &str, reference: &impl fmt::Display) -> String {
-        let reference = reference.to_string();
-        let separator = if reference.contains(':') { '@' } else { ':' };
-        format!("{what} {repository}{separator}{reference}")
-    }
-
     pub(crate) fn answer(&self, what: &str, reason: impl Into<String>) -> Error {
         Error::Answer { registry: self.0.host.clone(), what: what.to_owned(), reason: reason.into() }
     }
@@ -622,6 +620,13 @@ impl Registry {
         uploads.insert(key, Arc::downgrade(&lock));
         lock
     }
+}
+
+/// What something is called in errors: `what REPOSITORY:TAG`, `what REPOSITORY@DIGEST`.
+pub(crate) fn named(what: &str, repository: &str, reference: &impl fmt::Display) -> String {
+    let reference = reference.to_string();
+    let separator = if reference.contains(':') { '@' } else { ':' };
+    format!("{what} {repository}{separator}{reference}")
 }
 
 /// Repositories are checked before they become part of an address.

@@ -22,7 +22,7 @@ use crate::digest::{Descriptor, Hasher};
 use crate::error::{Error, Kind};
 use crate::http::Clock;
 use crate::progress::{Meter, ProgressSink};
-use crate::registry::Registry;
+use crate::registry::{Registry, named};
 use crate::retry::Failure;
 
 /// Bytes that are read from a file at once.
@@ -128,7 +128,7 @@ impl Registry {
             repository,
             blob,
             source: &source,
-            what: self.named("to take the blob", repository, &blob.digest),
+            what: named("to take the blob", repository, &blob.digest),
             scope: Scope::push(repository),
             meter,
             sent: Arc::default(),
@@ -142,7 +142,7 @@ impl Registry {
     async fn has(&self, repository: &str, blob: &Descriptor) -> Result<bool, Error> {
         let size = self.size(repository, &blob.digest).await?;
         if let Some(size) = size.filter(|size| *size != blob.size) {
-            let what = self.named("the blob", repository, &blob.digest);
+            let what = named("the blob", repository, &blob.digest);
             return Err(self.answer(&what, format!("it has {size} bytes instead of {}", blob.size)));
         }
         Ok(size.is_some())
@@ -150,7 +150,7 @@ impl Registry {
 
     /// Asks for a blob of another repository (distribution specification, "Mounting a blob from another repository").
     async fn mount(&self, repository: &str, blob: &Descriptor, from: &str) -> Result<Mount, Error> {
-        let what = self.named("to mount the blob", repository, &blob.digest);
+        let what = named("to mount the blob", repository, &blob.digest);
         let mut url = self.0.http.url(&format!("{repository}/blobs/uploads/"));
         url.query_pairs_mut().append_pair("mount", blob.digest.as_str()).append_pair("from", from);
         let request = |client: &Client| client.post(url.clone()).header(CONTENT_LENGTH, 0);
