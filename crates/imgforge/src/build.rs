@@ -19,7 +19,7 @@ use crate::lock::{LockChange, changes};
 use crate::prepare::Prepared;
 use crate::progress::{EventProgress, pump};
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
-use crate::work::{Builder, MovesTags, TargetFailure, Testing};
+use crate::work::{Builder, MovesTags, TargetFailure, Testing, With};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -341,17 +341,8 @@ impl Session {
                 None
             };
             let tags = if only_tests { MovesTags::None } else { MovesTags::But(keeps_tags) };
-            let builder = Builder::new(
-                self,
-                prepared,
-                &plan,
-                lock,
-                &inventory,
-                engine.clone(),
-                Arc::clone(&events),
-                tests,
-                tags,
-            )?;
+            let with = With { engine: engine.clone(), events: Arc::clone(&events), tests, tags };
+            let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
             let builder = Arc::new(builder);
             let to_build = plan.to_do().count();
             let both = [&mut recorder as &mut dyn Reporter, reporter];

@@ -70,6 +70,15 @@ pub(crate) struct Testing {
     pub(crate) record: Arc<TestRecord>,
 }
 
+/// What a builder works with.
+pub(crate) struct With {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) events: EventSender,
+    /// `None` when no test is run.
+    pub(crate) tests: Option<Testing>,
+    pub(crate) tags: MovesTags,
+}
+
 /// Whose release tags move.
 pub(crate) enum MovesTags {
     /// Nobody's: only tests were asked for.
@@ -85,11 +94,9 @@ impl Builder {
         plan: &Plan,
         lock: &Lock,
         inventory: &Inventory,
-        engine: Arc<dyn Engine>,
-        events: EventSender,
-        tests: Option<Testing>,
-        tags: MovesTags,
+        with: With,
     ) -> Result<Self, Error> {
+        let With { engine, events, tests, tags } = with;
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let held = |p: &Prepared| {
