@@ -22,7 +22,7 @@ use crate::publish::{Published, ToPublish};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::resolve::Moves;
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
-use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing};
+use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing, With};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -475,18 +475,9 @@ impl Session {
                 (Some(registry), false) => registry.engine_login().await?,
                 _ => None,
             };
-            let builder = Builder::new(
-                self,
-                prepared,
-                &plan,
-                lock,
-                &inventory,
-                engine.clone(),
-                Arc::clone(&events),
-                tests,
-                tags,
-                Pulls { requests: pulls, login },
-            )?;
+            let pulls = Pulls { requests: pulls, login };
+            let with = With { engine: engine.clone(), events: Arc::clone(&events), tests, tags, pulls };
+            let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
             let builder = Arc::new(builder);
             let fresh =
                 plan.targets.iter().filter(|row| !at_work.iter().any(|name| name.as_str() == row.name));
