@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use crate::name::ImageName;
+use crate::name::{ImageName, Tag};
+use crate::testing::TestResult;
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The run begins.
     Started {
-        /// How many targets will be built.
+        /// How many targets there is work on: those that will be built, or only tested.
         to_build: usize,
         /// How many are fresh.
         fresh: usize,
@@ -39,10 +40,12 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
-    /// A target's build begins.
+    /// Work on a target begins.
     TargetStarted {
         /// Which.
         target: ImageName,
+        /// What is done for it first.
+        activity: Activity,
     },
     /// A target's build has come to a step.
     Step {
@@ -64,6 +67,24 @@ pub enum Event {
         /// The line, without its end.
         line: String,
     },
+    /// A test of a target begins; its image is there.
+    TestStarted {
+        /// Which target.
+        target: ImageName,
+        /// The test.
+        test: String,
+        /// Its number, from 1.
+        number: usize,
+        /// How many tests the target has.
+        total: usize,
+    },
+    /// A test of a target has ended.
+    TestFinished {
+        /// Which target.
+        target: ImageName,
+        /// What came of it.
+        result: TestResult,
+    },
     /// A target is done with.
     TargetFinished {
         /// Which.
@@ -72,6 +93,31 @@ pub enum Event {
         outcome: Outcome,
         /// How long it took.
         took: Duration,
+    },
+    /// An image is being pushed to the registry.
+    Pushing {
+        /// Which.
+        target: ImageName,
+        /// Bytes of its layers that are there.
+        done: u64,
+        /// Bytes of all its layers.
+        total: u64,
+    },
+    /// An image is in the registry, whole, under its content tag.
+    Pushed {
+        /// Which.
+        target: ImageName,
+        /// Bytes of layers that were sent; the others were there.
+        sent: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Release tags of an image were moved in the registry.
+    Promoted {
+        /// Which.
+        target: ImageName,
+        /// The tags.
+        tags: Vec<Tag>,
     },
     /// Something that people should know, but that stops nothing.
     Warning {
@@ -87,6 +133,15 @@ pub enum Event {
     },
 }
 
+/// What is done for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It is built, and then tested if it has tests.
+    Build,
+    /// It is there, and only tested.
+    Test,
+}
+
 /// How a target ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -97,7 +152,14 @@ pub enum Outcome {
         /// What it adds to its parent, in bytes.
         added: u64,
     },
-    /// Its build failed.
+    /// It was there, in the registry, and was pulled for something that needs it.
+    Pulled {
+        /// Size of the image in bytes, its parents' layers included.
+        size: u64,
+    },
+    /// It was there already, and its tests passed.
+    Tested,
+    /// Its build failed, or a test of it.
     Failed {
         /// Why, in one line.
         message: String,

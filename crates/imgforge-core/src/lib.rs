@@ -16,6 +16,7 @@
 //! Nothing here touches the network, the clock, the environment or a daemon.
 
 pub mod cache_file;
+pub mod cause;
 pub mod container;
 pub mod context;
 pub mod diagnostic;
@@ -30,10 +31,13 @@ pub mod lock;
 pub mod manifest;
 pub mod name;
 pub mod plan;
+pub mod promotion;
 pub mod render;
 pub mod schedule;
 pub mod select;
 pub mod services;
 pub mod source;
 mod stat_cache;
+pub mod tag;
+pub mod testing;
 pub mod workspace;

@@ -29,10 +29,20 @@ pub struct Held {
     pub complete: bool,
 }
 
+/// An image that the registry holds under its content tag, as its manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The whole fingerprint, from its annotation.
+    pub fingerprint: Fingerprint,
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
 /// What engines and registries hold, by image name.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     images: BTreeMap<String, Vec<Held>>,
+    pushed: BTreeMap<String, Pushed>,
 }
 
 impl Inventory {
@@ -47,6 +57,22 @@ impl Inventory {
             .iter()
             .filter(|held| held.complete && held.fingerprint == fingerprint)
             .max_by_key(|held| (held.created, &held.id))
+    }
+
+    /// Notes what the registry holds for a target of the image `name`.
+    pub fn insert_pushed(&mut self, name: impl Into<String>, pushed: Pushed) {
+        self.pushed.insert(name.into(), pushed);
+    }
+
+    /// The image of exactly this fingerprint in the registry.
+    pub fn pushed(&self, name: &ImageName, fingerprint: Fingerprint) -> Option<&Pushed> {
+        self.pushed.get(name.as_str()).filter(|pushed| pushed.fingerprint == fingerprint)
+    }
+
+    /// Whether there is a complete image of exactly this fingerprint anywhere.
+    fn has(&self, target: &Target) -> bool {
+        self.holds(&target.name, target.fingerprint).is_some()
+            || self.pushed(&target.name, target.fingerprint).is_some()
     }
 
     /// The image that a changed target is compared with: the one that has a release tag, else the newest.
@@ -209,10 +235,23 @@ pub struct PlannedTarget {
     pub action: Action,
     /// The target's fingerprint.
     pub fingerprint: Fingerprint,
-    /// The engine's id of the image held, for `fresh`.
+    /// The engine's id of the image held, for `fresh`; null when only the registry holds it.
     pub id: Option<String>,
+    /// The digest of its manifest in the registry, for `fresh`, where the registry was asked and holds it.
+    pub digest: Option<String>,
     /// Why; empty for `fresh`.
     pub reasons: Vec<Reason>,
+    /// How many tests will be run: none where it has none, and none for `fresh` when they have passed.
+    pub tests: usize,
+}
+
+/// What is known of a target's tests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tests {
+    /// How many it has.
+    pub count: usize,
+    /// Whether they have passed for an image of its fingerprint.
+    pub passed: bool,
 }
 
 /// What will be done: every selected target, and those that are required for them, parents first.
@@ -224,21 +263,41 @@ pub struct Plan {
     pub targets: Vec<PlannedTarget>,
 }
 
+impl PlannedTarget {
+    /// Whether it will be built.
+    pub fn is_built(&self) -> bool {
+        matches!(self.action, Action::Build | Action::Required)
+    }
+}
+
 impl Plan {
     /// The targets that will be built.
     pub fn to_build(&self) -> impl Iterator<Item = &PlannedTarget> {
-        self.targets.iter().filter(|target| matches!(target.action, Action::Build | Action::Required))
+        self.targets.iter().filter(|target| target.is_built())
+    }
+
+    /// The targets that there is work on: those that will be built, and those that are there and will be tested.
+    pub fn to_do(&self) -> impl Iterator<Item = &PlannedTarget> {
+        self.targets.iter().filter(|target| target.is_built() || target.tests > 0)
     }
 }
 
 /// Makes the plan for `selected` of `targets` (which are in topological order, parents first, and hold every
-/// ancestor of what is selected).
-pub fn plan(targets: &[Target], selected: &BTreeSet<ImageName>, inventory: &Inventory, force: bool) -> Plan {
+/// ancestor of what is selected). What is there and whose `tests` have not passed is tested; an image that is not
+/// selected is so only when something is done to what stands on it.
+pub fn plan(
+    targets: &[Target],
+    selected: &BTreeSet<ImageName>,
+    inventory: &Inventory,
+    tests: &dyn Fn(&Target) -> Tests,
+    force: bool,
+) -> Plan {
     let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
     for target in targets.iter().rev() {
         let is_selected = selected.contains(&target.name);
-        let build = (is_selected && force) || inventory.holds(&target.name, target.fingerprint).is_none();
-        if build && (is_selected || needed.contains(&target.name)) {
+        let build = (is_selected && force) || !inventory.has(target);
+        let is_wanted = is_selected || needed.contains(&target.name);
+        if is_wanted && (build || untested(tests(target)) > 0) {
             needed.insert(&target.name);
             needed.extend(&target.parents);
         }
@@ -247,19 +306,21 @@ pub fn plan(targets: &[Target], selected: &BTreeSet<ImageName>, inventory: &Inve
     for target in targets {
         let is_selected = selected.contains(&target.name);
         let held = inventory.holds(&target.name, target.fingerprint);
-        let action = match held {
-            Some(_) if !(force && is_selected) => Action::Fresh,
+        let pushed = inventory.pushed(&target.name, target.fingerprint);
+        let action = match inventory.has(target) {
+            true if !(force && is_selected) => Action::Fresh,
             _ if is_selected => Action::Build,
             _ if needed.contains(&target.name) => Action::Required,
             _ => continue,
         };
-        if action == Action::Fresh && !is_selected {
+        let tests = if action == Action::Fresh { untested(tests(target)) } else { tests(target).count };
+        if action == Action::Fresh && !is_selected && (tests == 0 || !needed.contains(&target.name)) {
             continue;
         }
         let reasons = match action {
             Action::Fresh => Vec::new(),
-            _ if held.is_some() => {
-                vec![Reason::Forced { old: held.map(|h| h.fingerprint), new: target.fingerprint }]
+            _ if inventory.has(target) => {
+                vec![Reason::Forced { old: Some(target.fingerprint), new: target.fingerprint }]
             }
             _ => reasons(target, inventory.predecessor(target)),
         };
@@ -269,10 +330,17 @@ pub fn plan(targets: &[Target], selected: &BTreeSet<ImageName>, inventory: &Inve
             action,
             fingerprint: target.fingerprint,
             id: held.filter(|_| action == Action::Fresh).map(|held| held.id.clone()),
+            digest: pushed.filter(|_| action == Action::Fresh).map(|pushed| pushed.digest.clone()),
             reasons,
+            tests,
         });
     }
     Plan { version: VERSION, targets: rows }
+}
+
+/// How many tests are run for an image that is there.
+fn untested(tests: Tests) -> usize {
+    if tests.passed { 0 } else { tests.count }
 }
 
 fn reasons(target: &Target, predecessor: Option<&Held>) -> Vec<Reason> {
@@ -330,6 +398,19 @@ fn dockerfile_reason(target: &Target, old: Option<&str>, new: Option<&str>) -> R
     }
     let head = |text: Option<&str>| text.and_then(|t| t.split(' ').next()).map(str::to_owned);
     Reason::Dockerfile { old: head(old), new: head(new), added, removed: left.len() }
+}
+
+impl Reason {
+    /// As its text, with another path for the file that it is about.
+    #[must_use]
+    pub fn with_path(&self, path: &str) -> String {
+        match self {
+            Self::File { old, new, .. } => {
+                Self::File { path: path.to_owned(), old: old.clone(), new: new.clone() }.to_string()
+            }
+            other => other.to_string(),
+        }
+    }
 }
 
 impl std::fmt::Display for Reason {
@@ -410,6 +491,10 @@ mod tests {
 
     use super::*;
 
+    fn no_tests(_: &Target) -> Tests {
+        Tests::default()
+    }
+
     /// A family as indexes of parents, each smaller than its own index.
     fn family(parents: &[Vec<usize>], salt: &[u8]) -> Vec<Target> {
         let mut targets: Vec<Target> = Vec::new();
@@ -484,7 +569,7 @@ mod tests {
             let changed = at.index(parents.len());
             salt[changed] = 1;
             let now = family(&parents, &salt);
-            let plan = plan(&now, &all(&now), &inventory, false);
+            let plan = plan(&now, &all(&now), &inventory, &no_tests, false);
             let mut expected = BTreeSet::from([changed]);
             for (n, ps) in parents.iter().enumerate() {
                 if ps.iter().any(|p| expected.contains(p)) { expected.insert(n); }
@@ -501,7 +586,7 @@ mod tests {
         fn what_is_not_selected_is_built_only_for_a_child(parents in any_family(), select in any::<prop::sample::Index>()) {
             let now = family(&parents, &vec![0; parents.len()]);
             let chosen = select.index(parents.len());
-            let plan = plan(&now, &[now[chosen].name.clone()].into(), &Inventory::default(), false);
+            let plan = plan(&now, &[now[chosen].name.clone()].into(), &Inventory::default(), &no_tests, false);
             let mut ancestors = BTreeSet::new();
             for n in (0..=chosen).rev() {
                 if n == chosen || ancestors.contains(&n) { ancestors.extend(parents[n].iter().copied()); }
@@ -516,7 +601,7 @@ mod tests {
         let now = family(&[vec![], vec![0]], &[0, 0]);
         let mut inventory = held_all(&now);
         inventory.images.remove("i0");
-        let plan = plan(&now, &[now[1].name.clone()].into(), &inventory, false);
+        let plan = plan(&now, &[now[1].name.clone()].into(), &inventory, &no_tests, false);
         assert_eq!(
             plan.targets.iter().map(|t| (t.name.as_str(), t.action)).collect::<Vec<_>>(),
             [("i1", Action::Fresh)]
@@ -529,7 +614,7 @@ mod tests {
         let mut inventory = held_all(&before);
         inventory.images.get_mut("i0").unwrap()[0].inputs = None;
         let now = family(&[vec![]], &[1]);
-        let plan = plan(&now, &all(&now), &inventory, false);
+        let plan = plan(&now, &all(&now), &inventory, &no_tests, false);
         assert!(matches!(plan.targets[0].reasons[..], [Reason::NoRecord { .. }]));
     }
 
@@ -540,7 +625,7 @@ mod tests {
         let same = family(&[vec![]], &[0]);
         assert!(inventory.holds(&same[0].name, same[0].fingerprint).is_none());
         let now = family(&[vec![]], &[1]);
-        let plan = plan(&now, &all(&now), &inventory, false);
+        let plan = plan(&now, &all(&now), &inventory, &no_tests, false);
         assert!(matches!(&plan.targets[0].reasons[..], [Reason::File { path, .. }] if path == "file"));
     }
 
@@ -555,7 +640,7 @@ mod tests {
             targets
         };
         let why = |before: &[Target], now: &[Target]| {
-            let plan = plan(now, &all(now), &held_all(before), false);
+            let plan = plan(now, &all(now), &held_all(before), &no_tests, false);
             plan.targets[0].reasons.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let before = with("1.0", false);
@@ -569,7 +654,7 @@ mod tests {
     fn reasons_carry_kind_old_and_new_in_json() {
         let inventory = held_all(&family(&[vec![], vec![0]], &[0, 0]));
         let now = family(&[vec![], vec![0]], &[1, 0]);
-        let json = serde_json::to_value(plan(&now, &all(&now), &inventory, false)).unwrap();
+        let json = serde_json::to_value(plan(&now, &all(&now), &inventory, &no_tests, false)).unwrap();
         assert_eq!(json["version"], 1);
         assert_eq!(
             json["targets"][0]["reasons"][0],

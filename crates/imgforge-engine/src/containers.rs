@@ -1,9 +1,10 @@
-//! What runs images: starts containers, follows their output, asks what is in them, and stops them.
+//! What runs images: starts containers, follows their output, asks what is in them and on their disk, and stops them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::future::BoxFuture;
 
 use crate::Error;
@@ -15,8 +16,14 @@ pub struct RunRequest {
     pub image: String,
     /// The container's name; the engine makes one up when not given.
     pub name: Option<String>,
-    /// What is run instead of the image's own command; empty for that.
+    /// What is run instead of the image's own command; empty for that. The image's entrypoint is given it.
     pub command: Vec<String>,
+    /// What is run in place of the image's entrypoint, and of its command too.
+    pub entrypoint: Option<Vec<String>>,
+    /// Who it runs as; the image's own user when not given.
+    pub user: Option<String>,
+    /// Labels beside the image's own.
+    pub labels: BTreeMap<String, String>,
     /// Environment beside the image's own.
     pub env: BTreeMap<String, String>,
     /// Ports that are reached from this machine.
@@ -55,6 +62,58 @@ pub struct Started {
     pub name: String,
     /// Each published port of the container and the address that leads to it: `80/tcp`, `127.0.0.1:49153`.
     pub ports: Vec<(String, String)>,
+    /// Its own address on a network of the engine; `None` when it has none.
+    pub address: Option<String>,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Whether its process runs.
+    pub running: bool,
+    /// How its process has ended; 0 while it runs.
+    pub exit_code: i64,
+    /// Whether it was killed because it took more memory than it may.
+    pub out_of_memory: bool,
+    /// What the image's healthcheck says: nothing where there is none.
+    pub health: Option<Health>,
+}
+
+/// What a healthcheck says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing yet.
+    Starting,
+    /// It ended with 0.
+    Healthy,
+    /// It failed too often.
+    Unhealthy,
+}
+
+/// A path in a container's file system. Links are not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// The number of its owner.
+    pub uid: u64,
+    /// The number of its group.
+    pub gid: u64,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file, and its content where that was asked for.
+    File(Vec<u8>),
+    /// A folder.
+    Folder,
+    /// A symbolic link, and where it leads.
+    Link(Utf8PathBuf),
+    /// A device, a socket or a pipe.
+    Other,
 }
 
 /// A container that runs.
@@ -87,6 +146,26 @@ pub trait Containers: Send + Sync {
     /// Starts a container. One that cannot be started is removed again.
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>>;
 
+    /// Makes a container that is not started, to look at its file system. Returns the engine's id of it.
+    fn create(&self, request: RunRequest) -> BoxFuture<'_, Result<String, Error>>;
+
+    /// What a container is doing.
+    fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>>;
+
+    /// What there is at an absolute path of a container's file system, running or not; `None` when there is nothing.
+    /// Links in the path are followed inside the container, one at its end is not.
+    fn entry<'a>(
+        &'a self,
+        container: &'a str,
+        path: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<Option<Entry>, Error>>;
+
+    /// Everything in a container's file system by its path, files without their content.
+    fn walk<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Vec<(String, Entry)>, Error>>;
+
+    /// The ids of all containers with a label `KEY=VALUE`, running or not.
+    fn labelled<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+
     /// Gives `sink` all output of a container from its start on, until it ends. Returns its exit code.
     fn follow<'a>(&'a self, container: &'a str, sink: OutputSink) -> BoxFuture<'a, Result<i64, Error>>;
 
@@ -108,5 +187,15 @@ pub trait Containers: Send + Sync {
         &'a self,
         container: &'a str,
         argv: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
+        self.exec_as(container, argv, None)
+    }
+
+    /// The same as another user (`USER[:GROUP]`, as the container knows them).
+    fn exec_as<'a>(
+        &'a self,
+        container: &'a str,
+        argv: &'a [&'a str],
+        user: Option<&'a str>,
     ) -> BoxFuture<'a, Result<ExecOutput, Error>>;
 }

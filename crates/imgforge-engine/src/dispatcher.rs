@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use imgforge_core::event::{Event, Outcome};
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 use imgforge_core::schedule::Schedule;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -17,16 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Where events are told.
 pub type EventSender = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// A target was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
-    /// Size of the image in bytes, its parents' layers included.
-    pub size: u64,
-    /// What it adds to its parent, in bytes.
-    pub added: u64,
-}
-
-/// A target was not built.
+/// Something was not done for a target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failed {
@@ -36,8 +27,13 @@ pub struct Failed {
 
 /// What is done for each target.
 pub trait Work: Send + Sync {
-    /// Does it. Once `cancel` is cancelled, it cleans up and returns soon, with whatever error.
-    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Built, Failed>>;
+    /// What is done first.
+    fn activity(&self, _target: &ImageName) -> Activity {
+        Activity::Build
+    }
+
+    /// Does it, and says what came of it. Once `cancel` is cancelled, it cleans up and returns soon, with whatever error.
+    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>>;
 }
 
 /// How one target ended, and how long it took (nothing, when it has not begun).
@@ -70,7 +66,7 @@ struct Dispatcher {
     work: Arc<dyn Work>,
     cancel: CancellationToken,
     events: EventSender,
-    tasks: JoinSet<Result<Built, Failed>>,
+    tasks: JoinSet<Result<Outcome, Failed>>,
     running: HashMap<Id, (ImageName, Instant)>,
     ended: Vec<Ended>,
 }
@@ -99,13 +95,14 @@ impl Dispatcher {
     }
 
     fn start(&mut self, target: ImageName) {
-        (self.events)(Event::TargetStarted { target: target.clone() });
+        let activity = self.work.activity(&target);
+        (self.events)(Event::TargetStarted { target: target.clone(), activity });
         let (work, cancel, name) = (Arc::clone(&self.work), self.cancel.child_token(), target.clone());
         let handle = self.tasks.spawn(async move { work.run(name, cancel).await });
         self.running.insert(handle.id(), (target, Instant::now()));
     }
 
-    fn joined(&mut self, joined: Result<(Id, Result<Built, Failed>), JoinError>) {
+    fn joined(&mut self, joined: Result<(Id, Result<Outcome, Failed>), JoinError>) {
         let (id, result) = match joined {
             Ok((id, result)) => (id, result),
             Err(error) => (error.id(), Err(Failed { message: panic_message(error) })),
@@ -113,7 +110,7 @@ impl Dispatcher {
         let Some((target, since)) = self.running.remove(&id) else { return };
         let blocked = self.schedule.finish(&target, result.is_ok());
         let outcome = match result {
-            Ok(Built { size, added }) => Outcome::Built { size, added },
+            Ok(outcome) => outcome,
             Err(_) if self.cancel.is_cancelled() => Outcome::Cancelled,
             Err(Failed { message }) => Outcome::Failed { message },
         };

@@ -33,6 +33,9 @@ pub const CONTENT_TAG: &str = "imgforge.content-tag";
 /// On a container that is only there to read a file from an image.
 pub const READER: &str = "imgforge.reader";
 
+/// On a container that a test was run in: the run that it belongs to.
+pub const TEST_RUN: &str = "imgforge.test-run";
+
 /// Reads an image's labels; `None` when they are not ours or cannot be understood.
 pub(crate) fn read(
     id: String,

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use imgforge_core::event::{Event, Outcome};
 use imgforge_core::name::ImageName;
 use imgforge_core::schedule::{Node, Policy, Schedule};
-use imgforge_engine::{Built, Failed, Work, dispatch};
+use imgforge_engine::{Failed, Work, dispatch};
 use tokio::sync::Barrier;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ struct FakeWork {
 }
 
 impl Work for FakeWork {
-    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Built, Failed>> {
+    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>> {
         async move {
             let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
             self.most_at_once.fetch_max(now, Ordering::SeqCst);
@@ -39,15 +39,15 @@ impl Work for FakeWork {
                 }
                 "stop" => {
                     cancel.cancelled().await;
-                    Ok(Built { size: 2, added: 1 })
+                    Ok(BUILT)
                 }
                 "meet" => {
                     self.meeting.as_ref().unwrap().wait().await;
-                    Ok(Built { size: 2, added: 1 })
+                    Ok(BUILT)
                 }
                 _ => {
                     tokio::task::yield_now().await;
-                    Ok(Built { size: 2, added: 1 })
+                    Ok(BUILT)
                 }
             };
             self.at_once.fetch_sub(1, Ordering::SeqCst);

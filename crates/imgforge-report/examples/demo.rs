@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use imgforge_core::event::{Event, Outcome};
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 use imgforge_report::{Options, color_on_stderr, for_stderr};
 
@@ -25,15 +25,15 @@ fn main() {
     }
     let took = begun.elapsed();
     say(0, Event::Fetched { what: "packages".into(), bytes: 58_230_000, files: 114, took });
-    say(0, Event::TargetStarted { target: name("os-base") });
-    say(800, Event::TargetStarted { target: name("team/builder-with-a-long-name") });
+    say(0, Event::TargetStarted { target: name("os-base"), activity: Activity::Build });
+    say(800, Event::TargetStarted { target: name("team/builder-with-a-long-name"), activity: Activity::Build });
     say(
         800,
         step("team/builder-with-a-long-name", 2, "RUN dpkg --configure --pending && rm -rf /var/log/漢字/*"),
     );
     say(800, step("os-base", 4, "RUN echo \x1b[31mred\x1b[0m"));
     say(100, ended("os-base", Outcome::Built { size: 99_000_000, added: 99_000_000 }));
-    say(0, Event::TargetStarted { target: name("webapp-base") });
+    say(0, Event::TargetStarted { target: name("webapp-base"), activity: Activity::Build });
     say(2500, step("webapp-base", 4, "RUN nginx -t"));
     if mode == "stop" {
         say(1500, Event::Interrupted);
@@ -44,7 +44,7 @@ fn main() {
         return;
     }
     say(0, ended("webapp-base", Outcome::Built { size: 127_400_000, added: 28_400_000 }));
-    say(500, Event::TargetStarted { target: name("ruby-webapp") });
+    say(500, Event::TargetStarted { target: name("ruby-webapp"), activity: Activity::Build });
     say(1500, step("ruby-webapp", 5, "RUN bundle check"));
     if mode == "fail" {
         for line in ["The following gems are missing", "\t* sinatra (3.0.5)"] {
@@ -54,7 +54,7 @@ fn main() {
         say(0, ended("guestbook", Outcome::Skipped { blocked_by: name("ruby-webapp") }));
     } else {
         say(0, ended("ruby-webapp", Outcome::Built { size: 180_000_000, added: 52_600_000 }));
-        say(0, Event::TargetStarted { target: name("guestbook") });
+        say(0, Event::TargetStarted { target: name("guestbook"), activity: Activity::Build });
         say(1500, step("guestbook", 1, "COPY app /srv"));
         say(0, ended("guestbook", Outcome::Built { size: 180_010_000, added: 10_000 }));
     }

@@ -6,6 +6,7 @@
 //!
 //! Text that comes from builds is shown through [`clean`] only, so that no log can steer the reader's terminal.
 
+mod junit;
 mod lines;
 mod live;
 mod record;
@@ -24,9 +25,10 @@ use std::time::Duration;
 
 use imgforge_core::event::{Event, Reporter};
 
+pub use junit::junit;
 pub use lines::Lines;
 pub use live::Live;
-pub use record::{Recorder, RunReport, RunResult, TargetReport};
+pub use record::{CheckReport, Recorder, RunReport, RunResult, TargetReport, TestReport};
 pub use text::{clean, human_duration, human_size};
 
 /// What a person wants to see of a run.

@@ -1,9 +1,11 @@
 //! What came of a run, for programs: `build --format json` and the record of each run.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use imgforge_core::event::{Event, Outcome, Reporter};
 use imgforge_core::name::ImageName;
+use imgforge_core::testing::{CheckFailure, TestResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +31,7 @@ pub struct TargetReport {
     pub name: ImageName,
     /// How it ended.
     pub result: RunResult,
-    /// How long its build took; not for targets that were fresh or skipped.
+    /// How long its build and its tests took; not for targets that were fresh or skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     /// Size of the image in bytes, its parents' layers included.
@@ -41,10 +43,76 @@ pub struct TargetReport {
     /// Why it failed, in one line, without control codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The tests that were run, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestReport>,
     /// What failed, so that this was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub blocked_by: Option<ImageName>,
+}
+
+/// What came of a test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestReport {
+    /// Its name; `test`, `test 2` and so on of those that have none.
+    pub name: String,
+    /// Whether every check held.
+    pub passed: bool,
+    /// How long it took.
+    pub seconds: f64,
+    /// The image whose manifest has it: the target itself, or one that it stands on.
+    #[schemars(with = "String")]
+    pub declared: ImageName,
+    /// That manifest, relative to the workspace.
+    pub file: String,
+    /// The line in it, from 1.
+    pub line: usize,
+    /// How many checks it has.
+    pub checks: usize,
+    /// What did not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<CheckReport>,
+    /// The last lines of the container's log when it failed, without control codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// A check that did not hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckReport {
+    /// The check as it stands in the manifest.
+    pub check: String,
+    /// Its line in the test's file, from 1.
+    pub line: usize,
+    /// What was expected.
+    pub expected: String,
+    /// What was found instead.
+    pub found: String,
+}
+
+impl TestReport {
+    fn of(result: &TestResult) -> Self {
+        let line = |span: imgforge_core::diagnostic::Span| result.file.line_column(span.offset).0;
+        let text = |text: &str| clean(text).into_owned();
+        let failure = |failure: &CheckFailure| CheckReport {
+            check: text(&failure.check),
+            line: line(failure.span),
+            expected: text(&failure.expected),
+            found: text(&failure.found),
+        };
+        Self {
+            name: text(&result.name),
+            passed: result.passed(),
+            seconds: result.took.as_secs_f64(),
+            declared: result.declared.clone(),
+            file: result.file.path.to_string(),
+            line: line(result.span),
+            checks: result.checks,
+            failures: result.failures.iter().map(failure).collect(),
+            log: result.log.iter().map(|line| text(line)).collect(),
+        }
+    }
 }
 
 /// How a target ended.
@@ -53,9 +121,11 @@ pub struct TargetReport {
 pub enum RunResult {
     /// It was built.
     Built,
-    /// It was there already.
+    /// It was there already; its tests passed, where it names any.
     Fresh,
-    /// Its build failed.
+    /// It was in the registry, and was pulled for something that needed it.
+    Pulled,
+    /// Its build failed, or a test of it.
     Failed,
     /// Not begun, since something that it stands on failed.
     Skipped,
@@ -65,12 +135,20 @@ pub enum RunResult {
 
 /// Makes a [`RunReport`] of the events. Clones share one report: give one to the run, and ask the other.
 #[derive(Debug, Clone)]
-pub struct Recorder(Arc<Mutex<RunReport>>);
+pub struct Recorder(Arc<Mutex<Recorded>>);
+
+#[derive(Debug)]
+struct Recorded {
+    report: RunReport,
+    /// Tests of targets that are not done with.
+    tests: BTreeMap<ImageName, Vec<TestReport>>,
+}
 
 impl Recorder {
     /// A report of nothing yet.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(RunReport { version: 1, targets: Vec::new(), seconds: 0.0 })))
+        let report = RunReport { version: 1, targets: Vec::new(), seconds: 0.0 };
+        Self(Arc::new(Mutex::new(Recorded { report, tests: BTreeMap::new() })))
     }
 
     /// Adds a target that needs no build, of which no event speaks; `size` in bytes, if it is known.
@@ -88,7 +166,7 @@ impl Recorder {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
-        act(&mut lock(&self.0))
+        act(&mut lock(&self.0).report)
     }
 }
 
@@ -106,7 +184,13 @@ impl Reporter for Recorder {
                 if entry.result != RunResult::Skipped {
                     entry.seconds = Some(took.as_secs_f64());
                 }
-                self.with(|report| report.targets.push(entry));
+                let mut recorded = lock(&self.0);
+                entry.tests = recorded.tests.remove(target).unwrap_or_default();
+                recorded.report.targets.push(entry);
+            }
+            Event::TestFinished { target, result } => {
+                let mut recorded = lock(&self.0);
+                recorded.tests.entry(target.clone()).or_default().push(TestReport::of(result));
             }
             Event::Finished { took } => self.with(|report| report.seconds = took.as_secs_f64()),
             _ => {}
@@ -116,7 +200,16 @@ impl Reporter for Recorder {
 
 impl TargetReport {
     fn new(name: ImageName, result: RunResult) -> Self {
-        Self { name, result, seconds: None, size: None, added: None, message: None, blocked_by: None }
+        Self {
+            name,
+            result,
+            seconds: None,
+            size: None,
+            added: None,
+            message: None,
+            tests: Vec::new(),
+            blocked_by: None,
+        }
     }
 
     fn of(name: ImageName, outcome: &Outcome) -> Self {
@@ -124,6 +217,8 @@ impl TargetReport {
             Outcome::Built { size, added } => {
                 Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
             }
+            Outcome::Pulled { size } => Self { size: Some(*size), ..Self::new(name, RunResult::Pulled) },
+            Outcome::Tested => Self::new(name, RunResult::Fresh),
             Outcome::Failed { message } => {
                 Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use imgforge_core::event::{Event, Outcome};
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 
 use crate::text::{clean, one_line};
@@ -20,6 +20,9 @@ pub(crate) struct Run {
     pub(crate) to_build: usize,
     pub(crate) fresh: usize,
     pub(crate) built: usize,
+    pub(crate) pulled: usize,
+    /// Those that were there already, and whose tests passed.
+    pub(crate) tested: usize,
     pub(crate) failed: Vec<ImageName>,
     /// What was skipped, by what it waited for.
     pub(crate) skipped: BTreeMap<ImageName, Vec<ImageName>>,
@@ -31,13 +34,16 @@ pub(crate) struct Run {
     kept_lines: usize,
 }
 
-/// A target that is being built.
+/// A target that is being built or tested.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) target: ImageName,
+    pub(crate) activity: Activity,
     pub(crate) since: Duration,
     /// Where it is, fit to be shown: `[4/7] nginx -t`.
     pub(crate) step: Option<String>,
+    /// How many of its tests have passed.
+    pub(crate) passed: usize,
     pub(crate) log: Log,
 }
 
@@ -76,6 +82,8 @@ impl Run {
             to_build: 0,
             fresh: 0,
             built: 0,
+            pulled: 0,
+            tested: 0,
             failed: Vec::new(),
             skipped: BTreeMap::new(),
             cancelled: Vec::new(),
@@ -94,11 +102,19 @@ impl Run {
                 self.fresh = *fresh;
             }
             Event::Fetching { what, done, total } => self.fetching(what, *done, *total, now),
-            Event::Fetched { what, .. } => self.fetches.retain(|fetch| fetch.what != *what),
-            Event::TargetStarted { target } => {
-                let (target, log) = (target.clone(), Log::default());
-                self.running.push(Running { target, since: now, step: None, log });
+            Event::Pushing { target, done, total } => {
+                self.fetching(&pushing(target), *done, *total, now);
             }
+            Event::Pushed { target, .. } => self.fetches.retain(|fetch| fetch.what != pushing(target)),
+            Event::Fetched { what, .. } => self.fetches.retain(|fetch| fetch.what != *what),
+            Event::TargetStarted { target, activity } => self.running.push(Running {
+                target: target.clone(),
+                activity: *activity,
+                since: now,
+                step: None,
+                passed: 0,
+                log: Log::default(),
+            }),
             Event::Step { target, number, total, text, cached } => {
                 let cached = if *cached { " (cached)" } else { "" };
                 let step = format!("[{number}/{total}] {}{cached}", one_line(text));
@@ -117,9 +133,30 @@ impl Run {
                     running.log.push(clean(line.trim_end()).into_owned(), keep);
                 }
             }
+            Event::TestStarted { target, test, number, total } => {
+                let keep = self.kept_lines;
+                if let Some(running) = self.find(target) {
+                    if running.activity == Activity::Build && keep == TAIL {
+                        // What the build has said is of no use to those who read why a test failed.
+                        running.log = Log::default();
+                    }
+                    running.activity = Activity::Test;
+                    running.step = Some(format!("[{number}/{total}] {}", one_line(test)));
+                }
+            }
+            Event::TestFinished { target, result } => {
+                let keep = self.kept_lines;
+                if let Some(running) = self.find(target) {
+                    running.step = None;
+                    running.passed += usize::from(result.passed());
+                    for line in &result.log {
+                        running.log.push(clean(line.trim_end()).into_owned(), keep);
+                    }
+                }
+            }
             Event::TargetFinished { target, outcome, .. } => return self.finished(target, outcome),
             Event::Interrupted => self.interrupted = true,
-            Event::Warning { .. } => {}
+            Event::Warning { .. } | Event::Promoted { .. } => {}
             Event::Finished { .. } => {
                 self.running.clear();
                 self.fetches.clear();
@@ -128,9 +165,9 @@ impl Run {
         None
     }
 
-    /// Targets that are done with, of those to build.
+    /// Targets that are done with, of those that there is work on.
     pub(crate) fn done(&self) -> usize {
-        self.built + self.failed.len() + self.skipped() + self.cancelled.len()
+        self.built + self.tested + self.pulled + self.failed.len() + self.skipped() + self.cancelled.len()
     }
 
     /// Targets that were skipped.
@@ -160,6 +197,8 @@ impl Run {
     fn finished(&mut self, target: &ImageName, outcome: &Outcome) -> Option<Running> {
         match outcome {
             Outcome::Built { .. } => self.built += 1,
+            Outcome::Pulled { .. } => self.pulled += 1,
+            Outcome::Tested => self.tested += 1,
             Outcome::Failed { .. } => self.failed.push(target.clone()),
             Outcome::Skipped { blocked_by } => {
                 self.skipped.entry(blocked_by.clone()).or_default().push(target.clone());
@@ -169,6 +208,11 @@ impl Run {
         let at = self.running.iter().position(|running| running.target == *target)?;
         Some(self.running.remove(at))
     }
+}
+
+/// What a push is called among what is on its way.
+fn pushing(target: &ImageName) -> String {
+    format!("{target} to the registry")
 }
 
 impl Log {

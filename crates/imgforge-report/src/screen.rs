@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::run::{Fetch, Running};
 use crate::style::word;
-use crate::tell::Teller;
+use crate::tell::{Teller, doing};
 use crate::text::{cut, fit, human_duration, human_left, human_size, one_line, width};
 
 /// Rows do not get wider than this, so that the time at their end stays near their text.
@@ -51,7 +51,7 @@ fn target_rows(teller: &Teller, now: Duration, columns: usize) -> Vec<String> {
     let text = |(one, time): (&Running, &String)| {
         let name = fit(one.target.as_str(), names);
         let step = fit(one.step.as_deref().unwrap_or(""), steps);
-        row(teller, "Building", &format!("{name}  {step}{time:>time_width$}"), columns)
+        row(teller, doing(one.activity), &format!("{name}  {step}{time:>time_width$}"), columns)
     };
     running.iter().zip(&times).map(text).collect()
 }

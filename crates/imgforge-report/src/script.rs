@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use imgforge_core::event::{Event, Outcome};
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 
 /// Events with their times since the start.
@@ -19,7 +19,7 @@ fn at(millis: u64, event: Event) -> (Duration, Event) {
 }
 
 pub(crate) fn started(target: &str) -> Event {
-    Event::TargetStarted { target: name(target) }
+    Event::TargetStarted { target: name(target), activity: Activity::Build }
 }
 
 pub(crate) fn step(target: &str, number: usize, total: usize, text: &str) -> Event {

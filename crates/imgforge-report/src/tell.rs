@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use imgforge_core::event::{Event, Outcome};
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 
 use crate::Options;
@@ -41,13 +41,32 @@ impl Teller {
         let p = self.palette;
         let quiet = self.options.quiet;
         match event {
-            Event::TargetStarted { target } if self.starts && !quiet => {
-                format!("{}{target}\n", word(p.work, "Building"))
+            Event::TargetStarted { target, activity } if self.starts && !quiet => {
+                format!("{}{target}\n", word(p.work, doing(*activity)))
+            }
+            Event::TestFinished { target, result } if self.options.verbose && !quiet => {
+                let (style, what) = if result.passed() { (p.good, "Passed") } else { (p.bad, "Failed") };
+                let took = human_duration(result.took);
+                format!("{}{target}: {} {took}\n", word(style, what), one_line(&result.name))
             }
             Event::Fetched { what, bytes, files, took } if *files > 0 && !quiet => {
                 let (size, took) = (human_size(*bytes), human_duration(*took));
                 let what = counted(*files, &one_line(what));
                 format!("{}{what}, {size} in {took}\n", word(p.good, "Fetched"))
+            }
+            Event::Pushed { target, sent, took } if !quiet => {
+                let (sent, took) = (human_size(*sent), human_duration(*took));
+                let mut out = word(p.good, "Pushed");
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {sent} sent")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {sent:>7} sent")
+                };
+                out
+            }
+            Event::Promoted { target, tags } if !quiet => {
+                let tags: Vec<&str> = tags.iter().map(AsRef::as_ref).collect();
+                format!("{}{target:<NAMES$} {}\n", word(p.good, "Promoted"), tags.join(", "))
             }
             Event::TargetFinished { target, outcome, took } => {
                 self.finished(target, outcome, *took, ended.as_ref())
@@ -80,14 +99,37 @@ impl Teller {
             Outcome::Built { size, added } => {
                 let (size, added) = (human_size(*size), human_size(*added));
                 let mut out = word(p.good, "Built");
+                let tests = passed(ended);
                 let _ = if self.compact {
-                    writeln!(out, "{target} {took}, {size} (+{added})")
+                    let tests = tests.map(|tests| format!(", {tests}")).unwrap_or_default();
+                    writeln!(out, "{target} {took}, {size} (+{added}){tests}")
                 } else {
-                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}  (+{added})")
+                    let tests = tests.map(|tests| format!("  {tests}")).unwrap_or_default();
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}  (+{added}){tests}")
                 };
                 if verbose {
                     push_log(&mut out, target, ended);
                 }
+                out
+            }
+            Outcome::Pulled { size } => {
+                let mut out = word(p.good, "Pulled");
+                let size = human_size(*size);
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {size}")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}")
+                };
+                out
+            }
+            Outcome::Tested => {
+                let mut out = word(p.good, "Tested");
+                let tests = passed(ended).unwrap_or_default();
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {tests}")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {tests}")
+                };
                 out
             }
             _ if !verbose => String::new(),
@@ -159,6 +201,13 @@ impl Teller {
             let good = p.good;
             parts.push(format!("{good}{} built{good:#}", run.built));
         }
+        if run.pulled > 0 {
+            parts.push(format!("{} pulled", run.pulled));
+        }
+        if run.tested > 0 {
+            let good = p.good;
+            parts.push(format!("{good}{} tested{good:#}", run.tested));
+        }
         if run.fresh > 0 {
             parts.push(format!("{} fresh", run.fresh));
         }
@@ -198,6 +247,20 @@ impl Teller {
             }
         }
         out
+    }
+}
+
+/// `2 tests`, of a target that has any.
+fn passed(ended: Option<&Running>) -> Option<String> {
+    let count = ended?.passed;
+    (count > 0).then(|| counted(count, "tests"))
+}
+
+/// What is being done, as a word at the left of a line.
+pub(crate) fn doing(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Build => "Building",
+        Activity::Test => "Testing",
     }
 }
 

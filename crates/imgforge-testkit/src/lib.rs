@@ -4,6 +4,7 @@ pub mod apt;
 pub mod docker;
 pub mod engine;
 pub mod http;
+pub mod registry;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! Plans and builds: from a selection to images that carry their tags.
+//! Plans and builds: from a selection to images that are tested and carry their tags.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 use imgforge_core::event::{Event, Outcome, Reporter};
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::{self, Action, Inventory, Plan, Relocked};
+use imgforge_core::plan::{self, Action, Inventory, Plan, Relocked, Target, Tests};
 use imgforge_core::schedule::{Node, Policy, Schedule};
+use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Docker, Engine, EventSender, dispatch};
 use imgforge_report::{Recorder, RunReport};
+use rayon::prelude::*;
 
 use crate::durations::Durations;
 use crate::prepare::Prepared;
 use crate::progress::{EventProgress, pump};
 use crate::resolve::Moves;
-use crate::work::{Builder, TargetFailure};
+use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
+use crate::work::{Builder, MovesTags, TargetFailure, Testing};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -30,8 +33,33 @@ pub struct BuildOptions {
     pub locked: bool,
     /// Build what is selected whatever the engine holds.
     pub force: bool,
+    /// What is done about tests.
+    pub tests: TestMode,
     /// Cancelled to stop the run: what is being built is cancelled in the engine.
     pub cancel: CancellationToken,
+}
+
+/// What a build does about the tests of images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TestMode {
+    /// Those that have not passed are run, and release tags move to what has passed.
+    #[default]
+    Run,
+    /// None is run. Release tags move all the same, with a warning.
+    LeaveOut,
+    /// None is run. Release tags do not move to images whose tests have not passed: that is for a later build.
+    Later,
+}
+
+/// What is known of tests before any is run.
+#[derive(Clone, Copy)]
+enum Ask<'r> {
+    /// None is to be run.
+    None,
+    /// Those that have not passed are.
+    Unless(&'r TestRecord),
+    /// All are.
+    All,
 }
 
 /// What a build did.
@@ -65,7 +93,7 @@ struct Planned {
     prepared: Vec<Prepared>,
     inventory: Inventory,
     plan: Plan,
-    engine: Arc<dyn Engine>,
+    engine: Arc<Docker>,
     hashed: Duration,
     asked: Duration,
 }
@@ -78,10 +106,11 @@ impl Session {
     pub fn plan(&self, selected: &BTreeSet<ImageName>, force: bool) -> Result<Plan, Error> {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
-        Ok(runtime()?.block_on(self.planned(selected, &lock, &[], force))?.plan)
+        let record = TestRecord::load(&self.root);
+        Ok(runtime()?.block_on(self.planned(selected, &lock, &[], Ask::Unless(&record), force))?.plan)
     }
 
-    /// Builds what of `selected` is not there yet, and moves its release tags.
+    /// Builds what of `selected` is not there yet, runs the tests that have not passed, and moves release tags.
     ///
     /// # Errors
     /// What keeps the run from starting. A target that fails is in the report.
@@ -97,8 +126,10 @@ impl Session {
         // Once: an index may name a file that its server lacks, and locking anew would name it again.
         let (mut relocked, mut may_relock) =
             (Vec::new(), self.workspace.manifest.relock_vanished && !options.locked);
+        let record = Arc::new(TestRecord::load(&self.root));
+        let ask = if options.tests == TestMode::Run { Ask::Unless(&record) } else { Ask::None };
         let planned = loop {
-            let planned = runtime.block_on(self.planned(selected, &lock, &relocked, options.force))?;
+            let planned = runtime.block_on(self.planned(selected, &lock, &relocked, ask, options.force))?;
             match self.fetch_for(&planned, reporter) {
                 Ok(()) => break planned,
                 Err(Error::Packages(imgforge_packages::Error::Vanished(gone))) if may_relock => {
@@ -110,7 +141,55 @@ impl Session {
                 Err(error) => return Err(error),
             }
         };
-        runtime.block_on(self.carry_out(planned, &lock, options, started, reporter))
+        let way = Way { record, options, only_tests: false };
+        runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
+    }
+
+    /// Runs all tests of those of `selected` that have any, whatever is remembered. Builds nothing, and moves no tag.
+    ///
+    /// # Errors
+    /// [`Error::NotBuilt`] for images that are not there as the workspace describes them, and what keeps the run from
+    /// starting. A test that fails is in the report.
+    pub fn test(
+        &self,
+        selected: &BTreeSet<ImageName>,
+        options: &BuildOptions,
+        reporter: &mut dyn Reporter,
+    ) -> Result<BuildReport, Error> {
+        let started = Instant::now();
+        let runtime = runtime()?;
+        let lock = self.read_lock()?;
+        self.check_lock(&lock)?;
+        let has_tests = |name: &&ImageName| !testing::of(&self.workspace, &self.graph, name).is_empty();
+        let selected: BTreeSet<ImageName> = selected.iter().filter(has_tests).cloned().collect();
+        let planned = runtime.block_on(self.planned(&selected, &lock, &[], Ask::All, false))?;
+        let absent =
+            planned.plan.to_build().filter(|row| selected.iter().any(|name| name.as_str() == row.name));
+        let absent: Vec<String> = absent.map(|row| row.name.clone()).collect();
+        if !absent.is_empty() {
+            return Err(Error::NotBuilt { images: absent });
+        }
+        let way = Way { record: Arc::new(TestRecord::load(&self.root)), options, only_tests: true };
+        runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
+    }
+
+    /// What is known of the tests of each target.
+    fn tests_known(&self, targets: &[Target], ask: Ask<'_>) -> BTreeMap<ImageName, Tests> {
+        if matches!(ask, Ask::None) || !self.has_tests() {
+            return BTreeMap::new();
+        }
+        let known = |target: &Target| {
+            let tests = testing::of(&self.workspace, &self.graph, &target.name);
+            let passed = || match ask {
+                Ask::Unless(record) => {
+                    record.passed(target.fingerprint, self.tests_hash(&target.name, &tests))
+                }
+                Ask::All | Ask::None => false,
+            };
+            let count = tests.len();
+            (target.name.clone(), Tests { count, passed: count == 0 || passed() })
+        };
+        targets.par_iter().map(known).collect()
     }
 
     /// The lock as it is when it fits; otherwise what is missing in it is locked, unless that is not wanted.
@@ -167,6 +246,7 @@ impl Session {
         selected: &BTreeSet<ImageName>,
         lock: &Lock,
         relocked: &[Relocked],
+        ask: Ask<'_>,
         force: bool,
     ) -> Result<Planned, Error> {
         // The engine is asked while files are hashed.
@@ -182,7 +262,13 @@ impl Session {
         let hashed = started.elapsed();
         let (engine, inventory, asked) = asking.await.expect("asking does not panic")?;
         let targets: Vec<_> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
-        let plan = plan::plan(&targets, selected, &inventory, force);
+        let known = self.tests_known(&targets, ask);
+        let tests = |target: &Target| match ask {
+            // What else is needed is not what was asked for.
+            Ask::All if !selected.contains(&target.name) => Tests::default(),
+            _ => known.get(&target.name).copied().unwrap_or_default(),
+        };
+        let plan = plan::plan(&targets, selected, &inventory, &tests, force);
         Ok(Planned { prepared, inventory, plan, engine: Arc::new(engine), hashed, asked })
     }
 
@@ -212,37 +298,86 @@ impl Session {
         &self,
         planned: Planned,
         lock: &Lock,
-        options: &BuildOptions,
+        way: Way<'_>,
         started: Instant,
         reporter: &mut dyn Reporter,
     ) -> Result<BuildReport, Error> {
         let Planned { prepared, inventory, plan, engine, hashed, asked } = planned;
-        self.move_tags_of_fresh(&prepared, &plan, &inventory, &*engine).await?;
+        let Way { record, options, only_tests } = way;
+        if may_be_there(&self.root) {
+            let removed = remove_leftovers(&self.root, &*engine).await?;
+            if removed > 0 {
+                let message =
+                    format!("removed {removed} containers of tests of an earlier run that was killed");
+                reporter.event(&Event::Warning { message });
+            }
+        }
+        let targets: Vec<Target> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
+        let untested = self.untested(&targets, &plan, &record, options.tests);
+        if options.tests == TestMode::LeaveOut && !untested.is_empty() {
+            let names: Vec<String> = untested.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "the tests of {} are left out; their release tags move all the same",
+                shortened(&names)
+            );
+            reporter.event(&Event::Warning { message });
+        }
+        let keeps_tags = if options.tests == TestMode::Later { untested } else { BTreeSet::new() };
+        // What stands on something that is not done with waits for how that ends.
+        let at_work: BTreeSet<&str> = plan.to_do().map(|row| row.name.as_str()).collect();
+        let waits = |name: &ImageName| -> bool {
+            self.graph.ancestors(name).iter().any(|ancestor| at_work.contains(ancestor.as_str()))
+        };
+        let mut fresh: Vec<FreshTarget> = fresh(&targets, &plan, &inventory);
+        fresh.retain(|fresh| !only_tests && !keeps_tags.contains(&fresh.name));
+        let (waiting, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|fresh| waits(&fresh.name));
+        for fresh in free {
+            fresh.move_tags(&*engine).await?;
+        }
         let mut recorder = Recorder::new();
         for target in prepared.iter().map(|prepared| &prepared.target) {
             let row = plan.targets.iter().find(|row| row.name == target.name.as_str());
-            if row.is_some_and(|row| row.action == Action::Fresh) {
+            if row.is_some_and(|row| row.action == Action::Fresh && row.tests == 0) {
                 recorder.add_fresh(target.name.clone(), None);
             }
         }
         let described = engine.describe();
         let mut durations = Durations::load(&self.root);
         let (mut failures, mut interrupted) = (Vec::new(), false);
-        if plan.to_build().next().is_some() {
+        if plan.to_do().next().is_some() {
             let slots = options.slots.unwrap_or_else(default_slots);
-            let schedule = schedule(&prepared, &plan, &durations, options.fail_fast);
+            let schedule = schedule(&targets, &plan, &durations, options.fail_fast, only_tests);
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             // A reader that is gone does not want to know.
             let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-            let builder =
-                Arc::new(Builder::new(self, prepared, &plan, lock, &inventory, engine, Arc::clone(&events)));
-            let to_build = plan.to_build().count();
+            let tests = if plan.targets.iter().any(|row| row.tests > 0) {
+                let run = TestRun::begin(&self.root)?;
+                let tester = Tester::new(engine.clone(), engine.clone(), Arc::clone(&events), run);
+                Some(Testing { tester, record })
+            } else {
+                None
+            };
+            let tags = if only_tests { MovesTags::None } else { MovesTags::But(keeps_tags) };
+            let builder = Builder::new(
+                self,
+                prepared,
+                &plan,
+                lock,
+                &inventory,
+                engine.clone(),
+                Arc::clone(&events),
+                tests,
+                tags,
+            )?;
+            let builder = Arc::new(builder);
+            let to_build = plan.to_do().count();
             let both = [&mut recorder as &mut dyn Reporter, reporter];
             let mut tell = Tee(both);
             tell.event(&Event::Started { to_build, fresh: plan.targets.len() - to_build, slots });
             let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events);
             let mut work = std::pin::pin!(work);
             let (mut running, mut stopping) = (true, false);
+            let mut ended = Vec::new();
             while running || !receiver.is_empty() {
                 tokio::select! {
                     Some(event) = receiver.recv() => {
@@ -255,10 +390,20 @@ impl Session {
                         stopping = true;
                         tell.event(&Event::Interrupted);
                     }
-                    _ = &mut work, if running => running = false,
+                    all = &mut work, if running => (running, ended) = (false, all),
                 }
             }
             tell.event(&Event::Finished { took: started.elapsed() });
+            let bad: BTreeSet<ImageName> = ended
+                .into_iter()
+                .filter(|(_, outcome, _)| !went_well(outcome))
+                .map(|(name, ..)| name)
+                .collect();
+            for fresh in waiting {
+                if self.graph.ancestors(&fresh.name).iter().all(|ancestor| !bad.contains(*ancestor)) {
+                    fresh.move_tags(&*engine).await?;
+                }
+            }
             failures = builder.take_failures();
             interrupted = options.cancel.is_cancelled();
             durations.save();
@@ -267,31 +412,71 @@ impl Session {
         Ok(BuildReport { run, plan, failures, hashed, asked, engine: described, interrupted })
     }
 
-    /// A change that was undone leaves images fresh whose release tags point elsewhere.
-    async fn move_tags_of_fresh(
+    /// The targets of a plan whose tests have not passed, when tests are not run.
+    fn untested(
         &self,
-        prepared: &[Prepared],
+        targets: &[Target],
         plan: &Plan,
-        inventory: &Inventory,
-        engine: &dyn Engine,
-    ) -> Result<(), Error> {
-        let fresh: BTreeMap<&str, &str> = plan
-            .targets
-            .iter()
-            .filter(|row| row.action == Action::Fresh)
-            .filter_map(|row| Some((row.name.as_str(), row.id.as_deref()?)))
-            .collect();
-        for target in prepared.iter().map(|prepared| &prepared.target) {
-            let Some(id) = fresh.get(target.name.as_str()) else { continue };
-            let held = inventory.holds(&target.name, target.fingerprint);
-            for reference in &target.release_references {
-                if !held.is_some_and(|held| held.references.contains(reference)) {
-                    engine.tag(id, reference).await?;
-                }
-            }
+        record: &TestRecord,
+        mode: TestMode,
+    ) -> BTreeSet<ImageName> {
+        if mode == TestMode::Run {
+            return BTreeSet::new();
+        }
+        let planned: BTreeSet<&str> = plan.targets.iter().map(|row| row.name.as_str()).collect();
+        let known = self.tests_known(targets, Ask::Unless(record)).into_iter();
+        known
+            .filter(|(name, tests)| !tests.passed && planned.contains(name.as_str()))
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// How a plan is carried out.
+struct Way<'o> {
+    record: Arc<TestRecord>,
+    options: &'o BuildOptions,
+    /// Each test by itself: nothing waits for a parent's, and no tag moves.
+    only_tests: bool,
+}
+
+/// A target that is fresh and not tested, and release tags that point elsewhere: those of a change that was undone.
+struct FreshTarget {
+    name: ImageName,
+    id: String,
+    references: Vec<String>,
+}
+
+impl FreshTarget {
+    async fn move_tags(&self, engine: &dyn Engine) -> Result<(), Error> {
+        for reference in &self.references {
+            engine.tag(&self.id, reference).await?;
         }
         Ok(())
     }
+}
+
+fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> Vec<FreshTarget> {
+    let rows: BTreeMap<&str, &str> = plan
+        .targets
+        .iter()
+        .filter(|row| row.action == Action::Fresh && row.tests == 0)
+        .filter_map(|row| Some((row.name.as_str(), row.id.as_deref()?)))
+        .collect();
+    let of = |target: &Target| {
+        let id = (*rows.get(target.name.as_str())?).to_owned();
+        let held = inventory.holds(&target.name, target.fingerprint);
+        let is_elsewhere =
+            |reference: &&String| !held.is_some_and(|held| held.references.contains(*reference));
+        let references: Vec<String> =
+            target.release_references.iter().filter(is_elsewhere).cloned().collect();
+        (!references.is_empty()).then(|| FreshTarget { name: target.name.clone(), id, references })
+    };
+    targets.iter().filter_map(of).collect()
+}
+
+fn went_well(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Built { .. } | Outcome::Tested)
 }
 
 /// Both see every event.
@@ -320,12 +505,18 @@ fn default_slots() -> usize {
     3 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
-fn schedule(prepared: &[Prepared], plan: &Plan, durations: &Durations, fail_fast: bool) -> Schedule {
-    let to_build: BTreeSet<&str> = plan.to_build().map(|row| row.name.as_str()).collect();
-    let targets = prepared.iter().map(|prepared| &prepared.target);
-    let nodes = targets.filter(|target| to_build.contains(target.name.as_str())).map(|target| Node {
+fn schedule(
+    targets: &[Target],
+    plan: &Plan,
+    durations: &Durations,
+    fail_fast: bool,
+    only_tests: bool,
+) -> Schedule {
+    let to_do: BTreeSet<&str> = plan.to_do().map(|row| row.name.as_str()).collect();
+    let is_waited_for = |parent: &&ImageName| !only_tests && to_do.contains(parent.as_str());
+    let nodes = targets.iter().filter(|target| to_do.contains(target.name.as_str())).map(|target| Node {
         name: target.name.clone(),
-        parents: target.parents.iter().filter(|parent| to_build.contains(parent.as_str())).cloned().collect(),
+        parents: target.parents.iter().filter(is_waited_for).cloned().collect(),
         estimate: durations.of(&target.name),
     });
     Schedule::new(nodes, if fail_fast { Policy::FailFast } else { Policy::KeepGoing })

@@ -43,17 +43,55 @@ pub enum Error {
         /// The names of those that run.
         running: Vec<String>,
     },
+    /// A verb needs images that are not there.
+    #[error("{} not built as the workspace describes {}", are(images), if images.len() == 1 { "it" } else { "them" })]
+    NotBuilt {
+        /// Their names.
+        images: Vec<String>,
+    },
     /// The engine cannot be reached, or refused what is not about one image.
     #[error(transparent)]
     Engine(#[from] imgforge_engine::Error),
     /// A package repository cannot be reached or is not to be trusted.
     #[error(transparent)]
     Packages(#[from] imgforge_packages::Error),
+    /// The registry cannot be reached, or refuses.
+    #[error(transparent)]
+    Registry(#[from] imgforge_registry::Error),
+    /// A verb needs a registry, and the workspace names none.
+    #[error("the workspace names no registry")]
+    NoRegistry,
+    /// A content tag in the registry leads to something else.
+    #[error("{reference} in the registry is not the image that its tag says")]
+    ContentTag {
+        /// The tag.
+        reference: String,
+    },
+    /// Images that a verb needs are not in the registry.
+    #[error("not in the registry: {}", .images.join(", "))]
+    NotPushed {
+        /// Their names.
+        images: Vec<String>,
+    },
+    /// There is no such promotion to go back to.
+    #[error("{}", match .id { Some(id) => format!("there is no promotion \"{id}\""), None => "there is no earlier promotion to go back to".into() })]
+    NoPromotion {
+        /// The one that was asked for.
+        id: Option<String>,
+        /// The newest that there are.
+        known: Vec<String>,
+    },
+    /// What an engine or a registry gave is not whole.
+    #[error("{message}")]
+    Archive {
+        /// What is wrong.
+        message: String,
+    },
     /// The lock does not cover what the manifests ask for.
     #[error("imgforge.lock does not fit the manifests: {0}")]
     StaleLock(String),
-    /// A package that was to be moved is not in the lock.
-    #[error("no image has a package \"{name}\" by the lock")]
+    /// A package or an external image that was to be moved is not in the lock.
+    #[error("no image has a package \"{name}\" by the lock, or stands on an external image of this name")]
     NotLocked {
         /// The word.
         name: String,
@@ -84,10 +122,13 @@ impl Error {
             | Self::Select(_)
             | Self::NoImage { .. }
             | Self::NoContainer { .. }
+            | Self::NoRegistry
+            | Self::NoPromotion { .. }
+            | Self::NotBuilt { .. }
             | Self::StaleLock(_)
             | Self::NotLocked { .. } => 2,
-            Self::Engine(_) | Self::Packages(_) => 3,
-            Self::Io { .. } => 1,
+            Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
+            Self::Io { .. } | Self::ContentTag { .. } | Self::NotPushed { .. } | Self::Archive { .. } => 1,
             Self::Interrupted => 130,
         }
     }
@@ -105,9 +146,31 @@ impl Error {
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),
             Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
+            Self::Registry(error) => error.help(),
+            Self::NoRegistry => {
+                Some("give it one in imgforge.kdl: registry \"HOST/PATH\", inside `workspace`".into())
+            }
+            Self::ContentTag { .. } => {
+                Some("somebody has moved it; remove the tag in the registry, and push again".into())
+            }
+            Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
+            Self::NoPromotion { known, .. } if known.is_empty() => None,
+            Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
+            Self::NotBuilt { images } => Some(format!("build first: imgforge build {}", images.join(" "))),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }
+    }
+}
+
+/// `a is`, `a and b are`, `a, b, c and 4 more are`.
+fn are(names: &[String]) -> String {
+    match names {
+        [one] => format!("{one} is"),
+        [one, two] => format!("{one} and {two} are"),
+        [one, two, three] => format!("{one}, {two} and {three} are"),
+        [one, two, three, more @ ..] => format!("{one}, {two}, {three} and {} more are", more.len()),
+        [] => "nothing is".into(),
     }
 }
 

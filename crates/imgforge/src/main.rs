@@ -16,6 +16,7 @@ Examples:
   imgforge build guestbook          one image, and the parents it needs
   imgforge build webapp-base+       an image and all that stands on it
   imgforge plan                     what would be built, and why
+  imgforge test guestbook           run the tests of an image that is built
   imgforge graph --format mermaid   the family as a picture
   imgforge run guestbook            start it here, its ports on loopback
   imgforge services                 what the services of running containers do
@@ -27,7 +28,7 @@ Examples:
 Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
 group:NAME, path:FOLDER.
 
-Exit codes: 0 done; 1 something failed to build, or lint found an error; 2 the command line, a manifest or the lock is wrong;
+Exit codes: 0 done; 1 something failed to build or a test failed, or lint found an error; 2 the command line, a manifest or the lock is wrong;
 3 an engine or repository cannot be reached; 10 `plan --exit-code` or `outdated` found work; 70 a bug in imgforge; 130 interrupted.";
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
@@ -73,6 +74,7 @@ enum Verb {
     Export(verbs::export::Export),
     Lint(verbs::lint::Lint),
     Outdated(verbs::outdated::OutdatedVerb),
+    Test(verbs::test::TestVerb),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Verb::Export(verb) => verb.run(&cli.global),
         Verb::Lint(verb) => verb.run(&cli.global),
         Verb::Outdated(verb) => verb.run(&cli.global),
+        Verb::Test(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

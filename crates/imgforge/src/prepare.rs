@@ -36,6 +36,18 @@ pub struct Prepared {
     pub args: BTreeMap<String, String>,
     /// The packages that this image adds.
     pub packages: Vec<LockedPackage>,
+    /// Images from outside, as written, with their digests; empty where nothing gives one.
+    pub externals: BTreeMap<String, String>,
+}
+
+/// The folder that the step that installs packages reads.
+const PACKAGES: &str = ".imgforge/packages";
+
+impl Prepared {
+    /// Whether a step installs packages, also if what it asks for is there already, so that there are none.
+    pub(crate) fn installs(&self) -> bool {
+        !self.packages.is_empty() || self.rendered.dockerfile.contains(PACKAGES)
+    }
 }
 
 /// What one image is by itself, before its parents are known.
@@ -46,6 +58,8 @@ struct Alone {
     inputs: InputManifest,
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
+    release_references: Vec<String>,
+    externals: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -89,6 +103,7 @@ impl Session {
 
     fn prepare_alone(&self, name: &ImageName, lock: &LockView<'_>) -> Result<Alone, Problems> {
         let image = &self.workspace.images[name];
+        let release_references = self.release_references(name)?;
         let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
         // A rendered Dockerfile has its arguments' values in its text.
         let args = match &image.dockerfile {
@@ -133,7 +148,7 @@ impl Session {
                 format!("{} {}", package.version, package.sha256),
             );
         }
-        if !packages.is_empty() {
+        if !packages.is_empty() || rendered.dockerfile.contains(PACKAGES) {
             let options = imgforge_packages::Options { keep_docs: image.manifest.keep_docs };
             inputs.insert(InputKind::Installer, "packages", imgforge_packages::script_fingerprint(options));
         }
@@ -143,10 +158,15 @@ impl Session {
         for (key, value) in self.outside_labels(image) {
             inputs.insert(InputKind::Label, key, value);
         }
+        let mut externals = BTreeMap::new();
         for external in &image.externals {
-            inputs.insert(InputKind::External, &external.reference, digest_of(&external.reference));
+            let locked = lock.externals().get(&external.reference).map(|locked| locked.digest.as_str());
+            // Without a lock there is none: only what is shown, and not built, does without.
+            let digest = external.pinned().or(locked).unwrap_or("");
+            inputs.insert(InputKind::External, &external.reference, digest);
+            externals.insert(external.reference.clone(), digest.to_owned());
         }
-        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages })
+        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references, externals })
     }
 
     fn with_parents(
@@ -157,7 +177,16 @@ impl Session {
         relocked: &[Relocked],
     ) -> Prepared {
         let image = &self.workspace.images[name];
-        let Alone { rendered, dockerfile, entries, mut inputs, args, packages } = alone;
+        let Alone {
+            rendered,
+            dockerfile,
+            entries,
+            mut inputs,
+            args,
+            packages,
+            release_references,
+            externals,
+        } = alone;
         let parents: BTreeSet<ImageName> = image.parents.iter().map(|parent| parent.name.clone()).collect();
         for parent in &parents {
             inputs.insert(InputKind::Parent, parent.as_str(), fingerprints[parent].to_string());
@@ -168,7 +197,7 @@ impl Session {
             fingerprint: inputs.fingerprint(),
             inputs,
             parents,
-            release_references: self.release_references(name),
+            release_references,
             instructions: dockerfile.instructions().iter().map(|i| i.text().to_owned()).collect(),
             relocked: relocked
                 .iter()
@@ -177,7 +206,7 @@ impl Session {
                 .collect(),
             security: packages.iter().filter(|package| package.security).map(package_input).collect(),
         };
-        Prepared { target, rendered, dockerfile, entries, args, packages }
+        Prepared { target, rendered, dockerfile, entries, args, packages, externals }
     }
 
     /// The Dockerfile that the image is built from: the hand-written file, or what was rendered.
@@ -241,23 +270,23 @@ impl Session {
     /// `NAME`, or `REGISTRY/NAME` where the workspace has a registry.
     pub(crate) fn repository(&self, name: &ImageName) -> String {
         match &self.workspace.manifest.registry {
-            Some(registry) => format!("{}/{name}", registry.value),
+            Some(registry) => format!("{}/{name}", registry.place.value),
             None => name.to_string(),
         }
     }
 
     /// The references that are moved to an image once it is good.
-    pub fn release_references(&self, name: &ImageName) -> Vec<String> {
-        let image = &self.workspace.images[name];
+    ///
+    /// # Errors
+    /// As [`release_tags`](Self::release_tags).
+    pub fn release_references(&self, name: &ImageName) -> Result<Vec<String>, Problems> {
         let repository = self.repository(name);
-        match image.manifest.tags.as_slice() {
-            [] => vec![format!("{repository}:latest")],
-            tags => tags.iter().map(|tag| format!("{repository}:{}", tag.value)).collect(),
-        }
+        Ok(self.release_tags(name)?.iter().map(|tag| format!("{repository}:{tag}")).collect())
     }
 
     /// The Dockerfile as an engine gets it: each parent's name replaced by its content tag, which an engine can
-    /// resolve to exactly one image, and comments that name the manifest lines.
+    /// resolve to exactly one image, images from outside with their locked digests, and comments that name the manifest
+    /// lines.
     pub(crate) fn engine_dockerfile(
         &self,
         prepared: &Prepared,
@@ -268,10 +297,16 @@ impl Session {
         let mut references = prepared.dockerfile.references(&prepared.args);
         references.sort_by_key(|reference| std::cmp::Reverse(reference.span.offset));
         for reference in references {
-            let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
-            let Some(parent) = parent else { continue };
-            let tag = fingerprints[&parent.name].content_tag();
             let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
+            let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
+            let Some(parent) = parent else {
+                let digest = prepared.externals.get(&reference.image).filter(|digest| !digest.is_empty());
+                if let Some(digest) = digest.filter(|_| !reference.image.contains('@')) {
+                    text.replace_range(range, &format!("{}@{digest}", reference.image));
+                }
+                continue;
+            };
+            let tag = fingerprints[&parent.name].content_tag();
             text.replace_range(range, &format!("{}:{tag}", self.repository(&parent.name)));
         }
         render::with_comments(image, &prepared.rendered, &text)
@@ -312,9 +347,4 @@ fn network_word(network: Network) -> &'static str {
         Network::None => "none",
         Network::Default => "default",
     }
-}
-
-/// The digest of a reference `NAME@sha256:...`; the workspace has refused those without one.
-fn digest_of(reference: &str) -> &str {
-    reference.rsplit_once('@').map_or("", |(_, digest)| digest)
 }

@@ -1,30 +1,33 @@
-//! What is done for one target: its packages staged, the engine's build, the check of what came out, its tags.
+//! What is done for one target: its packages staged, the engine's build, the check of what came out, its tests, its tags.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use imgforge_core::cause::{Cause, causes};
 use imgforge_core::context::SuppliedFile;
 use imgforge_core::diagnostic::{Problem, Span};
-use imgforge_core::event::Event;
+use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::{Inventory, Plan};
+use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
+use imgforge_core::testing::TestResult;
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
-    BoxFuture, BuildError, BuildRequest, Built, CancellationToken, Engine, EventSender, Failed, StepEvent,
-    StepSink, Work, labels,
+    BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, StepEvent, StepSink,
+    Work, labels,
 };
 
 use crate::lock::LockView;
 use crate::prepare::Prepared;
+use crate::testing::{Stopped, Subject, TestRecord, Tester};
 use crate::{Error, Session};
 
 /// What to do when the engine's disk is full.
 const MAKE_ROOM: &str = "make room where Docker keeps its images, for example: docker image prune";
 
-/// Why a target could not be built, for people.
+/// Why a target could not be built, or what its tests have found, for people. A target may have several.
 #[derive(Debug, Clone)]
 pub struct TargetFailure {
     /// The image.
@@ -41,6 +44,10 @@ struct Job {
     /// All packages that the image must end up with; empty when it has none.
     closure: Vec<LockedPackage>,
     image: Image,
+    /// Whether it is built; otherwise it is there, and only tested.
+    is_built: bool,
+    /// What its tests need to know; `None` when none are run.
+    subject: Option<Subject>,
 }
 
 /// The work of all targets of a run.
@@ -52,6 +59,23 @@ pub(crate) struct Builder {
     sizes: Mutex<BTreeMap<ImageName, u64>>,
     failures: Mutex<Vec<TargetFailure>>,
     events: EventSender,
+    tests: Option<Testing>,
+    tags: MovesTags,
+    plan: Plan,
+}
+
+/// What tests are run with.
+pub(crate) struct Testing {
+    pub(crate) tester: Tester,
+    pub(crate) record: Arc<TestRecord>,
+}
+
+/// Whose release tags move.
+pub(crate) enum MovesTags {
+    /// Nobody's: only tests were asked for.
+    None,
+    /// Everybody's but those of these.
+    But(BTreeSet<ImageName>),
 }
 
 impl Builder {
@@ -63,7 +87,9 @@ impl Builder {
         inventory: &Inventory,
         engine: Arc<dyn Engine>,
         events: EventSender,
-    ) -> Self {
+        tests: Option<Testing>,
+        tags: MovesTags,
+    ) -> Result<Self, Error> {
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let held = |p: &Prepared| {
@@ -71,28 +97,59 @@ impl Builder {
             Some((p.target.name.clone(), held.id.clone()))
         };
         let ids = prepared.iter().filter_map(held).collect();
-        let to_build: BTreeSet<&str> = plan.to_build().map(|row| row.name.as_str()).collect();
+        let to_do: BTreeMap<&str, &PlannedTarget> =
+            plan.to_do().map(|row| (row.name.as_str(), row)).collect();
         let view = LockView::new(lock);
-        let jobs = prepared
-            .into_iter()
-            .filter(|prepared| to_build.contains(prepared.target.name.as_str()))
-            .map(|prepared| (prepared.target.name.clone(), job(session, prepared, &fingerprints, &view)))
-            .collect();
-        Self {
+        let mut jobs = BTreeMap::new();
+        for prepared in prepared {
+            let Some(row) = to_do.get(prepared.target.name.as_str()) else { continue };
+            let mut job = job(session, prepared, &fingerprints, &view);
+            let target = &job.prepared.target;
+            job.is_built = row.is_built();
+            if tests.is_some() && row.tests > 0 {
+                job.subject = session.subject(&target.name, target.fingerprint, || job.closure.clone())?;
+            }
+            jobs.insert(target.name.clone(), job);
+        }
+        Ok(Self {
             engine,
             jobs,
             ids: Mutex::new(ids),
             failures: Mutex::default(),
             sizes: Mutex::default(),
             events,
-        }
+            tests,
+            tags,
+            plan: plan.clone(),
+        })
     }
 
     pub(crate) fn take_failures(&self) -> Vec<TargetFailure> {
         std::mem::take(&mut *lock(&self.failures))
     }
 
-    async fn build(&self, name: &ImageName, cancel: CancellationToken) -> Result<Built, Stop> {
+    /// Builds it where it is not there, tests it, and moves its release tags.
+    async fn all(&self, name: &ImageName, cancel: CancellationToken) -> Result<Outcome, Stop> {
+        let job = &self.jobs[name];
+        let outcome = if job.is_built { self.build(name, cancel.clone()).await? } else { Outcome::Tested };
+        let id = lock(&self.ids).get(name).cloned().unwrap_or_else(|| job.content_reference.clone());
+        if let (Some(testing), Some(subject)) = (&self.tests, &job.subject) {
+            let results = testing.tester.test(subject, &id, &cancel).await?;
+            let passed = results.iter().all(TestResult::passed);
+            testing.record.set(job.prepared.target.fingerprint, subject.hash, passed);
+            if !passed {
+                return Err(Stop::Tests(results));
+            }
+        }
+        if matches!(&self.tags, MovesTags::But(kept) if !kept.contains(name)) {
+            for reference in &job.prepared.target.release_references {
+                self.engine.tag(&id, reference).await?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn build(&self, name: &ImageName, cancel: CancellationToken) -> Result<Outcome, Stop> {
         let job = &self.jobs[name];
         let mut request = job.request.clone();
         request.supplied = stage(job).await.map_err(Stop::Library)?;
@@ -112,11 +169,9 @@ impl Builder {
                 return Err(Stop::Packages);
             }
         }
-        // The content tag says that the image is whole and checked; release tags come last.
+        // The content tag says that the image is whole and what its inputs give. Tests come after it, so that those which
+        // fail are run again without a build, and release tags come last.
         engine.tag(&built.id, &job.content_reference).await?;
-        for reference in &job.prepared.target.release_references {
-            engine.tag(&built.id, reference).await?;
-        }
         lock(&self.ids).insert(name.clone(), built.id.clone());
         lock(&self.sizes).insert(name.clone(), built.size);
         let below = job.image.base.as_ref();
@@ -124,7 +179,7 @@ impl Builder {
             Some(base) => self.size_of(base).await,
             None => 0,
         };
-        Ok(Built { size: built.size, added: built.size.saturating_sub(base) })
+        Ok(Outcome::Built { size: built.size, added: built.size.saturating_sub(base) })
     }
 
     /// The size of a parent that is there; 0 when the engine does not say, since it is only shown.
@@ -139,6 +194,28 @@ impl Builder {
         };
         lock(&self.sizes).insert(name.clone(), size);
         size
+    }
+
+    /// What has changed so that this target was built, each cause in a line with the chain that leads from it to here.
+    fn causes(&self, target: &ImageName) -> Vec<String> {
+        let in_workspace = |image: &str, reason: &Reason| match reason {
+            Reason::File { path, .. } => {
+                let job = self.jobs.get(image);
+                let dir = job.map(|job| job.image.manifest.file.dir()).filter(|dir| !dir.as_str().is_empty());
+                dir.map_or_else(|| reason.to_string(), |dir| reason.with_path(dir.join(path).as_str()))
+            }
+            other => other.to_string(),
+        };
+        let line = |cause: &Cause<'_>| {
+            let reasons: Vec<String> =
+                cause.reasons.iter().map(|reason| in_workspace(cause.image, reason)).collect();
+            let chain = match cause.chain.as_slice() {
+                [_] => String::new(),
+                chain => format!(" ({})", chain.join(" <- ")),
+            };
+            format!("{}: {}{chain}", cause.image, reasons.join(", "))
+        };
+        causes(&self.plan, target.as_str()).iter().map(line).collect()
     }
 
     fn parents_label(&self, job: &Job) -> String {
@@ -185,12 +262,24 @@ fn in_words(text: String, packages: usize) -> String {
 }
 
 impl Work for Builder {
-    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Built, Failed>> {
+    fn activity(&self, target: &ImageName) -> Activity {
+        if self.jobs[target].is_built { Activity::Build } else { Activity::Test }
+    }
+
+    fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>> {
         Box::pin(async move {
-            match self.build(&target, cancel).await {
-                Ok(built) => Ok(built),
+            match self.all(&target, cancel).await {
+                Ok(outcome) => Ok(outcome),
                 // The dispatcher knows that it has cancelled.
-                Err(Stop::Build(BuildError::Cancelled)) => Err(Failed { message: "cancelled".into() }),
+                Err(Stop::Build(BuildError::Cancelled) | Stop::Cancelled) => {
+                    Err(Failed { message: "cancelled".into() })
+                }
+                Err(Stop::Tests(results)) => {
+                    let causes = self.causes(&target);
+                    let failures = results.iter().flat_map(|result| test_failures(&target, result, &causes));
+                    lock(&self.failures).extend(failures);
+                    Err(Failed { message: tests_message(&results) })
+                }
                 Err(stop) => {
                     let failure = explain(&self.jobs[&target], stop);
                     let message = failure.problem.message().to_owned();
@@ -212,7 +301,18 @@ fn is_disk_full(error: &BuildError) -> bool {
 enum Stop {
     Build(BuildError),
     Packages,
+    Tests(Vec<TestResult>),
+    Cancelled,
     Library(Error),
+}
+
+impl From<Stopped> for Stop {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Cancelled => Self::Cancelled,
+            Stopped::Failed(error) => Self::Library(error),
+        }
+    }
 }
 
 impl From<imgforge_engine::Error> for Stop {
@@ -237,7 +337,9 @@ fn job(
     let content_tag = prepared.target.fingerprint.content_tag();
     let content_reference = format!("{}:{content_tag}", session.repository(name));
     let chain = session.graph.chain(name);
-    let closure = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
+    let added: Vec<LockedPackage> = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
+    let below = session.foreign(name, view.externals()).filter(|_| !added.is_empty());
+    let closure = below.map(|package| package.installed("")).chain(added.iter().cloned()).collect();
     let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
     for (key, value) in [
         (labels::WORKSPACE, session.workspace.manifest.name.value.clone()),
@@ -259,12 +361,12 @@ fn job(
         network: prepared.rendered.network,
         platform: prepared.target.platform.clone(),
     };
-    Job { prepared, request, content_reference, closure, image }
+    Job { prepared, request, content_reference, closure, image, is_built: true, subject: None }
 }
 
 /// The package files and scripts of a build, from the cache.
 async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
-    if job.prepared.packages.is_empty() {
+    if !job.prepared.installs() {
         return Ok(Vec::new());
     }
     let packages = job.prepared.packages.clone();
@@ -281,6 +383,33 @@ async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
     Ok(staged.await.expect("staging does not panic")?)
 }
 
+/// Each check that did not hold, at its place in the manifest that has it.
+fn test_failures(
+    target: &ImageName,
+    result: &TestResult,
+    causes: &[String],
+) -> impl Iterator<Item = TargetFailure> {
+    result.failures.iter().enumerate().map(move |(number, failure)| {
+        let message = format!("test \"{}\" of {target} failed: {failure}", result.name);
+        let mut problem = Problem::at(&result.file, failure.span, message, "this check");
+        if number == 0 && !causes.is_empty() {
+            problem = problem.help(format!("what has changed: {}", causes.join("\n")));
+        }
+        TargetFailure { target: target.clone(), problem }
+    })
+}
+
+/// `tests failed: starts: expected status 200, found status 503`, of several the first with how many more there are.
+fn tests_message(results: &[TestResult]) -> String {
+    let mut failures =
+        results.iter().flat_map(|result| result.failures.iter().map(|one| (&result.name, one)));
+    let first = failures.next().map(|(name, failure)| format!("{name}: {failure}")).unwrap_or_default();
+    match failures.count() {
+        0 => format!("tests failed: {first}"),
+        more => format!("tests failed: {first}; and {more} more"),
+    }
+}
+
 /// A failure at the place that can be mended.
 fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let name = job.prepared.target.name.clone();
@@ -288,17 +417,36 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
     let problem = match stop {
         Stop::Build(error) => {
-            let problem = build_problem(job, &error);
+            let problem = gone_external(job, &error).unwrap_or_else(|| build_problem(job, &error));
             if is_disk_full(&error) { problem.help(MAKE_ROOM) } else { problem }
         }
         Stop::Packages => at_name("the image's packages are not those of the lock".into())
             .help("a step installs or removes packages: name them with `packages` instead"),
+        // Told where they come from, each in its own way.
+        Stop::Tests(_) | Stop::Cancelled => at_name("it was stopped".into()),
         Stop::Library(error) => {
             let help = error.help();
             help.into_iter().fold(at_name(error.to_string()), Problem::help)
         }
     };
     TargetFailure { target: name, problem }
+}
+
+/// An image from outside that its registry does not have any more under the digest that is used.
+fn gone_external(job: &Job, error: &BuildError) -> Option<Problem> {
+    let told = error.to_string();
+    if !["not found", "manifest unknown", "does not exist"].iter().any(|words| told.contains(words)) {
+        return None;
+    }
+    let external = job.image.externals.iter().find(|external| {
+        let digest = job.prepared.externals.get(&external.reference);
+        digest.is_some_and(|digest| !digest.is_empty() && told.contains(digest.as_str()))
+    })?;
+    let digest = &job.prepared.externals[&external.reference];
+    let name = external.reference.split('@').next().unwrap_or_default();
+    let message = format!("no registry has {name}@{digest} any more");
+    let problem = Problem::at(&external.file, external.span, message, "used here");
+    Some(problem.help(crate::externals::gone_help(&external.reference)))
 }
 
 fn build_problem(job: &Job, error: &BuildError) -> Problem {

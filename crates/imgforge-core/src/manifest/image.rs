@@ -6,13 +6,15 @@ use std::sync::Arc;
 use super::around::{lint, resources};
 use super::reader::{Node, Once, Reader};
 use super::service::{absolute, service, signal, supervisor};
+use super::test::test;
 use super::workspace::pair;
 use super::{
     Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Resources, Root,
-    RootInclude, RunStep, Step, User,
+    RootInclude, RunStep, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::name::{ImageName, Tag, nearest};
+use crate::name::{ImageName, nearest};
+use crate::tag::TagTemplate;
 
 /// What may stand in an image, in the order of the reference.
 const IN_IMAGE: &[&str] = &[
@@ -41,8 +43,10 @@ const IN_IMAGE: &[&str] = &[
     "healthcheck",
     "network",
     "resources",
+    "test",
     "template",
     "tag",
+    "version",
     "lint",
 ];
 
@@ -63,6 +67,7 @@ const SINGLE: &[&str] = &[
     "resources",
     "template",
     "lint",
+    "version",
 ];
 
 /// What a hand-written Dockerfile says itself.
@@ -200,7 +205,9 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         network: None,
         resources: Resources::default(),
         allowed: Vec::new(),
+        tests: Vec::new(),
         template: None,
+        version: None,
         tags: Vec::new(),
     }
 }
@@ -285,6 +292,21 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
             }
             return;
         }
+        "test" => {
+            let reader = node.reader;
+            let Some(found) = test(node) else { return };
+            let named = |test: &Test| test.name.as_ref().map(|name| name.value.clone());
+            let before =
+                manifest.tests.iter().find(|other| found.name.is_some() && named(other) == named(&found));
+            if let Some(before) = before {
+                let message = format!("there are two tests \"{}\"", named(&found).unwrap_or_default());
+                let problem = Problem::at(reader.file, found.span, message, "again here");
+                reader.push(problem.and(before.span, "first here"));
+            } else {
+                manifest.tests.push(found);
+            }
+            return;
+        }
         "supervisor" => manifest.supervisor = supervisor(&mut node),
         "workdir" => manifest.workdir = node.string("a folder").and_then(|path| absolute(&node, path)),
         "run-as" => manifest.run_as = node.string("a user").and_then(|user| account(&node, user)),
@@ -310,6 +332,7 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         "template" => {
             manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span));
         }
+        "version" => manifest.version = node.string("a version"),
         "tag" => {
             manifest.tags.extend(node.strings("a tag", 1).into_iter().filter_map(|word| tag(&node, word)));
         }
@@ -502,7 +525,7 @@ fn copy(node: &mut Node<'_, '_, '_>) -> Option<CopyStep> {
 }
 
 /// `USER[:GROUP]`, names or numbers, as USER and COPY --chown take it: one word.
-fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
+pub(super) fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<String>> {
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
     };
@@ -516,7 +539,7 @@ fn account(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<Str
     None
 }
 
-fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {
+pub(super) fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Located<u32>> {
     let is_octal =
         (3..=4).contains(&mode.value.len()) && mode.value.bytes().all(|b| (b'0'..=b'7').contains(&b));
     match u32::from_str_radix(&mode.value, 8) {
@@ -595,8 +618,8 @@ fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
     Some(Located::new(network, word.span))
 }
 
-fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<Tag>> {
-    match Tag::new(word.value) {
+fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<TagTemplate>> {
+    match TagTemplate::new(word.value) {
         Ok(tag) => Some(Located::new(tag, word.span)),
         Err(error) => {
             node.problem(word.span, error.to_string(), "not a tag");

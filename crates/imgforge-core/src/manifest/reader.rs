@@ -314,6 +314,12 @@ impl<'k> Node<'_, '_, 'k> {
         self.text(entry, name)
     }
 
+    /// A property that is a text, which may be empty.
+    pub(super) fn maybe_empty_property(&mut self, name: &'static str) -> Option<Located<String>> {
+        let entry = self.property(name)?;
+        self.maybe_empty(entry, name)
+    }
+
     /// A property that is a text or a whole number, as text.
     pub(super) fn text_or_number_property(&mut self, name: &'static str) -> Option<Located<String>> {
         let entry = self.property(name)?;

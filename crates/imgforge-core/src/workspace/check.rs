@@ -8,6 +8,7 @@ use crate::diagnostic::{Located, Problem, Problems};
 use crate::dockerfile::EdgeKind;
 use crate::manifest::Base;
 use crate::name::{ImageName, nearest};
+use crate::testing;
 
 pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();
@@ -16,12 +17,17 @@ pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
         if !unread.workspace {
             check_sources(workspace, image, &mut problems);
         }
-        if image.manifest.packages.is_empty() && image.manifest.users.is_empty() {
+        let manifest = &image.manifest;
+        if manifest.packages.is_empty() && manifest.users.is_empty() && manifest.tests.is_empty() {
             continue;
         }
-        if let Some(chain) = chain(workspace, image) {
+        if let Some(mut chain) = chain(workspace, image) {
             check_packages(workspace, image, &chain, &mut problems);
             check_users(image, &chain, &mut problems);
+            chain.reverse();
+            if !is_unresolved(workspace, chain[0]) {
+                problems.extend(testing::check(workspace, &chain));
+            }
         }
     }
     problems
@@ -96,12 +102,17 @@ fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) 
     }
 }
 
-/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source.
+/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source, or
+/// in an image from outside.
 fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], problems: &mut Problems) {
     let manifest = &image.manifest;
     let Some(asked) = manifest.packages.first() else { return };
     let bottom = chain[chain.len() - 1];
     if is_unresolved(workspace, bottom) {
+        return;
+    }
+    if bottom.outside_base.is_some() {
+        // Whether it has dpkg is known once its layers have been looked at.
         return;
     }
     match &bottom.manifest.base.value {
@@ -121,7 +132,8 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
             let problem =
                 Problem::at(&manifest.file, asked.source.span, message, "nothing to install them with");
             problems.push(problem.help(format!(
-                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\"",
+                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\", or on a Debian \
+                 image from outside",
                 bottom.name(),
                 asked.source.value
             )));

@@ -7,24 +7,57 @@ use bollard::container::LogOutput;
 use bollard::errors::Error as Bollard;
 use bollard::exec::StartExecResults;
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ExecConfig, HostConfig, HostConfigCgroupnsModeEnum, PortBinding,
+    ContainerCreateBody, ContainerSummary, ExecConfig, HealthStatusEnum, HostConfig,
+    HostConfigCgroupnsModeEnum, PortBinding,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
 };
+use camino::Utf8Path;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 
-use super::Docker;
+use super::{Docker, archive};
 use crate::containers::{
-    Containers, ExecOutput, OutputSink, PublishedPort, RunRequest, RunningContainer, Started,
+    ContainerState, Containers, Entry, ExecOutput, Health, OutputSink, PublishedPort, RunRequest,
+    RunningContainer, Started,
 };
 use crate::{Error, labels};
 
 impl Containers for Docker {
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>> {
         start(&self.client, request).boxed()
+    }
+
+    fn create(&self, request: RunRequest) -> BoxFuture<'_, Result<String, Error>> {
+        create(&self.client, request).boxed()
+    }
+
+    fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>> {
+        state(&self.client, container).boxed()
+    }
+
+    fn entry<'a>(
+        &'a self,
+        container: &'a str,
+        path: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<Option<Entry>, Error>> {
+        archive::entry(&self.client, container, path).boxed()
+    }
+
+    fn walk<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Vec<(String, Entry)>, Error>> {
+        archive::walk(&self.client, container).boxed()
+    }
+
+    fn labelled<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<String>, Error>> {
+        async move {
+            let filters = HashMap::from([("label", vec![label.to_owned()])]);
+            let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+            let found = self.client.list_containers(Some(options)).await?;
+            Ok(found.into_iter().filter_map(|container| container.id).collect())
+        }
+        .boxed()
     }
 
     fn follow<'a>(&'a self, container: &'a str, sink: OutputSink) -> BoxFuture<'a, Result<i64, Error>> {
@@ -71,16 +104,17 @@ impl Containers for Docker {
         .boxed()
     }
 
-    fn exec<'a>(
+    fn exec_as<'a>(
         &'a self,
         container: &'a str,
         argv: &'a [&'a str],
+        user: Option<&'a str>,
     ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
-        exec(&self.client, container, argv).boxed()
+        exec(&self.client, container, argv, user).boxed()
     }
 }
 
-async fn start(client: &bollard::Docker, mut request: RunRequest) -> Result<Started, Error> {
+async fn create(client: &bollard::Docker, mut request: RunRequest) -> Result<String, Error> {
     let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
     for PublishedPort { container, host_ip, host_port } in &request.ports {
         let binding =
@@ -105,19 +139,29 @@ async fn start(client: &bollard::Docker, mut request: RunRequest) -> Result<Star
     let body = ContainerCreateBody {
         image: Some(request.image),
         cmd: (!request.command.is_empty()).then_some(request.command),
+        entrypoint: request.entrypoint,
+        user: request.user,
+        labels: Some(request.labels.into_iter().collect()),
         env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         exposed_ports: Some(request.ports.iter().map(|port| port.container.clone()).collect()),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     };
     let options = request.name.map(|name| CreateContainerOptionsBuilder::default().name(&name).build());
-    let id = client.create_container(options, body).await?.id;
+    Ok(client.create_container(options, body).await?.id)
+}
+
+async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started, Error> {
+    let id = create(client, request).await?;
     if let Err(error) = client.start_container(&id, None::<StartContainerOptions>).await {
         remove(client, &id).await?;
         return Err(error.into());
     }
     let found = client.inspect_container(&id, None::<InspectContainerOptions>).await?;
-    let published = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
+    let settings = found.network_settings.unwrap_or_default();
+    let networks = settings.networks.unwrap_or_default().into_values();
+    let address = networks.filter_map(|network| network.ip_address).find(|address| !address.is_empty());
+    let published = settings.ports.unwrap_or_default();
     let mut ports = Vec::new();
     for (port, bindings) in published {
         for binding in bindings.into_iter().flatten() {
@@ -127,7 +171,24 @@ async fn start(client: &bollard::Docker, mut request: RunRequest) -> Result<Star
     }
     ports.sort();
     let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
-    Ok(Started { id, name, ports })
+    Ok(Started { id, name, ports, address })
+}
+
+async fn state(client: &bollard::Docker, container: &str) -> Result<ContainerState, Error> {
+    let found = client.inspect_container(container, None::<InspectContainerOptions>).await?;
+    let state = found.state.unwrap_or_default();
+    let health = state.health.and_then(|health| health.status).and_then(|status| match status {
+        HealthStatusEnum::STARTING => Some(Health::Starting),
+        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    });
+    Ok(ContainerState {
+        running: state.running.unwrap_or_default(),
+        exit_code: state.exit_code.unwrap_or_default(),
+        out_of_memory: state.oom_killed.unwrap_or_default(),
+        health,
+    })
 }
 
 async fn follow(client: &bollard::Docker, container: &str, sink: OutputSink) -> Result<i64, Error> {
@@ -176,9 +237,15 @@ async fn list(client: &bollard::Docker, filter: &str, value: String) -> Result<V
     Ok(rows)
 }
 
-async fn exec(client: &bollard::Docker, container: &str, argv: &[&str]) -> Result<ExecOutput, Error> {
+async fn exec(
+    client: &bollard::Docker,
+    container: &str,
+    argv: &[&str],
+    user: Option<&str>,
+) -> Result<ExecOutput, Error> {
     let config = ExecConfig {
         cmd: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
+        user: user.map(str::to_owned),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         ..ExecConfig::default()

@@ -1,10 +1,12 @@
 //! The Docker daemon as an [`Engine`], through its HTTP interface.
 
+mod archive;
 mod build;
 mod containers;
 mod endpoint;
 mod read;
 mod session;
+mod transfer;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
 use self::session::Counter;
-use crate::{BuildError, BuildRequest, BuiltImage, Engine, Error, StepSink, labels};
+use crate::export::Exported;
+use crate::{
+    BuildError, BuildRequest, BuiltImage, Engine, Error, ImageConfig, PullRequest, StepSink, Stored, labels,
+};
 
 /// Ten years in seconds: a build may take as long as it takes.
 const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
@@ -165,9 +170,45 @@ impl Engine for Docker {
         read::read_file(&self.client, image, path).boxed()
     }
 
+    fn config<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<ImageConfig, Error>> {
+        config(&self.client, image).boxed()
+    }
+
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>> {
         size(&self.client, image).boxed()
     }
+
+    fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        transfer::stored(&self.client, image).boxed()
+    }
+
+    fn export<'a>(
+        &'a self,
+        images: &'a [String],
+        there: BTreeSet<String>,
+        folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<Exported, Error>> {
+        transfer::export(&self.client, images, there, folder).boxed()
+    }
+
+    fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {
+        transfer::pull(&self.client, request).boxed()
+    }
+}
+
+async fn config(client: &bollard::Docker, image: &str) -> Result<ImageConfig, Error> {
+    let config = client.inspect_image(image).await?.config.unwrap_or_default();
+    let pair = |line: String| match line.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.to_owned()),
+        None => (line, String::new()),
+    };
+    Ok(ImageConfig {
+        env: config.env.unwrap_or_default().into_iter().map(pair).collect(),
+        has_healthcheck: config
+            .healthcheck
+            .and_then(|check| check.test)
+            .is_some_and(|test| test.first().is_some_and(|word| word != "NONE")),
+    })
 }
 
 async fn size(client: &bollard::Docker, image: &str) -> Result<u64, Error> {

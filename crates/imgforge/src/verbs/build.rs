@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
-use imgforge::report::human_duration;
-use imgforge::{BuildOptions, BuildReport, CancellationToken};
+use imgforge::report::{RunReport, human_duration};
+use imgforge::{BuildOptions, BuildReport, CancellationToken, TestMode};
 
 use crate::Global;
 use crate::console::{DIM, count, print, say};
@@ -12,10 +13,11 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::verbs::{Format, Selection, json, open, reporter};
 
-/// Build what changed, in parallel, parents first
+/// Build what changed and run its tests, in parallel, parents first
 ///
-/// Every image whose inputs are those of an image that the engine holds is fresh and left alone. A failure skips only
-/// what stands on it. Release tags move when an image is built and checked.
+/// Every image whose inputs are those of an image that the engine holds is fresh and left alone; its tests are run when
+/// they have not passed yet. A failure skips only what stands on it. Release tags move when an image is built and its
+/// tests have passed.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json"
@@ -38,9 +40,15 @@ pub(crate) struct Build {
     /// Build what is selected even when it is fresh
     #[arg(long)]
     force: bool,
+    /// Run no tests; release tags move all the same
+    #[arg(long)]
+    no_test: bool,
     /// How to print the report: text goes to stderr, json to stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Write the results of tests as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<Utf8PathBuf>,
 }
 
 impl Build {
@@ -54,6 +62,7 @@ impl Build {
             fail_fast: self.fail_fast,
             locked: self.locked,
             force: self.force,
+            tests: if self.no_test { TestMode::LeaveOut } else { TestMode::Run },
             cancel,
         };
         let mut reporter = interrupt.watch(reporter(global));
@@ -63,6 +72,9 @@ impl Build {
             print(&json(&report.run));
         }
         say_end(&report, global.quiet);
+        if let Some(file) = &self.junit {
+            write_junit(file, &report.run)?;
+        }
         Ok(match &report {
             report if report.interrupted => ExitCode::from(130),
             report if report.succeeded() => ExitCode::SUCCESS,
@@ -71,12 +83,23 @@ impl Build {
     }
 }
 
-/// What failed, or that there was nothing to do.
-pub(crate) fn say_end(report: &BuildReport, quiet: bool) {
+/// What failed, each at its place.
+pub(crate) fn say_failures(report: &BuildReport) {
     for failure in &report.failures {
         anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
     }
-    if report.plan.to_build().next().is_none() && !quiet {
+}
+
+/// Writes a report as JUnit XML.
+pub(crate) fn write_junit(file: &Utf8Path, report: &RunReport) -> Result<(), Failure> {
+    let written = std::fs::write(file, imgforge::report::junit(report));
+    Ok(written.map_err(|error| imgforge::Error::Io { path: file.to_owned(), error })?)
+}
+
+/// What failed, or that there was nothing to do.
+pub(crate) fn say_end(report: &BuildReport, quiet: bool) {
+    say_failures(report);
+    if report.plan.to_do().next().is_none() && !quiet {
         let fresh = report.plan.targets.len();
         let (hashed, asked) = (human_duration(report.hashed), human_duration(report.asked));
         let note = format!("{} ({hashed} hashed, {asked} asking {})", count(fresh, "image"), report.engine);

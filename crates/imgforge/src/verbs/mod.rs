@@ -12,6 +12,7 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod services;
 pub(crate) mod show;
+pub(crate) mod test;
 pub(crate) mod update;
 
 use std::collections::BTreeSet;

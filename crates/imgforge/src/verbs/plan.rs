@@ -10,11 +10,11 @@ use imgforge::core::name::ImageName;
 use imgforge::core::plan::{Action, Plan, PlannedTarget, Reason};
 
 use crate::Global;
-use crate::console::{DIM, GOOD, WORK, print};
+use crate::console::{DIM, GOOD, WORK, count, print};
 use crate::failure::Failure;
 use crate::verbs::{Format, Selection, json, open};
 
-/// Show what would be built and why, without building
+/// Show what would be built and tested and why, without doing it
 ///
 /// Asks the engine once what it holds. An image whose parent is the only reason is shown with that parent's name;
 /// the cause stands where it starts. With --format json every reason has its old and new value.
@@ -28,7 +28,7 @@ pub(crate) struct PlanVerb {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// End with 10 when something would be built
+    /// End with 10 when something would be built or tested
     #[arg(long)]
     exit_code: bool,
     /// Plan as if nothing selected were held
@@ -45,7 +45,7 @@ impl PlanVerb {
             Format::Json => json(&plan),
             Format::Text => text(&session, &plan),
         });
-        let work = plan.to_build().next().is_some();
+        let work = plan.to_do().next().is_some();
         Ok(ExitCode::from(if work && self.exit_code { 10 } else { 0 }))
     }
 }
@@ -58,11 +58,15 @@ fn text(session: &Session, plan: &Plan) -> String {
     let mut text =
         tree(session, &shown, |name| rows.get(name.as_str()).map_or(String::new(), |row| cell(row, &rows)));
     let build = plan.to_build().count();
+    let test = plan.to_do().count() - build;
     let fresh = plan.targets.iter().filter(|row| row.action == Action::Fresh).count();
-    let _ = match build {
-        0 => writeln!(text, "  nothing to build; {fresh} fresh"),
-        _ => writeln!(text, "  {build} to build; {fresh} fresh"),
-    };
+    let parts: Vec<String> = [(build, "to build"), (test, "to test")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let work = if parts.is_empty() { "nothing to build".to_owned() } else { parts.join(", ") };
+    let _ = writeln!(text, "  {work}; {fresh} fresh");
     text
 }
 
@@ -70,6 +74,7 @@ fn text(session: &Session, plan: &Plan) -> String {
 /// named only when nothing else is the reason.
 fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
     let (word, style) = match row.action {
+        Action::Fresh if row.id.is_none() => ("fresh, in the registry", DIM),
         Action::Fresh => ("fresh", DIM),
         Action::Build => ("build", WORK),
         Action::Required => ("required", WORK),
@@ -84,6 +89,9 @@ fn cell(row: &PlannedTarget, rows: &BTreeMap<&str, &PlannedTarget>) -> String {
     if more > 0 {
         reasons.truncate(4);
         reasons.push(format!("{more} more"));
+    }
+    if row.action == Action::Fresh && row.tests > 0 {
+        reasons.push(format!("{} to run", count(row.tests, "test")));
     }
     if reasons.is_empty() {
         return format!("{style}{word}{style:#}");

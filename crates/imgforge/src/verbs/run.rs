@@ -14,7 +14,7 @@ use imgforge::core::services::Services;
 use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
 use imgforge::engine::{Containers, Docker};
 use imgforge::report::{clean, human_duration};
-use imgforge::{BuildOptions, CancellationToken, Error, Session, runtime};
+use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
 
 use crate::Global;
 use crate::console::{BAD, DIM, GOOD, WORK, print, say};
@@ -92,7 +92,9 @@ impl Run {
         let name = session.image(&self.image)?;
         let cancel = CancellationToken::new();
         let interrupt = Interrupt::listen(cancel.clone());
-        let options = BuildOptions { cancel: cancel.clone(), ..BuildOptions::default() };
+        // To see what is wrong with an image whose test fails, one runs it.
+        let options =
+            BuildOptions { tests: TestMode::Later, cancel: cancel.clone(), ..BuildOptions::default() };
         let mut reporter = interrupt.watch(reporter(global));
         let report = session.build(&[name.clone()].into(), &options, &mut *reporter)?;
         drop(reporter);

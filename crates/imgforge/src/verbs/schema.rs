@@ -29,13 +29,14 @@ enum Of {
     Plan,
     Services,
     Show,
+    Test,
     Update,
 }
 
 impl SchemaVerb {
     pub(crate) fn run(&self) -> ExitCode {
         let schema = match self.of {
-            Of::Build => schema_for!(RunReport),
+            Of::Build | Of::Test => schema_for!(RunReport),
             Of::Graph => schema_for!(graph::GraphOutput),
             Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
