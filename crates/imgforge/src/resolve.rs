@@ -71,7 +71,7 @@ impl Session {
             |name: &ImageName| self.foreign(name, &externals).eq(self.foreign(name, &old.externals));
         if !moves_packages && self.check_packages(old, &requests).is_ok() && requests.keys().all(same_ground)
         {
-            return Ok(Lock { externals, ..old.clone() });
+            return Ok(Lock { request: request_sum(&requests), externals, ..old.clone() });
         }
         if requests.is_empty() {
             return Ok(Lock { request: request_sum(&requests), externals, ..Lock::default() });
