@@ -132,7 +132,13 @@ impl Session {
             let is_whole = |locked: &&LockedExternal| !used.has_packages_above || !locked.packages.is_empty();
             let stays = !self.moves_external(reference, &used, moves);
             match locked.filter(is_whole).filter(|_| stays) {
-                Some(locked) => drop(externals.insert(reference.to_owned(), locked.clone())),
+                Some(locked) => {
+                    let mut locked = locked.clone();
+                    if !used.has_packages_above {
+                        locked.packages.clear();
+                    }
+                    externals.insert(reference.to_owned(), locked);
+                }
                 None => to_ask.push((reference, used, locked, stays)),
             }
         }

@@ -101,38 +101,7 @@ impl Session {
     /// [`Error::StaleLock`].
     pub fn check_lock(&self, lock: &Lock) -> Result<(), Error> {
         self.check_externals(lock)?;
-        self.check_packages(lock, &self.requests())
-    }
-
-    /// The same for packages alone.
-    pub(crate) fn check_packages(
-        &self,
-        lock: &Lock,
-        requests: &BTreeMap<ImageName, ImageRequest>,
-    ) -> Result<(), Error> {
-        if requests.is_empty() && *lock == Lock::default() {
-            // A workspace without packages needs no lock.
-            return Ok(());
-        }
-        for (name, request) in requests {
-            match lock.images.get(name) {
-                None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
-                Some(locked) if locked.request != request.hash => {
-                    return Err(Error::StaleLock(format!(
-                        "{name} asks for other packages than when it was made"
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(extra) = lock.images.keys().find(|name| !requests.contains_key(*name)) {
-            return Err(Error::StaleLock(format!("it has packages for {extra}, which asks for none")));
-        }
-        if lock.request == request_sum(requests) {
-            Ok(())
-        } else {
-            Err(Error::StaleLock("its checksum of what was asked for is another one".into()))
-        }
+        check_packages(lock, &self.requests())
     }
 
     /// What every image that brings packages asks for.
@@ -206,6 +175,33 @@ impl Session {
     ) -> Result<Vec<Repository>, Error> {
         let sources: BTreeSet<&str> = packages.into_iter().map(|package| package.source.as_str()).collect();
         sources.into_iter().map(|source| self.repository_of(source)).collect()
+    }
+}
+
+/// Whether a lock's packages answer exactly these requests.
+pub(crate) fn check_packages(lock: &Lock, requests: &BTreeMap<ImageName, ImageRequest>) -> Result<(), Error> {
+    if requests.is_empty() && *lock == Lock::default() {
+        // A workspace without packages needs no lock.
+        return Ok(());
+    }
+    for (name, request) in requests {
+        match lock.images.get(name) {
+            None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
+            Some(locked) if locked.request != request.hash => {
+                return Err(Error::StaleLock(format!(
+                    "{name} asks for other packages than when it was made"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(extra) = lock.images.keys().find(|name| !requests.contains_key(*name)) {
+        return Err(Error::StaleLock(format!("it has packages for {extra}, which asks for none")));
+    }
+    if lock.request == request_sum(requests) {
+        Ok(())
+    } else {
+        Err(Error::StaleLock("its checksum of what was asked for is another one".into()))
     }
 }
 

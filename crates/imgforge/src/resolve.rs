@@ -13,7 +13,7 @@ use imgforge_core::workspace::Image;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request};
 
 use crate::externals::names_external;
-use crate::lock::{ImageRequest, LockView, request_sum};
+use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 
@@ -69,8 +69,7 @@ impl Session {
         let requests = self.requests();
         let same_ground =
             |name: &ImageName| self.foreign(name, &externals).eq(self.foreign(name, &old.externals));
-        if !moves_packages && self.check_packages(old, &requests).is_ok() && requests.keys().all(same_ground)
-        {
+        if !moves_packages && check_packages(old, &requests).is_ok() && requests.keys().all(same_ground) {
             return Ok(Lock { request: request_sum(&requests), externals, ..old.clone() });
         }
         if requests.is_empty() {
