@@ -65,3 +65,12 @@ fn every_example_of_the_page_on_packages_is_right() {
         assert!(rendered(&session, name).contains(".imgforge/packages"), "{name}");
     }
 }
+
+#[test]
+fn every_example_of_the_page_on_images_from_outside_is_right() {
+    let (_dir, session) = workspace_of("externals.md");
+    for (name, base) in [("proxy", "FROM debian:12-slim\n"), ("web", "FROM alpine:3.22\n")] {
+        let image = session.image(name).unwrap();
+        assert!(rendered(&session, &image).contains(base), "{name}");
+    }
+}

@@ -9,6 +9,7 @@ mod building;
 mod conformance;
 mod docs;
 mod export;
+mod externals;
 mod family;
 mod fingerprints;
 mod lint;
