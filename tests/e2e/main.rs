@@ -15,6 +15,7 @@ mod lint;
 mod looking;
 mod mistakes;
 mod packages;
+mod registry;
 mod running;
 mod updates;
 

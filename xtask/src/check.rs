@@ -14,6 +14,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("openssl", "/usr/bin/openssl"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),
+    ("socat", "/usr/bin/socat"),
     ("systemd", "/usr/bin/systemd-analyze"),
 ];
 

@@ -20,9 +20,9 @@ use crate::prepare::Prepared;
 use crate::progress::{EventProgress, pump};
 use crate::publish::{Published, ToPublish};
 use crate::registry::{FamilyRegistry, Remote};
-use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
-use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing};
 use crate::resolve::Moves;
+use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
+use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing, With};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -114,6 +114,9 @@ pub(crate) struct Planned {
     pub(crate) hashed: Duration,
     pub(crate) asked: Duration,
 }
+
+/// The variable that keeps builds from asking the registry, as `--local` does.
+const LOCAL_VARIABLE: &str = "IMGFORGE_LOCAL";
 
 /// What the registry is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,7 +305,7 @@ impl Session {
         let (engine, mut inventory, asked) = asking.await.expect("asking does not panic")?;
         let targets: Vec<_> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
         let mut warnings = Vec::new();
-        let (registry, remotes) = match self.ask_registry(&targets, &inventory, ask_registry).await {
+        let (registry, remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
             Ok(found) => found,
             Err(error @ Error::Registry(_)) if ask_registry == AskRegistry::ForMissing => {
                 warnings.push(format!("{error}; only what the engine holds is taken for fresh"));
@@ -330,11 +333,12 @@ impl Session {
     async fn ask_registry(
         &self,
         targets: &[Target],
-        inventory: &Inventory,
+        inventory: &mut Inventory,
         ask: AskRegistry,
     ) -> Result<(Option<FamilyRegistry>, BTreeMap<ImageName, Remote>), Error> {
         let registry = match ask {
             AskRegistry::No => None,
+            AskRegistry::ForMissing if std::env::var_os(LOCAL_VARIABLE).is_some_and(|set| set != "0") => None,
             // A build that can do without does not wait long.
             AskRegistry::ForMissing => self.registry(Retry { tries: 2, ..Retry::default() })?,
             AskRegistry::ForAll => Some(self.needed_registry()?),
@@ -345,6 +349,14 @@ impl Session {
         };
         let wanted = targets.iter().filter(is_asked).map(|target| (target.name.clone(), target.fingerprint));
         let remotes = registry.contents(wanted).await?;
+        // What an image was before is known here, or there.
+        let changed = targets
+            .iter()
+            .filter(|target| !remotes.contains_key(&target.name) && !inventory.knows(&target.name));
+        let tags = changed.filter_map(|target| Some((target, target.release_references.first()?)));
+        for (name, held) in registry.released(tags).await? {
+            inventory.insert(name, held);
+        }
         Ok((Some(registry), remotes))
     }
 
@@ -463,18 +475,9 @@ impl Session {
                 (Some(registry), false) => registry.engine_login().await?,
                 _ => None,
             };
-            let builder = Builder::new(
-                self,
-                prepared,
-                &plan,
-                lock,
-                &inventory,
-                engine.clone(),
-                Arc::clone(&events),
-                tests,
-                tags,
-                Pulls { requests: pulls, login },
-            )?;
+            let pulls = Pulls { requests: pulls, login };
+            let with = With { engine: engine.clone(), events: Arc::clone(&events), tests, tags, pulls };
+            let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
             let builder = Arc::new(builder);
             let fresh =
                 plan.targets.iter().filter(|row| !at_work.iter().any(|name| name.as_str() == row.name));

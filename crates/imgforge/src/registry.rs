@@ -1,12 +1,15 @@
 //! The family's place in a registry: what of it is there, under which digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::Pushed;
+use imgforge_core::plan::{Held, Pushed, Target};
+use imgforge_engine::labels;
 use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Registry, Retry};
+
+use serde::Deserialize;
 
 use crate::{Error, Session};
 
@@ -25,6 +28,8 @@ pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// How many requests are under way at once when the registry is asked what it holds.
 const AT_ONCE: usize = 24;
+/// The largest configuration of an image that is read.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// A registry, and the part of it that the workspace has.
 #[derive(Clone)]
@@ -114,6 +119,45 @@ impl FamilyRegistry {
         });
         let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
         found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+}
+
+impl FamilyRegistry {
+    /// What the release tags of targets lead to: what their reasons compare with where the engine knows none of them.
+    pub(crate) async fn released<'t>(
+        &self,
+        tags: impl Iterator<Item = (&'t Target, &'t String)>,
+    ) -> Result<Vec<(String, Held)>, Error> {
+        let asked: Vec<_> = tags.map(|(target, reference)| self.release(target, reference).boxed()).collect();
+        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+
+    async fn release(&self, target: &Target, reference: &str) -> Result<Option<(String, Held)>, Error> {
+        #[derive(Deserialize)]
+        struct Image {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(default, rename = "Labels")]
+            labels: Option<HashMap<String, String>>,
+        }
+        let repository = self.repository(target.name.as_str());
+        let Some((_, tag)) = reference.rsplit_once(':') else { return Ok(None) };
+        let Some(manifest) = self.client.manifest(&repository, &Reference::tag(tag)?).await? else {
+            return Ok(None);
+        };
+        let Some(config) = manifest.config() else { return Ok(None) };
+        let text = self.client.blob(&repository, config, MAX_CONFIG).await?;
+        // An image that is not ours says nothing.
+        let Ok(Image { config: Config { labels: Some(labels) } }) = serde_json::from_slice::<Image>(&text)
+        else {
+            return Ok(None);
+        };
+        let id = config.digest.to_string();
+        let references = BTreeSet::from([reference.to_owned()]);
+        Ok(labels::read(id, 0, references, &labels).map(|(name, held)| (name.to_string(), held)))
     }
 }
 

@@ -88,6 +88,15 @@ impl Containers for Docker {
         .boxed()
     }
 
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
+        async move {
+            let options = ListContainersOptionsBuilder::default().all(true).build();
+            let found = self.client.list_containers(Some(options)).await?;
+            Ok(found.into_iter().filter_map(|container| container.image_id).collect())
+        }
+        .boxed()
+    }
+
     fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>> {
         async move {
             // A filter takes a part of a name; the name must be the whole of it.

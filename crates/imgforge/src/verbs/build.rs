@@ -49,7 +49,7 @@ pub(crate) struct Build {
     /// Pull what is selected and only the registry holds
     #[arg(long)]
     pull: bool,
-    /// Do not ask the registry: only what the engine holds is fresh
+    /// Do not ask the registry: only what the engine holds is fresh (or IMGFORGE_LOCAL=1 in the environment)
     #[arg(long, conflicts_with_all = ["push", "pull"])]
     local: bool,
     /// How to print the report: text goes to stderr, json to stdout
