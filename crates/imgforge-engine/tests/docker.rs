@@ -335,7 +335,9 @@ async fn a_dockerfile_may_name_many_files_with_long_names() {
     let names: Vec<String> = (0..8).map(|n| format!("{n}-{}", "é".repeat(100))).collect();
     let sources: Vec<String> = names.iter().map(|name| format!("{folders}/{name}")).collect();
     let mut request = bench.request(&format!("COPY {} /all/\n{LIST}", sources.join(" ")));
-    request.entries.extend(sources.iter().zip(&names).map(|(source, name)| bench.file(source, name.as_bytes())));
+    request
+        .entries
+        .extend(sources.iter().zip(&names).map(|(source, name)| bench.file(source, name.as_bytes())));
     let (image, _) = bench.build(request).await;
     let image = image.unwrap();
     let expected: Vec<String> = names.iter().map(|name| format!("./{name}")).collect();

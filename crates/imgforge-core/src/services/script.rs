@@ -10,10 +10,15 @@ use crate::manifest::{GiveUp, Limit, Log, Millis, Probe, Process, Reload};
 /// Where probes of readiness over the network are in every image that has services under a supervisor of scripts.
 pub(crate) const PROBE: &str = "/etc/imgforge/probe";
 
+/// What asks over the network whether a service is ready.
+pub(super) fn probe_program() -> ImageFile {
+    ImageFile::program(PROBE, include_str!("../../../../templates/services/probe"))
+}
+
 /// What the scripts of all services use.
 pub(super) fn programs() -> [ImageFile; 2] {
     [
-        ImageFile::program(PROBE, include_str!("../../../../templates/services/probe")),
+        probe_program(),
         ImageFile::program(
             "/etc/imgforge/log-lines",
             include_str!("../../../../templates/services/log-lines"),
@@ -72,7 +77,9 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
 /// its state is in a running container.
 pub(super) fn render(name: &str, service: &MergedService, folder: &str, live: &str) -> String {
     let template = SCRIPTS.get_template(name).expect("added above");
-    template.render(values(service, folder, live)).expect("the built-in scripts use what is given to them")
+    template
+        .render(values(name, service, folder, live))
+        .expect("the built-in scripts use what is given to them")
 }
 
 /// Renders `imgforge.target`, which starts these.
@@ -116,7 +123,7 @@ pub(super) fn probe(service: &MergedService) -> Option<Vec<String>> {
     }
 }
 
-fn values(service: &MergedService, folder: &str, live: &str) -> Value {
+fn values(name: &str, service: &MergedService, folder: &str, live: &str) -> Value {
     let ready = service.ready.as_ref().map(|ready| &ready.value);
     let restart = service.restart();
     let base = restart.delay.0.div_ceil(1000).max(1);
@@ -139,6 +146,9 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
     };
     let notify_fd = notification_fd.unwrap_or(3);
     let stderr_fd = if notify_fd == 4 { 5 } else { 4 };
+    let begin_fd = if notify_fd == 6 { 7 } else { 6 };
+    // systemd is told by a process, which must not be under the service's limits; elsewhere a mark is enough.
+    let is_told = name.starts_with("systemd/") && !service.is_oneshot();
     let limits: Vec<(char, String)> =
         service.limits.iter().map(|(limit, value)| ulimit(*limit, value.value)).collect();
     context! {
@@ -158,6 +168,8 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
         needs => service.needs.keys().map(ToString::to_string).collect::<Vec<_>>(),
         probe => probe(service),
         notification_fd,
+        tells_readiness => is_told || ready.is_some(),
+        begin_fd,
         // Where s6 listens for readiness.
         notify_fd,
         // Where the container's own stderr is while `run` has redirected its own.
