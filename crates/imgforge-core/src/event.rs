@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::name::ImageName;
+use crate::name::{ImageName, Tag};
 use crate::testing::TestResult;
 
 /// Something happened.
@@ -94,6 +94,31 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
+    /// An image is being pushed to the registry.
+    Pushing {
+        /// Which.
+        target: ImageName,
+        /// Bytes of its layers that are there.
+        done: u64,
+        /// Bytes of all its layers.
+        total: u64,
+    },
+    /// An image is in the registry, whole, under its content tag.
+    Pushed {
+        /// Which.
+        target: ImageName,
+        /// Bytes of layers that were sent; the others were there.
+        sent: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Release tags of an image were moved in the registry.
+    Promoted {
+        /// Which.
+        target: ImageName,
+        /// The tags.
+        tags: Vec<Tag>,
+    },
     /// Something that people should know, but that stops nothing.
     Warning {
         /// In one line.
@@ -126,6 +151,11 @@ pub enum Outcome {
         size: u64,
         /// What it adds to its parent, in bytes.
         added: u64,
+    },
+    /// It was there, in the registry, and was pulled for something that needs it.
+    Pulled {
+        /// Size of the image in bytes, its parents' layers included.
+        size: u64,
     },
     /// It was there already, and its tests passed.
     Tested,

@@ -29,10 +29,20 @@ pub struct Held {
     pub complete: bool,
 }
 
+/// An image that the registry holds under its content tag, as its manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The whole fingerprint, from its annotation.
+    pub fingerprint: Fingerprint,
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
 /// What engines and registries hold, by image name.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     images: BTreeMap<String, Vec<Held>>,
+    pushed: BTreeMap<String, Pushed>,
 }
 
 impl Inventory {
@@ -47,6 +57,22 @@ impl Inventory {
             .iter()
             .filter(|held| held.complete && held.fingerprint == fingerprint)
             .max_by_key(|held| (held.created, &held.id))
+    }
+
+    /// Notes what the registry holds for a target of the image `name`.
+    pub fn insert_pushed(&mut self, name: impl Into<String>, pushed: Pushed) {
+        self.pushed.insert(name.into(), pushed);
+    }
+
+    /// The image of exactly this fingerprint in the registry.
+    pub fn pushed(&self, name: &ImageName, fingerprint: Fingerprint) -> Option<&Pushed> {
+        self.pushed.get(name.as_str()).filter(|pushed| pushed.fingerprint == fingerprint)
+    }
+
+    /// Whether there is a complete image of exactly this fingerprint anywhere.
+    fn has(&self, target: &Target) -> bool {
+        self.holds(&target.name, target.fingerprint).is_some()
+            || self.pushed(&target.name, target.fingerprint).is_some()
     }
 
     /// The image that a changed target is compared with: the one that has a release tag, else the newest.
@@ -205,8 +231,10 @@ pub struct PlannedTarget {
     pub action: Action,
     /// The target's fingerprint.
     pub fingerprint: Fingerprint,
-    /// The engine's id of the image held, for `fresh`.
+    /// The engine's id of the image held, for `fresh`; null when only the registry holds it.
     pub id: Option<String>,
+    /// The digest of its manifest in the registry, for `fresh`, where the registry was asked and holds it.
+    pub digest: Option<String>,
     /// Why; empty for `fresh`.
     pub reasons: Vec<Reason>,
     /// How many tests will be run: none where it has none, and none for `fresh` when they have passed.
@@ -229,6 +257,9 @@ pub struct Plan {
     pub version: u32,
     /// In an order in which they could be built one after another.
     pub targets: Vec<PlannedTarget>,
+    /// What could not be asked, in a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl PlannedTarget {
@@ -263,7 +294,7 @@ pub fn plan(
     let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
     for target in targets.iter().rev() {
         let is_selected = selected.contains(&target.name);
-        let build = (is_selected && force) || inventory.holds(&target.name, target.fingerprint).is_none();
+        let build = (is_selected && force) || !inventory.has(target);
         let is_wanted = is_selected || needed.contains(&target.name);
         if is_wanted && (build || untested(tests(target)) > 0) {
             needed.insert(&target.name);
@@ -274,8 +305,9 @@ pub fn plan(
     for target in targets {
         let is_selected = selected.contains(&target.name);
         let held = inventory.holds(&target.name, target.fingerprint);
-        let action = match held {
-            Some(_) if !(force && is_selected) => Action::Fresh,
+        let pushed = inventory.pushed(&target.name, target.fingerprint);
+        let action = match inventory.has(target) {
+            true if !(force && is_selected) => Action::Fresh,
             _ if is_selected => Action::Build,
             _ if needed.contains(&target.name) => Action::Required,
             _ => continue,
@@ -286,8 +318,8 @@ pub fn plan(
         }
         let reasons = match action {
             Action::Fresh => Vec::new(),
-            _ if held.is_some() => {
-                vec![Reason::Forced { old: held.map(|h| h.fingerprint), new: target.fingerprint }]
+            _ if inventory.has(target) => {
+                vec![Reason::Forced { old: Some(target.fingerprint), new: target.fingerprint }]
             }
             _ => reasons(target, inventory.predecessor(target)),
         };
@@ -297,11 +329,12 @@ pub fn plan(
             action,
             fingerprint: target.fingerprint,
             id: held.filter(|_| action == Action::Fresh).map(|held| held.id.clone()),
+            digest: pushed.filter(|_| action == Action::Fresh).map(|pushed| pushed.digest.clone()),
             reasons,
             tests,
         });
     }
-    Plan { version: VERSION, targets: rows }
+    Plan { version: VERSION, targets: rows, warnings: Vec::new() }
 }
 
 /// How many tests are run for an image that is there.

@@ -38,6 +38,9 @@ pub enum Error {
         /// What happened, with its causes.
         message: String,
     },
+    /// An image cannot be taken out of the engine.
+    #[error("the image cannot be taken out of the engine: {0}")]
+    Export(#[from] crate::export::ExportError),
 }
 
 impl Error {

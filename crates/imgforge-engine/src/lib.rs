@@ -13,13 +13,14 @@ mod context;
 pub mod dispatcher;
 mod docker;
 mod error;
+pub mod export;
 pub mod labels;
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 pub use futures_util::future::BoxFuture;
 use imgforge_core::context::{ContextEntry, SuppliedFile};
 use imgforge_core::manifest::Network;
@@ -31,6 +32,7 @@ pub use containers::Containers;
 pub use dispatcher::{EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};
+pub use export::Exported;
 
 /// Everything that a build needs.
 #[derive(Debug, Clone)]
@@ -99,6 +101,45 @@ pub enum StepEvent {
 /// Where a build tells what it has come to.
 pub type StepSink = Arc<dyn Fn(StepEvent) + Send + Sync>;
 
+/// An image that an engine holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The engine's id of it: the digest of its configuration.
+    pub id: String,
+    /// Its layers, lowest first, each by the hash of its uncompressed tar (`diff_id`).
+    pub layers: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its size in bytes, parents' layers included.
+    pub size: u64,
+}
+
+/// An image in a registry, and how it is got.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// Its repository, with the registry's host.
+    pub repository: String,
+    /// `sha256:` of its manifest.
+    pub digest: String,
+    /// Who asks for it, where the registry wants to know.
+    pub login: Option<Login>,
+}
+
+/// A name and a password for a registry. It is not printed.
+#[derive(Clone)]
+pub struct Login {
+    /// The name; `<token>` when the password is an identity token.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
+}
+
 /// What turns a Dockerfile into an image, and holds images.
 pub trait Engine: Send + Sync {
     /// What it is and where, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
@@ -136,4 +177,19 @@ pub trait Engine: Send + Sync {
 
     /// The size of an image in bytes, parents' layers included. What it adds is that minus its parent's.
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>>;
+
+    /// What is held under a name or an id; `None` when there is none.
+    fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
+
+    /// Takes images, by id, out of the engine: their configurations, and in `folder` those of their layers whose
+    /// `diff_id` is not in `there`.
+    fn export<'a>(
+        &'a self,
+        images: &'a [String],
+        there: BTreeSet<String>,
+        folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<Exported, Error>>;
+
+    /// Pulls an image from a registry. It has no tag afterwards.
+    fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>>;
 }

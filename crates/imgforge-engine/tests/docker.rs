@@ -331,7 +331,7 @@ async fn a_dockerfile_may_name_many_files_with_long_names() {
     let bench = Bench::new().await;
     // Together, and as headers write them, more than the 16 KiB that HTTP servers take if nobody says otherwise; in
     // few files with deep folders, because Engine 20.10 itself loses track of many sources in one COPY.
-    let folders = ["é".repeat(120); 4].join("/");
+    let folders = vec!["é".repeat(120); 4].join("/");
     let names: Vec<String> = (0..8).map(|n| format!("{n}-{}", "é".repeat(100))).collect();
     let sources: Vec<String> = names.iter().map(|name| format!("{folders}/{name}")).collect();
     let mut request = bench.request(&format!("COPY {} /all/\n{LIST}", sources.join(" ")));

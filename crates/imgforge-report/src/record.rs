@@ -40,6 +40,9 @@ pub struct TargetReport {
     /// What it adds to its parent, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<u64>,
+    /// The digest of its manifest in the registry, when it was pushed or was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Why it failed, in one line, without control codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -123,6 +126,8 @@ pub enum RunResult {
     Built,
     /// It was there already; its tests passed, where it names any.
     Fresh,
+    /// It was in the registry, and was pulled for something that needed it.
+    Pulled,
     /// Its build failed, or a test of it.
     Failed,
     /// Not begun, since something that it stands on failed.
@@ -161,6 +166,15 @@ impl Recorder {
         let mut report = self.with(|report| report.clone());
         report.targets.sort_by(|a, b| a.name.cmp(&b.name));
         report
+    }
+
+    /// Notes where an image is in the registry.
+    pub fn set_digest(&self, name: &ImageName, digest: &str) {
+        self.with(|report| {
+            for target in report.targets.iter_mut().filter(|target| target.name == *name) {
+                target.digest = Some(digest.to_owned());
+            }
+        });
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
@@ -204,6 +218,7 @@ impl TargetReport {
             seconds: None,
             size: None,
             added: None,
+            digest: None,
             message: None,
             tests: Vec::new(),
             blocked_by: None,
@@ -215,6 +230,7 @@ impl TargetReport {
             Outcome::Built { size, added } => {
                 Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
             }
+            Outcome::Pulled { size } => Self { size: Some(*size), ..Self::new(name, RunResult::Pulled) },
             Outcome::Tested => Self::new(name, RunResult::Fresh),
             Outcome::Failed { message } => {
                 Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }

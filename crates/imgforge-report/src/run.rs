@@ -20,6 +20,7 @@ pub(crate) struct Run {
     pub(crate) to_build: usize,
     pub(crate) fresh: usize,
     pub(crate) built: usize,
+    pub(crate) pulled: usize,
     /// Those that were there already, and whose tests passed.
     pub(crate) tested: usize,
     pub(crate) failed: Vec<ImageName>,
@@ -81,6 +82,7 @@ impl Run {
             to_build: 0,
             fresh: 0,
             built: 0,
+            pulled: 0,
             tested: 0,
             failed: Vec::new(),
             skipped: BTreeMap::new(),
@@ -100,6 +102,10 @@ impl Run {
                 self.fresh = *fresh;
             }
             Event::Fetching { what, done, total } => self.fetching(what, *done, *total, now),
+            Event::Pushing { target, done, total } => {
+                self.fetching(&pushing(target), *done, *total, now);
+            }
+            Event::Pushed { target, .. } => self.fetches.retain(|fetch| fetch.what != pushing(target)),
             Event::Fetched { what, .. } => self.fetches.retain(|fetch| fetch.what != *what),
             Event::TargetStarted { target, activity } => self.running.push(Running {
                 target: target.clone(),
@@ -150,7 +156,7 @@ impl Run {
             }
             Event::TargetFinished { target, outcome, .. } => return self.finished(target, outcome),
             Event::Interrupted => self.interrupted = true,
-            Event::Warning { .. } => {}
+            Event::Warning { .. } | Event::Promoted { .. } => {}
             Event::Finished { .. } => {
                 self.running.clear();
                 self.fetches.clear();
@@ -161,7 +167,7 @@ impl Run {
 
     /// Targets that are done with, of those that there is work on.
     pub(crate) fn done(&self) -> usize {
-        self.built + self.tested + self.failed.len() + self.skipped() + self.cancelled.len()
+        self.built + self.tested + self.pulled + self.failed.len() + self.skipped() + self.cancelled.len()
     }
 
     /// Targets that were skipped.
@@ -191,6 +197,7 @@ impl Run {
     fn finished(&mut self, target: &ImageName, outcome: &Outcome) -> Option<Running> {
         match outcome {
             Outcome::Built { .. } => self.built += 1,
+            Outcome::Pulled { .. } => self.pulled += 1,
             Outcome::Tested => self.tested += 1,
             Outcome::Failed { .. } => self.failed.push(target.clone()),
             Outcome::Skipped { blocked_by } => {
@@ -201,6 +208,11 @@ impl Run {
         let at = self.running.iter().position(|running| running.target == *target)?;
         Some(self.running.remove(at))
     }
+}
+
+/// What a push is called among what is on its way.
+fn pushing(target: &ImageName) -> String {
+    format!("{target} to the registry")
 }
 
 impl Log {

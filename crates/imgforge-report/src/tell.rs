@@ -54,6 +54,20 @@ impl Teller {
                 let what = counted(*files, &one_line(what));
                 format!("{}{what}, {size} in {took}\n", word(p.good, "Fetched"))
             }
+            Event::Pushed { target, sent, took } if !quiet => {
+                let (sent, took) = (human_size(*sent), human_duration(*took));
+                let mut out = word(p.good, "Pushed");
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {sent} sent")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {sent:>7} sent")
+                };
+                out
+            }
+            Event::Promoted { target, tags } if !quiet => {
+                let tags: Vec<&str> = tags.iter().map(AsRef::as_ref).collect();
+                format!("{}{target:<NAMES$} {}\n", word(p.good, "Promoted"), tags.join(", "))
+            }
             Event::TargetFinished { target, outcome, took } => {
                 self.finished(target, outcome, *took, ended.as_ref())
             }
@@ -96,6 +110,16 @@ impl Teller {
                 if verbose {
                     push_log(&mut out, target, ended);
                 }
+                out
+            }
+            Outcome::Pulled { size } => {
+                let mut out = word(p.good, "Pulled");
+                let size = human_size(*size);
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {size}")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}")
+                };
                 out
             }
             Outcome::Tested => {
@@ -176,6 +200,9 @@ impl Teller {
         if run.built > 0 {
             let good = p.good;
             parts.push(format!("{good}{} built{good:#}", run.built));
+        }
+        if run.pulled > 0 {
+            parts.push(format!("{} pulled", run.pulled));
         }
         if run.tested > 0 {
             let good = p.good;

@@ -43,7 +43,7 @@ pub enum Error {
         /// The names of those that run.
         running: Vec<String>,
     },
-    /// Tests were asked of images that are not there.
+    /// A verb needs images that are not there.
     #[error("{} not built as the workspace describes {}", are(images), if images.len() == 1 { "it" } else { "them" })]
     NotBuilt {
         /// Their names.
@@ -55,6 +55,44 @@ pub enum Error {
     /// A package repository cannot be reached or is not to be trusted.
     #[error(transparent)]
     Packages(#[from] imgforge_packages::Error),
+    /// The registry cannot be reached, or refuses.
+    #[error(transparent)]
+    Registry(#[from] imgforge_registry::Error),
+    /// A verb needs a registry, and the workspace names none.
+    #[error("the workspace names no registry")]
+    NoRegistry,
+    /// A content tag in the registry leads to something else.
+    #[error("{reference} in the registry is not the image that its tag says")]
+    ContentTag {
+        /// The tag.
+        reference: String,
+    },
+    /// Images whose tests have not passed are not promoted.
+    #[error("their tests have not passed: {}", .images.join(", "))]
+    NotTested {
+        /// Their names.
+        images: Vec<String>,
+    },
+    /// Images that a verb needs are not in the registry.
+    #[error("not in the registry: {}", .images.join(", "))]
+    NotPushed {
+        /// Their names.
+        images: Vec<String>,
+    },
+    /// There is no such promotion to go back to.
+    #[error("{}", match .id { Some(id) => format!("there is no promotion \"{id}\""), None => "there is no earlier promotion to go back to".into() })]
+    NoPromotion {
+        /// The one that was asked for.
+        id: Option<String>,
+        /// The newest that there are.
+        known: Vec<String>,
+    },
+    /// What an engine or a registry gave is not whole.
+    #[error("{message}")]
+    Archive {
+        /// What is wrong.
+        message: String,
+    },
     /// The lock does not cover what the manifests ask for.
     #[error("imgforge.lock does not fit the manifests: {0}")]
     StaleLock(String),
@@ -82,10 +120,17 @@ impl Error {
             | Self::Select(_)
             | Self::NoImage { .. }
             | Self::NoContainer { .. }
+            | Self::NoRegistry
+            | Self::NoPromotion { .. }
             | Self::NotBuilt { .. }
             | Self::StaleLock(_) => 2,
-            Self::Engine(_) | Self::Packages(_) => 3,
-            Self::Io { .. } => 1,
+            Self::Registry(error) if !error.is_unreachable() => 1,
+            Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
+            Self::Io { .. }
+            | Self::ContentTag { .. }
+            | Self::NotTested { .. }
+            | Self::NotPushed { .. }
+            | Self::Archive { .. } => 1,
             Self::Interrupted => 130,
         }
     }
@@ -101,9 +146,19 @@ impl Error {
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),
             Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
-            Self::NotBuilt { images } => {
-                Some(format!("build what is tested: imgforge build {}", images.join(" ")))
+            Self::NoRegistry => {
+                Some("give it one in imgforge.kdl: registry \"HOST/PATH\", inside `workspace`".into())
             }
+            Self::ContentTag { .. } => {
+                Some("somebody has moved it; remove the tag in the registry, and push again".into())
+            }
+            Self::NotTested { .. } => {
+                Some("`imgforge build --push` builds, tests, pushes and promotes".into())
+            }
+            Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
+            Self::NoPromotion { known, .. } if known.is_empty() => None,
+            Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
+            Self::NotBuilt { images } => Some(format!("build first: imgforge build {}", images.join(" "))),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,
         }

@@ -39,7 +39,7 @@ impl Session {
     fn reference(&self, name: &ImageName, reference: &Reference) -> Result<String, Error> {
         let repository = self.repository(name);
         Ok(match reference {
-            Reference::Release => self.release_references(name).swap_remove(0),
+            Reference::Release => self.release_references(name)?.swap_remove(0),
             Reference::Tag(tag) => format!("{repository}:{tag}"),
             Reference::Digest(digest) => format!("{repository}@{digest}"),
             Reference::Whole(reference) => reference.clone(),

@@ -22,13 +22,15 @@ Examples:
   imgforge services                 what the services of running containers do
   imgforge export guestbook --to compose
   imgforge lint                     what is allowed and still goes wrong one day
+  imgforge build --push             build, test, push, and move the tags in the registry
+  imgforge rollback                 bring those tags back to the promotion before
   imgforge update                   lock the newest packages
 
 Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NAME+1 with children,
 group:NAME, path:FOLDER.
 
 Exit codes: 0 done; 1 something failed to build or a test failed, or lint found an error; 2 the command line, a manifest or the lock is wrong;
-3 an engine or repository cannot be reached; 10 `plan --exit-code` found work; 70 a bug in imgforge; 130 interrupted.";
+3 an engine, registry or repository cannot be reached; 10 `plan --exit-code` found work; 70 a bug in imgforge; 130 interrupted.";
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
 #[derive(Parser)]
@@ -73,6 +75,9 @@ enum Verb {
     Export(verbs::export::Export),
     Lint(verbs::lint::Lint),
     Test(verbs::test::TestVerb),
+    Push(verbs::push::Push),
+    Promote(verbs::promote::Promote),
+    Rollback(verbs::rollback::Rollback),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -92,6 +97,9 @@ fn main() -> ExitCode {
         Verb::Export(verb) => verb.run(&cli.global),
         Verb::Lint(verb) => verb.run(&cli.global),
         Verb::Test(verb) => verb.run(&cli.global),
+        Verb::Push(verb) => verb.run(&cli.global),
+        Verb::Promote(verb) => verb.run(&cli.global),
+        Verb::Rollback(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

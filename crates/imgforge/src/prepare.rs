@@ -46,6 +46,7 @@ struct Alone {
     inputs: InputManifest,
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
+    release_references: Vec<String>,
 }
 
 impl Session {
@@ -89,6 +90,7 @@ impl Session {
 
     fn prepare_alone(&self, name: &ImageName, lock: &LockView<'_>) -> Result<Alone, Problems> {
         let image = &self.workspace.images[name];
+        let release_references = self.release_references(name)?;
         let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
         // A rendered Dockerfile has its arguments' values in its text.
         let args = match &image.dockerfile {
@@ -143,7 +145,7 @@ impl Session {
         for external in &image.externals {
             inputs.insert(InputKind::External, &external.reference, digest_of(&external.reference));
         }
-        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages })
+        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references })
     }
 
     fn with_parents(
@@ -154,7 +156,7 @@ impl Session {
         relocked: &[Relocked],
     ) -> Prepared {
         let image = &self.workspace.images[name];
-        let Alone { rendered, dockerfile, entries, mut inputs, args, packages } = alone;
+        let Alone { rendered, dockerfile, entries, mut inputs, args, packages, release_references } = alone;
         let parents: BTreeSet<ImageName> = image.parents.iter().map(|parent| parent.name.clone()).collect();
         for parent in &parents {
             inputs.insert(InputKind::Parent, parent.as_str(), fingerprints[parent].to_string());
@@ -165,7 +167,7 @@ impl Session {
             fingerprint: inputs.fingerprint(),
             inputs,
             parents,
-            release_references: self.release_references(name),
+            release_references,
             instructions: dockerfile.instructions().iter().map(|i| i.text().to_owned()).collect(),
             relocked: relocked
                 .iter()
@@ -237,19 +239,18 @@ impl Session {
     /// `NAME`, or `REGISTRY/NAME` where the workspace has a registry.
     pub(crate) fn repository(&self, name: &ImageName) -> String {
         match &self.workspace.manifest.registry {
-            Some(registry) => format!("{}/{name}", registry.value),
+            Some(registry) => format!("{}/{name}", registry.place.value),
             None => name.to_string(),
         }
     }
 
     /// The references that are moved to an image once it is good.
-    pub fn release_references(&self, name: &ImageName) -> Vec<String> {
-        let image = &self.workspace.images[name];
+    ///
+    /// # Errors
+    /// As [`release_tags`](Self::release_tags).
+    pub fn release_references(&self, name: &ImageName) -> Result<Vec<String>, Problems> {
         let repository = self.repository(name);
-        match image.manifest.tags.as_slice() {
-            [] => vec![format!("{repository}:latest")],
-            tags => tags.iter().map(|tag| format!("{repository}:{}", tag.value)).collect(),
-        }
+        Ok(self.release_tags(name)?.iter().map(|tag| format!("{repository}:{tag}")).collect())
     }
 
     /// The Dockerfile as an engine gets it: each parent's name replaced by its content tag, which an engine can

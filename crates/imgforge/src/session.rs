@@ -11,6 +11,7 @@ use imgforge_core::source::WorkTree;
 use imgforge_core::workspace::{self, Workspace};
 
 use crate::Error;
+use crate::tags::Outside;
 
 /// How a workspace is opened.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub struct Session {
     pub(crate) source: WorkTree,
     pub(crate) workspace: Workspace,
     pub(crate) graph: ImageGraph,
+    pub(crate) outside: Outside,
 }
 
 impl Session {
@@ -47,7 +49,7 @@ impl Session {
             cache.save(workspace.images.len());
         }
         let graph = ImageGraph::new(&workspace)?;
-        Ok(Self { root, source, workspace, graph })
+        Ok(Self { root, source, workspace, graph, outside: Outside::default() })
     }
 
     /// The folder of `imgforge.kdl`.

@@ -13,7 +13,8 @@ use super::{
     RootInclude, RunStep, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::name::{ImageName, Tag, nearest};
+use crate::name::{ImageName, nearest};
+use crate::tag::TagTemplate;
 
 /// What may stand in an image, in the order of the reference.
 const IN_IMAGE: &[&str] = &[
@@ -45,6 +46,7 @@ const IN_IMAGE: &[&str] = &[
     "test",
     "template",
     "tag",
+    "version",
     "lint",
 ];
 
@@ -65,6 +67,7 @@ const SINGLE: &[&str] = &[
     "resources",
     "template",
     "lint",
+    "version",
 ];
 
 /// What a hand-written Dockerfile says itself.
@@ -204,6 +207,7 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         allowed: Vec::new(),
         tests: Vec::new(),
         template: None,
+        version: None,
         tags: Vec::new(),
     }
 }
@@ -328,6 +332,7 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         "template" => {
             manifest.template = node.string("a file").map(|file| Located::new(file.value.into(), file.span));
         }
+        "version" => manifest.version = node.string("a version"),
         "tag" => {
             manifest.tags.extend(node.strings("a tag", 1).into_iter().filter_map(|word| tag(&node, word)));
         }
@@ -613,8 +618,8 @@ fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
     Some(Located::new(network, word.span))
 }
 
-fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<Tag>> {
-    match Tag::new(word.value) {
+fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<TagTemplate>> {
+    match TagTemplate::new(word.value) {
         Ok(tag) => Some(Located::new(tag, word.span)),
         Err(error) => {
             node.problem(word.span, error.to_string(), "not a tag");

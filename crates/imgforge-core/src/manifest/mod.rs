@@ -29,7 +29,8 @@ pub use self::test::{Check, CommandCheck, FileCheck, FileKind, HttpCheck, Test, 
 pub use self::workspace::read_workspace;
 use crate::diagnostic::{Located, SourceFile, Span};
 use crate::lint::Rule;
-use crate::name::{ImageName, ServiceName, Tag};
+use crate::name::{ImageName, ServiceName};
+use crate::tag::TagTemplate;
 
 /// What `imgforge.kdl` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +39,10 @@ pub struct WorkspaceManifest {
     pub file: Arc<SourceFile>,
     /// `workspace "NAME"`: names the family in labels.
     pub name: Located<String>,
-    /// `registry "HOST/PATH"`: prefix of the full repository names.
-    pub registry: Option<Located<String>>,
+    /// `registry "HOST/PATH"`: where images are pushed to.
+    pub registry: Option<RegistryPlace>,
+    /// `version "3.1"`: `{{ version }}` in the release tags of images that have none of their own.
+    pub version: Option<Located<String>>,
     /// `supervisor "s6"`: what services run under unless an image says otherwise.
     pub supervisor: Option<Located<SupervisorChoice>>,
     /// `platform "linux/amd64"`.
@@ -56,6 +59,29 @@ pub struct WorkspaceManifest {
     pub apt: Vec<AptSource>,
     /// `group "NAME" "IMAGE"...`.
     pub groups: Vec<Group>,
+}
+
+/// `registry "HOST/PATH" plain-http=#true ca="FILE"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryPlace {
+    /// `HOST/PATH`: prefix of the full repository names.
+    pub place: Located<String>,
+    /// Whether it is spoken to without TLS. When not given, only one on loopback is.
+    pub plain_http: Option<Located<bool>>,
+    /// The certificate authority that signs for it, in PEM, beside those that the system trusts.
+    pub ca: Option<Located<Utf8PathBuf>>,
+}
+
+impl RegistryPlace {
+    /// `HOST`, with its port if it has one.
+    pub fn host(&self) -> &str {
+        self.place.value.split('/').next().unwrap_or_default()
+    }
+
+    /// What stands before an image's name in its repository: `PATH/`, or nothing.
+    pub fn prefix(&self) -> String {
+        self.place.value.split_once('/').map_or_else(String::new, |(_, path)| format!("{path}/"))
+    }
 }
 
 /// A named set of images: `group "web" "webapp-base" "guestbook"`.
@@ -141,8 +167,10 @@ pub struct ImageManifest {
     pub tests: Vec<Test>,
     /// `template "name.j2"`: extends or replaces the built-in Dockerfile template.
     pub template: Option<Located<Utf8PathBuf>>,
-    /// `tag "latest"`: release tags; `latest` when none is given.
-    pub tags: Vec<Located<Tag>>,
+    /// `version "3.1"`: `{{ version }}` in its release tags.
+    pub version: Option<Located<String>>,
+    /// `tag "latest" "{{ version }}"`: release tags; `latest` when none is given.
+    pub tags: Vec<Located<TagTemplate>>,
 }
 
 /// What an image stands on.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
-use super::{AptSource, Group, WorkspaceManifest};
+use super::{AptSource, Group, RegistryPlace, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 
 const TOP: &[&str] = &["workspace", "apt", "group"];
-const IN_WORKSPACE: &[&str] = &["registry", "supervisor", "platform", "images", "label", "arg", "lock"];
+const IN_WORKSPACE: &[&str] =
+    &["registry", "version", "supervisor", "platform", "images", "label", "arg", "lock"];
 
 /// Reads `imgforge.kdl`. The manifest is there when it could be understood in spite of the problems.
 pub fn read_workspace(file: &Arc<SourceFile>) -> (Option<WorkspaceManifest>, Problems) {
@@ -78,6 +79,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         file: Arc::clone(reader.file),
         name: name?,
         registry: None,
+        version: None,
         supervisor: None,
         platform: None,
         images: Vec::new(),
@@ -90,12 +92,13 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
     let mut once = Once::default();
     for kdl in node.children() {
         let mut child = reader.node(kdl);
-        let single = matches!(child.name(), "registry" | "supervisor" | "platform" | "lock");
+        let single = matches!(child.name(), "registry" | "version" | "supervisor" | "platform" | "lock");
         if single && !once.first(&child) {
             continue;
         }
         match child.name() {
             "registry" => manifest.registry = registry(&mut child),
+            "version" => manifest.version = child.string("a version"),
             "supervisor" => manifest.supervisor = supervisor(&mut child),
             "platform" => manifest.platform = platform(&mut child),
             "images" => manifest.images.extend(child.strings("a glob of image folders", 1)),
@@ -113,17 +116,19 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
     Some(manifest)
 }
 
-fn registry(node: &mut Node<'_, '_, '_>) -> Option<Located<String>> {
-    let registry = node.string("the registry, as \"HOST/PATH\"")?;
-    if registry.value.contains("://") || registry.value.ends_with('/') {
+fn registry(node: &mut Node<'_, '_, '_>) -> Option<RegistryPlace> {
+    let place = node.string("the registry, as \"HOST/PATH\"")?;
+    let plain_http = node.flag_property("plain-http");
+    let ca = node.text_property("ca").map(|file| Located::new(file.value.into(), file.span));
+    if place.value.contains("://") || place.value.ends_with('/') {
         node.problem(
-            registry.span,
+            place.span,
             "a registry is a host and a path, without a scheme and a slash at the end",
             "here",
         );
         return None;
     }
-    Some(registry)
+    Some(RegistryPlace { place, plain_http, ca })
 }
 
 fn platform(node: &mut Node<'_, '_, '_>) -> Option<Located<String>> {

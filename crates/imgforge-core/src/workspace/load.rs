@@ -92,6 +92,7 @@ fn placeholder() -> WorkspaceManifest {
         file,
         name: Located::new("unnamed".into(), Span::default()),
         registry: None,
+        version: None,
         supervisor: None,
         platform: None,
         images: Vec::new(),

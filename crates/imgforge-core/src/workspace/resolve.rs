@@ -50,9 +50,9 @@ impl<'w> Names<'w> {
             known.insert(name.to_string(), name);
             plain.push(name.as_str());
             if let Some(registry) = &workspace.registry {
-                known.insert(format!("{}/{name}", registry.value), name);
+                known.insert(format!("{}/{name}", registry.place.value), name);
             }
-            let mut own: BTreeSet<&str> = image.tags.iter().map(|tag| tag.value.as_str()).collect();
+            let mut own: BTreeSet<&str> = image.tags.iter().filter_map(|tag| tag.value.plain()).collect();
             if own.is_empty() {
                 own.insert("latest");
             }

@@ -6,6 +6,7 @@ mod containers;
 mod endpoint;
 mod read;
 mod session;
+mod transfer;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
 use self::session::Counter;
-use crate::{BuildError, BuildRequest, BuiltImage, Engine, Error, ImageConfig, StepSink, labels};
+use crate::export::Exported;
+use crate::{
+    BuildError, BuildRequest, BuiltImage, Engine, Error, ImageConfig, PullRequest, StepSink, Stored, labels,
+};
 
 /// Ten years in seconds: a build may take as long as it takes.
 const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
@@ -172,6 +176,23 @@ impl Engine for Docker {
 
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>> {
         size(&self.client, image).boxed()
+    }
+
+    fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        transfer::stored(&self.client, image).boxed()
+    }
+
+    fn export<'a>(
+        &'a self,
+        images: &'a [String],
+        there: BTreeSet<String>,
+        folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<Exported, Error>> {
+        transfer::export(&self.client, images, there, folder).boxed()
+    }
+
+    fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {
+        transfer::pull(&self.client, request).boxed()
     }
 }
 

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, services, show, update};
+use crate::verbs::{graph, json, lint, list, promote, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -26,6 +26,8 @@ enum Of {
     Lint,
     List,
     Plan,
+    Promote,
+    Push,
     Services,
     Show,
     Test,
@@ -40,6 +42,8 @@ impl SchemaVerb {
             Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
             Of::Plan => schema_for!(Plan),
+            Of::Promote => schema_for!(promote::PromoteOutput),
+            Of::Push => schema_for!(push::PushOutput),
             Of::Services => schema_for!(services::ServicesOutput),
             Of::Show => schema_for!(show::ShowOutput),
             Of::Update => schema_for!(update::UpdateOutput),

@@ -128,7 +128,7 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
             .flat_map(|image| &image.manifest.volumes)
             .map(|volume| volume.value.clone())
             .collect(),
-        tags: session.release_references(name),
+        tags: session.release_references(name).map_err(imgforge::Error::Problems)?,
     })
 }
 

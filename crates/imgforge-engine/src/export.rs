@@ -1,0 +1,423 @@
+//! Images taken out of an engine: their configurations and layers as blobs that a registry takes.
+//!
+//! The archive that Docker writes (`docker save`) has all layers of all images that were asked for, each once and not
+//! compressed. It says only at its end (`manifest.json`) which file belongs to what, so each file is written to disk
+//! as it comes, and compressed beside that when its hash is not one that is there already.
+//!
+//! Rules: "Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format"; the OCI image
+//! specification for `diff_ids` and media types.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::mpsc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use flate2::{Compression, GzBuilder};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// The media type of a compressed layer (OCI image specification, "Media Types").
+pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+/// What is larger is no configuration of an image.
+const MAX_JSON: u64 = 16 << 20;
+
+/// Images that were taken out of an engine.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// The configuration of each image, by its id (`sha256:` of exactly these bytes).
+    pub configs: BTreeMap<String, Vec<u8>>,
+    /// The layers that were not there already, by `diff_id`.
+    pub layers: BTreeMap<String, Blob>,
+}
+
+/// A compressed layer on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// The file.
+    pub file: Utf8PathBuf,
+    /// `sha256:` of the file.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// [`LAYER_GZIP`], or what the engine keeps.
+    pub media_type: String,
+}
+
+/// Why an archive cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The archive breaks off, or the disk is full.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It is not what an engine writes.
+    #[error("the engine's archive is not understood: {0}")]
+    Archive(String),
+}
+
+/// One row of `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    config: String,
+    layers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+/// What a file of the archive has turned out to be.
+enum Found {
+    /// Text that may be a configuration.
+    Json(Vec<u8>),
+    /// An uncompressed layer with this hash, which may be being compressed.
+    Layer(String),
+    /// A layer that the engine keeps compressed.
+    Compressed(Blob),
+    /// Another name of a file.
+    Link(String),
+}
+
+/// Reads an archive of `docker save`. Layers whose `diff_id` is in `there` are passed over; all others lie compressed in
+/// `folder` afterwards.
+///
+/// # Errors
+/// An archive that breaks off, that is not understood or lacks what it names; a disk that is full.
+pub fn read_archive(
+    archive: impl Read,
+    there: &BTreeSet<String>,
+    folder: &Utf8Path,
+) -> Result<Exported, ExportError> {
+    let mut found: HashMap<String, Found> = HashMap::new();
+    let (sender, jobs) = mpsc::sync_channel::<(String, Utf8PathBuf)>(2);
+    let compressed = std::thread::scope(|scope| {
+        let compressor = scope.spawn(move || {
+            let mut blobs = BTreeMap::new();
+            for (diff_id, raw) in jobs {
+                blobs.insert(diff_id, compress(&raw, folder)?);
+                std::fs::remove_file(&raw)?;
+            }
+            Ok::<_, io::Error>(blobs)
+        });
+        let mut queued = BTreeSet::new();
+        let read = read_entries(archive, folder, &mut found, |diff_id, raw| {
+            if there.contains(&diff_id) || !queued.insert(diff_id.clone()) {
+                return std::fs::remove_file(raw);
+            }
+            // A compressor that is gone says itself why.
+            let _ = sender.send((diff_id, raw));
+            Ok(())
+        });
+        drop(sender);
+        let blobs = compressor.join().expect("compressing does not panic")?;
+        read.map(|()| blobs)
+    })?;
+    assemble(&found, compressed, there)
+}
+
+fn read_entries(
+    archive: impl Read,
+    folder: &Utf8Path,
+    found: &mut HashMap<String, Found>,
+    mut layer: impl FnMut(String, Utf8PathBuf) -> io::Result<()>,
+) -> Result<(), ExportError> {
+    let mut archive = tar::Archive::new(archive);
+    for (number, entry) in archive.entries()?.enumerate() {
+        let mut entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_symlink() || kind.is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            let target = String::from_utf8_lossy(&target).into_owned();
+            found.insert(
+                name.clone(),
+                Found::Link(if kind.is_symlink() { beside(&name, &target) } else { target }),
+            );
+            continue;
+        }
+        if !kind.is_file() {
+            continue;
+        }
+        let mut start = [0; 4];
+        let len = read_start(&mut entry, &mut start)?;
+        let start = &start[..len];
+        if matches!(start.first(), Some(b'{' | b'[')) && entry.size() <= MAX_JSON {
+            let mut text = start.to_vec();
+            entry.read_to_end(&mut text)?;
+            found.insert(name, Found::Json(text));
+            continue;
+        }
+        if !(name.ends_with("layer.tar") || name.starts_with("blobs/")) {
+            continue;
+        }
+        let raw = folder.join(format!("raw-{number}"));
+        let (digest, size) = spool(start.chain(&mut entry), &raw)?;
+        let media_type = match start {
+            [0x1f, 0x8b, ..] => Some(LAYER_GZIP),
+            [0x28, 0xb5, 0x2f, 0xfd] => Some(LAYER_ZSTD),
+            _ => None,
+        };
+        let what = match media_type {
+            Some(media_type) => {
+                Found::Compressed(Blob { file: raw, digest, size, media_type: media_type.to_owned() })
+            }
+            None => {
+                layer(digest.clone(), raw)?;
+                Found::Layer(digest)
+            }
+        };
+        found.insert(name, what);
+    }
+    Ok(())
+}
+
+fn assemble(
+    found: &HashMap<String, Found>,
+    mut compressed: BTreeMap<String, Blob>,
+    there: &BTreeSet<String>,
+) -> Result<Exported, ExportError> {
+    let json = |name: &str| match resolve(found, name) {
+        Some(Found::Json(text)) => Ok(text),
+        _ => Err(ExportError::Archive(format!("it has no {name}"))),
+    };
+    let wrong = |name: &str, error: serde_json::Error| ExportError::Archive(format!("{name}: {error}"));
+    let rows: Vec<Row> =
+        serde_json::from_slice(json("manifest.json")?).map_err(|error| wrong("manifest.json", error))?;
+    let mut exported = Exported::default();
+    for row in rows {
+        let text = json(&row.config)?;
+        let config: Config = serde_json::from_slice(text).map_err(|error| wrong(&row.config, error))?;
+        let diff_ids = config.rootfs.diff_ids;
+        if diff_ids.len() != row.layers.len() {
+            let message = format!("{} layers for {} diff_ids", row.layers.len(), diff_ids.len());
+            return Err(ExportError::Archive(message));
+        }
+        for (diff_id, name) in diff_ids.into_iter().zip(&row.layers) {
+            match resolve(found, name) {
+                Some(Found::Layer(hash)) if *hash == diff_id => {
+                    if let Some(blob) = compressed.remove(&diff_id) {
+                        exported.layers.insert(diff_id, blob);
+                    }
+                }
+                Some(Found::Compressed(blob)) => {
+                    exported.layers.insert(diff_id, blob.clone());
+                }
+                Some(Found::Layer(hash)) => {
+                    return Err(ExportError::Archive(format!("{name} is {hash}, not {diff_id}")));
+                }
+                _ if there.contains(&diff_id) => {}
+                _ => return Err(ExportError::Archive(format!("it lacks the layer {name}"))),
+            }
+        }
+        exported.configs.insert(format!("sha256:{}", hex::encode(Sha256::digest(text))), text.clone());
+    }
+    Ok(exported)
+}
+
+/// What a name of the archive stands for, through at most a few links.
+fn resolve<'f>(found: &'f HashMap<String, Found>, name: &str) -> Option<&'f Found> {
+    let mut what = found.get(name)?;
+    for _ in 0..8 {
+        let Found::Link(target) = what else { return Some(what) };
+        what = found.get(target)?;
+    }
+    None
+}
+
+/// The target of a symbolic link as a name of the archive.
+fn beside(name: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn read_start(reader: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < start.len() {
+        match reader.read(&mut start[len..])? {
+            0 => break,
+            read => len += read,
+        }
+    }
+    Ok(len)
+}
+
+/// Writes all of `reader` to a file. Returns its hash and size.
+fn spool(mut reader: impl Read, file: &Utf8Path) -> io::Result<(String, u64)> {
+    let mut writer = Hashing { inner: File::create(file)?, hasher: Sha256::new(), size: 0 };
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(writer.finish()),
+            read => writer.write_all(&buffer[..read])?,
+        }
+    }
+}
+
+/// Compresses a layer into `folder`. The same layer gives the same bytes: no time and no name is in them.
+fn compress(raw: &Utf8Path, folder: &Utf8Path) -> io::Result<Blob> {
+    let file = folder.join(format!("{}.gz", raw.file_name().unwrap_or("layer")));
+    let writer = Hashing { inner: BufWriter::new(File::create(&file)?), hasher: Sha256::new(), size: 0 };
+    let mut encoder = GzBuilder::new().mtime(0).write(writer, Compression::default());
+    io::copy(&mut File::open(raw)?, &mut encoder)?;
+    let mut writer = encoder.finish()?;
+    writer.flush()?;
+    let (digest, size) = writer.finish();
+    Ok(Blob { file, digest, size, media_type: LAYER_GZIP.to_owned() })
+}
+
+/// Hashes and counts what is written through it.
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W> Hashing<W> {
+    fn finish(self) -> (String, u64) {
+        (format!("sha256:{}", hex::encode(self.hasher.finalize())), self.size)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sha256(bytes: &[u8]) -> String {
+        format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    }
+
+    fn add(tar: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes).unwrap();
+    }
+
+    fn link(tar: &mut tar::Builder<Vec<u8>>, name: &str, target: &str) {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, name, target).unwrap();
+    }
+
+    fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
+        (dir, path)
+    }
+
+    fn config(layers: &[&[u8]]) -> Vec<u8> {
+        let ids: Vec<String> = layers.iter().map(|layer| sha256(layer)).collect();
+        serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": ids } }).to_string().into_bytes()
+    }
+
+    /// As Engine 20.10 writes it: a layer that two images share is a link in the second.
+    fn archive(layers: [&[u8]; 2]) -> (Vec<u8>, String) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let config = config(&layers);
+        add(&mut tar, "aa/VERSION", b"1.0");
+        add(&mut tar, "aa/json", b"{}");
+        add(&mut tar, "aa/layer.tar", layers[0]);
+        add(&mut tar, "bb/layer.tar", layers[1]);
+        link(&mut tar, "cc/layer.tar", "../aa/layer.tar");
+        add(&mut tar, "conf.json", &config);
+        let rows = serde_json::json!([
+            { "Config": "conf.json", "RepoTags": null, "Layers": ["cc/layer.tar", "bb/layer.tar"] }
+        ]);
+        add(&mut tar, "manifest.json", rows.to_string().as_bytes());
+        (tar.into_inner().unwrap(), sha256(&config))
+    }
+
+    #[test]
+    fn layers_are_compressed_and_configurations_kept_as_they_are() {
+        let (_dir, folder) = folder();
+        let (bytes, id) = archive([b"one", b"two"]);
+        let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
+        assert_eq!(exported.configs.keys().collect::<Vec<_>>(), [&id]);
+        for content in [&b"one"[..], b"two"] {
+            let blob = &exported.layers[&sha256(content)];
+            let stored = std::fs::read(&blob.file).unwrap();
+            assert_eq!((sha256(&stored), stored.len() as u64), (blob.digest.clone(), blob.size));
+            let mut back = Vec::new();
+            flate2::read::GzDecoder::new(&stored[..]).read_to_end(&mut back).unwrap();
+            assert_eq!(back, content);
+        }
+        let left = std::fs::read_dir(&folder).unwrap().count();
+        assert_eq!(left, 2, "uncompressed files are gone");
+    }
+
+    #[test]
+    fn what_is_there_is_not_compressed() {
+        let (_dir, folder) = folder();
+        let (bytes, _) = archive([b"one", b"two"]);
+        let there = BTreeSet::from([sha256(b"one")]);
+        let exported = read_archive(&bytes[..], &there, &folder).unwrap();
+        assert_eq!(exported.layers.keys().collect::<Vec<_>>(), [&sha256(b"two")]);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn layers_that_the_engine_keeps_compressed_are_taken_as_they_are() {
+        let (_dir, folder) = folder();
+        let mut encoder = GzBuilder::new().write(Vec::new(), Compression::fast());
+        encoder.write_all(b"layer").unwrap();
+        let stored = encoder.finish().unwrap();
+        let config = config(&[b"layer"]);
+        let mut tar = tar::Builder::new(Vec::new());
+        add(&mut tar, "blobs/sha256/l", &stored);
+        add(&mut tar, "blobs/sha256/c", &config);
+        let rows = serde_json::json!([{ "Config": "blobs/sha256/c", "Layers": ["blobs/sha256/l"] }]);
+        add(&mut tar, "manifest.json", rows.to_string().as_bytes());
+        let bytes = tar.into_inner().unwrap();
+        let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
+        let blob = &exported.layers[&sha256(b"layer")];
+        assert_eq!((&blob.digest, blob.media_type.as_str()), (&sha256(&stored), LAYER_GZIP));
+    }
+
+    #[test]
+    fn archives_that_are_not_whole_are_refused() {
+        let (_dir, folder) = folder();
+        let (bytes, _) = archive([b"one", b"two"]);
+        let read = |bytes: &[u8]| read_archive(bytes, &BTreeSet::new(), &folder).map(|_| ()).unwrap_err();
+        assert!(matches!(read(&bytes[..700]), ExportError::Io(_)));
+        assert!(read(&[0; 1024]).to_string().contains("no manifest.json"));
+        let mut tar = tar::Builder::new(Vec::new());
+        add(&mut tar, "c.json", &config(&[b"one"]));
+        add(&mut tar, "a/layer.tar", b"other");
+        let rows = serde_json::json!([{ "Config": "c.json", "Layers": ["a/layer.tar"] }]);
+        add(&mut tar, "manifest.json", rows.to_string().as_bytes());
+        let bytes = tar.into_inner().unwrap();
+        assert!(read(&bytes).to_string().contains(&format!("not {}", sha256(b"one"))));
+    }
+}

@@ -1,0 +1,39 @@
+//! The OCI distribution side: digests, existence, push, download, tags, credentials.
+//!
+//! ```text
+//! "HOST/REPO:TAG@DIGEST"  -> ImageReference   what people write
+//! ImageReference          -> Manifest         Registry::manifest: the bytes as they came, digest verified
+//! PushImage               -> Pushed           Registry::push_image: blobs in parallel, then the manifest by digest
+//! digest                  -> Manifest         Registry::verify: all of it is there
+//! Manifest                -> a tag            Registry::put_manifest: written and read back
+//! ```
+//!
+//! It is apart from the engines since a registry is asked also where no engine is. Rules come from the OCI Distribution
+//! and Image Specifications, whose sections are named where they are kept; tokens are those of Distribution's "Token
+//! Authentication Specification".
+
+mod auth;
+mod challenge;
+mod credentials;
+mod digest;
+mod download;
+mod error;
+mod http;
+mod manifest;
+mod progress;
+mod push;
+mod reference;
+mod registry;
+mod retry;
+mod upload;
+
+pub use credentials::Credentials;
+pub use digest::{Descriptor, Digest, Platform};
+pub use error::{Error, Kind};
+pub use http::Traffic;
+pub use manifest::{Manifest, media_type};
+pub use progress::{Moved, ProgressSink};
+pub use push::{PushImage, PushLayer, Pushed};
+pub use reference::{ImageReference, Reference, sanitize_tag};
+pub use registry::{Options, Registry};
+pub use retry::Retry;

@@ -1,0 +1,130 @@
+//! The family's place in a registry: what of it is there, under which digest.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt};
+use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::Pushed;
+use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Registry, Retry};
+
+use crate::{Error, Session};
+
+/// The whole fingerprint of an image, on its manifest: one request tells whether an image is the wanted one.
+pub(crate) const FINGERPRINT: &str = "imgforge.fingerprint";
+/// The hash of the tests that the image has passed.
+pub(crate) const TESTS: &str = "imgforge.tests";
+/// The name of the image in the workspace.
+pub(crate) const IMAGE: &str = "imgforge.image";
+/// The name of the workspace.
+pub(crate) const WORKSPACE: &str = "imgforge.workspace";
+/// The image that an image stands on (OCI image specification, "Pre-Defined Annotation Keys").
+pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
+/// The digest of that image's manifest.
+pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+
+/// How many requests are under way at once when the registry is asked what it holds.
+const AT_ONCE: usize = 24;
+
+/// A registry, and the part of it that the workspace has.
+#[derive(Clone)]
+pub(crate) struct FamilyRegistry {
+    pub(crate) client: Registry,
+    /// `HOST/PATH`, as the manifest has it.
+    pub(crate) place: String,
+    prefix: String,
+    credentials: Credentials,
+}
+
+/// An image of the family that is in the registry under its content tag.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    pub(crate) digest: Digest,
+    pub(crate) manifest: Manifest,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl Session {
+    /// The workspace's registry, if it names one. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// A CA file that cannot be read.
+    pub(crate) fn registry(&self, retry: Retry) -> Result<Option<FamilyRegistry>, Error> {
+        let Some(registry) = &self.workspace.manifest.registry else { return Ok(None) };
+        let credentials = Credentials::workspace();
+        let options = Options {
+            plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
+            ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
+            retry,
+            ..Options::new(registry.host(), credentials.clone())
+        };
+        let (client, place) = (Registry::new(options)?, registry.place.value.clone());
+        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix(), credentials }))
+    }
+
+    /// The workspace's registry, which the verb cannot do without.
+    pub(crate) fn needed_registry(&self) -> Result<FamilyRegistry, Error> {
+        self.registry(Retry::default())?.ok_or(Error::NoRegistry)
+    }
+}
+
+impl FamilyRegistry {
+    /// The credentials for it, for an engine that pulls from it.
+    pub(crate) async fn engine_login(&self) -> Result<Option<imgforge_engine::Login>, Error> {
+        let login = self.credentials.user_and_password(self.client.host()).await?;
+        Ok(login.map(|(user, password)| imgforge_engine::Login { user, password }))
+    }
+
+    /// An image's repository, without the host.
+    pub(crate) fn repository(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// What is there under the content tag of this fingerprint.
+    ///
+    /// # Errors
+    /// A registry that cannot be asked; [`Error::ContentTag`] when the tag is another image's.
+    pub(crate) async fn content(
+        &self,
+        name: &ImageName,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Remote>, Error> {
+        let tag = fingerprint.content_tag();
+        let repository = self.repository(name.as_str());
+        let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
+        let Some(manifest) = found else { return Ok(None) };
+        let said = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
+        if said != Some(fingerprint) {
+            return Err(Error::ContentTag { reference: format!("{}/{name}:{tag}", self.place) });
+        }
+        Ok(Some(Remote { digest: manifest.digest().clone(), manifest, fingerprint }))
+    }
+
+    /// What of these images is there, asked with one request each.
+    ///
+    /// # Errors
+    /// As [`content`](Self::content).
+    pub(crate) async fn contents(
+        &self,
+        wanted: impl IntoIterator<Item = (ImageName, Fingerprint)>,
+    ) -> Result<BTreeMap<ImageName, Remote>, Error> {
+        let asked = wanted.into_iter().map(|(name, fingerprint)| async move {
+            let found = self.content(&name, fingerprint).await?;
+            Ok::<_, Error>(found.map(|remote| (name, remote)))
+        });
+        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+}
+
+impl Remote {
+    /// The hash of the tests that it had passed when it was pushed.
+    pub(crate) fn tests(&self) -> Option<&str> {
+        self.manifest.annotations().get(TESTS).map(String::as_str)
+    }
+
+    /// What a plan needs to know of it.
+    pub(crate) fn pushed(&self) -> Pushed {
+        Pushed { fingerprint: self.fingerprint, digest: self.digest.to_string() }
+    }
+}
