@@ -16,6 +16,7 @@ mod looking;
 mod mistakes;
 mod packages;
 mod running;
+mod testing;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
