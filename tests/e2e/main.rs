@@ -18,6 +18,7 @@ mod mistakes;
 mod packages;
 mod registry;
 mod running;
+mod testing;
 mod updates;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
