@@ -169,7 +169,7 @@ fn stages(family: &Family) -> Result<()> {
     row("the same, hashed before", median(|| prepare(true))?);
     row(
         "all of `plan`, with the engine's answer",
-        median(|| timed(|| Ok(session.plan(&selected, false).map(drop)?)))?,
+        median(|| timed(|| Ok(session.plan(&selected, false, true).map(drop)?)))?,
     );
     row("GET /images/json alone", median(|| timed(|| list_request(&family.name)))?);
     Ok(())

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 const TOOLS: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
     ("docker-compose", "/usr/bin/docker-compose"),
+    ("docker-registry", "/usr/bin/docker-registry"),
     ("dpkg-dev", "/usr/bin/dpkg-scanpackages"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod family;
+mod faults;
 mod images;
 mod quadlet;
 mod services;
@@ -34,9 +35,17 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`.
+        /// Sizes of families, `packages`, `services`, `faults` or `faults:PUSHES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
+    },
+    /// What `bench faults` starts, and kills: pushes one generation of its family.
+    #[command(hide = true)]
+    PushGeneration {
+        /// The registry.
+        host: String,
+        /// What the generation is made of.
+        folder: camino::Utf8PathBuf,
     },
 }
 
@@ -49,6 +58,8 @@ enum Topic {
     Packages,
     /// Supervisors.
     Services,
+    /// So many pushes into a registry that fails, by processes that are killed.
+    Faults(usize),
 }
 
 impl std::str::FromStr for Topic {
@@ -58,10 +69,15 @@ impl std::str::FromStr for Topic {
         match text {
             "packages" => Ok(Self::Packages),
             "services" => Ok(Self::Services),
-            number => number
-                .parse()
-                .map(Self::Family)
-                .map_err(|_| "a number of images, `packages` or `services`".into()),
+            "faults" => Ok(Self::Faults(1000)),
+            text => {
+                let wrong =
+                    |_| "a number of images, `packages`, `services`, `faults` or `faults:PUSHES`".to_owned();
+                match text.strip_prefix("faults:") {
+                    Some(number) => number.parse().map(Self::Faults).map_err(wrong),
+                    None => text.parse().map(Self::Family).map_err(wrong),
+                }
+            }
         }
     }
 }
@@ -72,6 +88,7 @@ impl std::fmt::Display for Topic {
             Self::Family(size) => size.fmt(f),
             Self::Packages => f.write_str("packages"),
             Self::Services => f.write_str("services"),
+            Self::Faults(pushes) => write!(f, "faults:{pushes}"),
         }
     }
 }
@@ -80,11 +97,16 @@ fn main() -> Result<()> {
     match Args::parse().task {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
-        Task::Bench { topics } if cfg!(debug_assertions) => optimised(&topics),
+        Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
+        // What is counted there needs no speed.
+        Task::Bench { topics } if cfg!(debug_assertions) && !matches!(*topics, [Topic::Faults(_)]) => {
+            optimised(&topics)
+        }
         Task::Bench { topics } => topics.into_iter().try_for_each(|topic| match topic {
             Topic::Family(size) => bench::family(size),
             Topic::Packages => bench::packages(),
             Topic::Services => services::run(),
+            Topic::Faults(pushes) => faults::run(pushes),
         }),
     }
 }

@@ -138,6 +138,8 @@ pub enum Event {
 pub enum Activity {
     /// It is built, and then tested if it has tests.
     Build,
+    /// It is in the registry: it is pulled, and then tested if its tests have not passed.
+    Pull,
     /// It is there, and only tested.
     Test,
 }

@@ -59,6 +59,11 @@ impl Inventory {
             .max_by_key(|held| (held.created, &held.id))
     }
 
+    /// Whether any image of this name is held, of whatever fingerprint.
+    pub fn knows(&self, name: &ImageName) -> bool {
+        !self.of(name).is_empty()
+    }
+
     /// Notes what the registry holds for a target of the image `name`.
     pub fn insert_pushed(&mut self, name: impl Into<String>, pushed: Pushed) {
         self.pushed.insert(name.into(), pushed);
@@ -261,6 +266,9 @@ pub struct Plan {
     pub version: u32,
     /// In an order in which they could be built one after another.
     pub targets: Vec<PlannedTarget>,
+    /// What could not be asked, in a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl PlannedTarget {
@@ -335,7 +343,7 @@ pub fn plan(
             tests,
         });
     }
-    Plan { version: VERSION, targets: rows }
+    Plan { version: VERSION, targets: rows, warnings: Vec::new() }
 }
 
 /// How many tests are run for an image that is there.

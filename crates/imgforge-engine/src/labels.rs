@@ -37,7 +37,7 @@ pub const READER: &str = "imgforge.reader";
 pub const TEST_RUN: &str = "imgforge.test-run";
 
 /// Reads an image's labels; `None` when they are not ours or cannot be understood.
-pub(crate) fn read(
+pub fn read(
     id: String,
     created: i64,
     references: BTreeSet<String>,

@@ -128,7 +128,7 @@ pub struct PullRequest {
 /// A name and a password for a registry. It is not printed.
 #[derive(Clone)]
 pub struct Login {
-    /// The name.
+    /// The name; `<token>` when the password is an identity token.
     pub user: String,
     /// The password.
     pub password: String,

@@ -1,117 +1,202 @@
-//! What can go wrong between us and a registry.
+//! What can go wrong with a registry, in words that say what to do.
 
-use camino::Utf8PathBuf;
+use std::io;
 
-/// Why a registry did not do what was asked.
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::digest::Digest;
+
+/// Why a registry could not be asked, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing answers, however often it was tried.
-    #[error("the registry {host} cannot be reached: {cause}")]
+    /// A text that is no reference, host or tag.
+    #[error("\"{text}\" is not an image reference: {reason}")]
+    Reference {
+        /// As written.
+        text: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Options that cannot be used.
+    #[error("the registry \"{host}\" cannot be used: {reason}")]
+    Options {
+        /// The registry.
+        host: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// Credentials that are there but cannot be read.
+    #[error("the credentials for {registry} cannot be read: {reason}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The registry or its token server does not let us (401, 403).
+    #[error(
+        "{registry} refuses {what}: {message}; tried with {tried}; check that the login is right and may do this \
+         (`docker login {registry}`, or IMGFORGE_REGISTRY_USER and IMGFORGE_REGISTRY_PASSWORD for the workspace's registry)"
+    )]
+    Authentication {
+        /// The registry.
+        registry: String,
+        /// The repository.
+        repository: String,
+        /// What was to be done, with the repository.
+        what: String,
+        /// Where the credentials came from: never the credentials.
+        tried: String,
+        /// The status, and what the registry says.
+        message: String,
+    },
+    /// It does not answer, or not as it should, after all tries.
+    #[error("{registry} cannot be reached for {what}: {reason}")]
     Unreachable {
         /// The registry.
-        host: String,
-        /// What the system says.
-        cause: String,
-    },
-    /// It wants to know who asks, or does not let those in.
-    #[error("the registry {host} refuses {what} (status {status}); {tried}")]
-    Denied {
-        /// The registry.
-        host: String,
-        /// What was asked: `push to acme/web`.
+        registry: String,
+        /// What was to be done.
         what: String,
-        /// 401 or 403.
-        status: u16,
-        /// Which credentials were tried, or where they were looked for.
-        tried: String,
+        /// Why, in a few words, with the number of tries.
+        reason: String,
     },
     /// It says no.
-    #[error("the registry {host} refuses {what}: {message} (status {status})")]
+    #[error("{registry} refuses {what}: {message}")]
     Refused {
         /// The registry.
-        host: String,
-        /// What was asked.
+        registry: String,
+        /// What was to be done.
         what: String,
         /// The HTTP status.
         status: u16,
-        /// What it says, without control characters.
+        /// The registry's own code (distribution specification, "Error Codes"), or nothing.
+        code: String,
+        /// The status, the code and the registry's message.
         message: String,
     },
-    /// It failed each time.
-    #[error("the registry {host} failed {attempts} times to {what}: {last}")]
-    GaveUp {
+    /// Deleting is switched off there (405).
+    #[error(
+        "{registry} does not delete: deleting is switched off there; its operator allows it with `storage.delete.enabled` \
+         in the registry's configuration"
+    )]
+    DeletionDisabled {
         /// The registry.
-        host: String,
-        /// What was asked.
-        what: String,
-        /// How often.
-        attempts: u32,
-        /// What happened the last time.
-        last: String,
+        registry: String,
     },
-    /// What came is not what its digest says.
-    #[error("{what} from the registry {host} is not what its digest says: {found} instead of {expected}")]
-    Digest {
-        /// The registry.
-        host: String,
-        /// What was got.
-        what: String,
-        /// The digest that was asked for.
-        expected: String,
-        /// The digest of what came.
-        found: String,
-    },
-    /// What must be there is not.
-    #[error("the registry {host} lacks {what}")]
-    Missing {
-        /// The registry.
-        host: String,
-        /// A manifest or a blob, with its repository.
-        what: String,
-    },
-    /// An answer cannot be understood.
-    #[error("the registry {host} answers what is not understood: {message}")]
+    /// An answer that breaks the rules of the specification.
+    #[error("{registry} answers {what} in a way that cannot be used: {reason}")]
     Answer {
         /// The registry.
-        host: String,
-        /// What is wrong.
-        message: String,
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
     },
-    /// A file cannot be read or written.
+    /// Content is not what its digest says.
+    #[error("{what} has the digest {found}, but {expected} was expected: nothing of it is used")]
+    Digest {
+        /// The content.
+        what: String,
+        /// As asked for.
+        expected: Digest,
+        /// As found.
+        found: String,
+    },
+    /// What should be in a registry is not there, or not with the right size.
+    #[error("{registry}/{repository} does not hold all of {digest}: {}", missing.join("; "))]
+    Incomplete {
+        /// The registry.
+        registry: String,
+        /// The repository.
+        repository: String,
+        /// The manifest.
+        digest: Digest,
+        /// Every part that is not there.
+        missing: Vec<String>,
+    },
+    /// A tag that somebody else has moved meanwhile.
+    #[error(
+        "the tag {tag} of {registry}/{repository} was set to {expected}, but is {} when read back: somebody else \
+         moves it; do it again when they are done",
+        found.as_ref().map_or("absent", Digest::as_str)
+    )]
+    TagMoved {
+        /// The registry.
+        registry: String,
+        /// The repository.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// As written.
+        expected: Digest,
+        /// As read back.
+        found: Option<Digest>,
+    },
+    /// A file of this machine cannot be read or written.
     #[error("{path}: {error}")]
-    File {
+    Io {
         /// The file.
         path: Utf8PathBuf,
         /// What the system says.
-        error: std::io::Error,
+        error: io::Error,
     },
-    /// Something here is set up wrongly: Docker's configuration, a credential helper, a CA file.
-    #[error("{message}")]
-    Configuration {
-        /// What is wrong, and where.
-        message: String,
+    /// A file of this machine that is not what its descriptor says.
+    #[error("{path} is not what was to be pushed: {reason}; build the image again")]
+    File {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What is wrong.
+        reason: String,
     },
+}
+
+/// What an [`Error`] means for an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody answers, or only failures.
+    Unreachable,
+    /// Wrong, missing or unreadable credentials.
+    Authentication,
+    /// What the user wrote.
+    Input,
+    /// All else: a refusal, content that is wrong or missing.
+    Failed,
 }
 
 impl Error {
-    /// What to do about it, where there is something to say.
-    pub fn help(&self) -> Option<String> {
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Unreachable { .. } => {
-                Some("is the name right, and does the registry speak HTTPS? (plain HTTP is used on loopback only, or with `plain-http=#true`)".into())
-            }
-            Self::Denied { host, .. } => Some(format!(
-                "log in with `docker login {host}`, or set {} and {}",
-                crate::auth::USER_VARIABLE,
-                crate::auth::PASSWORD_VARIABLE
-            )),
-            _ => None,
+            Self::Unreachable { .. } => Kind::Unreachable,
+            Self::Authentication { .. } | Self::Credentials { .. } => Kind::Authentication,
+            Self::Reference { .. } | Self::Options { .. } => Kind::Input,
+            _ => Kind::Failed,
         }
+    }
+
+    /// Whether the registry could not be reached, or did not let us in: exit code 3.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.kind(), Kind::Unreachable | Kind::Authentication)
+    }
+
+    pub(crate) fn io(path: &Utf8Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { path: path.to_owned(), error }
     }
 }
 
-/// A text of a registry, fit to be shown: one line, without control characters, and not endless.
+/// A text from elsewhere as it may be shown: no control characters, one line, not long.
 pub(crate) fn clean(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
-    line.trim().to_owned()
+    const SHOWN: usize = 300;
+    let mut clean = String::new();
+    for (number, c) in text.trim().chars().enumerate() {
+        if number == SHOWN {
+            clean.push('…');
+            break;
+        }
+        let is_unsafe = c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        clean.push(if is_unsafe { ' ' } else { c });
+    }
+    clean
 }

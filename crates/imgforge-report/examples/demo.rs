@@ -26,7 +26,10 @@ fn main() {
     let took = begun.elapsed();
     say(0, Event::Fetched { what: "packages".into(), bytes: 58_230_000, files: 114, took });
     say(0, Event::TargetStarted { target: name("os-base"), activity: Activity::Build });
-    say(800, Event::TargetStarted { target: name("team/builder-with-a-long-name"), activity: Activity::Build });
+    say(
+        800,
+        Event::TargetStarted { target: name("team/builder-with-a-long-name"), activity: Activity::Build },
+    );
     say(
         800,
         step("team/builder-with-a-long-name", 2, "RUN dpkg --configure --pending && rm -rf /var/log/漢字/*"),

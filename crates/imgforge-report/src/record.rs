@@ -40,6 +40,9 @@ pub struct TargetReport {
     /// What it adds to its parent, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<u64>,
+    /// The digest of its manifest in the registry, when it was pushed or was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Why it failed, in one line, without control codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -165,6 +168,15 @@ impl Recorder {
         report
     }
 
+    /// Notes where an image is in the registry.
+    pub fn set_digest(&self, name: &ImageName, digest: &str) {
+        self.with(|report| {
+            for target in report.targets.iter_mut().filter(|target| target.name == *name) {
+                target.digest = Some(digest.to_owned());
+            }
+        });
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut RunReport) -> T) -> T {
         act(&mut lock(&self.0).report)
     }
@@ -206,6 +218,7 @@ impl TargetReport {
             seconds: None,
             size: None,
             added: None,
+            digest: None,
             message: None,
             tests: Vec::new(),
             blocked_by: None,

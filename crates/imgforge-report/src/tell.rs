@@ -260,6 +260,7 @@ fn passed(ended: Option<&Running>) -> Option<String> {
 pub(crate) fn doing(activity: Activity) -> &'static str {
     match activity {
         Activity::Build => "Building",
+        Activity::Pull => "Pulling",
         Activity::Test => "Testing",
     }
 }

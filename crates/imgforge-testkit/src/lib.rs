@@ -1,10 +1,13 @@
-//! For tests only: workspaces on disk, a real apt repository, and what tests leave in a real Docker Engine.
+//! For tests only: workspaces on disk, a real apt repository, a real container registry with a proxy that fails on
+//! demand, and what tests leave in a real Docker Engine.
 
 pub mod apt;
 pub mod docker;
 pub mod engine;
+pub mod fault_proxy;
 pub mod http;
 pub mod registry;
+pub mod token_server;
 pub mod workspace;
 
 use std::sync::atomic::{AtomicU32, Ordering};

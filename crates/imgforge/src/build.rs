@@ -7,19 +7,22 @@ use std::time::{Duration, Instant};
 use imgforge_core::event::{Event, Outcome, Reporter};
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::{self, Action, Inventory, Plan, Relocked, Target, Tests};
+use imgforge_core::plan::{self, Action, Inventory, Plan, PlannedTarget, Relocked, Target, Tests};
 use imgforge_core::schedule::{Node, Policy, Schedule};
 use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Docker, Engine, EventSender, dispatch};
+use imgforge_registry::Retry;
 use imgforge_report::{Recorder, RunReport};
 use rayon::prelude::*;
 
 use crate::durations::Durations;
 use crate::prepare::Prepared;
 use crate::progress::{EventProgress, pump};
+use crate::publish::{Published, ToPublish};
+use crate::registry::{FamilyRegistry, Remote};
 use crate::resolve::Moves;
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
-use crate::work::{Builder, MovesTags, TargetFailure, Testing};
+use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -35,6 +38,12 @@ pub struct BuildOptions {
     pub force: bool,
     /// What is done about tests.
     pub tests: TestMode,
+    /// Push what was built to the registry, and promote what has passed its tests.
+    pub push: bool,
+    /// Pull what is selected and only the registry holds.
+    pub pull: bool,
+    /// Do not ask the registry what it holds.
+    pub local: bool,
     /// Cancelled to stop the run: what is being built is cancelled in the engine.
     pub cancel: CancellationToken,
 }
@@ -53,7 +62,7 @@ pub enum TestMode {
 
 /// What is known of tests before any is run.
 #[derive(Clone, Copy)]
-enum Ask<'r> {
+pub(crate) enum Ask<'r> {
     /// None is to be run.
     None,
     /// Those that have not passed are.
@@ -75,6 +84,8 @@ pub struct BuildReport {
     pub hashed: Duration,
     /// How long the engine took to say what it holds.
     pub asked: Duration,
+    /// What came of pushing, when that was asked for.
+    pub published: Option<Published>,
     /// The engine, in a few words.
     pub engine: String,
     /// Whether the run was cancelled.
@@ -84,30 +95,53 @@ pub struct BuildReport {
 impl BuildReport {
     /// Whether every target is built or fresh.
     pub fn succeeded(&self) -> bool {
-        self.failures.is_empty() && !self.interrupted
+        self.failures.is_empty()
+            && !self.interrupted
+            && self.published.as_ref().is_none_or(|published| published.failures.is_empty())
     }
 }
 
 /// A plan and what it was made from.
-struct Planned {
-    prepared: Vec<Prepared>,
-    inventory: Inventory,
-    plan: Plan,
-    engine: Arc<Docker>,
-    hashed: Duration,
-    asked: Duration,
+pub(crate) struct Planned {
+    pub(crate) prepared: Vec<Prepared>,
+    pub(crate) inventory: Inventory,
+    pub(crate) plan: Plan,
+    pub(crate) engine: Arc<Docker>,
+    /// The registry, when it was asked.
+    pub(crate) registry: Option<FamilyRegistry>,
+    /// What it holds of the targets that it was asked for.
+    pub(crate) remotes: BTreeMap<ImageName, Remote>,
+    pub(crate) hashed: Duration,
+    pub(crate) asked: Duration,
+}
+
+/// The variable that keeps builds from asking the registry, as `--local` does.
+const LOCAL_VARIABLE: &str = "IMGFORGE_LOCAL";
+
+/// What the registry is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskRegistry {
+    /// Nothing.
+    No,
+    /// Images that the engine lacks. One that does not answer is told of, and gone without.
+    ForMissing,
+    /// All images. It must answer.
+    ForAll,
 }
 
 impl Session {
-    /// What would be done for `selected`, and why. Asks the engine once what it holds; changes nothing.
+    /// What would be done for `selected`, and why. Asks the engine once what it holds, and the registry for what the engine
+    /// lacks unless only what is `local` counts; changes nothing.
     ///
     /// # Errors
     /// Problems of manifests and files, a lock that does not fit, an engine that cannot be reached.
-    pub fn plan(&self, selected: &BTreeSet<ImageName>, force: bool) -> Result<Plan, Error> {
+    pub fn plan(&self, selected: &BTreeSet<ImageName>, force: bool, local: bool) -> Result<Plan, Error> {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
         let record = TestRecord::load(&self.root);
-        Ok(runtime()?.block_on(self.planned(selected, &lock, &[], Ask::Unless(&record), force))?.plan)
+        let registry = if local { AskRegistry::No } else { AskRegistry::ForMissing };
+        let planned = self.planned(selected, &lock, &[], Ask::Unless(&record), registry, force);
+        Ok(runtime()?.block_on(planned)?.plan)
     }
 
     /// Builds what of `selected` is not there yet, runs the tests that have not passed, and moves release tags.
@@ -128,8 +162,14 @@ impl Session {
             (Vec::new(), self.workspace.manifest.relock_vanished && !options.locked);
         let record = Arc::new(TestRecord::load(&self.root));
         let ask = if options.tests == TestMode::Run { Ask::Unless(&record) } else { Ask::None };
+        let registry = match options {
+            BuildOptions { push: true, .. } => AskRegistry::ForAll,
+            BuildOptions { local: true, .. } => AskRegistry::No,
+            _ => AskRegistry::ForMissing,
+        };
         let planned = loop {
-            let planned = runtime.block_on(self.planned(selected, &lock, &relocked, ask, options.force))?;
+            let planned = self.planned(selected, &lock, &relocked, ask, registry, options.force);
+            let planned = runtime.block_on(planned)?;
             match self.fetch_for(&planned, reporter) {
                 Ok(()) => break planned,
                 Err(Error::Packages(imgforge_packages::Error::Vanished(gone))) if may_relock => {
@@ -162,7 +202,8 @@ impl Session {
         self.check_lock(&lock)?;
         let has_tests = |name: &&ImageName| !testing::of(&self.workspace, &self.graph, name).is_empty();
         let selected: BTreeSet<ImageName> = selected.iter().filter(has_tests).cloned().collect();
-        let planned = runtime.block_on(self.planned(&selected, &lock, &[], Ask::All, false))?;
+        let registry = AskRegistry::ForMissing;
+        let planned = runtime.block_on(self.planned(&selected, &lock, &[], Ask::All, registry, false))?;
         let absent =
             planned.plan.to_build().filter(|row| selected.iter().any(|name| name.as_str() == row.name));
         let absent: Vec<String> = absent.map(|row| row.name.clone()).collect();
@@ -174,7 +215,7 @@ impl Session {
     }
 
     /// What is known of the tests of each target.
-    fn tests_known(&self, targets: &[Target], ask: Ask<'_>) -> BTreeMap<ImageName, Tests> {
+    pub(crate) fn tests_known(&self, targets: &[Target], ask: Ask<'_>) -> BTreeMap<ImageName, Tests> {
         if matches!(ask, Ask::None) || !self.has_tests() {
             return BTreeMap::new();
         }
@@ -241,12 +282,13 @@ impl Session {
         format!("{} added, {} moved, {} removed", added.len(), moved.len(), removed.len())
     }
 
-    async fn planned(
+    pub(crate) async fn planned(
         &self,
         selected: &BTreeSet<ImageName>,
         lock: &Lock,
         relocked: &[Relocked],
         ask: Ask<'_>,
+        ask_registry: AskRegistry,
         force: bool,
     ) -> Result<Planned, Error> {
         // The engine is asked while files are hashed.
@@ -260,16 +302,75 @@ impl Session {
         let started = Instant::now();
         let prepared = tokio::task::block_in_place(|| self.prepare(selected, lock, relocked))?;
         let hashed = started.elapsed();
-        let (engine, inventory, asked) = asking.await.expect("asking does not panic")?;
+        let (engine, mut inventory, asked) = asking.await.expect("asking does not panic")?;
         let targets: Vec<_> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
-        let known = self.tests_known(&targets, ask);
+        let mut warnings = Vec::new();
+        let (registry, remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
+            Ok(found) => found,
+            Err(error @ Error::Registry(_)) if ask_registry == AskRegistry::ForMissing => {
+                warnings.push(format!("{error}; only what the engine holds is taken for fresh"));
+                (None, BTreeMap::new())
+            }
+            Err(error) => return Err(error),
+        };
+        for (name, remote) in &remotes {
+            inventory.insert_pushed(name.as_str(), remote.pushed());
+        }
+        let mut known = self.tests_known(&targets, ask);
+        if matches!(ask, Ask::Unless(_)) {
+            self.tests_passed_elsewhere(&mut known, &remotes);
+        }
         let tests = |target: &Target| match ask {
             // What else is needed is not what was asked for.
             Ask::All if !selected.contains(&target.name) => Tests::default(),
             _ => known.get(&target.name).copied().unwrap_or_default(),
         };
-        let plan = plan::plan(&targets, selected, &inventory, &tests, force);
-        Ok(Planned { prepared, inventory, plan, engine: Arc::new(engine), hashed, asked })
+        let mut plan = plan::plan(&targets, selected, &inventory, &tests, force);
+        plan.warnings = warnings;
+        Ok(Planned { prepared, inventory, plan, engine: Arc::new(engine), registry, remotes, hashed, asked })
+    }
+
+    async fn ask_registry(
+        &self,
+        targets: &[Target],
+        inventory: &mut Inventory,
+        ask: AskRegistry,
+    ) -> Result<(Option<FamilyRegistry>, BTreeMap<ImageName, Remote>), Error> {
+        let registry = match ask {
+            AskRegistry::No => None,
+            AskRegistry::ForMissing if std::env::var_os(LOCAL_VARIABLE).is_some_and(|set| set != "0") => None,
+            // A build that can do without does not wait long.
+            AskRegistry::ForMissing => self.registry(Retry { tries: 2, ..Retry::default() })?,
+            AskRegistry::ForAll => Some(self.needed_registry()?),
+        };
+        let Some(registry) = registry else { return Ok((None, BTreeMap::new())) };
+        let is_asked = |target: &&Target| {
+            ask == AskRegistry::ForAll || inventory.holds(&target.name, target.fingerprint).is_none()
+        };
+        let wanted = targets.iter().filter(is_asked).map(|target| (target.name.clone(), target.fingerprint));
+        let remotes = registry.contents(wanted).await?;
+        // What an image was before is known here, or there.
+        let changed = targets
+            .iter()
+            .filter(|target| !remotes.contains_key(&target.name) && !inventory.knows(&target.name));
+        let tags = changed.filter_map(|target| Some((target, target.release_references.first()?)));
+        for (name, held) in registry.released(tags).await? {
+            inventory.insert(name, held);
+        }
+        Ok((Some(registry), remotes))
+    }
+
+    /// Takes notice of tests that had passed where an image was pushed from.
+    pub(crate) fn tests_passed_elsewhere(
+        &self,
+        known: &mut BTreeMap<ImageName, Tests>,
+        remotes: &BTreeMap<ImageName, Remote>,
+    ) {
+        for (name, tests) in known.iter_mut().filter(|(_, tests)| !tests.passed) {
+            let Some(said) = remotes.get(name).and_then(Remote::tests) else { continue };
+            let asked = testing::of(&self.workspace, &self.graph, name);
+            tests.passed = said == hex::encode(self.tests_hash(name, &asked).as_bytes());
+        }
     }
 
     /// Fetches the packages of all targets that will be built.
@@ -302,8 +403,12 @@ impl Session {
         started: Instant,
         reporter: &mut dyn Reporter,
     ) -> Result<BuildReport, Error> {
-        let Planned { prepared, inventory, plan, engine, hashed, asked } = planned;
+        let Planned { prepared, inventory, plan, engine, registry, remotes, hashed, asked } = planned;
         let Way { record, options, only_tests } = way;
+        for message in &plan.warnings {
+            reporter.event(&Event::Warning { message: message.clone() });
+        }
+        let pulls = pulls(&prepared, &plan, &inventory, &remotes, options.pull);
         if may_be_there(&self.root) {
             let removed = remove_leftovers(&self.root, &*engine).await?;
             if removed > 0 {
@@ -337,27 +442,39 @@ impl Session {
         let mut recorder = Recorder::new();
         for target in prepared.iter().map(|prepared| &prepared.target) {
             let row = plan.targets.iter().find(|row| row.name == target.name.as_str());
-            if row.is_some_and(|row| row.action == Action::Fresh && row.tests == 0) {
+            let is_pulled = pulls.contains_key(&target.name);
+            if row.is_some_and(|row| row.action == Action::Fresh && row.tests == 0) && !is_pulled {
                 recorder.add_fresh(target.name.clone(), None);
             }
         }
         let described = engine.describe();
         let mut durations = Durations::load(&self.root);
-        let (mut failures, mut interrupted) = (Vec::new(), false);
-        if plan.to_do().next().is_some() {
+        let (mut failures, mut bad, mut ids) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        // A reader that is gone does not want to know.
+        let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
+        let both = [&mut recorder as &mut dyn Reporter, reporter];
+        let mut tell = Tee(both);
+        let at_work: BTreeSet<&ImageName> = targets
+            .iter()
+            .map(|target| &target.name)
+            .filter(|name| at_work.contains(name.as_str()) || pulls.contains_key(*name))
+            .collect();
+        if !at_work.is_empty() {
             let slots = options.slots.unwrap_or_else(default_slots);
-            let schedule = schedule(&targets, &plan, &durations, options.fail_fast, only_tests);
-            let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-            // A reader that is gone does not want to know.
-            let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
+            let schedule = schedule(&targets, &at_work, &durations, options.fail_fast, only_tests);
             let tests = if plan.targets.iter().any(|row| row.tests > 0) {
                 let run = TestRun::begin(&self.root)?;
                 let tester = Tester::new(engine.clone(), engine.clone(), Arc::clone(&events), run);
-                Some(Testing { tester, record })
+                Some(Testing { tester, record: Arc::clone(&record) })
             } else {
                 None
             };
             let tags = if only_tests { MovesTags::None } else { MovesTags::But(keeps_tags) };
+            let login = match (&registry, pulls.is_empty()) {
+                (Some(registry), false) => registry.engine_login().await?,
+                _ => None,
+            };
             let builder = Builder::new(
                 self,
                 prepared,
@@ -368,33 +485,21 @@ impl Session {
                 Arc::clone(&events),
                 tests,
                 tags,
+                Pulls { requests: pulls, login },
             )?;
             let builder = Arc::new(builder);
-            let to_build = plan.to_do().count();
-            let both = [&mut recorder as &mut dyn Reporter, reporter];
-            let mut tell = Tee(both);
-            tell.event(&Event::Started { to_build, fresh: plan.targets.len() - to_build, slots });
-            let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events);
-            let mut work = std::pin::pin!(work);
-            let (mut running, mut stopping) = (true, false);
-            let mut ended = Vec::new();
-            while running || !receiver.is_empty() {
-                tokio::select! {
-                    Some(event) = receiver.recv() => {
-                        if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = &event {
-                            durations.insert(target, *took);
-                        }
-                        tell.event(&event);
-                    }
-                    () = options.cancel.cancelled(), if running && !stopping => {
-                        stopping = true;
-                        tell.event(&Event::Interrupted);
-                    }
-                    all = &mut work, if running => (running, ended) = (false, all),
+            let fresh =
+                plan.targets.iter().filter(|row| !at_work.iter().any(|name| name.as_str() == row.name));
+            tell.event(&Event::Started { to_build: at_work.len(), fresh: fresh.count(), slots });
+            let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events.clone());
+            let ended = while_telling(work, &mut receiver, &options.cancel, |event| {
+                if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = event {
+                    durations.insert(target, *took);
                 }
-            }
-            tell.event(&Event::Finished { took: started.elapsed() });
-            let bad: BTreeSet<ImageName> = ended
+                tell.event(event);
+            })
+            .await;
+            bad = ended
                 .into_iter()
                 .filter(|(_, outcome, _)| !went_well(outcome))
                 .map(|(name, ..)| name)
@@ -405,11 +510,46 @@ impl Session {
                 }
             }
             failures = builder.take_failures();
-            interrupted = options.cancel.is_cancelled();
+            ids = builder.ids();
             durations.save();
         }
+        let mut published = None;
+        if let (true, Some(registry), false) = (options.push, &registry, options.cancel.is_cancelled()) {
+            let good: Vec<&Target> = targets.iter().filter(|target| !bad.contains(&target.name)).collect();
+            for target in &good {
+                if let Some(held) = inventory.holds(&target.name, target.fingerprint) {
+                    ids.entry(target.name.clone()).or_insert_with(|| held.id.clone());
+                }
+            }
+            let mut known = self.tests_known(&targets, Ask::Unless(&record));
+            self.tests_passed_elsewhere(&mut known, &remotes);
+            let is_selected = |name: &ImageName| plan.targets.iter().any(|row| row.name == name.as_str());
+            let to_publish = ToPublish {
+                images: self.to_push(&good, &ids, &known),
+                promoted: good
+                    .iter()
+                    .map(|target| &target.name)
+                    .filter(|name| is_selected(name))
+                    .filter(|name| known.get(*name).is_none_or(|tests| tests.passed))
+                    .cloned()
+                    .collect(),
+                remotes,
+            };
+            let publishing = self.publish(registry, &*engine, to_publish, events, options.cancel.clone());
+            let done = while_telling(publishing, &mut receiver, &options.cancel, |event| tell.event(event));
+            published = Some(done.await?);
+        }
+        if !at_work.is_empty() || published.as_ref().is_some_and(Published::did_something) {
+            tell.event(&Event::Finished { took: started.elapsed() });
+        }
+        let interrupted = options.cancel.is_cancelled();
+        if let Some(published) = &published {
+            for (name, digest) in &published.digests {
+                recorder.set_digest(name, digest);
+            }
+        }
         let run = recorder.report();
-        Ok(BuildReport { run, plan, failures, hashed, asked, engine: described, interrupted })
+        Ok(BuildReport { run, plan, failures, hashed, asked, published, engine: described, interrupted })
     }
 
     /// The targets of a plan whose tests have not passed, when tests are not run.
@@ -476,7 +616,61 @@ fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> Vec<FreshTar
 }
 
 fn went_well(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Built { .. } | Outcome::Tested)
+    matches!(outcome, Outcome::Built { .. } | Outcome::Tested | Outcome::Pulled { .. })
+}
+
+/// What only the registry holds and is needed here: parents of what is built, what is tested, and what is selected if
+/// that is asked for.
+fn pulls(
+    prepared: &[Prepared],
+    plan: &Plan,
+    inventory: &Inventory,
+    remotes: &BTreeMap<ImageName, Remote>,
+    selected: bool,
+) -> BTreeMap<ImageName, String> {
+    let rows: BTreeMap<&str, &PlannedTarget> =
+        plan.targets.iter().map(|row| (row.name.as_str(), row)).collect();
+    let row = |name: &ImageName| rows.get(name.as_str());
+    let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
+    for target in prepared.iter().map(|prepared| &prepared.target) {
+        match row(&target.name) {
+            Some(row) if row.is_built() => needed.extend(&target.parents),
+            Some(row) if row.tests > 0 || selected => drop(needed.insert(&target.name)),
+            _ => {}
+        }
+    }
+    let targets = prepared.iter().map(|prepared| &prepared.target);
+    targets
+        .filter(|target| needed.contains(&target.name))
+        .filter(|target| !row(&target.name).is_some_and(|row| row.is_built()))
+        .filter(|target| inventory.holds(&target.name, target.fingerprint).is_none())
+        .filter_map(|target| Some((target.name.clone(), remotes.get(&target.name)?.digest.to_string())))
+        .collect()
+}
+
+/// Waits for `work`, and gives its events to `tell` meanwhile.
+pub(crate) async fn while_telling<T>(
+    work: impl Future<Output = T>,
+    events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>,
+    cancel: &CancellationToken,
+    mut tell: impl FnMut(&Event),
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut stopping = cancel.is_cancelled();
+    let done = loop {
+        tokio::select! {
+            Some(event) = events.recv() => tell(&event),
+            () = cancel.cancelled(), if !stopping => {
+                stopping = true;
+                tell(&Event::Interrupted);
+            }
+            done = &mut work => break done,
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        tell(&event);
+    }
+    done
 }
 
 /// Both see every event.
@@ -507,14 +701,13 @@ fn default_slots() -> usize {
 
 fn schedule(
     targets: &[Target],
-    plan: &Plan,
+    at_work: &BTreeSet<&ImageName>,
     durations: &Durations,
     fail_fast: bool,
     only_tests: bool,
 ) -> Schedule {
-    let to_do: BTreeSet<&str> = plan.to_do().map(|row| row.name.as_str()).collect();
-    let is_waited_for = |parent: &&ImageName| !only_tests && to_do.contains(parent.as_str());
-    let nodes = targets.iter().filter(|target| to_do.contains(target.name.as_str())).map(|target| Node {
+    let is_waited_for = |parent: &&ImageName| !only_tests && at_work.contains(*parent);
+    let nodes = targets.iter().filter(|target| at_work.contains(&target.name)).map(|target| Node {
         name: target.name.clone(),
         parents: target.parents.iter().filter(is_waited_for).cloned().collect(),
         estimate: durations.of(&target.name),

@@ -11,6 +11,8 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const WORK: Style = AnsiColor::Cyan.on_default().bold();
 /// Grey: what is as it was.
 pub(crate) const DIM: Style = Style::new().dimmed();
+/// Yellow and bold.
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default().bold();
 /// Red and bold.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 

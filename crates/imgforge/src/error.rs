@@ -67,6 +67,12 @@ pub enum Error {
         /// The tag.
         reference: String,
     },
+    /// Images whose tests have not passed are not promoted.
+    #[error("their tests have not passed: {}", .images.join(", "))]
+    NotTested {
+        /// Their names.
+        images: Vec<String>,
+    },
     /// Images that a verb needs are not in the registry.
     #[error("not in the registry: {}", .images.join(", "))]
     NotPushed {
@@ -127,8 +133,13 @@ impl Error {
             | Self::NotBuilt { .. }
             | Self::StaleLock(_)
             | Self::NotLocked { .. } => 2,
+            Self::Registry(error) if !error.is_unreachable() => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
-            Self::Io { .. } | Self::ContentTag { .. } | Self::NotPushed { .. } | Self::Archive { .. } => 1,
+            Self::Io { .. }
+            | Self::ContentTag { .. }
+            | Self::NotTested { .. }
+            | Self::NotPushed { .. }
+            | Self::Archive { .. } => 1,
             Self::Interrupted => 130,
         }
     }
@@ -146,12 +157,14 @@ impl Error {
                 "no container of an image of imgforge is running; `imgforge run IMAGE` starts one".into(),
             ),
             Self::NoContainer { running, .. } => Some(format!("running are: {}", running.join(", "))),
-            Self::Registry(error) => error.help(),
             Self::NoRegistry => {
                 Some("give it one in imgforge.kdl: registry \"HOST/PATH\", inside `workspace`".into())
             }
             Self::ContentTag { .. } => {
                 Some("somebody has moved it; remove the tag in the registry, and push again".into())
+            }
+            Self::NotTested { .. } => {
+                Some("`imgforge build --push` builds, tests, pushes and promotes".into())
             }
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,

@@ -4,7 +4,6 @@
 //! small request for each reference; more is fetched only of what has moved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use futures_util::StreamExt;
@@ -13,7 +12,10 @@ use imgforge_core::lock::{ForeignPackage, Lock, LockedExternal};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::External;
 use imgforge_packages::Cache;
-use imgforge_registry::{Digest, ImageReference, Manifest, Options, Reference, Registry};
+use imgforge_registry::{
+    Credentials, Descriptor, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
+    Retry,
+};
 
 use crate::lock::ARCHITECTURE;
 use crate::resolve::Moves;
@@ -180,14 +182,14 @@ impl Session {
         &self,
         references: impl Iterator<Item = &'r str>,
     ) -> Result<BTreeMap<String, Registry>, Error> {
-        let own = self.registry()?;
+        let own = self.registry(Retry::default())?;
         let mut registries = BTreeMap::new();
         for reference in references.filter_map(|reference| reference.parse::<ImageReference>().ok()) {
-            let host = reference.interface_host();
+            let host = reference.host.as_str();
             if !registries.contains_key(host) {
                 let client = match &own {
                     Some(own) if own.client.host() == host => own.client.clone(),
-                    _ => Registry::new(Options::new(host))?,
+                    _ => Registry::new(Options::new(host, Credentials::docker()))?,
                 };
                 registries.insert(host.to_owned(), client);
             }
@@ -205,8 +207,9 @@ impl Session {
         registries: &BTreeMap<String, Registry>,
     ) -> Result<LockedExternal, Stop> {
         let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
-        let image: ImageReference = reference.parse().map_err(wrong)?;
-        let registry = &registries[image.interface_host()];
+        let image: ImageReference =
+            reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
+        let registry = &registries[&image.host];
         let digest = match locked.filter(|_| stays) {
             Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
             None => match &image.digest {
@@ -219,19 +222,20 @@ impl Session {
                 })?,
             },
         };
-        if let Some(locked) = locked.filter(|locked| locked.digest == digest.as_ref())
+        if let Some(locked) = locked.filter(|locked| locked.digest == digest.as_str())
             && !(used.has_packages_above && locked.packages.is_empty())
         {
             return Ok(locked.clone());
         }
         let whole = self.manifest(registry, &image, &digest, used).await?;
         let platform = self.platform();
-        let own = if whole.manifests().is_empty() {
+        let own = if whole.entries().is_none() {
             whole
         } else {
-            let wanted = whole.manifests().iter().find(|listed| is_for(listed, platform));
-            let digest = wanted.map(|listed| listed.digest().clone()).ok_or_else(|| {
-                let there: BTreeSet<String> = whole.manifests().iter().filter_map(platform_of).collect();
+            let wanted = whole.entries().unwrap_or_default().iter().find(|listed| is_for(listed, platform));
+            let digest = wanted.map(|listed| listed.digest.clone()).ok_or_else(|| {
+                let there: BTreeSet<String> =
+                    whole.entries().unwrap_or_default().iter().filter_map(platform_of).collect();
                 let there: Vec<String> = there.into_iter().collect();
                 let message = format!("{reference} is not there for {platform}");
                 Stop::Wrong(
@@ -290,12 +294,11 @@ impl Session {
         let asked = tags.into_iter().map(|(reference, locked)| {
             let registries = &registries;
             async move {
-                let image: ImageReference =
-                    reference.parse().map_err(|error: String| Error::StaleLock(error))?;
-                let registry = &registries[image.interface_host()];
+                let image: ImageReference = reference.parse()?;
+                let registry = &registries[&image.host];
                 let digest = registry.digest(&image.repository, &image.reference()).await?;
                 let mut now = Now { digest, served: true };
-                if now.digest.as_ref().is_none_or(|digest| digest.as_ref() != locked.digest) {
+                if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {
                     let known = locked.digest.parse::<Digest>().map(Reference::Digest);
                     now.served = match known {
                         Ok(known) => registry.digest(&image.repository, &known).await?.is_some(),
@@ -329,22 +332,22 @@ pub(crate) fn gone_help(reference: &str) -> String {
     format!("`imgforge update {reference}` locks what the tag points to now")
 }
 
-fn is_for(listed: &imgforge_registry::Descriptor, platform: &str) -> bool {
+fn is_for(listed: &Descriptor, platform: &str) -> bool {
     let of = platform_of(listed);
     of.is_some_and(|of| of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// `linux/amd64`, `linux/arm64/v8`.
-fn platform_of(listed: &imgforge_registry::Descriptor) -> Option<String> {
-    let platform = listed.platform().as_ref()?;
-    let variant = platform.variant().as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
-    Some(format!("{}/{}{variant}", platform.os(), platform.architecture()))
+fn platform_of(listed: &Descriptor) -> Option<String> {
+    let platform = listed.platform.as_ref()?;
+    let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    Some(format!("{}/{}{variant}", platform.os, platform.architecture))
 }
 
 /// The dpkg database of an image: the one that was kept, or that of its layers, which are not kept.
 async fn status_of(registry: &Registry, repository: &str, image: &Manifest) -> Result<String, Error> {
     let cache = Cache::user()?;
-    if let Some(status) = imgforge_packages::kept_status(image.digest().as_ref(), &cache) {
+    if let Some(status) = imgforge_packages::kept_status(image.digest().as_str(), &cache) {
         return Ok(status);
     }
     let folder = tempfile::tempdir()
@@ -356,11 +359,11 @@ async fn status_of(registry: &Registry, repository: &str, image: &Manifest) -> R
     let mut layers = Vec::new();
     for (number, layer) in image.layers().iter().enumerate() {
         let file = root.join(number.to_string());
-        registry.download_blob(repository, layer, &file, Arc::new(|_, _| {})).await?;
+        registry.download_blob(repository, layer, &file, ProgressSink::silent()).await?;
         layers.push(file);
     }
     let status = tokio::task::block_in_place(|| imgforge_packages::dpkg_status(&layers))?;
-    imgforge_packages::keep_status(image.digest().as_ref(), &status, &cache)?;
+    imgforge_packages::keep_status(image.digest().as_str(), &status, &cache)?;
     Ok(status)
 }
 

@@ -22,6 +22,8 @@ Examples:
   imgforge services                 what the services of running containers do
   imgforge export guestbook --to compose
   imgforge lint                     what is allowed and still goes wrong one day
+  imgforge build --push             build, test, push, and move the tags in the registry
+  imgforge rollback                 bring those tags back to the promotion before
   imgforge outdated                 which locked packages have newer versions
   imgforge update --security        lock security updates; without an option, the newest of everything
 
@@ -29,7 +31,7 @@ Selectors: NAME, a glob (web*), +NAME with ancestors, NAME+ with descendants, NA
 group:NAME, path:FOLDER.
 
 Exit codes: 0 done; 1 something failed to build or a test failed, or lint found an error; 2 the command line, a manifest or the lock is wrong;
-3 an engine or repository cannot be reached; 10 `plan --exit-code` or `outdated` found work; 70 a bug in imgforge; 130 interrupted.";
+3 an engine, registry or repository cannot be reached; 10 `plan --exit-code` or `outdated` found work; 70 a bug in imgforge; 130 interrupted.";
 
 /// Builds families of container images: rebuilds exactly what changed, and can say why.
 #[derive(Parser)]
@@ -73,8 +75,11 @@ enum Verb {
     Services(verbs::services::ServicesVerb),
     Export(verbs::export::Export),
     Lint(verbs::lint::Lint),
-    Outdated(verbs::outdated::OutdatedVerb),
     Test(verbs::test::TestVerb),
+    Push(verbs::push::Push),
+    Promote(verbs::promote::Promote),
+    Rollback(verbs::rollback::Rollback),
+    Outdated(verbs::outdated::OutdatedVerb),
     Update(verbs::update::Update),
     Schema(verbs::schema::SchemaVerb),
 }
@@ -93,8 +98,11 @@ fn main() -> ExitCode {
         Verb::Services(verb) => verb.run(cli.global.quiet),
         Verb::Export(verb) => verb.run(&cli.global),
         Verb::Lint(verb) => verb.run(&cli.global),
-        Verb::Outdated(verb) => verb.run(&cli.global),
         Verb::Test(verb) => verb.run(&cli.global),
+        Verb::Push(verb) => verb.run(&cli.global),
+        Verb::Promote(verb) => verb.run(&cli.global),
+        Verb::Rollback(verb) => verb.run(&cli.global),
+        Verb::Outdated(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
     });

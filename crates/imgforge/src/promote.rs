@@ -1,14 +1,13 @@
 //! Moves release tags in the registry, parents first, and back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt};
 use imgforge_core::event::Event;
 use imgforge_core::name::ImageName;
 use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack};
 use imgforge_engine::EventSender;
-use imgforge_registry::{Digest, Manifest, PushImage, Reference};
+use imgforge_registry::{Digest, Manifest, ProgressSink, PushImage, Reference};
 
 use crate::registry::{FamilyRegistry, Remote};
 use crate::{Error, Session};
@@ -146,7 +145,7 @@ impl Session {
             let manifest =
                 manifest.ok_or_else(|| Error::NotPushed { images: vec![group[0].image.to_string()] })?;
             for moved in group {
-                let reference = Reference::tag(moved.tag.as_str());
+                let reference = Reference::tag(moved.tag.as_str())?;
                 registry.client.put_manifest(&repository, &reference, &manifest).await?;
             }
             let tags = group.iter().map(|moved| moved.tag.clone()).collect();
@@ -162,7 +161,7 @@ impl Session {
         let read = tags.into_iter().filter(|tag| tag.starts_with(RECORD)).map(|tag| {
             let (client, repository) = (&registry.client, &repository);
             async move {
-                let Some(manifest) = client.manifest(repository, &Reference::tag(&tag)).await? else {
+                let Some(manifest) = client.manifest(repository, &Reference::tag(&tag)?).await? else {
                     return Ok(None);
                 };
                 let Some(config) = manifest.config() else { return Ok(None) };
@@ -186,7 +185,7 @@ impl FamilyRegistry {
     ) -> Result<BTreeMap<ReleaseTag, String>, Error> {
         let asked = tags.map(|tag| async move {
             let repository = self.repository(tag.0.as_str());
-            let digest = self.client.digest(&repository, &Reference::tag(tag.1.as_str())).await?;
+            let digest = self.client.digest(&repository, &Reference::tag(tag.1.as_str())?).await?;
             Ok::<_, Error>(digest.map(|digest| (tag, digest.to_string())))
         });
         let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
@@ -200,14 +199,14 @@ impl FamilyRegistry {
         let id = format!("{RECORD}{}-{}", now.strftime("%Y%m%dT%H%M%S%3fZ"), &hash[..8]);
         let repository = self.repository(RECORDS);
         let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
-        let pushed = self.client.push_image(&repository, &image, Arc::new(|_, _| ())).await?;
-        self.client.put_manifest(&repository, &Reference::tag(&id), &pushed.manifest).await?;
+        let pushed = self.client.push_image(&repository, &image, ProgressSink::silent()).await?;
+        self.client.put_manifest(&repository, &Reference::tag(&id)?, &pushed.manifest).await?;
         Ok(id)
     }
 }
 
 fn digest(text: &str) -> Result<Digest, Error> {
-    text.parse().map_err(|_| Error::Archive { message: format!("\"{text}\" is not a digest") })
+    text.parse().map_err(|message| Error::Archive { message })
 }
 
 fn known(records: &Records) -> Vec<String> {

@@ -6,7 +6,7 @@
 //! that is not whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,11 +14,11 @@ use futures_util::future::{FutureExt, Shared, join_all};
 use imgforge_core::event::Event;
 use imgforge_core::name::ImageName;
 use imgforge_engine::{BoxFuture, CancellationToken, Engine, EventSender, Exported, Stored};
-use imgforge_registry::{Descriptor, PushImage, PushLayer, Reference, descriptor};
+use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference};
 use serde::Deserialize;
 
 use crate::Error;
-use crate::registry::{BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, Remote, WORKSPACE};
+use crate::registry::{BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, Remote, TESTS, WORKSPACE};
 
 /// The largest configuration of an image that is read.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -32,6 +32,8 @@ pub(crate) struct ToPush {
     pub(crate) parents: Vec<ImageName>,
     /// The engine's id of it; not needed for one that is in the registry already.
     pub(crate) id: Option<String>,
+    /// The hash of the tests that it has passed.
+    pub(crate) tests: Option<String>,
 }
 
 /// What was pushed, and what could not be.
@@ -172,29 +174,44 @@ impl Pusher {
             (IMAGE.to_owned(), image.name.to_string()),
             (WORKSPACE.to_owned(), self.workspace.clone()),
         ]);
+        if let Some(tests) = &image.tests {
+            annotations.insert(TESTS.to_owned(), tests.clone());
+        }
         if let Some((name, base)) = image.parents.first().and_then(|base| parents.get_key_value(base)) {
             annotations.insert(BASE_NAME.to_owned(), format!("{}/{name}", registry.place));
             annotations.insert(BASE_DIGEST.to_owned(), base.digest.to_string());
         }
         let push = PushImage { config, layers: layers.collect::<Result<_, _>>()?, annotations };
-        let (events, target) = (Arc::clone(&self.events), image.name.clone());
-        let progress = Arc::new(move |done, total| {
-            events(Event::Pushing { target: target.clone(), done, total });
-        });
+        let progress = self.progress(&image.name, &push);
         let pushed = tokio::select! {
             pushed = registry.client.push_image(&repository, &push, progress) => pushed?,
             () = self.cancel.cancelled() => return Err(Error::Interrupted),
         };
-        let manifest = registry.client.verify(&repository, pushed.manifest.digest()).await?;
+        let manifest = registry.client.verify(&repository, &pushed.digest).await?;
         // A content tag is written once: whoever was first has an image as good as this one.
         if let Some(first) = registry.content(&image.name, image.fingerprint).await? {
             return Ok(first);
         }
         let tag = image.fingerprint.content_tag();
-        registry.client.put_manifest(&repository, &Reference::tag(&tag), &manifest).await?;
+        registry.client.put_manifest(&repository, &Reference::tag(&tag)?, &manifest).await?;
         let (target, took) = (image.name.clone(), started.elapsed());
         (self.events)(Event::Pushed { target, sent: pushed.sent, took });
         Ok(Remote { digest: manifest.digest().clone(), manifest, fingerprint: image.fingerprint })
+    }
+
+    /// Tells how far all layers of an image are together.
+    fn progress(&self, name: &ImageName, push: &PushImage) -> ProgressSink {
+        let total: u64 = push.layers.iter().map(|layer| layer.descriptor.size).sum();
+        let done: Mutex<HashMap<Digest, u64>> = Mutex::default();
+        let (events, target) = (Arc::clone(&self.events), name.clone());
+        ProgressSink::new(move |moved| {
+            let done = {
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                done.insert(moved.digest, moved.done);
+                done.values().sum::<u64>().min(total)
+            };
+            events(Event::Pushing { target: target.clone(), done, total });
+        })
     }
 
     fn layer(&self, diff_id: &str, parents: &BTreeMap<ImageName, Remote>) -> Result<PushLayer, Error> {
@@ -211,8 +228,8 @@ impl Pusher {
             .get(diff_id)
             .ok_or_else(|| Error::Archive { message: format!("it lacks the layer {diff_id}") })?;
         let mount_from = parents.keys().map(|parent| self.registry.repository(parent.as_str())).collect();
-        let descriptor = descriptor(&blob.media_type, &blob.digest, blob.size)
-            .map_err(|message| Error::Archive { message })?;
+        let digest: Digest = blob.digest.parse().map_err(|message| Error::Archive { message })?;
+        let descriptor = Descriptor::new(&blob.media_type, digest, blob.size);
         Ok(PushLayer { descriptor, file: Some(blob.file.clone()), mount_from })
     }
 }
@@ -246,7 +263,7 @@ async fn known_layers(
         };
         // An image of the same fingerprint that was built elsewhere may have other bytes.
         let Some(config) = remote.manifest.config() else { continue };
-        let is_same = |stored: &Stored| stored.id == config.digest().as_ref();
+        let is_same = |stored: &Stored| stored.id == config.digest.as_str();
         let diff_ids = match local.filter(is_same) {
             Some(stored) => stored.layers,
             None => {

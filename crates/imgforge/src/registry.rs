@@ -1,17 +1,22 @@
 //! The family's place in a registry: what of it is there, under which digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
-use imgforge_core::plan::Pushed;
+use imgforge_core::plan::{Held, Pushed, Target};
+use imgforge_engine::labels;
 use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Registry, Retry};
+
+use serde::Deserialize;
 
 use crate::{Error, Session};
 
 /// The whole fingerprint of an image, on its manifest: one request tells whether an image is the wanted one.
 pub(crate) const FINGERPRINT: &str = "imgforge.fingerprint";
+/// The hash of the tests that the image has passed.
+pub(crate) const TESTS: &str = "imgforge.tests";
 /// The name of the image in the workspace.
 pub(crate) const IMAGE: &str = "imgforge.image";
 /// The name of the workspace.
@@ -23,6 +28,8 @@ pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// How many requests are under way at once when the registry is asked what it holds.
 const AT_ONCE: usize = 24;
+/// The largest configuration of an image that is read.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// A registry, and the part of it that the workspace has.
 #[derive(Clone)]
@@ -31,6 +38,7 @@ pub(crate) struct FamilyRegistry {
     /// `HOST/PATH`, as the manifest has it.
     pub(crate) place: String,
     prefix: String,
+    credentials: Credentials,
 }
 
 /// An image of the family that is in the registry under its content tag.
@@ -46,26 +54,32 @@ impl Session {
     ///
     /// # Errors
     /// A CA file that cannot be read.
-    pub(crate) fn registry(&self) -> Result<Option<FamilyRegistry>, Error> {
+    pub(crate) fn registry(&self, retry: Retry) -> Result<Option<FamilyRegistry>, Error> {
         let Some(registry) = &self.workspace.manifest.registry else { return Ok(None) };
+        let credentials = Credentials::workspace();
         let options = Options {
-            host: registry.host().to_owned(),
             plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
             ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
-            credentials: Credentials::Workspace,
-            retry: Retry::default(),
+            retry,
+            ..Options::new(registry.host(), credentials.clone())
         };
         let (client, place) = (Registry::new(options)?, registry.place.value.clone());
-        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix() }))
+        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix(), credentials }))
     }
 
     /// The workspace's registry, which the verb cannot do without.
     pub(crate) fn needed_registry(&self) -> Result<FamilyRegistry, Error> {
-        self.registry()?.ok_or(Error::NoRegistry)
+        self.registry(Retry::default())?.ok_or(Error::NoRegistry)
     }
 }
 
 impl FamilyRegistry {
+    /// The credentials for it, for an engine that pulls from it.
+    pub(crate) async fn engine_login(&self) -> Result<Option<imgforge_engine::Login>, Error> {
+        let login = self.credentials.user_and_password(self.client.host()).await?;
+        Ok(login.map(|(user, password)| imgforge_engine::Login { user, password }))
+    }
+
     /// An image's repository, without the host.
     pub(crate) fn repository(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -82,9 +96,9 @@ impl FamilyRegistry {
     ) -> Result<Option<Remote>, Error> {
         let tag = fingerprint.content_tag();
         let repository = self.repository(name.as_str());
-        let found = self.client.manifest(&repository, &Reference::tag(&tag)).await?;
+        let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
         let Some(manifest) = found else { return Ok(None) };
-        let said = manifest.annotation(FINGERPRINT).and_then(|text| text.parse().ok());
+        let said = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
         if said != Some(fingerprint) {
             return Err(Error::ContentTag { reference: format!("{}/{name}:{tag}", self.place) });
         }
@@ -108,7 +122,51 @@ impl FamilyRegistry {
     }
 }
 
+impl FamilyRegistry {
+    /// What the release tags of targets lead to: what their reasons compare with where the engine knows none of them.
+    pub(crate) async fn released<'t>(
+        &self,
+        tags: impl Iterator<Item = (&'t Target, &'t String)>,
+    ) -> Result<Vec<(String, Held)>, Error> {
+        let asked: Vec<_> = tags.map(|(target, reference)| self.release(target, reference).boxed()).collect();
+        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+
+    async fn release(&self, target: &Target, reference: &str) -> Result<Option<(String, Held)>, Error> {
+        #[derive(Deserialize)]
+        struct Image {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(default, rename = "Labels")]
+            labels: Option<HashMap<String, String>>,
+        }
+        let repository = self.repository(target.name.as_str());
+        let Some((_, tag)) = reference.rsplit_once(':') else { return Ok(None) };
+        let Some(manifest) = self.client.manifest(&repository, &Reference::tag(tag)?).await? else {
+            return Ok(None);
+        };
+        let Some(config) = manifest.config() else { return Ok(None) };
+        let text = self.client.blob(&repository, config, MAX_CONFIG).await?;
+        // An image that is not ours says nothing.
+        let Ok(Image { config: Config { labels: Some(labels) } }) = serde_json::from_slice::<Image>(&text)
+        else {
+            return Ok(None);
+        };
+        let id = config.digest.to_string();
+        let references = BTreeSet::from([reference.to_owned()]);
+        Ok(labels::read(id, 0, references, &labels).map(|(name, held)| (name.to_string(), held)))
+    }
+}
+
 impl Remote {
+    /// The hash of the tests that it had passed when it was pushed.
+    pub(crate) fn tests(&self) -> Option<&str> {
+        self.manifest.annotations().get(TESTS).map(String::as_str)
+    }
+
     /// What a plan needs to know of it.
     pub(crate) fn pushed(&self) -> Pushed {
         Pushed { fingerprint: self.fingerprint, digest: self.digest.to_string() }

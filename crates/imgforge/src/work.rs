@@ -15,8 +15,8 @@ use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
 use imgforge_core::testing::TestResult;
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
-    BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, StepEvent, StepSink,
-    Work, labels,
+    BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, Login, PullRequest,
+    StepEvent, StepSink, Work, labels,
 };
 
 use crate::lock::LockView;
@@ -62,6 +62,14 @@ pub(crate) struct Builder {
     tests: Option<Testing>,
     tags: MovesTags,
     plan: Plan,
+    pulls: Pulls,
+}
+
+/// What is pulled from the registry, and for whom.
+pub(crate) struct Pulls {
+    /// The digest of each image.
+    pub(crate) requests: BTreeMap<ImageName, String>,
+    pub(crate) login: Option<Login>,
 }
 
 /// What tests are run with.
@@ -89,6 +97,7 @@ impl Builder {
         events: EventSender,
         tests: Option<Testing>,
         tags: MovesTags,
+        pulls: Pulls,
     ) -> Result<Self, Error> {
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
@@ -102,11 +111,14 @@ impl Builder {
         let view = LockView::new(lock);
         let mut jobs = BTreeMap::new();
         for prepared in prepared {
-            let Some(row) = to_do.get(prepared.target.name.as_str()) else { continue };
+            let row = to_do.get(prepared.target.name.as_str());
+            if row.is_none() && !pulls.requests.contains_key(&prepared.target.name) {
+                continue;
+            }
             let mut job = job(session, prepared, &fingerprints, &view);
             let target = &job.prepared.target;
-            job.is_built = row.is_built();
-            if tests.is_some() && row.tests > 0 {
+            job.is_built = row.is_some_and(|row| row.is_built());
+            if tests.is_some() && row.is_some_and(|row| row.tests > 0) {
                 job.subject = session.subject(&target.name, target.fingerprint, || job.closure.clone())?;
             }
             jobs.insert(target.name.clone(), job);
@@ -121,6 +133,7 @@ impl Builder {
             tests,
             tags,
             plan: plan.clone(),
+            pulls,
         })
     }
 
@@ -128,10 +141,22 @@ impl Builder {
         std::mem::take(&mut *lock(&self.failures))
     }
 
+    /// The engine's ids of images that are there.
+    pub(crate) fn ids(&self) -> BTreeMap<ImageName, String> {
+        lock(&self.ids).clone()
+    }
+
     /// Builds it where it is not there, tests it, and moves its release tags.
     async fn all(&self, name: &ImageName, cancel: CancellationToken) -> Result<Outcome, Stop> {
         let job = &self.jobs[name];
-        let outcome = if job.is_built { self.build(name, cancel.clone()).await? } else { Outcome::Tested };
+        let outcome = match self.pulls.requests.get(name) {
+            _ if job.is_built => self.build(name, cancel.clone()).await?,
+            Some(digest) => tokio::select! {
+                pulled = self.pull(job, digest) => pulled?,
+                () = cancel.cancelled() => return Err(Stop::Cancelled),
+            },
+            None => Outcome::Tested,
+        };
         let id = lock(&self.ids).get(name).cloned().unwrap_or_else(|| job.content_reference.clone());
         if let (Some(testing), Some(subject)) = (&self.tests, &job.subject) {
             let results = testing.tester.test(subject, &id, &cancel).await?;
@@ -147,6 +172,22 @@ impl Builder {
             }
         }
         Ok(outcome)
+    }
+
+    async fn pull(&self, job: &Job, digest: &str) -> Result<Outcome, Stop> {
+        let name = &job.prepared.target.name;
+        let repository = job.content_reference.rsplit_once(':').map_or("", |(repository, _)| repository);
+        let (repository, digest) = (repository.to_owned(), digest.to_owned());
+        let login = self.pulls.login.clone();
+        let stored = self.engine.pull(PullRequest { repository, digest, login }).await?;
+        let said = stored.labels.get(labels::FINGERPRINT);
+        if said != Some(&job.prepared.target.fingerprint.to_string()) {
+            return Err(Stop::Library(Error::ContentTag { reference: job.content_reference.clone() }));
+        }
+        self.engine.tag(&stored.id, &job.content_reference).await?;
+        lock(&self.ids).insert(name.clone(), stored.id);
+        lock(&self.sizes).insert(name.clone(), stored.size);
+        Ok(Outcome::Pulled { size: stored.size })
     }
 
     async fn build(&self, name: &ImageName, cancel: CancellationToken) -> Result<Outcome, Stop> {
@@ -263,7 +304,11 @@ fn in_words(text: String, packages: usize) -> String {
 
 impl Work for Builder {
     fn activity(&self, target: &ImageName) -> Activity {
-        if self.jobs[target].is_built { Activity::Build } else { Activity::Test }
+        match self.jobs[target].is_built {
+            true => Activity::Build,
+            false if self.pulls.requests.contains_key(target) => Activity::Pull,
+            false => Activity::Test,
+        }
     }
 
     fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>> {

@@ -10,7 +10,10 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::export::{Exported, read_archive};
-use crate::{Error, PullRequest, Stored};
+use crate::{Error, Login, PullRequest, Stored};
+
+/// What credential helpers call the user when the secret is an identity token.
+const IDENTITY: &str = "<token>";
 
 pub(super) async fn stored(client: &bollard::Docker, image: &str) -> Result<Option<Stored>, Error> {
     let found = match client.inspect_image(image).await.map_err(Error::from) {
@@ -43,10 +46,13 @@ pub(super) async fn export(
 pub(super) async fn pull(client: &bollard::Docker, request: PullRequest) -> Result<Stored, Error> {
     let PullRequest { repository, digest, login } = request;
     let options = CreateImageOptionsBuilder::default().from_image(&repository).tag(&digest).build();
-    let credentials = login.map(|login| DockerCredentials {
-        username: Some(login.user),
-        password: Some(login.password),
-        ..DockerCredentials::default()
+    let credentials = login.map(|Login { user, password }| match user.as_str() {
+        IDENTITY => DockerCredentials { identitytoken: Some(password), ..DockerCredentials::default() },
+        _ => DockerCredentials {
+            username: Some(user),
+            password: Some(password),
+            ..DockerCredentials::default()
+        },
     });
     let mut progress = client.create_image(Some(options), None, credentials);
     while let Some(step) = progress.next().await {

@@ -8,19 +8,19 @@ use imgforge::report::{RunReport, human_duration};
 use imgforge::{BuildOptions, BuildReport, CancellationToken, TestMode};
 
 use crate::Global;
-use crate::console::{DIM, count, print, say};
+use crate::console::{BAD, DIM, count, print, say};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::verbs::{Format, Selection, json, open, reporter};
 
 /// Build what changed and run its tests, in parallel, parents first
 ///
-/// Every image whose inputs are those of an image that the engine holds is fresh and left alone; its tests are run when
+/// Every image whose inputs are those of an image that the engine or the workspace's registry holds is fresh and left alone; its tests are run when
 /// they have not passed yet. A failure skips only what stands on it. Release tags move when an image is built and its
 /// tests have passed.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json"
+    after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json\n  imgforge build --push"
 )]
 pub(crate) struct Build {
     #[command(flatten)]
@@ -43,6 +43,15 @@ pub(crate) struct Build {
     /// Run no tests; release tags move all the same
     #[arg(long)]
     no_test: bool,
+    /// Push what was built to the registry, and promote what has passed its tests
+    #[arg(long)]
+    push: bool,
+    /// Pull what is selected and only the registry holds
+    #[arg(long)]
+    pull: bool,
+    /// Do not ask the registry: only what the engine holds is fresh (or IMGFORGE_LOCAL=1 in the environment)
+    #[arg(long, conflicts_with_all = ["push", "pull"])]
+    local: bool,
     /// How to print the report: text goes to stderr, json to stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -63,6 +72,9 @@ impl Build {
             locked: self.locked,
             force: self.force,
             tests: if self.no_test { TestMode::LeaveOut } else { TestMode::Run },
+            push: self.push,
+            pull: self.pull,
+            local: self.local,
             cancel,
         };
         let mut reporter = interrupt.watch(reporter(global));
@@ -88,6 +100,9 @@ pub(crate) fn say_failures(report: &BuildReport) {
     for failure in &report.failures {
         anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
     }
+    for (image, why) in report.published.iter().flat_map(|published| &published.failures) {
+        say(BAD, "Failed", format_args!("{image} is not pushed: {why}"));
+    }
 }
 
 /// Writes a report as JUnit XML.
@@ -99,7 +114,8 @@ pub(crate) fn write_junit(file: &Utf8Path, report: &RunReport) -> Result<(), Fai
 /// What failed, or that there was nothing to do.
 pub(crate) fn say_end(report: &BuildReport, quiet: bool) {
     say_failures(report);
-    if report.plan.to_do().next().is_none() && !quiet {
+    let published = report.published.as_ref().is_some_and(imgforge::Published::did_something);
+    if report.plan.to_do().next().is_none() && !published && !quiet {
         let fresh = report.plan.targets.len();
         let (hashed, asked) = (human_duration(report.hashed), human_duration(report.asked));
         let note = format!("{} ({hashed} hashed, {asked} asking {})", count(fresh, "image"), report.engine);

@@ -10,13 +10,13 @@ use imgforge::core::name::ImageName;
 use imgforge::core::plan::{Action, Plan, PlannedTarget, Reason};
 
 use crate::Global;
-use crate::console::{DIM, GOOD, WORK, count, print};
+use crate::console::{DIM, GOOD, WARN, WORK, count, print, say};
 use crate::failure::Failure;
 use crate::verbs::{Format, Selection, json, open};
 
 /// Show what would be built and tested and why, without doing it
 ///
-/// Asks the engine once what it holds. An image whose parent is the only reason is shown with that parent's name;
+/// Asks the engine once what it holds, and the workspace's registry for what the engine lacks. An image whose parent is the only reason is shown with that parent's name;
 /// the cause stands where it starts. With --format json every reason has its old and new value.
 #[derive(Args)]
 #[command(
@@ -34,13 +34,19 @@ pub(crate) struct PlanVerb {
     /// Plan as if nothing selected were held
     #[arg(long)]
     force: bool,
+    /// Do not ask the registry: only what the engine holds is fresh (or IMGFORGE_LOCAL=1 in the environment)
+    #[arg(long)]
+    local: bool,
 }
 
 impl PlanVerb {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
         let selected = self.selection.of(&session)?;
-        let plan = session.plan(&selected, self.force)?;
+        let plan = session.plan(&selected, self.force, self.local)?;
+        for warning in &plan.warnings {
+            say(WARN, "Warning", warning);
+        }
         print(&match self.format {
             Format::Json => json(&plan),
             Format::Text => text(&session, &plan),

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, outdated, services, show, update};
+use crate::verbs::{graph, json, lint, list, outdated, promote, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -27,6 +27,8 @@ enum Of {
     List,
     Outdated,
     Plan,
+    Promote,
+    Push,
     Services,
     Show,
     Test,
@@ -42,6 +44,8 @@ impl SchemaVerb {
             Of::List => schema_for!(list::ListOutput),
             Of::Outdated => schema_for!(outdated::OutdatedOutput),
             Of::Plan => schema_for!(Plan),
+            Of::Promote => schema_for!(promote::PromoteOutput),
+            Of::Push => schema_for!(push::PushOutput),
             Of::Services => schema_for!(services::ServicesOutput),
             Of::Show => schema_for!(show::ShowOutput),
             Of::Update => schema_for!(update::UpdateOutput),

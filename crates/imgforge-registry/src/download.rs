@@ -1,0 +1,131 @@
+//! One blob into a file: streamed, verified, and resumed where it was cut.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use camino::Utf8Path;
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::{Client, StatusCode, Url};
+use tempfile::NamedTempFile;
+
+use crate::auth::Scope;
+use crate::digest::{Descriptor, Hasher};
+use crate::error::Error;
+use crate::progress::{Meter, ProgressSink};
+use crate::registry::{Registry, check, named};
+use crate::retry::Failure;
+
+/// A file that grows, beside the place where it will be.
+struct Part {
+    file: NamedTempFile,
+    hash: Hasher,
+    length: u64,
+}
+
+impl Registry {
+    /// Fetches a blob into the file `to`, which is there only when all of it has come and has its digest (distribution
+    /// specification, "Pulling blobs"). What is there already is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] when it is not there, [`Error::Digest`], [`Error::Io`], and those of every request.
+    pub async fn download_blob(
+        &self,
+        repository: &str,
+        blob: &Descriptor,
+        to: &Utf8Path,
+        progress: ProgressSink,
+    ) -> Result<(), Error> {
+        check(repository)?;
+        let what = named("the blob", repository, &blob.digest);
+        let url = self.blob_url(repository, &blob.digest);
+        let folder = to.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+        let file = NamedTempFile::new_in(folder).map_err(Error::io(to))?;
+        let mut part = Part { file, hash: Hasher::of(&blob.digest), length: 0 };
+        let meter = Meter::new(&progress, blob);
+        let mut tries = self.tries(&what);
+        loop {
+            let before = part.length;
+            match self.fetch(&what, repository, &url, blob, to, &mut part, &meter).await {
+                Ok(()) => break,
+                Err(failure) => {
+                    if part.length > before {
+                        tries.moved_on();
+                    }
+                    tries.again(failure).await?;
+                }
+            }
+        }
+        let found = part.hash.finish();
+        if found != blob.digest {
+            return Err(Error::Digest { what, expected: blob.digest.clone(), found: found.to_string() });
+        }
+        part.file.persist(to).map_err(|error| Error::Io { path: to.to_owned(), error: error.error })?;
+        Ok(())
+    }
+
+    /// One try: goes on where `part` ends.
+    #[expect(clippy::too_many_arguments, reason = "all of one blob")]
+    async fn fetch(
+        &self,
+        what: &str,
+        repository: &str,
+        url: &Url,
+        blob: &Descriptor,
+        to: &Utf8Path,
+        part: &mut Part,
+        meter: &Meter,
+    ) -> Result<(), Failure> {
+        let request = |client: &Client| {
+            let request = client.get(url.clone());
+            if part.length == 0 { request } else { request.header(RANGE, format!("bytes={}-", part.length)) }
+        };
+        let mut answer = self.call(what, &Scope::pull(repository), request, None).await?;
+        let goes_on = match answer.response.status() {
+            StatusCode::OK => false,
+            StatusCode::PARTIAL_CONTENT => {
+                let range =
+                    answer.response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                range.is_some_and(|range| range.starts_with(&format!("bytes {}-", part.length)))
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if part.length > 0 => {
+                part.restart(blob).map_err(Error::io(to))?;
+                return Err(Failure::passing("it refuses to go on where it was cut"));
+            }
+            StatusCode::NOT_FOUND => return Err(self.absent(repository, &blob.digest).into()),
+            _ => return Err(self.refused(what, answer).await),
+        };
+        if !goes_on {
+            let is_part = answer.response.status() == StatusCode::PARTIAL_CONTENT;
+            part.restart(blob).map_err(Error::io(to))?;
+            if is_part {
+                return Err(Failure::passing("it sends another part than was asked for"));
+            }
+        }
+        meter.set(part.length);
+        while let Some(bytes) = self.0.http.chunk(&mut answer.response).await? {
+            part.length += bytes.len() as u64;
+            if part.length > blob.size {
+                return Err(self.answer(what, format!("it is larger than {} bytes", blob.size)).into());
+            }
+            part.hash.update(&bytes);
+            // Into the page cache, which does not wait: not worth a thread for each part.
+            part.file.write_all(&bytes).map_err(Error::io(to))?;
+            meter.add(bytes.len() as u64);
+        }
+        if part.length < blob.size {
+            return Err(Failure::passing(format!("cut after {} of {} bytes", part.length, blob.size)));
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn restart(&mut self, blob: &Descriptor) -> std::io::Result<()> {
+        if self.length > 0 {
+            self.file.as_file_mut().set_len(0)?;
+            self.file.seek(SeekFrom::Start(0))?;
+            self.hash = Hasher::of(&blob.digest);
+            self.length = 0;
+        }
+        Ok(())
+    }
+}
