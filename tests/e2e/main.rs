@@ -9,6 +9,7 @@ mod building;
 mod conformance;
 mod docs;
 mod export;
+mod externals;
 mod family;
 mod fingerprints;
 mod lint;
@@ -17,6 +18,7 @@ mod mistakes;
 mod packages;
 mod registry;
 mod running;
+mod testing;
 mod updates;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};

@@ -14,12 +14,12 @@ use crate::packages::{append, essential};
 use crate::{IMGFORGE, with_action};
 
 /// `os` <- `app` <- `site`, `os` <- `other`: `app` has `libfoo` and `libfoo-tool`, which needs exactly its version.
-struct Family {
+pub(crate) struct Family {
     stable: Repository,
     security: Repository,
     key: Key,
     server: Server,
-    workspace: TestWorkspace,
+    pub(crate) workspace: TestWorkspace,
     folder: tempfile::TempDir,
 }
 
@@ -33,7 +33,7 @@ fn add(suite: &mut Repository, name: &str, version: &str, depends: &str) {
 
 impl Family {
     /// With Debian's essential packages in `os`, so that it can be built; else `os` has one small package.
-    fn new(can_be_built: bool) -> Self {
+    pub(crate) fn new(can_be_built: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Utf8Path::from_path(folder.path()).unwrap().join("repository");
         let mut stable = Repository::new(&root);
@@ -51,13 +51,7 @@ impl Family {
         }
         let server = Server::start(root).unwrap();
         let workspace = TestWorkspace::new();
-        let source = format!(
-            "apt \"local\" {{\n    suite \"stable\" \"stable-security\"\n    uri \"{}\"\n    keyring \"keys.gpg\"\n}}\n",
-            server.uri()
-        );
-        append(&workspace, "imgforge.kdl", &source);
         let key = Key::generate().unwrap();
-        std::fs::write(workspace.root().join("keys.gpg"), key.keyring().unwrap()).unwrap();
         let os = if can_be_built {
             "    root \"local\""
         } else {
@@ -68,8 +62,19 @@ impl Family {
         workspace.image("site", "    from \"app\"\n    packages \"local\" \"hammer\"");
         workspace.image("other", "    from \"os\"\n    packages \"local\" \"saw\"");
         let family = Self { stable, security, key, server, workspace, folder };
+        family.add_source(&family.workspace);
         family.publish();
         family
+    }
+
+    /// Lets a workspace have packages of this repository.
+    pub(crate) fn add_source(&self, workspace: &TestWorkspace) {
+        let source = format!(
+            "apt \"local\" {{\n    suite \"stable\" \"stable-security\"\n    uri \"{}\"\n    keyring \"keys.gpg\"\n}}\n",
+            self.server.uri()
+        );
+        append(workspace, "imgforge.kdl", &source);
+        std::fs::write(workspace.root().join("keys.gpg"), self.key.keyring().unwrap()).unwrap();
     }
 
     fn publish(&self) {
@@ -78,7 +83,7 @@ impl Family {
     }
 
     /// A fix of `libfoo` (and of its tool) in the security suite; newer versions of others in `stable`.
-    fn fix_libfoo(&mut self) {
+    pub(crate) fn fix_libfoo(&mut self) {
         add(&mut self.security, "libfoo", "1.0+fix1", "");
         add(&mut self.security, "libfoo-tool", "1.0+fix1", "libfoo (= 1.0+fix1)");
         for name in ["base", "hammer", "saw"] {
@@ -88,7 +93,12 @@ impl Family {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
-        let mut command = self.workspace.command(IMGFORGE, args);
+        self.run_in(&self.workspace, args)
+    }
+
+    /// With the cache of this family.
+    pub(crate) fn run_in(&self, workspace: &TestWorkspace, args: &[&str]) -> Ran {
+        let mut command = workspace.command(IMGFORGE, args);
         Ran::of(command.env("IMGFORGE_CACHE", self.folder.path().join("cache")).output().unwrap())
     }
 

@@ -1,4 +1,5 @@
-//! `imgforge.lock`: which packages, by version and hash, each image adds to its parents.
+//! `imgforge.lock`: which packages, by version and hash, each image adds to its parents; and which digests the images
+//! from outside have.
 //!
 //! One line a fact, sorted, so that it merges as source code does; paths relative to a repository's root and no host
 //! names, so that any mirror serves it.
@@ -30,10 +31,58 @@ pub struct Lock {
     /// BLAKE3 (hex) over what was asked for: sources and the requests of every image. When it does not fit the
     /// manifests any more, the lock is out of date.
     pub request: String,
+    /// Images from outside by their references as written.
+    pub externals: BTreeMap<String, LockedExternal>,
     /// Every locked package, sorted and each once.
     pub packages: Vec<LockedPackage>,
     /// For every image that asks for packages, those that it adds to its parents'.
     pub images: BTreeMap<ImageName, LockedImage>,
+}
+
+/// An image from outside the workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LockedExternal {
+    /// What its tag pointed to: an index of platforms, or one image. `sha256:` and 64 hex digits.
+    pub digest: String,
+    /// By platform (`linux/amd64`): the digest of its image.
+    pub platforms: BTreeMap<String, String>,
+    /// The packages that it has, where an image puts packages on top of it; sorted.
+    pub packages: BTreeSet<ForeignPackage>,
+}
+
+impl LockedExternal {
+    /// The digest that decides what an image for `platform` is built on.
+    pub fn digest_for(&self, platform: &str) -> &str {
+        self.platforms.get(platform).unwrap_or(&self.digest)
+    }
+}
+
+/// A package of an image from outside, as its dpkg database has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignPackage {
+    /// Package name.
+    pub name: String,
+    /// Debian version, epoch included.
+    pub version: String,
+    /// `amd64` or `all`.
+    pub architecture: String,
+}
+
+impl ForeignPackage {
+    /// As a package of `source` that is there: it has no file.
+    pub fn installed(&self, source: &str) -> LockedPackage {
+        LockedPackage {
+            source: source.to_owned(),
+            name: self.name.clone(),
+            version: self.version.clone(),
+            architecture: self.architecture.clone(),
+            suite: String::new(),
+            path: String::new(),
+            size: 0,
+            sha256: String::new(),
+            security: false,
+        }
+    }
 }
 
 /// What one image adds.
@@ -92,6 +141,9 @@ impl Lock {
     pub fn to_kdl(&self) -> String {
         let mut text = String::from(HEAD);
         let _ = writeln!(text, "lock version={VERSION} request={}", quoted(&self.request));
+        for (reference, external) in &self.externals {
+            external.write(reference, &mut text);
+        }
         let mut packages: Vec<&LockedPackage> = self.packages.iter().collect();
         packages.sort();
         packages.dedup();
@@ -166,6 +218,21 @@ impl Lock {
     }
 }
 
+impl LockedExternal {
+    fn write(&self, reference: &str, text: &mut String) {
+        let (reference, digest) = (quoted(reference), quoted(&self.digest));
+        let _ = writeln!(text, "external {reference} digest={digest} {{");
+        for (platform, digest) in &self.platforms {
+            let _ = writeln!(text, "    platform {} {}", quoted(platform), quoted(digest));
+        }
+        for ForeignPackage { name, version, architecture } in &self.packages {
+            let (name, version) = (quoted(name), quoted(version));
+            let _ = writeln!(text, "    has {name} {version} {}", quoted(architecture));
+        }
+        text.push_str("}\n");
+    }
+}
+
 const REMEDY: &str = "`imgforge update` writes a new lock; after a merge, take either side first";
 
 /// The first mark that git leaves where two sides changed the same lines.
@@ -226,6 +293,7 @@ impl<'a> Reader<'a> {
         for node in document.nodes() {
             let read = match node.name().value() {
                 "lock" => self.head(node),
+                "external" => self.external(node),
                 "package" => self.package(node),
                 "image" => self.image(node),
                 other => Err(format!("there is no \"{other}\" in a lock")),
@@ -256,6 +324,31 @@ impl<'a> Reader<'a> {
         }
         only(node, 0, &["version", "request"])?;
         self.lock.request = property(node, "request")?;
+        Ok(())
+    }
+
+    fn external(&mut self, node: &KdlNode) -> Result<(), String> {
+        only(node, 1, &["digest"])?;
+        let (reference, digest) = (argument(node, 0)?, property(node, "digest")?);
+        if !is_digest(&digest) {
+            return Err(NO_DIGEST.into());
+        }
+        let mut external = LockedExternal { digest, ..LockedExternal::default() };
+        for child in node.children().map_or(&[][..], KdlDocument::nodes) {
+            if let Err(message) = external.take(child) {
+                self.problem(name_span(child), message, "here");
+            }
+        }
+        match self.lock.externals.get_mut(&reference) {
+            None => {
+                self.lock.externals.insert(reference, external);
+            }
+            Some(known) if known.digest == external.digest => {
+                known.platforms.extend(external.platforms);
+                known.packages.extend(external.packages);
+            }
+            Some(_) => return Err(format!("the external image \"{reference}\" is locked to two digests")),
+        }
         Ok(())
     }
 
@@ -321,6 +414,35 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+const NO_DIGEST: &str = "a digest is sha256: and 64 of the digits 0-9 and a-f";
+
+impl LockedExternal {
+    /// Takes in one line of its block.
+    fn take(&mut self, node: &KdlNode) -> Result<(), String> {
+        match node.name().value() {
+            "platform" => {
+                only(node, 2, &[])?;
+                let digest = argument(node, 1)?;
+                if !is_digest(&digest) {
+                    return Err(NO_DIGEST.into());
+                }
+                self.platforms.insert(argument(node, 0)?, digest);
+            }
+            "has" => {
+                only(node, 3, &[])?;
+                let (name, version) = (argument(node, 0)?, argument(node, 1)?);
+                self.packages.insert(ForeignPackage { name, version, architecture: argument(node, 2)? });
+            }
+            other => return Err(format!("there is no \"{other}\" in an external image of a lock")),
+        }
+        Ok(())
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(is_sha256)
 }
 
 fn is_sha256(text: &str) -> bool {

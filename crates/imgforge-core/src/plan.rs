@@ -653,7 +653,7 @@ mod tests {
             targets
         };
         let why = |before: &[Target], now: &[Target]| {
-            let plan = plan(now, &all(now), &held_all(before), false);
+            let plan = plan(now, &all(now), &held_all(before), &no_tests, false);
             plan.targets[0].reasons.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let before = with("1.0", false);

@@ -144,6 +144,19 @@ impl Index {
         self.recalled = gone.filter_map(read).collect();
     }
 
+    /// Takes in what a dpkg database says of packages that no suite has.
+    pub fn recall_status(&mut self, status: &str) {
+        let read = |paragraph: Paragraph<'_>| {
+            let mut entry = IndexEntry::default();
+            paragraph.fields().try_for_each(|field| entry.set(field))?;
+            Some(entry)
+        };
+        let known = |entry: &IndexEntry| self.versions(&entry.name).any(|e| e.version == entry.version);
+        let entries: Vec<IndexEntry> =
+            paragraphs(status).filter_map(read).filter(|entry| !known(entry)).collect();
+        self.recalled.extend(entries);
+    }
+
     /// What a locked package says about itself: an entry of a suite, or one that was recalled.
     pub(crate) fn entry_of(&self, package: &LockedPackage) -> Option<&IndexEntry> {
         let recalled = self.recalled.iter().filter(|entry| entry.name == package.name);

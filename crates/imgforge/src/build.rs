@@ -412,8 +412,10 @@ impl Session {
         if may_be_there(&self.root) {
             let removed = remove_leftovers(&self.root, &*engine).await?;
             if removed > 0 {
-                let message =
-                    format!("removed {removed} containers of tests of an earlier run that was killed");
+                let message = format!(
+                    "removed {removed} container{} of tests of an earlier run that was killed",
+                    if removed == 1 { "" } else { "s" }
+                );
                 reporter.event(&Event::Warning { message });
             }
         }

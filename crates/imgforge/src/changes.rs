@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
+use imgforge_core::workspace::Image;
 
 use crate::Session;
 use crate::lock::LockView;
@@ -23,7 +24,47 @@ pub struct LockChange {
     pub images: BTreeSet<ImageName>,
 }
 
+/// An image from outside in two locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalChange {
+    /// The reference as written.
+    pub reference: String,
+    /// The digest that it had, if it was locked.
+    pub old: Option<String>,
+    /// The digest that it has, if it is locked.
+    pub new: Option<String>,
+    /// The images that use it, and all that stand on them.
+    pub images: BTreeSet<ImageName>,
+}
+
 impl Session {
+    /// Which images from outside have other digests.
+    pub fn external_changes(&self, old: &Lock, new: &Lock) -> Vec<ExternalChange> {
+        let digest = |lock: &Lock, name: &str| lock.externals.get(name).map(|locked| locked.digest.clone());
+        let names: BTreeSet<&String> = old.externals.keys().chain(new.externals.keys()).collect();
+        names
+            .into_iter()
+            .map(|name| ExternalChange {
+                reference: name.clone(),
+                old: digest(old, name),
+                new: digest(new, name),
+                images: self.users_of(name),
+            })
+            .filter(|change| change.old != change.new)
+            .collect()
+    }
+
+    /// The images that use an image from outside, and all that stand on them.
+    pub(crate) fn users_of(&self, reference: &str) -> BTreeSet<ImageName> {
+        let uses = |image: &&Image| image.externals.iter().any(|external| external.reference == reference);
+        let mut names = BTreeSet::new();
+        for image in self.workspace.images.values().filter(uses) {
+            names.insert(image.name().clone());
+            names.extend(self.graph.descendants(image.name()).into_iter().cloned());
+        }
+        names
+    }
+
     /// What differs between two locks of this workspace, by package name.
     pub fn changes(&self, old: &Lock, new: &Lock) -> Vec<LockChange> {
         let (old_view, new_view) = (LockView::new(old), LockView::new(new));

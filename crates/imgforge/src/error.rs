@@ -96,8 +96,8 @@ pub enum Error {
     /// The lock does not cover what the manifests ask for.
     #[error("imgforge.lock does not fit the manifests: {0}")]
     StaleLock(String),
-    /// A package that was to be moved is not in the lock.
-    #[error("no image has a package \"{name}\" by the lock")]
+    /// A package or an external image that was to be moved is not in the lock.
+    #[error("no image has a package \"{name}\" by the lock, or stands on an external image of this name")]
     NotLocked {
         /// The word.
         name: String,

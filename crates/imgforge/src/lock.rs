@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use camino::Utf8Path;
 use imgforge_core::cache_file;
 use imgforge_core::diagnostic::Problem;
-use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
 use imgforge_core::manifest::{AptSource, Base, RootInclude};
 use imgforge_core::name::ImageName;
 use imgforge_core::services;
@@ -19,7 +19,7 @@ use crate::{Error, Session};
 pub const FILE: &str = "imgforge.lock";
 
 /// The architecture whose packages are locked.
-const ARCHITECTURE: &str = "amd64";
+pub(crate) const ARCHITECTURE: &str = "amd64";
 
 /// What one image asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,11 @@ impl<'l> LockView<'l> {
     pub(crate) fn added_by(&self, name: &ImageName) -> Vec<&'l LockedPackage> {
         let Some(image) = self.lock.images.get(name) else { return Vec::new() };
         image.packages.iter().filter_map(|entry| self.line(&image.source, entry)).collect()
+    }
+
+    /// The images from outside.
+    pub(crate) fn externals(&self) -> &'l BTreeMap<String, LockedExternal> {
+        &self.lock.externals
     }
 
     /// The line of a package, by its source and its [`entry`](LockedPackage::entry).
@@ -95,30 +100,8 @@ impl Session {
     /// # Errors
     /// [`Error::StaleLock`].
     pub fn check_lock(&self, lock: &Lock) -> Result<(), Error> {
-        let requests = self.requests();
-        if requests.is_empty() && *lock == Lock::default() {
-            // A workspace without packages needs no lock.
-            return Ok(());
-        }
-        for (name, request) in &requests {
-            match lock.images.get(name) {
-                None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
-                Some(locked) if locked.request != request.hash => {
-                    return Err(Error::StaleLock(format!(
-                        "{name} asks for other packages than when it was made"
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(extra) = lock.images.keys().find(|name| !requests.contains_key(*name)) {
-            return Err(Error::StaleLock(format!("it has packages for {extra}, which asks for none")));
-        }
-        if lock.request == request_sum(&requests) {
-            Ok(())
-        } else {
-            Err(Error::StaleLock("its checksum of what was asked for is another one".into()))
-        }
+        self.check_externals(lock)?;
+        check_packages(lock, &self.requests())
     }
 
     /// What every image that brings packages asks for.
@@ -192,6 +175,33 @@ impl Session {
     ) -> Result<Vec<Repository>, Error> {
         let sources: BTreeSet<&str> = packages.into_iter().map(|package| package.source.as_str()).collect();
         sources.into_iter().map(|source| self.repository_of(source)).collect()
+    }
+}
+
+/// Whether a lock's packages answer exactly these requests.
+pub(crate) fn check_packages(lock: &Lock, requests: &BTreeMap<ImageName, ImageRequest>) -> Result<(), Error> {
+    if requests.is_empty() && *lock == Lock::default() {
+        // A workspace without packages needs no lock.
+        return Ok(());
+    }
+    for (name, request) in requests {
+        match lock.images.get(name) {
+            None => return Err(Error::StaleLock(format!("it has no packages for {name}"))),
+            Some(locked) if locked.request != request.hash => {
+                return Err(Error::StaleLock(format!(
+                    "{name} asks for other packages than when it was made"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(extra) = lock.images.keys().find(|name| !requests.contains_key(*name)) {
+        return Err(Error::StaleLock(format!("it has packages for {extra}, which asks for none")));
+    }
+    if lock.request == request_sum(requests) {
+        Ok(())
+    } else {
+        Err(Error::StaleLock("its checksum of what was asked for is another one".into()))
     }
 }
 

@@ -17,8 +17,32 @@ use crate::{Error, Session};
 pub struct Outdated {
     /// Security updates first, then by name.
     pub packages: Vec<OutdatedPackage>,
+    /// Images from outside whose tags point to something else than what is locked, by reference.
+    pub externals: Vec<OutdatedExternal>,
     /// What keeps `imgforge update` from locking everything anew, as far as it is known.
     pub problems: Vec<Problem>,
+}
+
+/// An image from outside whose tag has moved or is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutdatedExternal {
+    /// The reference as written.
+    pub reference: String,
+    /// The digest that is locked.
+    pub locked: String,
+    /// The digest that the tag points to; none when there is no such tag any more.
+    pub newest: Option<String>,
+    /// Whether the locked digest can still be had.
+    pub served: bool,
+    /// The images that use it, and all that stand on them.
+    pub images: BTreeSet<ImageName>,
+}
+
+impl Outdated {
+    /// Whether everything is as it is locked.
+    pub fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.externals.is_empty() && self.problems.is_empty()
+    }
 }
 
 /// A locked package that has a newer version, or that no suite has any more.
@@ -52,14 +76,34 @@ impl Session {
     pub fn outdated(&self, lock: &Lock, reporter: &mut dyn Reporter) -> Result<Outdated, Error> {
         self.check_lock(lock)?;
         let requests = self.requests();
-        if requests.is_empty() {
-            return Ok(Outdated::default());
-        }
-        pump(reporter, |events| {
-            let progress = EventProgress::new(events);
-            let resolution = Resolution::new(self, requests, lock, &Moves::Everything, &progress)?;
-            Ok(self.compare(&resolution))
+        // Both wait for the network.
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| self.outdated_externals(lock));
+            let compared = if requests.is_empty() {
+                Ok(Outdated::default())
+            } else {
+                pump(reporter, |events| {
+                    let (progress, externals) = (EventProgress::new(events), lock.externals.clone());
+                    let moves = Moves::Everything;
+                    let resolution = Resolution::new(self, requests, lock, externals, &moves, &progress)?;
+                    Ok(self.compare(&resolution))
+                })
+            };
+            let externals = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(Outdated { externals, ..compared? })
         })
+    }
+
+    fn outdated_externals(&self, lock: &Lock) -> Result<Vec<OutdatedExternal>, Error> {
+        let asked = self.ask_externals(lock)?.into_iter();
+        let rows = asked.map(|(reference, locked, now)| OutdatedExternal {
+            reference: reference.to_owned(),
+            locked: locked.digest.clone(),
+            newest: now.digest.map(|digest| digest.to_string()),
+            served: now.served,
+            images: self.users_of(reference),
+        });
+        Ok(rows.filter(|row| row.newest.as_ref() != Some(&row.locked)).collect())
     }
 
     fn compare(&self, resolution: &Resolution<'_>) -> Outdated {
@@ -83,7 +127,7 @@ impl Session {
             }
         }
         let packages = found.into_iter().map(|((_, row), images)| OutdatedPackage { images, ..row });
-        Outdated { packages: packages.collect(), problems: problems.sorted() }
+        Outdated { packages: packages.collect(), externals: Vec::new(), problems: problems.sorted() }
     }
 }
 

@@ -36,6 +36,18 @@ pub struct Prepared {
     pub args: BTreeMap<String, String>,
     /// The packages that this image adds.
     pub packages: Vec<LockedPackage>,
+    /// Images from outside, as written, with their digests; empty where nothing gives one.
+    pub externals: BTreeMap<String, String>,
+}
+
+/// The folder that the step that installs packages reads.
+const PACKAGES: &str = ".imgforge/packages";
+
+impl Prepared {
+    /// Whether a step installs packages, also if what it asks for is there already, so that there are none.
+    pub(crate) fn installs(&self) -> bool {
+        !self.packages.is_empty() || self.rendered.dockerfile.contains(PACKAGES)
+    }
 }
 
 /// What one image is by itself, before its parents are known.
@@ -47,6 +59,7 @@ struct Alone {
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
     release_references: Vec<String>,
+    externals: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -135,7 +148,7 @@ impl Session {
                 format!("{} {}", package.version, package.sha256),
             );
         }
-        if !packages.is_empty() {
+        if !packages.is_empty() || rendered.dockerfile.contains(PACKAGES) {
             let options = imgforge_packages::Options { keep_docs: image.manifest.keep_docs };
             inputs.insert(InputKind::Installer, "packages", imgforge_packages::script_fingerprint(options));
         }
@@ -145,10 +158,15 @@ impl Session {
         for (key, value) in self.outside_labels(image) {
             inputs.insert(InputKind::Label, key, value);
         }
+        let mut externals = BTreeMap::new();
         for external in &image.externals {
-            inputs.insert(InputKind::External, &external.reference, digest_of(&external.reference));
+            let locked = lock.externals().get(&external.reference).map(|locked| locked.digest.as_str());
+            // Without a lock there is none: only what is shown, and not built, does without.
+            let digest = external.pinned().or(locked).unwrap_or("");
+            inputs.insert(InputKind::External, &external.reference, digest);
+            externals.insert(external.reference.clone(), digest.to_owned());
         }
-        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references })
+        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references, externals })
     }
 
     fn with_parents(
@@ -159,7 +177,16 @@ impl Session {
         relocked: &[Relocked],
     ) -> Prepared {
         let image = &self.workspace.images[name];
-        let Alone { rendered, dockerfile, entries, mut inputs, args, packages, release_references } = alone;
+        let Alone {
+            rendered,
+            dockerfile,
+            entries,
+            mut inputs,
+            args,
+            packages,
+            release_references,
+            externals,
+        } = alone;
         let parents: BTreeSet<ImageName> = image.parents.iter().map(|parent| parent.name.clone()).collect();
         for parent in &parents {
             inputs.insert(InputKind::Parent, parent.as_str(), fingerprints[parent].to_string());
@@ -179,7 +206,7 @@ impl Session {
                 .collect(),
             security: packages.iter().filter(|package| package.security).map(package_input).collect(),
         };
-        Prepared { target, rendered, dockerfile, entries, args, packages }
+        Prepared { target, rendered, dockerfile, entries, args, packages, externals }
     }
 
     /// The Dockerfile that the image is built from: the hand-written file, or what was rendered.
@@ -258,7 +285,8 @@ impl Session {
     }
 
     /// The Dockerfile as an engine gets it: each parent's name replaced by its content tag, which an engine can
-    /// resolve to exactly one image, and comments that name the manifest lines.
+    /// resolve to exactly one image, images from outside with their locked digests, and comments that name the manifest
+    /// lines.
     pub(crate) fn engine_dockerfile(
         &self,
         prepared: &Prepared,
@@ -269,10 +297,16 @@ impl Session {
         let mut references = prepared.dockerfile.references(&prepared.args);
         references.sort_by_key(|reference| std::cmp::Reverse(reference.span.offset));
         for reference in references {
-            let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
-            let Some(parent) = parent else { continue };
-            let tag = fingerprints[&parent.name].content_tag();
             let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
+            let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
+            let Some(parent) = parent else {
+                let digest = prepared.externals.get(&reference.image).filter(|digest| !digest.is_empty());
+                if let Some(digest) = digest.filter(|_| !reference.image.contains('@')) {
+                    text.replace_range(range, &format!("{}@{digest}", reference.image));
+                }
+                continue;
+            };
+            let tag = fingerprints[&parent.name].content_tag();
             text.replace_range(range, &format!("{}:{tag}", self.repository(&parent.name)));
         }
         render::with_comments(image, &prepared.rendered, &text)
@@ -313,9 +347,4 @@ fn network_word(network: Network) -> &'static str {
         Network::None => "none",
         Network::Default => "default",
     }
-}
-
-/// The digest of a reference `NAME@sha256:...`; the workspace has refused those without one.
-fn digest_of(reference: &str) -> &str {
-    reference.rsplit_once('@').map_or("", |(_, digest)| digest)
 }

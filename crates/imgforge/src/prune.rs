@@ -270,12 +270,13 @@ impl FamilyRegistry {
     async fn is_young(&self, entry: &Listed, age: Duration) -> Result<bool, Error> {
         #[derive(Deserialize)]
         struct Config {
-            created: Option<jiff::Timestamp>,
+            created: Option<String>,
         }
         let Some(config) = entry.manifest.config() else { return Ok(true) };
         let repository = self.repository(entry.name.as_str());
         let text = self.client.blob(&repository, config, MAX_CONFIG).await?;
         let Ok(Config { created: Some(created) }) = serde_json::from_slice(&text) else { return Ok(true) };
+        let Ok(created) = created.parse::<jiff::Timestamp>() else { return Ok(true) };
         let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
         Ok(jiff::Timestamp::now().duration_since(created) < age)
     }

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::event::Reporter;
-use imgforge_core::lock::{Lock, LockedImage, LockedPackage};
+use imgforge_core::lock::{Lock, LockedExternal, LockedImage, LockedPackage};
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::workspace::Image;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request};
 
-use crate::lock::{ImageRequest, LockView, request_sum};
+use crate::externals::names_external;
+use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 
@@ -23,8 +24,8 @@ pub enum Moves {
     Nothing,
     /// All packages, to the newest versions that fit together.
     Everything,
-    /// Packages of these names.
-    Packages(BTreeSet<String>),
+    /// Packages and images from outside of these names.
+    Named(BTreeSet<String>),
     /// Packages of which a newer version lies in a security suite, to the newest that does.
     Security,
     /// What these images, and those that stand on them, add to their parents.
@@ -43,6 +44,8 @@ pub(crate) struct Resolution<'s> {
     pub(crate) requests: BTreeMap<ImageName, ImageRequest>,
     pub(crate) indexes: BTreeMap<String, Index>,
     old: &'s Lock,
+    /// Those of the new lock.
+    externals: BTreeMap<String, LockedExternal>,
     view: LockView<'s>,
     moves: &'s Moves,
 }
@@ -51,36 +54,38 @@ impl Session {
     /// Locks anew what `moves` says, and what the manifests ask for and `old` lacks; writes nothing.
     ///
     /// # Errors
-    /// Repositories that cannot be reached or trusted, [`Error::Problems`] for what cannot be had, and
-    /// [`Error::NotLocked`] for a package that no image has.
+    /// Repositories and registries that cannot be reached or trusted, [`Error::Problems`] for what cannot be had, and
+    /// [`Error::NotLocked`] for a name that is not locked.
     pub fn update(&self, old: &Lock, moves: &Moves, reporter: &mut dyn Reporter) -> Result<Lock, Error> {
-        if let Moves::Packages(names) = moves {
-            let known: BTreeSet<&str> = old.packages.iter().map(|package| package.name.as_str()).collect();
-            if let Some(name) = names.iter().find(|name| !known.contains(name.as_str())) {
-                let near = nearest(name, known).map(str::to_owned);
-                return Err(Error::NotLocked { name: name.clone(), near });
-            }
+        if let Moves::Named(names) = moves {
+            check_names(old, names)?;
         }
-        pump(reporter, |events| self.resolve_lock(old, moves, &EventProgress::new(events)))
-    }
-
-    pub(crate) fn resolve_lock(
-        &self,
-        old: &Lock,
-        moves: &Moves,
-        progress: &dyn Progress,
-    ) -> Result<Lock, Error> {
+        let externals = self.lock_externals(old, moves)?;
+        let moves_packages = match moves {
+            Moves::Nothing => false,
+            Moves::Named(names) => old.packages.iter().any(|package| names.contains(&package.name)),
+            Moves::Everything | Moves::Security | Moves::Images(_) => true,
+        };
         let requests = self.requests();
-        if requests.is_empty() {
-            return Ok(Lock { request: request_sum(&requests), ..Lock::default() });
+        let same_ground =
+            |name: &ImageName| self.foreign(name, &externals).eq(self.foreign(name, &old.externals));
+        if !moves_packages && check_packages(old, &requests).is_ok() && requests.keys().all(same_ground) {
+            return Ok(Lock { request: request_sum(&requests), externals, ..old.clone() });
         }
-        Resolution::new(self, requests, old, moves, progress)?.lock()
+        if requests.is_empty() {
+            return Ok(Lock { request: request_sum(&requests), externals, ..Lock::default() });
+        }
+        pump(reporter, |events| {
+            let progress = EventProgress::new(events);
+            Resolution::new(self, requests, old, externals, moves, &progress)?.lock()
+        })
     }
 
     fn indexes(
         &self,
         requests: &BTreeMap<ImageName, ImageRequest>,
         old: &Lock,
+        externals: &BTreeMap<String, LockedExternal>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, Index>, Error> {
         let cache = Cache::user()?;
@@ -90,6 +95,11 @@ impl Session {
             let repository = self.repository_of(source)?;
             let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)?;
             index.recall(&old.packages, &cache);
+            let bases = externals.values().chain(old.externals.values());
+            let digests: BTreeSet<&String> = bases.flat_map(|base| base.platforms.values()).collect();
+            for status in digests.into_iter().filter_map(|d| imgforge_packages::kept_status(d, &cache)) {
+                index.recall_status(&status);
+            }
             indexes.insert(source.clone(), index);
         }
         Ok(indexes)
@@ -101,11 +111,12 @@ impl<'s> Resolution<'s> {
         session: &'s Session,
         requests: BTreeMap<ImageName, ImageRequest>,
         old: &'s Lock,
+        externals: BTreeMap<String, LockedExternal>,
         moves: &'s Moves,
         progress: &dyn Progress,
     ) -> Result<Self, Error> {
-        let indexes = session.indexes(&requests, old, progress)?;
-        Ok(Self { session, requests, indexes, old, view: LockView::new(old), moves })
+        let indexes = session.indexes(&requests, old, &externals, progress)?;
+        Ok(Self { session, requests, indexes, old, externals, view: LockView::new(old), moves })
     }
 
     fn lock(&self) -> Result<Lock, Error> {
@@ -154,7 +165,8 @@ impl<'s> Resolution<'s> {
     ) -> Result<(Vec<LockedPackage>, Vec<String>), imgforge_packages::Error> {
         let request = &self.requests[name];
         let index = &self.indexes[&request.source];
-        let installed = self.parents(name, |parent| added.get(parent).cloned().unwrap_or_default());
+        let own = |parent: &ImageName| added.get(parent).cloned().unwrap_or_default();
+        let installed = self.parents(name, &self.externals, own);
         let wanted: Vec<String> = request.wanted.iter().cloned().collect();
         let asked = Request { include: request.include, wanted, installed: &installed };
         if self.moves_all(name) {
@@ -162,7 +174,7 @@ impl<'s> Resolution<'s> {
             return Ok((packages.into_iter().map(|package| self.settled(package)).collect(), Vec::new()));
         }
         let mut locked = self.old_of(name);
-        let before = self.parents(name, |parent| self.old_of(parent));
+        let before = self.parents(name, &self.old.externals, |parent| self.old_of(parent));
         let fits = self.old.images.get(name).is_some_and(|locked| locked.request == request.hash);
         if !fits {
             // What is asked for anew is not held up by what is not to be had any more.
@@ -184,7 +196,7 @@ impl<'s> Resolution<'s> {
             Moves::Images(images) => {
                 self.session.graph.chain(name).iter().any(|below| images.contains(*below))
             }
-            Moves::Nothing | Moves::Packages(_) | Moves::Security => false,
+            Moves::Nothing | Moves::Named(_) | Moves::Security => false,
         }
     }
 
@@ -199,7 +211,7 @@ impl<'s> Resolution<'s> {
         let mut moves: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for package in locked {
             let versions = match self.moves {
-                Moves::Packages(names) if names.contains(&package.name) => {
+                Moves::Named(names) if names.contains(&package.name) => {
                     let newer = index.newer(package, false);
                     if newer.is_empty() && !index.serves(package) {
                         index.versions(&package.name).map(|entry| entry.version.clone()).collect()
@@ -232,10 +244,12 @@ impl<'s> Resolution<'s> {
         let locked: Vec<LockedPackage> = chain.iter().flat_map(|name| own(name)).collect();
         let mut moves = self.moves_of(name, &own(name), index, lifts);
         moves.retain(|package, _| behind.contains(package));
+        let foreign = self.session.foreign(name, &self.externals);
+        let foreign: Vec<LockedPackage> = foreign.map(|package| package.installed(&request.source)).collect();
         let asked = Request {
             include: requests.iter().find_map(|request| request.include),
             wanted: requests.iter().flat_map(|request| request.wanted.iter().cloned()).collect(),
-            installed: &[],
+            installed: &foreign,
         };
         let partial = Partial { locked: &locked, before: &[], preferred: &self.old.packages, moves };
         let Ok(updated) = index.update(&asked, &partial) else { return };
@@ -250,10 +264,17 @@ impl<'s> Resolution<'s> {
         }
     }
 
-    /// The packages of all that an image stands on.
-    fn parents(&self, name: &ImageName, of: impl Fn(&ImageName) -> Vec<LockedPackage>) -> Vec<LockedPackage> {
+    /// The packages of all that an image stands on, with those of an image from outside at the bottom.
+    fn parents(
+        &self,
+        name: &ImageName,
+        externals: &BTreeMap<String, LockedExternal>,
+        of: impl Fn(&ImageName) -> Vec<LockedPackage>,
+    ) -> Vec<LockedPackage> {
+        let source = &self.requests[name].source;
+        let foreign = self.session.foreign(name, externals).map(|package| package.installed(source));
         let chain = self.session.graph.chain(name);
-        chain.into_iter().filter(|below| *below != name).flat_map(of).collect()
+        foreign.chain(chain.into_iter().filter(|below| *below != name).flat_map(of)).collect()
     }
 
     /// What an image adds by the old lock.
@@ -281,8 +302,26 @@ impl<'s> Resolution<'s> {
         };
         Lock {
             request: request_sum(&self.requests),
+            externals: self.externals.clone(),
             packages: packages.into_iter().collect(),
             images: added.into_iter().map(image).collect(),
+        }
+    }
+}
+
+/// Every name must be that of a locked package, or of an image from outside.
+fn check_names(lock: &Lock, names: &BTreeSet<String>) -> Result<(), Error> {
+    let packages = || lock.packages.iter().map(|package| package.name.as_str());
+    let externals = || lock.externals.keys().map(String::as_str);
+    let known: BTreeSet<&str> = packages().collect();
+    let is_known = |name: &String| {
+        known.contains(name.as_str()) || externals().any(|reference| names_external(name, reference))
+    };
+    match names.iter().find(|name| !is_known(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let near = nearest(name, known.into_iter().chain(externals())).map(str::to_owned);
+            Err(Error::NotLocked { name: name.clone(), near })
         }
     }
 }

@@ -389,7 +389,9 @@ fn job(
     let content_tag = prepared.target.fingerprint.content_tag();
     let content_reference = format!("{}:{content_tag}", session.repository(name));
     let chain = session.graph.chain(name);
-    let closure = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
+    let added: Vec<LockedPackage> = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
+    let below = session.foreign(name, view.externals()).filter(|_| !added.is_empty());
+    let closure = below.map(|package| package.installed("")).chain(added.iter().cloned()).collect();
     let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
     for (key, value) in [
         (labels::WORKSPACE, session.workspace.manifest.name.value.clone()),
@@ -416,7 +418,7 @@ fn job(
 
 /// The package files and scripts of a build, from the cache.
 async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
-    if job.prepared.packages.is_empty() {
+    if !job.prepared.installs() {
         return Ok(Vec::new());
     }
     let packages = job.prepared.packages.clone();
@@ -467,7 +469,7 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
     let at_name = |message: String| Problem::at(&manifest.file, manifest.name.span, message, "this image");
     let problem = match stop {
         Stop::Build(error) => {
-            let problem = build_problem(job, &error);
+            let problem = gone_external(job, &error).unwrap_or_else(|| build_problem(job, &error));
             if is_disk_full(&error) { problem.help(MAKE_ROOM) } else { problem }
         }
         Stop::Packages => at_name("the image's packages are not those of the lock".into())
@@ -480,6 +482,23 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
         }
     };
     TargetFailure { target: name, problem }
+}
+
+/// An image from outside that its registry does not have any more under the digest that is used.
+fn gone_external(job: &Job, error: &BuildError) -> Option<Problem> {
+    let told = error.to_string();
+    if !["not found", "manifest unknown", "does not exist"].iter().any(|words| told.contains(words)) {
+        return None;
+    }
+    let external = job.image.externals.iter().find(|external| {
+        let digest = job.prepared.externals.get(&external.reference);
+        digest.is_some_and(|digest| !digest.is_empty() && told.contains(digest.as_str()))
+    })?;
+    let digest = &job.prepared.externals[&external.reference];
+    let name = external.reference.split('@').next().unwrap_or_default();
+    let message = format!("no registry has {name}@{digest} any more");
+    let problem = Problem::at(&external.file, external.span, message, "used here");
+    Some(problem.help(crate::externals::gone_help(&external.reference)))
 }
 
 fn build_problem(job: &Job, error: &BuildError) -> Problem {

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{HEAD, Lock, LockedImage, LockedPackage, is_security_suite, is_sha256, stays_below};
+use super::{
+    ForeignPackage, HEAD, Lock, LockedExternal, LockedImage, LockedPackage, is_digest, is_security_suite,
+    is_sha256, stays_below,
+};
 use crate::name::ImageName;
 
 /// Reads `text` if it is exactly what [`Lock::to_kdl`] writes for a lock without problems.
@@ -20,7 +23,11 @@ fn is_sound(lock: &Lock) -> bool {
         lock.packages.iter().map(|package| (package.source.as_str(), package.entry())).collect();
     let is_locked =
         |image: &LockedImage, entry: &String| locked.contains(&(image.source.as_str(), entry.clone()));
-    lock.packages.iter().all(|package| is_sha256(&package.sha256) && stays_below(&package.path))
+    let has_digests = |external: &LockedExternal| {
+        external.platforms.values().chain([&external.digest]).all(|d| is_digest(d))
+    };
+    lock.externals.values().all(has_digests)
+        && lock.packages.iter().all(|package| is_sha256(&package.sha256) && stays_below(&package.path))
         && lock.images.values().all(|image| image.packages.iter().all(|entry| is_locked(image, entry)))
 }
 
@@ -55,7 +62,11 @@ impl Scanner<'_> {
         self.skip(HEAD)?;
         let request = self.string("lock version=1 request=")?;
         self.skip("\n")?;
-        let (mut packages, mut images) = (Vec::new(), BTreeMap::new());
+        let (mut externals, mut packages, mut images) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        while self.skip("external ").is_some() {
+            let (reference, external) = self.external()?;
+            externals.insert(reference, external);
+        }
         while self.skip("package ").is_some() {
             packages.push(self.package()?);
         }
@@ -63,7 +74,24 @@ impl Scanner<'_> {
             let (name, image) = self.image()?;
             images.insert(name, image);
         }
-        self.rest.is_empty().then_some(Lock { request, packages, images })
+        self.rest.is_empty().then_some(Lock { request, externals, packages, images })
+    }
+
+    fn external(&mut self) -> Option<(String, LockedExternal)> {
+        let (reference, digest) = (self.string("")?, self.string(" digest=")?);
+        self.skip(" {\n")?;
+        let mut external = LockedExternal { digest, ..LockedExternal::default() };
+        while self.skip("    platform ").is_some() {
+            external.platforms.insert(self.string("")?, self.string(" ")?);
+            self.skip("\n")?;
+        }
+        while self.skip("    has ").is_some() {
+            let (name, version) = (self.string("")?, self.string(" ")?);
+            external.packages.insert(ForeignPackage { name, version, architecture: self.string(" ")? });
+            self.skip("\n")?;
+        }
+        self.skip("}\n")?;
+        Some((reference, external))
     }
 
     fn package(&mut self) -> Option<LockedPackage> {

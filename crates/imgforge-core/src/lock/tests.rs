@@ -52,10 +52,30 @@ fn lock_of(text: &'static str) -> impl Strategy<Value = Lock> {
         );
         ("[0-9a-f]{64}", Just(packages), proptest::collection::btree_map("[a-z]{1,5}", image, 0..4))
     };
-    packages_of(text).prop_flat_map(images).prop_map(|(request, packages, images)| Lock {
-        request,
+    let externals = proptest::collection::btree_map(text, external_of(text), 0..3);
+    (packages_of(text).prop_flat_map(images), externals).prop_map(
+        |((request, packages, images), externals)| Lock {
+            request,
+            externals,
+            packages,
+            images: images.into_values().collect(),
+        },
+    )
+}
+
+fn external_of(text: &'static str) -> impl Strategy<Value = LockedExternal> {
+    let digest = || "[0-9a-f]{64}".prop_map(|hex| format!("sha256:{hex}"));
+    let platforms = proptest::collection::btree_map(text, digest(), 0..3);
+    let package = (text, text, text).prop_map(|(name, version, architecture)| ForeignPackage {
+        name,
+        version,
+        architecture,
+    });
+    let packages = proptest::collection::btree_set(package, 0..4);
+    (digest(), platforms, packages).prop_map(|(digest, platforms, packages)| LockedExternal {
+        digest,
+        platforms,
         packages,
-        images: images.into_values().collect(),
     })
 }
 
@@ -123,8 +143,17 @@ fn the_file_is_one_fact_a_line() {
         request: "0123456789abcdef".into(),
         packages: vec!["nginx-light=1.22.1-9".into(), "libc6=2.36".into()],
     };
+    let digest = |hex: &str| format!("sha256:{}", hex.repeat(32));
+    let foreign =
+        ForeignPackage { name: "libc6".into(), version: "2.36".into(), architecture: "amd64".into() };
+    let external = LockedExternal {
+        digest: digest("12"),
+        platforms: BTreeMap::from([("linux/amd64".into(), digest("34"))]),
+        packages: BTreeSet::from([foreign]),
+    };
     let lock = Lock {
         request: "cd".repeat(32),
+        externals: BTreeMap::from([("debian:12-slim".into(), external)]),
         packages: vec![package("nginx-light", "1.22.1-9"), package("libc6", "2.36"), security, marked],
         images: BTreeMap::from([(ImageName::new("web").unwrap(), adds)]),
     };
@@ -148,6 +177,11 @@ fn every_wrong_line_is_a_problem_with_its_place() {
         &package("pool/a.deb", &sha).replace("suite", "host=\"h\" suite"),
         "image \"web\" source=\"debian\" request=\"r\" {\n    add \"nginx=1\"\n    del \"b\"\n}\n",
         "image \"web\" source=\"other\" request=\"r\"\n",
+        "external \"alpine:3\" digest=\"sha256:12\"\n",
+        &format!(
+            "external \"alpine:3\" digest=\"sha256:{sha}\" {{\n    platform \"linux/amd64\"\n    with \"x\"\n}}\n"
+        ),
+        &format!("external \"alpine:3\" digest=\"sha256:{}\"\n", "1".repeat(64)),
     ];
     insta::assert_snapshot!(shown(read(&text.concat()).unwrap_err()));
 }

@@ -102,12 +102,17 @@ fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) 
     }
 }
 
-/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source.
+/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source, or
+/// in an image from outside.
 fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], problems: &mut Problems) {
     let manifest = &image.manifest;
     let Some(asked) = manifest.packages.first() else { return };
     let bottom = chain[chain.len() - 1];
     if is_unresolved(workspace, bottom) {
+        return;
+    }
+    if bottom.outside_base.is_some() {
+        // Whether it has dpkg is known once its layers have been looked at.
         return;
     }
     match &bottom.manifest.base.value {
@@ -127,7 +132,8 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
             let problem =
                 Problem::at(&manifest.file, asked.source.span, message, "nothing to install them with");
             problems.push(problem.help(format!(
-                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\"",
+                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\", or on a Debian \
+                 image from outside",
                 bottom.name(),
                 asked.source.value
             )));

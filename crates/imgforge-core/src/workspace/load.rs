@@ -278,6 +278,7 @@ fn resolve(
                 manifest: image.clone(),
                 parents: edges.parents,
                 base: edges.base,
+                outside_base: edges.outside_base,
                 externals: edges.externals,
                 dockerfile,
                 nested: nested(&folders, image.file.dir()),

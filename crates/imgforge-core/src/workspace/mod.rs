@@ -39,6 +39,8 @@ pub struct Image {
     pub parents: Vec<Parent>,
     /// The parent whose file system it begins with (`from`, or FROM of a Dockerfile's last stage).
     pub base: Option<ImageName>,
+    /// The image from outside whose file system it begins with, as written.
+    pub outside_base: Option<String>,
     /// What it stands on outside the workspace.
     pub externals: Vec<External>,
     /// The hand-written Dockerfile, when the image has one.
@@ -72,10 +74,21 @@ pub struct Parent {
 /// An image from outside the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct External {
-    /// The reference as written, with its digest: `alpine:3.22@sha256:...`.
+    /// The reference as written, `ARG`s expanded: `alpine:3.22`, or with its digest, `alpine:3.22@sha256:...`.
     pub reference: String,
     /// How it is used.
     pub kind: EdgeKind,
+    /// The file that says so: the image's manifest or its Dockerfile.
+    pub file: Arc<SourceFile>,
+    /// The word in that file.
+    pub span: Span,
+}
+
+impl External {
+    /// The digest that is written in the reference; without one, the lock has it.
+    pub fn pinned(&self) -> Option<&str> {
+        self.reference.split_once('@').map(|(_, digest)| digest)
+    }
 }
 
 /// A hand-written Dockerfile.

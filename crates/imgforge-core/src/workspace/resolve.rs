@@ -15,7 +15,16 @@ use crate::name::{ImageName, nearest};
 pub(super) struct Edges {
     pub(super) parents: Vec<Parent>,
     pub(super) base: Option<ImageName>,
+    pub(super) outside_base: Option<String>,
     pub(super) externals: Vec<External>,
+}
+
+impl Edges {
+    fn set_base(&mut self, written: &str, image: Option<&ImageName>) {
+        self.base = image.cloned();
+        let is_outside = image.is_none() && self.externals.iter().any(|e| e.reference == written);
+        self.outside_base = is_outside.then(|| written.to_owned());
+    }
 }
 
 /// Every name by which images of the workspace are known, and the tags that each declares.
@@ -105,7 +114,7 @@ impl<'w> Names<'w> {
         let at = |text, kind, span| Reference { text, kind, file: &image.file, span };
         if let Base::From(base) = &image.base.value {
             self.add(&at(base, EdgeKind::From, image.base.span), image, edges, problems);
-            edges.base = self.find(base).cloned();
+            edges.set_base(base, self.find(base));
         }
         for step in &image.steps {
             match step {
@@ -137,7 +146,9 @@ impl<'w> Names<'w> {
                 Reference { text: &found.image, kind: found.kind, file: &dockerfile.file, span: found.span };
             self.add(&reference, image, edges, problems);
         }
-        edges.base = dockerfile.parsed.base(&args).and_then(|base| self.find(&base)).cloned();
+        if let Some(base) = dockerfile.parsed.base(&args) {
+            edges.set_base(&base, self.find(&base));
+        }
         if !image.expected_parents.is_empty() {
             self.compare_with_manifest(image, dockerfile, edges, problems);
         }
@@ -216,16 +227,26 @@ impl<'w> Names<'w> {
         }
         match self.refusal(reference) {
             Some(problem) => problems.push(problem),
-            None if has_digest(reference.text) => {
-                let external = External { reference: reference.text.to_owned(), kind: reference.kind };
-                edges.externals.push(external);
-            }
+            None if self.is_external(reference.text) => edges.externals.push(External {
+                reference: reference.text.to_owned(),
+                kind: reference.kind,
+                file: Arc::clone(reference.file),
+                span: reference.span,
+            }),
             None => {}
         }
     }
 
-    /// What is wrong with a reference that means no image of the workspace; nothing when it is a pinned external, or
-    /// when the image may be in a manifest that could not be read.
+    /// Whether a reference without problems means an image from outside, and not one in a manifest that could not be read.
+    fn is_external(&self, text: &str) -> bool {
+        let (repository, tag) = split_tag(text);
+        let may_be_unread =
+            self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/'));
+        has_digest(text) || ((tag.is_some() || has_host(repository)) && !may_be_unread)
+    }
+
+    /// What is wrong with a reference that means no image of the workspace; nothing when it is an external one, or when
+    /// the image may be in a manifest that could not be read.
     fn refusal(&self, reference: &Reference<'_>) -> Option<Problem> {
         let text = reference.text;
         let refuse =
@@ -256,18 +277,13 @@ impl<'w> Names<'w> {
             return None;
         }
         if tag.is_some() || has_host(repository) {
-            let problem =
-                refuse(format!("the external image \"{text}\" is not pinned by its digest"), "no digest");
-            return Some(problem.help(format!(
-                "a tag can move, a digest cannot: write \"{text}@sha256:...\"; `docker pull {text}` prints the digest"
-            )));
+            return None;
         }
         let problem = refuse(no_image(text), "not in this workspace");
         Some(match nearest(text, self.plain.iter().copied()) {
             Some(near) => problem.help(format!("did you mean \"{near}\"?")),
-            None => problem.help(format!(
-                "an image from outside the workspace is written with its digest: \"{text}:TAG@sha256:...\""
-            )),
+            None => problem
+                .help(format!("an image from outside the workspace is written with its tag: \"{text}:TAG\"")),
         })
     }
 }

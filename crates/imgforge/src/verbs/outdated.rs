@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use imgforge::core::name::ImageName;
-use imgforge::{Outdated, OutdatedPackage, Session};
+use imgforge::{Outdated, OutdatedExternal, OutdatedPackage, Session};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -14,9 +14,9 @@ use crate::console::{GOOD, WORK, count, print, say, table};
 use crate::failure::Failure;
 use crate::verbs::{Format, json, open, reporter};
 
-/// Show which locked packages have newer versions, and which images these would rebuild
+/// Show which locked packages and outside images have newer versions, and which images these would rebuild
 ///
-/// Asks the repositories as `update` does (their signatures are checked), and writes nothing. Updates from security
+/// Asks repositories and registries as `update` does (signatures are checked), and writes nothing. Updates from security
 /// suites come first. Ends with 10 when there is something to do and with 0 when there is not.
 #[derive(Args)]
 #[command(
@@ -28,12 +28,14 @@ pub(crate) struct OutdatedVerb {
     format: Format,
 }
 
-/// `{"version":1,"packages":[...],"problems":[...],"images":8}`
+/// `{"version":1,"packages":[...],"externals":[...],"problems":[...],"images":8}`
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct OutdatedOutput {
     version: u32,
     /// Security updates first, then by name.
     packages: Vec<PackageRow>,
+    /// Images from outside whose tags point to something else than what is locked.
+    externals: Vec<ExternalRow>,
     /// What keeps `update` from locking everything anew.
     problems: Vec<String>,
     /// How many images the workspace has.
@@ -61,6 +63,20 @@ struct PackageRow {
     images: Vec<String>,
 }
 
+#[derive(Serialize, JsonSchema)]
+struct ExternalRow {
+    /// As written in the manifest or the Dockerfile.
+    reference: String,
+    /// The digest that is locked.
+    locked: String,
+    /// The digest that the tag points to; null when there is no such tag any more.
+    newest: Option<String>,
+    /// Whether the locked digest can still be had from the registry.
+    served: bool,
+    /// The images that an update would rebuild.
+    images: Vec<String>,
+}
+
 impl OutdatedVerb {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
@@ -70,18 +86,19 @@ impl OutdatedVerb {
         drop(reporter);
         match self.format {
             Format::Json => print(&json(&output(&session, &outdated))),
-            Format::Text => print(&text(&session, &outdated.packages)),
+            Format::Text => print(&text(&session, &outdated)),
         }
         if self.format == Format::Text && !global.quiet {
-            if outdated.packages.is_empty() && outdated.problems.is_empty() {
-                say(GOOD, "Newest", format_args!("{} locked", count(lock.packages.len(), "package")));
+            if outdated.is_empty() {
+                let externals = count(lock.externals.len(), "image");
+                let packages = count(lock.packages.len(), "package");
+                say(GOOD, "Newest", format_args!("{packages} and {externals} from outside are locked"));
             }
             for problem in &outdated.problems {
                 say(WORK, "Note", format_args!("`imgforge update` cannot lock everything: {problem}"));
             }
         }
-        let has_work = !outdated.packages.is_empty() || !outdated.problems.is_empty();
-        Ok(ExitCode::from(if has_work { 10 } else { 0 }))
+        Ok(ExitCode::from(if outdated.is_empty() { 0 } else { 10 }))
     }
 }
 
@@ -97,20 +114,28 @@ fn output(session: &Session, outdated: &Outdated) -> OutdatedOutput {
         served: row.served,
         images: row.images.iter().map(ToString::to_string).collect(),
     };
+    let external = |row: &OutdatedExternal| ExternalRow {
+        reference: row.reference.clone(),
+        locked: row.locked.clone(),
+        newest: row.newest.clone(),
+        served: row.served,
+        images: row.images.iter().map(ToString::to_string).collect(),
+    };
     OutdatedOutput {
         version: 1,
         packages: outdated.packages.iter().map(row).collect(),
+        externals: outdated.externals.iter().map(external).collect(),
         problems: outdated.problems.iter().map(ToString::to_string).collect(),
         images: session.workspace().images.len(),
     }
 }
 
-fn text(session: &Session, packages: &[OutdatedPackage]) -> String {
-    if packages.is_empty() {
+fn text(session: &Session, outdated: &Outdated) -> String {
+    if outdated.packages.is_empty() && outdated.externals.is_empty() {
         return String::new();
     }
     let mut rows = vec![["package", "locked", "newest", "where", "rebuilds"].map(str::to_owned).to_vec()];
-    rows.extend(packages.iter().map(|row| {
+    rows.extend(outdated.packages.iter().map(|row| {
         let place = match (&row.newest, row.security, &row.suite) {
             (None, ..) => "in no suite".to_owned(),
             (_, true, _) => "security".to_owned(),
@@ -120,7 +145,23 @@ fn text(session: &Session, packages: &[OutdatedPackage]) -> String {
         let newest = row.newest.clone().unwrap_or_else(|| "-".to_owned());
         vec![row.name.clone(), row.locked.clone(), newest, place, rebuilds(session, &row.images)]
     }));
+    rows.extend(outdated.externals.iter().map(|row| {
+        let place = match (&row.newest, row.served) {
+            (None, true) => "the tag is gone",
+            (None, false) => "the tag and the locked digest are gone",
+            (Some(_), true) => "registry",
+            (Some(_), false) => "registry; the locked digest is gone",
+        };
+        let newest = row.newest.as_deref().map_or_else(|| "-".to_owned(), short);
+        let (locked, rebuilds) = (short(&row.locked), rebuilds(session, &row.images));
+        vec![row.reference.clone(), locked, newest, place.to_owned(), rebuilds]
+    }));
     table(&rows)
+}
+
+/// A digest for people: `sha256:` and twelve digits.
+pub(crate) fn short(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
 }
 
 /// `6 of 8 images, from os-base`.

@@ -3,34 +3,35 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use imgforge::{LockChange, Moves, Session};
+use imgforge::core::lock::Lock;
+use imgforge::{ExternalChange, LockChange, Moves, Session};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
 use crate::console::{GOOD, WORK, count, print, say, table};
 use crate::failure::Failure;
-use crate::verbs::outdated::rebuilds;
+use crate::verbs::outdated::{rebuilds, short};
 use crate::verbs::{Format, json, open, reporter};
 
-/// Resolve packages anew and write imgforge.lock: all of them, or only some
+/// Lock packages and images from outside anew and write imgforge.lock: all of them, or only some
 ///
-/// Asks the repositories (their signatures are checked) for the newest versions that fit together, and prints what
-/// differs from the lock that was there. With names, --security or --image only those move, and what they cannot do
+/// Asks the repositories (their signatures are checked) for the newest versions that fit together, and registries for the
+/// digests of tags, and prints what differs from the lock that was there. With names, --security or --image only those move, and what they cannot do
 /// without: every other line of the lock stays as it is. Builds read the lock and never ask.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge update\n  imgforge update openssl libssl3\n  imgforge update --security --dry-run\n  imgforge update --image webapp-base --format json"
+    after_help = "Examples:\n  imgforge update\n  imgforge update openssl libssl3\n  imgforge update alpine:3.22\n  imgforge update --security --dry-run\n  imgforge update --image webapp-base --format json"
 )]
 pub(crate) struct Update {
-    /// Packages that are to move [default: all]
-    #[arg(value_name = "PACKAGE")]
-    packages: Vec<String>,
+    /// Packages, and images from outside with or without their tag, that are to move [default: all]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Move packages of which a newer version lies in a security suite, to that version
-    #[arg(long, conflicts_with_all = ["packages", "image"])]
+    #[arg(long, conflicts_with_all = ["names", "image"])]
     security: bool,
     /// Move what this image, and those that stand on it, add to their parents
-    #[arg(long, value_name = "NAME", conflicts_with = "packages")]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "names")]
     image: Vec<String>,
     /// Write nothing
     #[arg(long)]
@@ -40,11 +41,24 @@ pub(crate) struct Update {
     format: Format,
 }
 
-/// `{"version":1,"changes":[{"package","old","new","security","images"}]}`
+/// `{"version":1,"changes":[{"package","old","new","security","images"}],"externals":[{"reference","old","new","images"}]}`
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct UpdateOutput {
     version: u32,
     changes: Vec<Change>,
+    /// Images from outside whose digests are other ones.
+    externals: Vec<External>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct External {
+    reference: String,
+    /// The digest locked before, or null.
+    old: Option<String>,
+    /// The digest locked now, or null.
+    new: Option<String>,
+    /// The images that have to be built again for it.
+    images: Vec<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -72,12 +86,14 @@ impl Update {
             session.write_lock(&new)?;
         }
         let changes = session.changes(&old, &new);
+        let externals = session.external_changes(&old, &new);
         match self.format {
             Format::Json => {
                 let changes = changes.into_iter().map(row).collect();
-                print(&json(&UpdateOutput { version: 1, changes }));
+                let externals = externals.into_iter().map(external).collect();
+                print(&json(&UpdateOutput { version: 1, changes, externals }));
             }
-            Format::Text if !global.quiet => tell(&session, &changes, new.packages.len()),
+            Format::Text if !global.quiet => tell(&session, &changes, &externals, &new),
             Format::Text => {}
         }
         Ok(ExitCode::SUCCESS)
@@ -91,9 +107,9 @@ impl Update {
             let images = self.image.iter().map(|name| session.image(name)).collect::<Result<_, _>>()?;
             return Ok(Moves::Images(images));
         }
-        Ok(match self.packages.as_slice() {
+        Ok(match self.names.as_slice() {
             [] => Moves::Everything,
-            packages => Moves::Packages(packages.iter().cloned().collect()),
+            names => Moves::Named(names.iter().cloned().collect()),
         })
     }
 }
@@ -104,27 +120,40 @@ fn row(change: LockChange) -> Change {
     Change { package: name, old, new, security, images }
 }
 
-fn tell(session: &Session, changes: &[LockChange], total: usize) {
-    let rows: Vec<Vec<String>> = changes
-        .iter()
-        .map(|change| {
-            let versions = match (&change.old, &change.new) {
-                (Some(old), Some(new)) => format!("{old} -> {new}"),
-                (old, new) => old.as_ref().or(new.as_ref()).cloned().unwrap_or_default(),
+fn external(change: ExternalChange) -> External {
+    let ExternalChange { reference, old, new, images } = change;
+    External { reference, old, new, images: images.iter().map(ToString::to_string).collect() }
+}
+
+fn tell(session: &Session, changes: &[LockChange], externals: &[ExternalChange], new: &Lock) {
+    let of_external = externals.iter().map(|change| {
+        let (old, new) = (change.old.as_deref().map(short), change.new.as_deref().map(short));
+        (change.reference.clone(), old, new, "", &change.images)
+    });
+    let of_package = changes.iter().map(|change| {
+        let mark = if change.security { "security" } else { "" };
+        (change.name.clone(), change.old.clone(), change.new.clone(), mark, &change.images)
+    });
+    let (words, rows): (Vec<_>, Vec<_>) = of_external
+        .chain(of_package)
+        .map(|(name, old, new, mark, images)| {
+            let (word, versions) = match (old, new) {
+                (Some(old), Some(new)) => ((GOOD, "Moved"), format!("{old} -> {new}")),
+                (None, new) => ((GOOD, "Added"), new.unwrap_or_default()),
+                (Some(old), None) => ((WORK, "Removed"), old),
             };
-            let mark = if change.security { "security" } else { "" };
-            vec![change.name.clone(), versions, mark.to_owned(), rebuilds(session, &change.images)]
+            let images = if images.is_empty() { String::new() } else { rebuilds(session, images) };
+            (word, vec![name, versions, mark.to_owned(), images])
         })
-        .collect();
-    for (change, line) in changes.iter().zip(table(&rows).lines()) {
-        match (&change.old, &change.new) {
-            (None, _) => say(GOOD, "Added", line),
-            (_, None) => say(WORK, "Removed", line),
-            _ => say(GOOD, "Moved", line),
-        }
+        .unzip();
+    for ((style, word), line) in words.into_iter().zip(table(&rows).lines()) {
+        say(style, word, line);
     }
-    let total = count(total, "package");
-    match changes.len() {
+    let mut total = count(new.packages.len(), "package");
+    if !new.externals.is_empty() {
+        total.push_str(&format!(" and {} from outside", count(new.externals.len(), "image")));
+    }
+    match rows.len() {
         0 => say(GOOD, "Locked", format!("{total}, nothing newer")),
         changed => say(GOOD, "Locked", format!("{total}, {changed} changed")),
     }

@@ -1,0 +1,385 @@
+//! Images from outside the workspace: which there are, and the digests that the lock gives them.
+//!
+//! A reference without a digest (`alpine:3.22`) is locked to what its tag points to. Registries are asked in parallel, one
+//! small request for each reference; more is fetched only of what has moved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use camino::Utf8PathBuf;
+use futures_util::StreamExt;
+use imgforge_core::diagnostic::{Problem, Problems};
+use imgforge_core::lock::{ForeignPackage, Lock, LockedExternal};
+use imgforge_core::name::ImageName;
+use imgforge_core::workspace::External;
+use imgforge_packages::Cache;
+use imgforge_registry::{
+    Credentials, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry, Retry,
+};
+
+use crate::lock::ARCHITECTURE;
+use crate::resolve::Moves;
+use crate::{Error, Session};
+
+/// How many references are asked for at once.
+const AT_ONCE: usize = 16;
+
+/// A reference and the images that use it.
+pub(crate) struct Outside<'s> {
+    /// One of its places.
+    external: &'s External,
+    pub(crate) images: BTreeSet<&'s ImageName>,
+    /// Whether packages are put on top of it, so that those that it has must be known.
+    has_packages_above: bool,
+}
+
+impl Outside<'_> {
+    fn problem(&self, message: impl Into<String>, label: &str) -> Problem {
+        Problem::at(&self.external.file, self.external.span, message, label)
+    }
+}
+
+/// Why a reference has no digest.
+enum Stop {
+    Wrong(Problem),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What a tag points to now.
+pub(crate) struct Now {
+    /// None when there is no such tag any more.
+    pub(crate) digest: Option<Digest>,
+    /// Whether the locked digest can still be had.
+    pub(crate) served: bool,
+}
+
+impl Session {
+    /// The references that the lock must know, with those that use them.
+    pub(crate) fn outside(&self) -> BTreeMap<&str, Outside<'_>> {
+        let mut found: BTreeMap<&str, Outside<'_>> = BTreeMap::new();
+        let mut bases: BTreeSet<&str> = BTreeSet::new();
+        for (name, image) in &self.workspace.images {
+            if !image.manifest.packages.is_empty() {
+                bases.extend(self.outside_base(name));
+            }
+            for external in &image.externals {
+                let outside = found.entry(&external.reference).or_insert_with(|| Outside {
+                    external,
+                    images: BTreeSet::new(),
+                    has_packages_above: false,
+                });
+                outside.images.insert(name);
+            }
+        }
+        for (reference, outside) in &mut found {
+            outside.has_packages_above = bases.contains(reference);
+        }
+        found.retain(|_, outside| outside.has_packages_above || outside.external.pinned().is_none());
+        found
+    }
+
+    /// The reference that an image's chain begins with, when that is an image from outside.
+    pub(crate) fn outside_base(&self, name: &ImageName) -> Option<&str> {
+        let bottom = *self.graph.chain(name).first()?;
+        self.workspace.images[bottom].outside_base.as_deref()
+    }
+
+    /// The packages that an image has from the image outside that it stands on, by these locked externals.
+    pub(crate) fn foreign<'l>(
+        &self,
+        name: &ImageName,
+        externals: &'l BTreeMap<String, LockedExternal>,
+    ) -> impl Iterator<Item = &'l ForeignPackage> {
+        let external = self.outside_base(name).and_then(|reference| externals.get(reference));
+        external.into_iter().flat_map(|external| &external.packages)
+    }
+
+    /// What does not fit between the lock and the references of the manifests.
+    pub(crate) fn check_externals(&self, lock: &Lock) -> Result<(), Error> {
+        let outside = self.outside();
+        let stale = |message: String| Err(Error::StaleLock(message));
+        for (reference, used) in &outside {
+            match lock.externals.get(*reference) {
+                None => return stale(format!("it has no digest of {reference}")),
+                Some(locked) if used.has_packages_above && locked.packages.is_empty() => {
+                    return stale(format!("it does not say which packages {reference} has"));
+                }
+                Some(_) => {}
+            }
+        }
+        match lock.externals.keys().find(|reference| !outside.contains_key(reference.as_str())) {
+            Some(extra) => stale(format!("it has a digest of {extra}, which no image needs")),
+            None => Ok(()),
+        }
+    }
+
+    /// The externals of a new lock: what `moves` says is asked for again, and what the old lock lacks is asked for.
+    ///
+    /// # Errors
+    /// Registries that cannot be reached, and [`Error::Problems`] for what is not there.
+    pub(crate) fn lock_externals(
+        &self,
+        old: &Lock,
+        moves: &Moves,
+    ) -> Result<BTreeMap<String, LockedExternal>, Error> {
+        let (mut externals, mut to_ask) = (BTreeMap::new(), Vec::new());
+        for (reference, used) in self.outside() {
+            let locked = old.externals.get(reference);
+            let is_whole = |locked: &&LockedExternal| !used.has_packages_above || !locked.packages.is_empty();
+            let stays = !self.moves_external(reference, &used, moves);
+            match locked.filter(is_whole).filter(|_| stays) {
+                Some(locked) => {
+                    let mut locked = locked.clone();
+                    if !used.has_packages_above {
+                        locked.packages.clear();
+                    }
+                    externals.insert(reference.to_owned(), locked);
+                }
+                None => to_ask.push((reference, used, locked, stays)),
+            }
+        }
+        if to_ask.is_empty() {
+            return Ok(externals);
+        }
+        let registries = self.registries(to_ask.iter().map(|(reference, ..)| *reference))?;
+        let asked = to_ask.iter().map(|(reference, used, locked, stays)| {
+            let registries = &registries;
+            async move { (*reference, self.lock_external(reference, used, *locked, *stays, registries).await) }
+        });
+        let answers: Vec<_> = crate::build::runtime()?
+            .block_on(futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).collect());
+        let mut problems = Problems::default();
+        for (reference, answer) in answers {
+            match answer {
+                Ok(locked) => drop(externals.insert(reference.to_owned(), locked)),
+                Err(Stop::Wrong(problem)) => problems.push(problem),
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
+        if problems.has_errors() { Err(Error::Problems(problems)) } else { Ok(externals) }
+    }
+
+    fn moves_external(&self, reference: &str, used: &Outside<'_>, moves: &Moves) -> bool {
+        match moves {
+            Moves::Everything => true,
+            Moves::Nothing | Moves::Security => false,
+            Moves::Named(names) => names.iter().any(|name| names_external(name, reference)),
+            Moves::Images(images) => used
+                .images
+                .iter()
+                .any(|name| self.graph.chain(name).iter().any(|below| images.contains(*below))),
+        }
+    }
+
+    /// One client for each registry of these references. Nothing is asked yet.
+    fn registries<'r>(
+        &self,
+        references: impl Iterator<Item = &'r str>,
+    ) -> Result<BTreeMap<String, Registry>, Error> {
+        let own = self.registry(Retry::default())?;
+        let mut registries = BTreeMap::new();
+        for reference in references.filter_map(|reference| reference.parse::<ImageReference>().ok()) {
+            let host = reference.host.as_str();
+            if !registries.contains_key(host) {
+                let client = match &own {
+                    Some(own) if own.client.host() == host => own.client.clone(),
+                    _ => Registry::new(Options::new(host, Credentials::docker()))?,
+                };
+                registries.insert(host.to_owned(), client);
+            }
+        }
+        Ok(registries)
+    }
+
+    /// With `stays`, the digest is what it was, and only what else the lock has to know is asked for.
+    async fn lock_external(
+        &self,
+        reference: &str,
+        used: &Outside<'_>,
+        locked: Option<&LockedExternal>,
+        stays: bool,
+        registries: &BTreeMap<String, Registry>,
+    ) -> Result<LockedExternal, Stop> {
+        let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
+        let image: ImageReference =
+            reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
+        let registry = &registries[image.host.as_str()];
+        let digest = match locked.filter(|_| stays) {
+            Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
+            None => match &image.digest {
+                Some(digest) => digest.clone(),
+                None => registry.digest(&image.repository, &image.reference()).await?.ok_or_else(|| {
+                    Stop::Wrong(
+                        used.problem(format!("the registry {} has no {reference}", image.host), "not there")
+                            .help("is it written rightly, and has nobody removed it? a tag that is there is needed"),
+                    )
+                })?,
+            },
+        };
+        if let Some(locked) = locked.filter(|locked| locked.digest == digest.as_str())
+            && !(used.has_packages_above && locked.packages.is_empty())
+        {
+            return Ok(locked.clone());
+        }
+        let whole = self.manifest(registry, &image, &digest, used).await?;
+        let platform = self.platform();
+        let own = if let Some(entries) = whole.entries() {
+            let wanted = entries.iter().find(|listed| is_for(listed, platform));
+            let digest = wanted.map(|listed| listed.digest.clone()).ok_or_else(|| {
+                let there: BTreeSet<String> = entries.iter().filter_map(platform_of).collect();
+                let there: Vec<String> = there.into_iter().collect();
+                let message = format!("{reference} is not there for {platform}");
+                Stop::Wrong(
+                    used.problem(message, "not for this platform")
+                        .help(format!("it is there for {}", there.join(", "))),
+                )
+            })?;
+            self.manifest(registry, &image, &digest, used).await?
+        } else {
+            whole
+        };
+        let mut external = LockedExternal {
+            digest: digest.to_string(),
+            platforms: BTreeMap::from([(platform.to_owned(), own.digest().to_string())]),
+            packages: BTreeSet::new(),
+        };
+        if used.has_packages_above {
+            let status = status_of(registry, &image.repository, &own).await?;
+            external.packages = imgforge_packages::installed_packages(&status, ARCHITECTURE);
+            if !external.packages.iter().any(|package| package.name == "dpkg") {
+                let problem =
+                    used.problem(format!("{reference} has no dpkg"), "packages are put on top of it");
+                return Err(Stop::Wrong(problem.help(
+                    "packages are installed with dpkg: stand on an image of Debian or Ubuntu, or on a root",
+                )));
+            }
+        }
+        Ok(external)
+    }
+
+    async fn manifest(
+        &self,
+        registry: &Registry,
+        image: &ImageReference,
+        digest: &Digest,
+        used: &Outside<'_>,
+    ) -> Result<Manifest, Stop> {
+        let found = registry.manifest(&image.repository, &Reference::Digest(digest.clone())).await?;
+        found.ok_or_else(|| {
+            let message =
+                format!("the registry {} does not have {}@{digest} any more", image.host, image.repository);
+            let problem = used.problem(message, "used here");
+            Stop::Wrong(problem.help(gone_help(&used.external.reference)))
+        })
+    }
+
+    /// What the tags of all externals point to now.
+    pub(crate) fn ask_externals<'l>(
+        &self,
+        lock: &'l Lock,
+    ) -> Result<Vec<(&'l str, &'l LockedExternal, Now)>, Error> {
+        let tags = lock.externals.iter().filter(|(reference, _)| !reference.contains('@'));
+        let tags: Vec<(&str, &LockedExternal)> = tags.map(|(name, locked)| (name.as_str(), locked)).collect();
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let registries = self.registries(tags.iter().map(|(reference, _)| *reference))?;
+        let asked = tags.into_iter().map(|(reference, locked)| {
+            let registries = &registries;
+            async move {
+                let image: ImageReference = reference.parse()?;
+                let registry = &registries[image.host.as_str()];
+                let digest = registry.digest(&image.repository, &image.reference()).await?;
+                let mut now = Now { digest, served: true };
+                if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {
+                    let known = locked.digest.parse::<Digest>().map(Reference::Digest);
+                    now.served = match known {
+                        Ok(known) => registry.digest(&image.repository, &known).await?.is_some(),
+                        Err(_) => false,
+                    };
+                }
+                Ok::<_, Error>((reference, locked, now))
+            }
+        });
+        let answers: Vec<Result<_, Error>> =
+            crate::build::runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
+        answers.into_iter().collect()
+    }
+}
+
+/// Whether a word of the command line means a reference: as it is written, or without its tag.
+pub(crate) fn names_external(word: &str, reference: &str) -> bool {
+    let without_tag = match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => reference,
+    };
+    word == reference || word == without_tag
+}
+
+/// What to do when nobody has a locked digest any more.
+pub(crate) fn gone_help(reference: &str) -> String {
+    if reference.contains('@') {
+        return "write the digest of an image that is there, or a tag, which imgforge.lock then has a digest of"
+            .into();
+    }
+    format!("`imgforge update {reference}` locks what the tag points to now")
+}
+
+fn is_for(listed: &imgforge_registry::Descriptor, platform: &str) -> bool {
+    let of = platform_of(listed);
+    of.is_some_and(|of| of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// `linux/amd64`, `linux/arm64/v8`.
+fn platform_of(listed: &imgforge_registry::Descriptor) -> Option<String> {
+    let platform = listed.platform.as_ref()?;
+    let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    Some(format!("{}/{}{variant}", platform.os, platform.architecture))
+}
+
+/// The dpkg database of an image: the one that was kept, or that of its layers, which are not kept.
+async fn status_of(registry: &Registry, repository: &str, image: &Manifest) -> Result<String, Error> {
+    let cache = Cache::user()?;
+    if let Some(status) = imgforge_packages::kept_status(image.digest().as_str(), &cache) {
+        return Ok(status);
+    }
+    let folder = tempfile::tempdir()
+        .map_err(|error| Error::Io { path: std::env::temp_dir().to_string_lossy().as_ref().into(), error })?;
+    let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).map_err(|path| Error::Io {
+        path: path.to_string_lossy().as_ref().into(),
+        error: std::io::ErrorKind::InvalidFilename.into(),
+    })?;
+    let mut layers = Vec::new();
+    for (number, layer) in image.layers().iter().enumerate() {
+        let file = root.join(number.to_string());
+        registry.download_blob(repository, layer, &file, ProgressSink::silent()).await?;
+        layers.push(file);
+    }
+    let status = tokio::task::block_in_place(|| imgforge_packages::dpkg_status(&layers))?;
+    imgforge_packages::keep_status(image.digest().as_str(), &status, &cache)?;
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_external_is_named_with_or_without_its_tag() {
+        for (word, reference, expected) in [
+            ("alpine", "alpine:3.22", true),
+            ("alpine:3.22", "alpine:3.22", true),
+            ("alpine:3.21", "alpine:3.22", false),
+            ("127.0.0.1:5000/a", "127.0.0.1:5000/a:1", true),
+            ("127.0.0.1:5000/a", "127.0.0.1:5000/a", true),
+            ("127.0.0.1", "127.0.0.1:5000/a", false),
+        ] {
+            assert_eq!(names_external(word, reference), expected, "{word} {reference}");
+        }
+    }
+}
