@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::Args;
+use imgforge::core::lock::Lock;
 use imgforge::core::name::ImageName;
 use imgforge::{OldBase, Outdated, OutdatedExternal, OutdatedPackage, Session};
 use schemars::JsonSchema;
@@ -110,9 +111,7 @@ impl OutdatedVerb {
         }
         if self.format == Format::Text && !global.quiet {
             if outdated.is_empty() {
-                let externals = count(lock.externals.len(), "image");
-                let packages = count(lock.packages.len(), "package");
-                say(GOOD, "Newest", format_args!("{packages} and {externals} from outside are locked"));
+                say(GOOD, "Newest", format_args!("{}, as locked", locked(&lock)));
             }
             for problem in &outdated.problems {
                 say(WORK, "Note", format_args!("`imgforge update` cannot lock everything: {problem}"));
@@ -211,6 +210,15 @@ fn text(session: &Session, outdated: &Outdated) -> String {
         vec![row.reference.clone(), locked, newest, place.to_owned(), rebuilds]
     }));
     table(&rows)
+}
+
+/// `166 packages and 1 image from outside`.
+pub(crate) fn locked(lock: &Lock) -> String {
+    let packages = count(lock.packages.len(), "package");
+    match lock.externals.len() {
+        0 => packages,
+        externals => format!("{packages} and {} from outside", count(externals, "image")),
+    }
 }
 
 /// A digest for people: `sha256:` and twelve digits.

@@ -64,10 +64,8 @@ impl Push {
         let options = PublishOptions { dry_run: self.dry_run, cancel };
         let mut reporter = interrupt.watch(reporter(global));
         // First: they help also where an image is missing.
-        let kept = match self.packages && !self.dry_run {
-            true => Some(session.keep_packages(&mut *reporter)?),
-            false => None,
-        };
+        let kept =
+            if self.packages && !self.dry_run { Some(session.keep_packages(&mut *reporter)?) } else { None };
         let published = session.push(&selected, &options, &mut *reporter)?;
         drop(reporter);
         if self.format == Format::Json {
