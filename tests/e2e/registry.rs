@@ -27,7 +27,7 @@ fn family(host: &str) -> TestWorkspace {
 }
 
 fn registry() -> Registry {
-    Registry::start(Setup { login: false, delete: true }).expect("docker-registry starts")
+    Registry::start(Setup { delete: true, ..Setup::default() }).expect("docker-registry starts")
 }
 
 /// What a registry answers to a request of its interface.
@@ -244,7 +244,7 @@ fn a_registry_that_is_gone_is_warned_of_and_only_a_push_fails() {
 
 #[test]
 fn a_registry_with_a_login_takes_it_from_the_environment_and_from_docker() {
-    let registry = Registry::start(Setup { login: true, delete: false }).expect("docker-registry starts");
+    let registry = Registry::start(Setup { login: true, ..Setup::default() }).expect("docker-registry starts");
     let family = family(registry.host());
     let nobody = tempfile::tempdir().unwrap();
     let run = |config: &std::path::Path, login: Option<(&str, &str)>, args: &[&str]| {
