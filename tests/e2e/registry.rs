@@ -288,7 +288,7 @@ fn a_registry_that_fails_now_and_then_only_takes_longer() {
     for (method, part, fault) in [
         ("GET", "/manifests/", Fault::Status(500)),
         ("HEAD", "/blobs/", Fault::Status(503)),
-        ("PATCH", "/uploads/", Fault::Status(500)),
+        ("PUT", "/uploads/", Fault::Status(500)),
         ("PUT", "/manifests/", Fault::Status(500)),
     ] {
         proxy.fail(method, part, fault, 1);
