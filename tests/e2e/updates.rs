@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use imgforge_testkit::apt::{Key, Package, Repository};
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::http::Server;
+use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use serde_json::{Value, json};
 
@@ -319,4 +320,41 @@ fn what_cannot_be_moved_or_asked_for_is_refused_and_the_lock_stays() {
     assert_eq!(refused.code, 3, "{}", refused.stderr);
     assert!(refused.stderr.contains("403"), "{}", refused.stderr);
     assert_eq!(family.lock(), before);
+}
+
+#[test]
+fn packages_kept_in_the_registry_are_there_when_no_mirror_has_them() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let mut family = Family::new(false);
+    let manifest = std::fs::read_to_string(family.workspace.root().join("imgforge.kdl")).unwrap();
+    let name = family.workspace.name().to_owned();
+    let manifest = manifest.replace(&format!("localhost/{name}"), &format!("{}/{name}", registry.host()));
+    family.workspace.write("imgforge.kdl", &manifest);
+    family.run(&["update"]).ok();
+    family.run(&["build", "os"]).ok();
+    let kept = family.run(&["push", "os", "--packages", "--format", "json"]).ok().json();
+    assert_eq!(kept["packages"], 5, "{kept}");
+    let again = family.run(&["push", "os", "--packages"]).ok().stderr;
+    assert!(again.contains("Kept 5 packages, 0 B sent"), "{again}");
+
+    // Nobody else has it any more.
+    let before = family.lock();
+    family.stable.remove("base").unwrap();
+    add(&mut family.stable, "base", "1.1", "");
+    family.publish();
+    let cache = family.folder.path().join("cache/sha256");
+    std::fs::remove_dir_all(&cache).unwrap();
+    family.run(&["build", "os", "--force", "--locked"]).ok();
+    assert_eq!(family.lock(), before);
+
+    // Nor has the registry.
+    let line = before.lines().find(|line| line.starts_with("package \"local\" \"base\" ")).unwrap();
+    let hash = line.split("sha256=\"").nth(1).unwrap().trim_end_matches('"');
+    std::fs::remove_file(registry.blob_file(hash)).unwrap();
+    std::fs::remove_dir_all(&cache).unwrap();
+    let failed = family.run(&["build", "os", "--force"]);
+    assert_eq!(failed.code, 3, "{}", failed.stderr);
+    for part in ["base 1.0", "`imgforge update`", "`imgforge push --packages`"] {
+        assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
+    }
 }

@@ -146,7 +146,8 @@ fn vanished(packages: &[LockedPackage]) -> String {
     }
     format!(
         "no repository serves these locked packages any more: {}; mirrors delete superseded versions: \
-         run `imgforge update`, or give the `uri` of a snapshot archive",
+         run `imgforge update`, or give the `uri` of a snapshot archive; `imgforge push --packages` keeps those that are \
+         there for the next time",
         names.join(", ")
     )
 }

@@ -17,7 +17,6 @@ use rayon::prelude::*;
 
 use crate::durations::Durations;
 use crate::prepare::Prepared;
-use crate::progress::{EventProgress, pump};
 use crate::publish::{Published, ToPublish};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::resolve::Moves;
@@ -384,15 +383,7 @@ impl Session {
             return Ok(());
         }
         let packages: Vec<LockedPackage> = packages.into_iter().collect();
-        let cache = imgforge_packages::Cache::user()?;
-        if packages.iter().all(|package| cache.file(&package.sha256).is_file()) {
-            return Ok(());
-        }
-        let repositories = self.repositories(&packages)?;
-        pump(reporter, |events| {
-            imgforge_packages::fetch(&packages, &repositories, &cache, &EventProgress::new(events))?;
-            Ok(())
-        })
+        self.fetch_packages(&packages, reporter)
     }
 
     async fn carry_out(

@@ -13,7 +13,8 @@ use imgforge_core::name::ImageName;
 use imgforge_core::workspace::External;
 use imgforge_packages::Cache;
 use imgforge_registry::{
-    Credentials, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry, Retry,
+    Credentials, Descriptor, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
+    Retry,
 };
 
 use crate::lock::ARCHITECTURE;
@@ -208,7 +209,7 @@ impl Session {
         let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
         let image: ImageReference =
             reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
-        let registry = &registries[image.host.as_str()];
+        let registry = &registries[&image.host];
         let digest = match locked.filter(|_| stays) {
             Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
             None => match &image.digest {
@@ -293,7 +294,7 @@ impl Session {
             let registries = &registries;
             async move {
                 let image: ImageReference = reference.parse()?;
-                let registry = &registries[image.host.as_str()];
+                let registry = &registries[&image.host];
                 let digest = registry.digest(&image.repository, &image.reference()).await?;
                 let mut now = Now { digest, served: true };
                 if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {
@@ -330,13 +331,13 @@ pub(crate) fn gone_help(reference: &str) -> String {
     format!("`imgforge update {reference}` locks what the tag points to now")
 }
 
-fn is_for(listed: &imgforge_registry::Descriptor, platform: &str) -> bool {
+fn is_for(listed: &Descriptor, platform: &str) -> bool {
     let of = platform_of(listed);
     of.is_some_and(|of| of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// `linux/amd64`, `linux/arm64/v8`.
-fn platform_of(listed: &imgforge_registry::Descriptor) -> Option<String> {
+fn platform_of(listed: &Descriptor) -> Option<String> {
     let platform = listed.platform.as_ref()?;
     let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
     Some(format!("{}/{}{variant}", platform.os, platform.architecture))

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use imgforge::report::human_size;
-use imgforge::{CancellationToken, PublishOptions, Published};
+use imgforge::{CancellationToken, Kept, PublishOptions, Published};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -19,10 +19,15 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 /// What the registry lacks of the selected images and of all that they stand on is pushed, parents first; a layer that is
 /// there is not sent. Nothing is built, and no release tag moves: that is for `imgforge promote`.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  imgforge push\n  imgforge push guestbook --dry-run")]
+#[command(
+    after_help = "Examples:\n  imgforge push\n  imgforge push guestbook --dry-run\n  imgforge push --packages"
+)]
 pub(crate) struct Push {
     #[command(flatten)]
     selection: Selection,
+    /// Keep the packages of the lock there too, from where builds fetch those that no mirror serves any more
+    #[arg(long)]
+    packages: bool,
     /// Only say what would be pushed
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -44,6 +49,8 @@ pub(crate) struct PushOutput {
     sent: u64,
     /// How many requests the registry was asked.
     requests: u64,
+    /// How many packages the registry keeps for this lock; null without --packages.
+    packages: Option<usize>,
     /// Those that could not be pushed, and why.
     failed: std::collections::BTreeMap<String, String>,
 }
@@ -56,13 +63,20 @@ impl Push {
         let interrupt = Interrupt::listen(cancel.clone());
         let options = PublishOptions { dry_run: self.dry_run, cancel };
         let mut reporter = interrupt.watch(reporter(global));
+        // First: they help also where an image is missing.
+        let kept =
+            if self.packages && !self.dry_run { Some(session.keep_packages(&mut *reporter)?) } else { None };
         let published = session.push(&selected, &options, &mut *reporter)?;
         drop(reporter);
         if self.format == Format::Json {
-            print(&json(&output(&published)));
+            print(&json(&output(&published, kept)));
         }
         for (image, why) in &published.failures {
             say(BAD, "Failed", format_args!("{image} is not pushed: {why}"));
+        }
+        if let Some(kept) = kept.filter(|_| !global.quiet) {
+            let packages = count(kept.packages, "package");
+            say(GOOD, "Kept", format_args!("{packages}, {} sent", human_size(kept.sent)));
         }
         if !global.quiet {
             let names = published.pushed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -79,13 +93,14 @@ impl Push {
     }
 }
 
-fn output(published: &Published) -> PushOutput {
+fn output(published: &Published, kept: Option<Kept>) -> PushOutput {
     PushOutput {
         version: 1,
         pushed: published.pushed.iter().map(ToString::to_string).collect(),
         digests: published.digests.iter().map(|(name, digest)| (name.to_string(), digest.clone())).collect(),
         sent: published.traffic.bytes_up,
         requests: published.traffic.requests,
+        packages: kept.map(|kept| kept.packages),
         failed: published.failures.iter().map(|(name, why)| (name.to_string(), why.clone())).collect(),
     }
 }

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
-use crate::console::{GOOD, WORK, count, print, say, table};
+use crate::console::{GOOD, WORK, print, say, table};
 use crate::failure::Failure;
-use crate::verbs::outdated::{rebuilds, short};
+use crate::verbs::outdated::{locked, rebuilds, short};
 use crate::verbs::{Format, json, open, reporter};
 
 /// Lock packages and images from outside anew and write imgforge.lock: all of them, or only some
@@ -149,10 +149,7 @@ fn tell(session: &Session, changes: &[LockChange], externals: &[ExternalChange],
     for ((style, word), line) in words.into_iter().zip(table(&rows).lines()) {
         say(style, word, line);
     }
-    let mut total = count(new.packages.len(), "package");
-    if !new.externals.is_empty() {
-        total.push_str(&format!(" and {} from outside", count(new.externals.len(), "image")));
-    }
+    let total = locked(new);
     match rows.len() {
         0 => say(GOOD, "Locked", format!("{total}, nothing newer")),
         changed => say(GOOD, "Locked", format!("{total}, {changed} changed")),

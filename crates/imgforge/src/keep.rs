@@ -1,0 +1,140 @@
+//! Locked packages in the workspace's registry, for the day when no mirror serves them any more.
+//!
+//! The packages of a lock are the layers of one artifact, so each lies in the registry under the SHA-256 that the lock has,
+//! once for all locks that name it, and is fetched by that alone.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use imgforge_core::event::Reporter;
+use imgforge_core::lock::LockedPackage;
+use imgforge_packages::Cache;
+use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference, Retry};
+
+use crate::progress::{EventProgress, pump};
+use crate::registry::FamilyRegistry;
+use crate::{Error, Session};
+
+/// Where packages lie, beside the images. No image has such a name by accident.
+const REPOSITORY: &str = "imgforge.packages";
+/// What a package is called as a layer.
+const MEDIA_TYPE: &str = "application/vnd.debian.binary-package";
+/// The file's name, for those who look at the artifact (OCI image specification, "Pre-Defined Annotation Keys").
+const TITLE: &str = "org.opencontainers.image.title";
+
+/// How many packages are fetched at once.
+const AT_ONCE: usize = 8;
+
+/// What was kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The packages of the lock.
+    pub packages: usize,
+    /// Bytes that were sent for those that were not there.
+    pub sent: u64,
+}
+
+impl Session {
+    /// Puts the packages of the lock into the registry, as far as they are not there.
+    ///
+    /// # Errors
+    /// [`Error::NoRegistry`], [`Error::StaleLock`], packages that nobody serves, a registry that does not take them.
+    pub fn keep_packages(&self, reporter: &mut dyn Reporter) -> Result<Kept, Error> {
+        let registry = self.needed_registry()?;
+        let lock = self.read_lock()?;
+        self.check_lock(&lock)?;
+        if lock.packages.is_empty() {
+            return Ok(Kept::default());
+        }
+        self.fetch_packages(&lock.packages, reporter)?;
+        let cache = Cache::user()?;
+        // Two sources may have the same file.
+        let files: BTreeMap<&str, &LockedPackage> =
+            lock.packages.iter().map(|package| (package.sha256.as_str(), package)).collect();
+        let layer = |package: &LockedPackage| {
+            let mut descriptor = descriptor(package)?;
+            let name = package.path.rsplit('/').next().unwrap_or(&package.name);
+            descriptor.annotations.insert(TITLE.to_owned(), name.to_owned());
+            let file = Some(cache.file(&package.sha256));
+            Some(PushLayer { descriptor, file, mount_from: Vec::new() })
+        };
+        let layers: Vec<PushLayer> = files.values().filter_map(|package| layer(package)).collect();
+        let image = PushImage { config: b"{}".to_vec(), layers, annotations: BTreeMap::new() };
+        let packages = image.layers.len();
+        let sent = crate::build::runtime()?.block_on(keep(&registry, &image))?;
+        Ok(Kept { packages, sent })
+    }
+
+    /// Brings packages into the cache: from where it has them, from the repositories, else from the registry.
+    ///
+    /// # Errors
+    /// The repositories' error, for the packages that the registry does not keep either.
+    pub(crate) fn fetch_packages(
+        &self,
+        packages: &[LockedPackage],
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), Error> {
+        let cache = Cache::user()?;
+        let is_missing = |package: &&LockedPackage| !cache.file(&package.sha256).is_file();
+        if packages.iter().find(is_missing).is_none() {
+            return Ok(());
+        }
+        let fetched = self.repositories(packages).and_then(|repositories| {
+            pump(reporter, |events| {
+                imgforge_packages::fetch(packages, &repositories, &cache, &EventProgress::new(events))?;
+                Ok(())
+            })
+        });
+        let Err(error) = fetched else { return Ok(()) };
+        let missing: Vec<&LockedPackage> = packages.iter().filter(is_missing).collect();
+        match self.fetch_kept(&missing, &cache) {
+            Ok(left) if left.is_empty() => Ok(()),
+            Ok(left) if matches!(error, Error::Packages(imgforge_packages::Error::Vanished(_))) => {
+                Err(imgforge_packages::Error::Vanished(left).into())
+            }
+            // What is wrong with the repositories comes first: the registry is the last resort.
+            Ok(_) | Err(_) => Err(error),
+        }
+    }
+
+    /// Fetches packages from the registry; those that it does not keep are given back.
+    fn fetch_kept(&self, missing: &[&LockedPackage], cache: &Cache) -> Result<Vec<LockedPackage>, Error> {
+        let Some(registry) = self.registry(Retry::default())? else {
+            return Ok(missing.iter().copied().cloned().collect());
+        };
+        let repository = registry.repository(REPOSITORY);
+        let fetch = |package: &LockedPackage| {
+            let (package, file) = (package.clone(), cache.file(&package.sha256));
+            let (client, repository) = (&registry.client, &repository);
+            async move {
+                let Some(descriptor) = descriptor(&package) else { return Some(package) };
+                let made = file.parent().is_none_or(|folder| std::fs::create_dir_all(folder).is_ok());
+                let fetched = client.download_blob(repository, &descriptor, &file, ProgressSink::silent());
+                if made && fetched.await.is_ok() { None } else { Some(package) }
+            }
+        };
+        let asked: Vec<_> = missing.iter().map(|package| fetch(package)).collect();
+        let left: Vec<Option<LockedPackage>> =
+            crate::build::runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
+        Ok(left.into_iter().flatten().collect())
+    }
+}
+
+/// Pushes the artifact of a lock, unless it is there; the bytes that were sent.
+async fn keep(registry: &FamilyRegistry, image: &PushImage) -> Result<u64, Error> {
+    let repository = registry.repository(REPOSITORY);
+    let manifest = image.manifest();
+    let tag = Reference::tag(&format!("lock-{}", &manifest.digest().hex()[..32]))?;
+    if registry.client.digest(&repository, &tag).await?.as_ref() == Some(manifest.digest()) {
+        return Ok(0);
+    }
+    let pushed = registry.client.push_image(&repository, image, ProgressSink::silent()).await?;
+    // What has no tag may be cleaned away.
+    registry.client.put_manifest(&repository, &tag, &pushed.manifest).await?;
+    Ok(pushed.sent)
+}
+
+fn descriptor(package: &LockedPackage) -> Option<Descriptor> {
+    let digest: Digest = format!("sha256:{}", package.sha256).parse().ok()?;
+    Some(Descriptor::new(MEDIA_TYPE, digest, package.size))
+}
