@@ -27,6 +27,7 @@ impl Registry {
     /// [`Error::Digest`], [`Error::Answer`], and those of every request.
     pub async fn manifest(&self, repository: &str, reference: &Reference) -> Result<Option<Manifest>, Error> {
         check(repository)?;
+        reference.check()?;
         let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let scope = Scope::pull(repository);
@@ -88,6 +89,7 @@ impl Registry {
     /// As of [`manifest`](Self::manifest).
     pub async fn digest(&self, repository: &str, reference: &Reference) -> Result<Option<Digest>, Error> {
         check(repository)?;
+        reference.check()?;
         let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let request = |client: &Client| client.head(url.clone()).header(ACCEPT, manifest::ACCEPT);
@@ -121,6 +123,7 @@ impl Registry {
         manifest: &Manifest,
     ) -> Result<(), Error> {
         check(repository)?;
+        reference.check()?;
         let what = named("the upload of the manifest", repository, reference);
         let digest = manifest.digest();
         if let Reference::Digest(expected) = reference

@@ -28,8 +28,17 @@ impl Reference {
     /// # Errors
     /// [`Error::Reference`] when the text is no tag.
     pub fn tag(text: &str) -> Result<Self, Error> {
-        check_tag(text).map_err(|reason| error(text, reason))?;
-        Ok(Self::Tag(text.to_owned()))
+        let tag = Self::Tag(text.to_owned());
+        tag.check()?;
+        Ok(tag)
+    }
+
+    /// Tags are checked before they become part of an address.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Tag(tag) => check_tag(tag).map_err(|reason| error(tag, reason)),
+            Self::Digest(_) => Ok(()),
+        }
     }
 }
 

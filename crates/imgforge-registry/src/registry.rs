@@ -113,8 +113,9 @@ impl Registry {
         clock: Option<&Clock>,
     ) -> Result<Answer, Failure> {
         let Inner { http, auth, .. } = &*self.0;
-        let mut header = auth.header(http, scope).await?;
+        // The login after the wait: a token may have ended meanwhile.
         let permit = http.permit().await;
+        let mut header = auth.header(http, scope).await?;
         let mut is_first = true;
         loop {
             let mut request = request(http.client());

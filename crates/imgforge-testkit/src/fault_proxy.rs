@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
@@ -102,6 +102,8 @@ struct State {
     random: Option<Random>,
     seen: Vec<Seen>,
     met: usize,
+    /// Requests that are under way.
+    active: usize,
     waits_for_whole: bool,
 }
 
@@ -195,8 +197,13 @@ impl FaultProxy {
         self.state().met
     }
 
-    /// The requests that have ended since the last call.
+    /// The requests that have ended since the last call. Those under way are waited for a little: a client may have its
+    /// answer before the proxy is through with the request.
     pub fn take_seen(&self) -> Vec<Seen> {
+        let start = Instant::now();
+        while self.state().active > 0 && start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::mem::take(&mut self.state().seen)
     }
 
@@ -306,8 +313,14 @@ impl Shared {
         let head = Head::read(&mut client)?;
         let mut seen =
             Seen { method: head.word(0).to_owned(), target: head.word(1).to_owned(), ..Seen::default() };
+        let state = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state().active += 1;
         let result = self.answer(&head, &mut client, &stream, &mut seen);
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).seen.push(seen);
+        {
+            let mut state = state();
+            state.active -= 1;
+            state.seen.push(seen);
+        }
         // What the client still sends would turn the close into a reset, and the answer could be lost.
         if result.is_ok() {
             stream.shutdown(Shutdown::Write)?;

@@ -238,6 +238,10 @@ async fn names_that_would_leave_their_place_are_refused() {
         let error = registry.tags(repository).await.unwrap_err();
         assert!(matches!(error, Error::Reference { .. }), "{error}");
     }
+    for bad in ["", "../x", "a/b", "a?b", "-a"] {
+        let error = registry.digest("acme/web", &Reference::Tag(bad.to_owned())).await.unwrap_err();
+        assert!(matches!(error, Error::Reference { .. }), "{error}");
+    }
     assert_eq!(registry.sent().requests, 0);
 }
 
