@@ -139,12 +139,12 @@ pub(crate) fn many_skipped() -> Script {
 /// The tests of one image pass after its build, those of another that was there already fail.
 pub(crate) fn testing() -> Script {
     let test = |target: &str, name: &str, number, total| Event::TestStarted {
-        target: self::name(target),
+        target: name(target),
         test: name.into(),
         number,
         total,
     };
-    let ended = |target: &str, result| Event::TestFinished { target: self::name(target), result };
+    let ended = |target: &str, result| Event::TestFinished { target: name(target), result };
     vec![
         at(0, Event::Started { to_build: 3, fresh: 2, slots: 2 }),
         at(1, started("webapp-base")),
@@ -154,11 +154,11 @@ pub(crate) fn testing() -> Script {
         at(6001, test("webapp-base", "small", 2, 2)),
         at(6100, ended("webapp-base", tested("small", Vec::new()))),
         at(6110, built("webapp-base", 6_100, 127_400_000, 28_400_000)),
-        at(6111, Event::TargetStarted { target: self::name("builder"), activity: Activity::Test }),
-        at(6112, test("builder", "serves", 1, 1)),
-        at(6300, ended("builder", tested("serves", Vec::new()))),
-        at(6301, finished("builder", 190, Outcome::Tested)),
-        at(6302, Event::TargetStarted { target: self::name("notes"), activity: Activity::Test }),
+        at(6111, Event::TargetStarted { target: name("status-page"), activity: Activity::Test }),
+        at(6112, test("status-page", "serves", 1, 1)),
+        at(6300, ended("status-page", tested("serves", Vec::new()))),
+        at(6301, finished("status-page", 190, Outcome::Tested)),
+        at(6302, Event::TargetStarted { target: name("notes"), activity: Activity::Test }),
         at(6303, test("notes", "serves", 1, 1)),
         at(9300, ended("notes", tested("serves", vec!["\x1b[31mbad gateway\x1b[0m".into()]))),
         at(

@@ -16,7 +16,7 @@ use imgforge_report::human_duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Subject;
 use super::check::{self, Mismatch, Verdict, mismatch};
@@ -25,8 +25,10 @@ use super::leftovers::TestRun;
 use super::look::Look;
 use crate::Error;
 
-/// Between two tries of a check that waits.
+/// Between the first two tries of a check that waits; the pauses get longer up to a second, so that what was asked in vain
+/// does not fill the log.
 const INTERVAL: Duration = Duration::from_millis(100);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many lines of a container's log are shown, and how many bytes of it are kept for them.
 const LOG_LINES: usize = 20;
@@ -296,6 +298,15 @@ impl Bench<'_> {
         Ok((!state.running).then(|| end_of(&state)))
     }
 
+    /// Why there is no address to ask: a container that has ended has none any more.
+    async fn no_address(&self, expected: &str) -> Result<Verdict, Error> {
+        let end = self.end().await?;
+        Ok(mismatch(
+            expected,
+            end.unwrap_or_else(|| "a container for which the engine has no network".into()),
+        ))
+    }
+
     /// Asks again and again until it holds, the container has ended, or the time is over.
     async fn wait<'s, F: Future<Output = Result<Verdict, Error>>>(
         &'s self,
@@ -306,7 +317,7 @@ impl Bench<'_> {
         let begun = Instant::now();
         let limit =
             within.map_or(self.deadline, |time| self.deadline.min(begun + Duration::from_millis(time.0)));
-        let mut last = mismatch(expected, "no answer");
+        let (mut last, mut pause) = (mismatch(expected, "no answer"), INTERVAL);
         loop {
             let Ok(verdict) = timeout_at(limit, ask(self)).await else { break };
             last = verdict?;
@@ -319,7 +330,9 @@ impl Bench<'_> {
             if Instant::now() + INTERVAL >= limit {
                 break;
             }
-            sleep(INTERVAL).await;
+            // The last try comes shortly before the end, whatever the pause.
+            sleep_until((Instant::now() + pause).min(limit - INTERVAL / 2)).await;
+            pause = (pause * 5 / 4).min(LONGEST_INTERVAL);
         }
         Ok(last.map(|Mismatch { expected, found }| Mismatch {
             expected,
@@ -329,7 +342,7 @@ impl Bench<'_> {
 
     async fn http(&self, check: &HttpCheck) -> Result<Verdict, Error> {
         let expected = http_expectation(check);
-        let Some(address) = &self.running().address else { return Ok(no_address(&expected)) };
+        let Some(address) = &self.running().address else { return self.no_address(&expected).await };
         let url = check.url.replacen("{container}", address, 1);
         let rest = url.strip_prefix("http://").unwrap_or(&url);
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -342,7 +355,7 @@ impl Bench<'_> {
 
     async fn tcp(&self, port: u16, within: Option<Millis>) -> Result<Verdict, Error> {
         let expected = format!("a connection to port {port}");
-        let Some(address) = &self.running().address else { return Ok(no_address(&expected)) };
+        let Some(address) = &self.running().address else { return self.no_address(&expected).await };
         let ask = |_: &Self| async {
             let connected = TcpStream::connect((address.as_str(), port)).await;
             Ok(connected.err().and_then(|error| mismatch(&expected, http::no_connection(&error))))
@@ -493,10 +506,6 @@ impl Bench<'_> {
 fn end_of(state: &ContainerState) -> String {
     let why = if state.out_of_memory { ", since its memory was not enough" } else { "" };
     format!("a container that has ended with exit code {}{why}", state.exit_code)
-}
-
-fn no_address(expected: &str) -> Verdict {
-    mismatch(expected, "a container without an address: the engine has no network for it")
 }
 
 /// What the daemon says of a program that it cannot start, without what it says of itself.
