@@ -5,6 +5,7 @@ use std::path::Path;
 use imgforge::core::name::ImageName;
 use imgforge::core::render;
 use imgforge::core::source::WorkTree;
+use imgforge::core::testing;
 use imgforge::{OpenOptions, Session};
 
 /// `(path, text)` of the fenced blocks whose opening line has a path after the language.
@@ -73,4 +74,15 @@ fn every_example_of_the_page_on_images_from_outside_is_right() {
         let image = session.image(name).unwrap();
         assert!(rendered(&session, &image).contains(base), "{name}");
     }
+}
+
+#[test]
+fn every_example_of_the_page_on_tests_is_right() {
+    let (_dir, session) = workspace_of("tests.md");
+    let tests = |image: &str| -> Vec<String> {
+        let name = ImageName::new(image).unwrap();
+        let tests = testing::of(session.workspace(), session.graph(), &name);
+        tests.into_iter().map(|test| test.name).collect()
+    };
+    assert_eq!((tests("web"), tests("shop")), (vec!["serves".to_owned()], vec!["test".to_owned()]));
 }

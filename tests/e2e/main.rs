@@ -16,7 +16,9 @@ mod lint;
 mod looking;
 mod mistakes;
 mod packages;
+mod registry;
 mod running;
+mod testing;
 mod updates;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};

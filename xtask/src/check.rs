@@ -11,8 +11,10 @@ const TOOLS: &[(&str, &str)] = &[
     ("docker-compose", "/usr/bin/docker-compose"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("dpkg-dev", "/usr/bin/dpkg-scanpackages"),
+    ("openssl", "/usr/bin/openssl"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),
+    ("socat", "/usr/bin/socat"),
     ("systemd", "/usr/bin/systemd-analyze"),
 ];
 

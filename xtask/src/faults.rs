@@ -36,7 +36,7 @@ const SEED: u64 = 1;
 
 /// Pushes at least so many images, and prints what happened.
 pub(crate) fn run(pushes: usize) -> Result<()> {
-    let server = RealRegistry::start(Setup { login: false, delete: false })?;
+    let server = RealRegistry::start(Setup::default())?;
     let proxy = FaultProxy::start(server.host())?;
     proxy.fail_at_random(SEED, RATE, faults());
     let folder = tempfile::tempdir()?;

@@ -59,6 +59,11 @@ impl Inventory {
             .max_by_key(|held| (held.created, &held.id))
     }
 
+    /// All that engines hold, with the image's name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Held)> {
+        self.images.iter().flat_map(|(name, held)| held.iter().map(move |held| (name.as_str(), held)))
+    }
+
     /// Whether any image of this name is held, of whatever fingerprint.
     pub fn knows(&self, name: &ImageName) -> bool {
         !self.of(name).is_empty()

@@ -1,6 +1,6 @@
 //! What runs images: starts containers, follows their output, asks what is in them and on their disk, and stops them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,6 +178,9 @@ pub trait Containers: Send + Sync {
 
     /// The containers that run and were made from an image of some workspace, or of one image of them.
     fn running<'a>(&'a self, image: Option<&'a str>) -> BoxFuture<'a, Result<Vec<RunningContainer>, Error>>;
+
+    /// The ids of all images that containers were made from, also of those that have ended.
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>>;
 
     /// The running container with this name or id (or the first digits of it).
     fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>>;

@@ -125,7 +125,7 @@ async fn a_failure_blocks_only_its_descendants() {
     let started: Vec<&str> = events
         .iter()
         .filter_map(|event| match event {
-            Event::TargetStarted { target } => Some(target.as_str()),
+            Event::TargetStarted { target, .. } => Some(target.as_str()),
             _ => None,
         })
         .collect();

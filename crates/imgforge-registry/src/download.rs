@@ -1,14 +1,15 @@
-//! One blob into a file: streamed, verified, and resumed where it was cut.
+//! One blob out of a repository: its size, a small one whole, or any into a file, streamed, verified, and resumed where it
+//! was cut.
 
 use std::io::{Seek, SeekFrom, Write};
 
 use camino::Utf8Path;
-use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Client, StatusCode, Url};
 use tempfile::NamedTempFile;
 
 use crate::auth::Scope;
-use crate::digest::{Descriptor, Hasher};
+use crate::digest::{Descriptor, Digest, Hasher};
 use crate::error::Error;
 use crate::progress::{Meter, ProgressSink};
 use crate::registry::{Registry, check, named};
@@ -22,6 +23,73 @@ struct Part {
 }
 
 impl Registry {
+    /// A small blob, such as an image's configuration, of at most `limit` bytes; verified.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] when it is not there, [`Error::Digest`], [`Error::Answer`] when it is larger.
+    pub async fn blob(&self, repository: &str, blob: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
+        check(repository)?;
+        let what = named("the blob", repository, &blob.digest);
+        if blob.size > limit {
+            return Err(self.answer(&what, format!("it is larger than {limit} bytes")));
+        }
+        let url = self.blob_url(repository, &blob.digest);
+        let scope = Scope::pull(repository);
+        let mut tries = self.tries(&what);
+        loop {
+            match self.get_blob(&what, &scope, &url, repository, blob).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => tries.again(failure).await?,
+            }
+        }
+    }
+
+    async fn get_blob(
+        &self,
+        what: &str,
+        scope: &Scope,
+        url: &Url,
+        repository: &str,
+        blob: &Descriptor,
+    ) -> Result<Vec<u8>, Failure> {
+        let answer = self.call(what, scope, |client| client.get(url.clone()), None).await?;
+        match answer.response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(self.absent(repository, &blob.digest).into()),
+            _ => return Err(self.refused(what, answer).await),
+        }
+        let bytes = self.0.http.read(answer.response, blob.size, what).await?;
+        let mut hash = Hasher::of(&blob.digest);
+        hash.update(&bytes);
+        let found = hash.finish();
+        if found == blob.digest {
+            return Ok(bytes);
+        }
+        let (expected, found) = (blob.digest.clone(), found.to_string());
+        Err(Failure::Final(Error::Digest { what: what.to_owned(), expected, found }))
+    }
+
+    /// A blob's size; `None` when it is not there (distribution specification, "Checking if content exists in the
+    /// registry").
+    ///
+    /// # Errors
+    /// Those of every request.
+    pub async fn size(&self, repository: &str, digest: &Digest) -> Result<Option<u64>, Error> {
+        check(repository)?;
+        let what = named("the blob", repository, digest);
+        let url = self.blob_url(repository, digest);
+        let request = |client: &Client| client.head(url.clone());
+        let (status, headers) = self.ask(&what, &Scope::pull(repository), request).await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK => {
+                let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+                length.map(Some).ok_or_else(|| self.answer(&what, "it does not say its length"))
+            }
+            _ => Err(self.refused_head(&what, status)),
+        }
+    }
+
     /// Fetches a blob into the file `to`, which is there only when all of it has come and has its digest (distribution
     /// specification, "Pulling blobs"). What is there already is replaced.
     ///
@@ -42,12 +110,13 @@ impl Registry {
         let mut part = Part { file, hash: Hasher::of(&blob.digest), length: 0 };
         let meter = Meter::new(&progress, blob);
         let mut tries = self.tries(&what);
+        let mut furthest = 0;
         loop {
-            let before = part.length;
             match self.fetch(&what, repository, &url, blob, to, &mut part, &meter).await {
                 Ok(()) => break,
                 Err(failure) => {
-                    if part.length > before {
+                    if part.length > furthest {
+                        furthest = part.length;
                         tries.moved_on();
                     }
                     tries.again(failure).await?;

@@ -20,11 +20,13 @@ mod download;
 mod error;
 mod http;
 mod manifest;
+mod manifests;
 mod progress;
 mod push;
 mod reference;
 mod registry;
 mod retry;
+mod tags;
 mod upload;
 
 pub use credentials::Credentials;

@@ -83,7 +83,9 @@ impl Manifest {
         if json.schema_version != 2 {
             return Err(format!("it has the schema version {}, where 2 was expected", json.schema_version));
         }
+        // `application/json` and the like say nothing.
         let content_type = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+        let content_type = content_type.filter(|text| text.starts_with("application/vnd."));
         if let (Some(inside), Some(outside)) = (&json.media_type, content_type)
             && inside != outside
         {

@@ -128,7 +128,7 @@ impl Registry {
             repository,
             blob,
             source: &source,
-            what: named("to take the blob", repository, &blob.digest),
+            what: named("the upload of the blob", repository, &blob.digest),
             scope: Scope::push(repository),
             meter,
             sent: Arc::default(),
@@ -150,7 +150,7 @@ impl Registry {
 
     /// Asks for a blob of another repository (distribution specification, "Mounting a blob from another repository").
     async fn mount(&self, repository: &str, blob: &Descriptor, from: &str) -> Result<Mount, Error> {
-        let what = named("to mount the blob", repository, &blob.digest);
+        let what = named("the mount of the blob", repository, &blob.digest);
         let mut url = self.0.http.url(&format!("{repository}/blobs/uploads/"));
         url.query_pairs_mut().append_pair("mount", blob.digest.as_str()).append_pair("from", from);
         let request = |client: &Client| client.post(url.clone()).header(CONTENT_LENGTH, 0);
@@ -175,7 +175,7 @@ impl Registry {
     async fn cancel(&self, repository: &str, session: Session) {
         let request = |client: &Client| client.delete(session.url.clone());
         if self.0.http.is_ours(&session.url) {
-            drop(self.call("to forget an upload", &Scope::push(repository), request, None).await);
+            drop(self.call("the end of an upload", &Scope::push(repository), request, None).await);
         }
     }
 }
@@ -200,6 +200,7 @@ impl Upload<'_> {
     async fn run(&self, mut session: Option<Session>) -> Result<(), Error> {
         let mut tries = self.registry.tries(&self.what);
         let mut is_doubtful = false;
+        let mut furthest = 0;
         let mut wrong_digests = 0;
         loop {
             let result =
@@ -210,7 +211,9 @@ impl Upload<'_> {
                     return Ok(());
                 }
                 Ok(Step::On) => {
-                    if !is_doubtful && session.as_ref().is_some_and(|session| session.offset > 0) {
+                    let offset = session.as_ref().map_or(0, |session| session.offset);
+                    if offset > furthest {
+                        furthest = offset;
                         tries.moved_on();
                     }
                     is_doubtful = false;

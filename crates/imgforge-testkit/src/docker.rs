@@ -1,6 +1,7 @@
 //! The Docker Engine as a user of the `docker` command meets it.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -98,6 +99,25 @@ impl Container {
     /// Sends a signal to its process 1.
     pub fn signal(&self, signal: &str) {
         Docker::run(&["kill", "-s", signal, &self.id]);
+    }
+
+    /// Types at its terminal, which it has been given with `--interactive --tty`.
+    ///
+    /// # Panics
+    /// When the daemon does not listen at its usual place, or refuses.
+    pub fn types(&self, bytes: &[u8]) {
+        let mut daemon = UnixStream::connect("/var/run/docker.sock").expect("the daemon's socket");
+        // `docker attach` wants a terminal of its own. Docker's API, "Attach to a container": after the head of the answer
+        // the connection is the terminal's.
+        let request = format!(
+            "POST /containers/{}/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n",
+            self.id
+        );
+        daemon.write_all(request.as_bytes()).expect("it listens");
+        let mut answer = [0; 12];
+        daemon.read_exact(&mut answer).expect("it answers");
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        daemon.write_all(bytes).expect("it listens");
     }
 
     /// The signal that `docker stop` sends, as its image has it.

@@ -80,6 +80,35 @@ impl SecondEngine {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
+    /// Lets it reach what listens on loopback here, at the same address: through a socket file, since its network is its
+    /// own. It lasts until the returned value is dropped.
+    ///
+    /// # Panics
+    /// When socat or iproute2 is not installed.
+    pub fn reach(&self, address: &str) -> Forwarding {
+        let socket = self.at().join("forward.sock");
+        let port = address.rsplit_once(':').expect("an address with a port").1;
+        let daemon = self.daemon.id();
+        // The process that was started is `setpriv`, which has become `unshare`: its child is in the namespace.
+        let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
+        let target = children.expect("it has a child").trim().to_owned();
+        let up = inside_of(&target, &["ip", "link", "set", "lo", "up"]).wait();
+        assert!(up.expect("ip runs").success(), "its loopback is up");
+        let outer = Command::new("socat")
+            .args([format!("UNIX-LISTEN:{socket},fork"), format!("TCP:{address}")])
+            .spawn()
+            .expect("socat is installed");
+        let inner = inside_of(
+            &target,
+            &[
+                "socat",
+                &format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"),
+                &format!("UNIX-CONNECT:{socket}"),
+            ],
+        );
+        Forwarding { processes: vec![outer, inner] }
+    }
+
     /// Gives its data `megabytes` of space from now on.
     ///
     /// # Panics
@@ -140,4 +169,25 @@ impl Drop for SecondEngine {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
+}
+
+/// Connections from a [`SecondEngine`] to this machine.
+pub struct Forwarding {
+    processes: Vec<Child>,
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Starts a command in the network of a process.
+fn inside_of(process: &str, args: &[&str]) -> Child {
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", process]).args(args);
+    command.spawn().expect("nsenter of util-linux is installed")
 }

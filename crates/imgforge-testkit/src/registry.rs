@@ -4,7 +4,8 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use camino::Utf8PathBuf;
 use tempfile::TempDir;
 
 /// The user that a registry with a login knows.
@@ -22,6 +23,8 @@ pub struct Setup {
     pub login: bool,
     /// Manifests can be deleted.
     pub delete: bool,
+    /// It speaks TLS, with a certificate that is its own [CA](Registry::ca_file).
+    pub tls: bool,
 }
 
 /// A registry that runs until it is dropped.
@@ -46,6 +49,10 @@ impl Registry {
             path("data"),
             setup.delete
         );
+        if setup.tls {
+            make_certificate(&path("tls.key"), &path("tls.pem"))?;
+            config += &format!("  tls: {{certificate: {}, key: {}}}\n", path("tls.pem"), path("tls.key"));
+        }
         if setup.login {
             config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path("htpasswd"));
         }
@@ -81,6 +88,14 @@ impl Registry {
         std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
+    /// The certificate to trust, in PEM.
+    ///
+    /// # Panics
+    /// When the temporary folder is not UTF-8.
+    pub fn ca_file(&self) -> Utf8PathBuf {
+        self.folder.path().join("tls.pem").try_into().expect("a path in UTF-8")
+    }
+
     /// The file of a blob in its storage, to spoil it.
     pub fn blob_file(&self, hex: &str) -> std::path::PathBuf {
         let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
@@ -93,6 +108,17 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn make_certificate(key: &str, certificate: &str) -> Result<()> {
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"])
+        .args(["-keyout", key, "-out", certificate])
+        .output()
+        .context("cannot start openssl: `apt-get install openssl`")?;
+    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// The log says which port it was given.

@@ -11,6 +11,7 @@ use crate::docker::Docker;
 pub struct TestWorkspace {
     dir: tempfile::TempDir,
     name: String,
+    host: String,
 }
 
 impl TestWorkspace {
@@ -20,11 +21,21 @@ impl TestWorkspace {
     /// # Panics
     /// When the folder cannot be made.
     pub fn new() -> Self {
+        Self::at("localhost")
+    }
+
+    /// The same, with images that can be pushed to the registry `host`. Only what is run in one of these asks its
+    /// registry.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    pub fn at(host: &str) -> Self {
         let workspace = Self {
             dir: tempfile::tempdir().expect("a temporary folder"),
             name: crate::unique("imgforge-test"),
+            host: host.to_owned(),
         };
-        let text = format!("workspace \"{0}\" {{\n    registry \"localhost/{0}\"\n}}\n", workspace.name);
+        let text = format!("workspace \"{0}\" {{\n    registry \"{host}/{0}\"\n}}\n", workspace.name);
         workspace.write("imgforge.kdl", &text);
         workspace
     }
@@ -64,7 +75,7 @@ impl TestWorkspace {
 
     /// The full repository name of an image.
     pub fn repository(&self, image: &str) -> String {
-        format!("localhost/{}/{image}", self.name)
+        format!("{}/{}/{image}", self.host, self.name)
     }
 
     /// Writes a file, its folders too.
@@ -108,6 +119,9 @@ impl TestWorkspace {
     pub fn command(&self, binary: &str, args: &[&str]) -> Command {
         let mut command = Command::new(binary);
         command.args(args).current_dir(self.root()).env("NO_COLOR", "1").env_remove("CLICOLOR_FORCE");
+        if self.host == "localhost" {
+            command.env("IMGFORGE_LOCAL", "1");
+        }
         command
     }
 }

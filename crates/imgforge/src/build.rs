@@ -21,7 +21,7 @@ use crate::publish::{Published, ToPublish};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::resolve::Moves;
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
-use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing};
+use crate::work::{Builder, MovesTags, Pulls, TargetFailure, Testing, With};
 use crate::{Error, Session};
 
 /// How a build runs.
@@ -403,8 +403,10 @@ impl Session {
         if may_be_there(&self.root) {
             let removed = remove_leftovers(&self.root, &*engine).await?;
             if removed > 0 {
-                let message =
-                    format!("removed {removed} containers of tests of an earlier run that was killed");
+                let message = format!(
+                    "removed {removed} container{} of tests of an earlier run that was killed",
+                    if removed == 1 { "" } else { "s" }
+                );
                 reporter.event(&Event::Warning { message });
             }
         }
@@ -466,18 +468,9 @@ impl Session {
                 (Some(registry), false) => registry.engine_login().await?,
                 _ => None,
             };
-            let builder = Builder::new(
-                self,
-                prepared,
-                &plan,
-                lock,
-                &inventory,
-                engine.clone(),
-                Arc::clone(&events),
-                tests,
-                tags,
-                Pulls { requests: pulls, login },
-            )?;
+            let pulls = Pulls { requests: pulls, login };
+            let with = With { engine: engine.clone(), events: Arc::clone(&events), tests, tags, pulls };
+            let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
             let builder = Arc::new(builder);
             let fresh =
                 plan.targets.iter().filter(|row| !at_work.iter().any(|name| name.as_str() == row.name));

@@ -209,7 +209,7 @@ impl Session {
         let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
         let image: ImageReference =
             reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
-        let registry = &registries[&image.host];
+        let registry = &registries[image.host.as_str()];
         let digest = match locked.filter(|_| stays) {
             Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
             None => match &image.digest {
@@ -229,13 +229,10 @@ impl Session {
         }
         let whole = self.manifest(registry, &image, &digest, used).await?;
         let platform = self.platform();
-        let own = if whole.entries().is_none() {
-            whole
-        } else {
-            let wanted = whole.entries().unwrap_or_default().iter().find(|listed| is_for(listed, platform));
+        let own = if let Some(entries) = whole.entries() {
+            let wanted = entries.iter().find(|listed| is_for(listed, platform));
             let digest = wanted.map(|listed| listed.digest.clone()).ok_or_else(|| {
-                let there: BTreeSet<String> =
-                    whole.entries().unwrap_or_default().iter().filter_map(platform_of).collect();
+                let there: BTreeSet<String> = entries.iter().filter_map(platform_of).collect();
                 let there: Vec<String> = there.into_iter().collect();
                 let message = format!("{reference} is not there for {platform}");
                 Stop::Wrong(
@@ -244,6 +241,8 @@ impl Session {
                 )
             })?;
             self.manifest(registry, &image, &digest, used).await?
+        } else {
+            whole
         };
         let mut external = LockedExternal {
             digest: digest.to_string(),
@@ -295,7 +294,7 @@ impl Session {
             let registries = &registries;
             async move {
                 let image: ImageReference = reference.parse()?;
-                let registry = &registries[&image.host];
+                let registry = &registries[image.host.as_str()];
                 let digest = registry.digest(&image.repository, &image.reference()).await?;
                 let mut now = Now { digest, served: true };
                 if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {

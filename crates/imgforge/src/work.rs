@@ -78,6 +78,16 @@ pub(crate) struct Testing {
     pub(crate) record: Arc<TestRecord>,
 }
 
+/// What a builder works with.
+pub(crate) struct With {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) events: EventSender,
+    /// `None` when no test is run.
+    pub(crate) tests: Option<Testing>,
+    pub(crate) tags: MovesTags,
+    pub(crate) pulls: Pulls,
+}
+
 /// Whose release tags move.
 pub(crate) enum MovesTags {
     /// Nobody's: only tests were asked for.
@@ -93,12 +103,9 @@ impl Builder {
         plan: &Plan,
         lock: &Lock,
         inventory: &Inventory,
-        engine: Arc<dyn Engine>,
-        events: EventSender,
-        tests: Option<Testing>,
-        tags: MovesTags,
-        pulls: Pulls,
+        with: With,
     ) -> Result<Self, Error> {
+        let With { engine, events, tests, tags, pulls } = with;
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let held = |p: &Prepared| {

@@ -69,6 +69,18 @@ impl Subject<'_> {
         matches!(self.supervisor, "tini" | "dumb-init" | "none")
     }
 
+    /// What someone in the container types who wants a service to be stopped.
+    fn stop_by_hand(&self, service: &str) -> String {
+        match self.supervisor {
+            "s6" => format!("s6-svc -d /run/imgforge/s6/{service}"),
+            "s6-overlay" => format!("/command/s6-svc -d /run/service/imgforge-{service}"),
+            "runit" => format!("sv down /run/imgforge/runit/{service}"),
+            "supervisord" => format!("supervisorctl -c /etc/imgforge/supervisord.conf stop {service}"),
+            "systemd" => format!("systemctl stop imgforge-{service}"),
+            other => unreachable!("{other} has no second service"),
+        }
+    }
+
     /// What is checked is not the same here as elsewhere, and this is how it is.
     fn differs(&self, words: &'static str) {
         self.differs.set(Some(words));

@@ -105,11 +105,10 @@ pub fn render(workload: &Workload, to: Scheduler, source: &dyn Source) -> Result
 /// What a format cannot say.
 fn inexpressible(workload: &Workload, to: Scheduler) -> Vec<String> {
     let mut notes = Vec::new();
-    if workload.is_machine && to != Scheduler::Procfile {
-        notes.push(
-            "systemd wants /run and /run/lock in memory, the host's cgroup file system writable, and maybe more rights: docs/services.md has the flags"
-                .into(),
-        );
+    if workload.is_machine
+        && let Some(missing) = not_given_to_systemd(to)
+    {
+        notes.push(format!("{missing}: see docs/systemd-in-containers.md"));
     }
     let joins_paths = matches!(to, Scheduler::Kubernetes | Scheduler::Marathon | Scheduler::Quadlet);
     for volume in workload.volumes.iter().filter(|volume| joins_paths && !volume.is_plain) {
@@ -166,6 +165,17 @@ fn inexpressible(workload: &Workload, to: Scheduler) -> Vec<String> {
         Scheduler::Procfile => notes.extend(not_in_a_procfile(workload)),
     }
     notes
+}
+
+/// What a container needs for systemd, and the files do not give.
+fn not_given_to_systemd(to: Scheduler) -> Option<&'static str> {
+    match to {
+        Scheduler::Compose | Scheduler::Quadlet | Scheduler::Procfile => None,
+        Scheduler::Kubernetes => Some("systemd does not start unless it may write to its control group"),
+        Scheduler::Marathon | Scheduler::Nomad => {
+            Some("systemd does not start unless it has /run in memory, and may write to its control group")
+        }
+    }
 }
 
 fn not_in_a_procfile(workload: &Workload) -> Vec<String> {

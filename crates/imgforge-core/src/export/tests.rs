@@ -101,6 +101,19 @@ fn nothing_is_invented() {
 }
 
 #[test]
+fn systemd_is_given_what_it_needs_where_the_format_has_it() {
+    let workload = made(
+        "    supervisor \"systemd\"\n    volume \"/data\"\n    service \"web\" { command \"web\"; ready tcp=80 }",
+    );
+    for to in [Scheduler::Compose, Scheduler::Kubernetes, Scheduler::Quadlet] {
+        insta::assert_snapshot!(format!("machine_{to:?}").to_lowercase(), text(&exported(&workload, to)));
+    }
+    let says_so =
+        |to| exported(&workload, to).notes.iter().any(|note| note.contains("systemd-in-containers.md"));
+    assert_eq!(ALL.map(says_so), [false, true, true, true, false, false]);
+}
+
+#[test]
 fn readiness_is_asked_in_the_way_that_is_right_for_all_services() {
     let ready = |services: &str| {
         let check = made(&format!("    expose 80 \"81/udp\"\n{services}")).ready.unwrap();
@@ -209,22 +222,25 @@ fn check_kubernetes(workload: &Workload, text: &str) -> Deployment {
         assert!(ports.iter().all(|port| port.name.as_ref().is_some_and(|name| name.len() <= 15)));
     }
     let claims: Vec<PersistentVolumeClaim> = rest.map(strictly).collect();
-    let claimed: Vec<String> = pod
-        .volumes
-        .iter()
-        .flatten()
+    let (in_memory, claimed): (Vec<_>, Vec<_>) =
+        pod.volumes.iter().flatten().partition(|volume| volume.empty_dir.is_some());
+    assert_eq!(in_memory.len(), if workload.is_machine { 2 } else { 0 });
+    let claimed: Vec<String> = claimed
+        .into_iter()
         .map(|volume| volume.persistent_volume_claim.as_ref().unwrap().claim_name.clone())
         .collect();
     let names: Vec<String> = claims.into_iter().map(|claim| claim.metadata.name.unwrap()).collect();
     assert_eq!(names, claimed);
     let mounts = pod.containers[0].volume_mounts.iter().flatten().count();
-    assert_eq!(mounts, names.len());
+    assert_eq!(mounts, in_memory.len() + names.len());
     deployment
 }
 
 #[test]
 fn kubernetes_objects_are_those_of_the_published_api() {
-    for lines in [FULL, NETWORK, "    entrypoint \"x\"", "    volume \"/a\" \"/a b\"\n    resources cpus=2"] {
+    let machine = "    supervisor \"systemd\"\n    volume \"/a\"\n    service \"a\" { command \"a\" }";
+    let volumes = "    volume \"/a\" \"/a b\"\n    resources cpus=2";
+    for lines in [FULL, NETWORK, "    entrypoint \"x\"", volumes, machine] {
         let workload = made(lines);
         check_kubernetes(&workload, &exported(&workload, Scheduler::Kubernetes).files[0].text);
     }

@@ -8,17 +8,15 @@
 //! service directory, made of links into it when the container starts. The meaning of `finish`'s arguments, of
 //! `control/t` and of what is written to `supervise/control` is that of runsv(8).
 
-use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
+use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
+use crate::manifest::Log;
 
 /// PID 1.
 const INIT: &str = "/etc/imgforge/init";
 
 const FOLDER: &str = "/etc/imgforge/runit";
-
-/// How often `stop` looks, in milliseconds.
-const TICK: u64 = 50;
 
 pub(super) struct Runit;
 
@@ -27,8 +25,19 @@ impl Writer for Runit {
         &["runit"]
     }
 
-    fn inexpressible(&self, _services: &ServiceSet) -> Problems {
-        Problems::default()
+    fn inexpressible(&self, services: &ServiceSet) -> Problems {
+        let mut problems = Problems::default();
+        for service in services.values().filter(|service| service.is_enabled()) {
+            if let Some(log) = &service.log
+                && matches!(log.value, Log::File { keep: 0, .. })
+            {
+                let message = format!("runit keeps at least one older file of \"{}\"", service.name);
+                let problem = log.problem(message, "keep=0 is not possible");
+                // The page of svlogd(8), at `n`.
+                problems.push(problem.help("svlogd takes 0 for: remove none; say keep=1, or use s6"));
+            }
+        }
+        problems
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
@@ -41,11 +50,10 @@ impl Writer for Runit {
             ("/etc/imgforge/stop", include_str!("../../../../templates/runit/stop")),
             ("/etc/imgforge/reload", include_str!("../../../../templates/runit/reload")),
             ("/etc/imgforge/status", include_str!("../../../../templates/runit/status")),
-            (PROBE, PROBE_SCRIPT),
-            (LOG_LINES, LOG_LINES_SCRIPT),
         ]
         .into_iter()
         .map(|(path, content)| ImageFile::program(path, content))
+        .chain(script::programs())
         .collect()
     }
 
@@ -61,11 +69,11 @@ impl Writer for Runit {
             program("check", "services/check-by-file"),
             program("finish", "runit/finish"),
             program("control/t", "runit/control-t"),
+            program("control/d", "runit/control-d"),
             program("reload", "services/reload"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             data("enabled", if service.is_enabled() { "yes\n" } else { "no\n" }.into()),
             data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),
-            data("grace", format!("{}\n", service.stop().grace.0.div_ceil(TICK))),
         ]
     }
 }

@@ -5,7 +5,7 @@
 //! `down-signal`, `timeout-kill`, `timeout-finish` and of `finish`'s arguments and exit code 125 is that of s6's own
 //! pages "service directories" and "s6-supervise".
 
-use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
+use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
 use crate::manifest::Probe;
@@ -40,11 +40,10 @@ impl Writer for S6 {
             ("/etc/imgforge/reload", include_str!("../../../../templates/s6/reload")),
             ("/etc/imgforge/status", include_str!("../../../../templates/s6/status")),
             ("/etc/imgforge/finish", include_str!("../../../../templates/s6/finish-container")),
-            (PROBE, PROBE_SCRIPT),
-            (LOG_LINES, LOG_LINES_SCRIPT),
         ]
         .into_iter()
         .map(|(path, content)| ImageFile::program(path, content))
+        .chain(script::programs())
         .collect()
     }
 
@@ -70,7 +69,8 @@ impl Writer for S6 {
             data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),
             data("notification-fd", format!("{fd}\n")),
             data("down-signal", format!("SIG{}\n", stop.signal)),
-            data("timeout-kill", format!("{}\n", stop.grace.0)),
+            // With 0 it would never be killed.
+            data("timeout-kill", format!("{}\n", stop.grace.0.max(1))),
             data("timeout-finish", format!("{TIMEOUT_FINISH}\n")),
         ]
     }

@@ -10,7 +10,7 @@
 //! no lock while a service becomes ready, which would hold up the container's end, and a service that has failed for good
 //! is told of in the same words as elsewhere. The dependencies give the order in which s6-rc stops services.
 
-use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
+use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
 
@@ -48,8 +48,6 @@ impl Writer for S6Overlay {
             ("/etc/imgforge/stop", include_str!("../../../../templates/s6-overlay/stop")),
             ("/etc/imgforge/reload", include_str!("../../../../templates/s6-overlay/reload")),
             ("/etc/imgforge/status", include_str!("../../../../templates/s6-overlay/status")),
-            (PROBE, PROBE_SCRIPT),
-            (LOG_LINES, LOG_LINES_SCRIPT),
         ];
         let data = [
             (format!("{SOURCES}/imgforge/type"), "bundle\n".into()),
@@ -60,7 +58,8 @@ impl Writer for S6Overlay {
             ("/etc/s6-overlay/user-bundles.d/user/contents.d/imgforge".into(), String::new()),
         ];
         let programs = programs.into_iter().map(|(path, content)| ImageFile::program(path, content));
-        programs.chain(data.into_iter().map(|(path, content)| ImageFile::data(path, content))).collect()
+        let data = data.into_iter().map(|(path, content)| ImageFile::data(path, content));
+        programs.chain(data).chain(script::programs()).collect()
     }
 
     fn service(&self, service: &MergedService) -> Vec<ImageFile> {

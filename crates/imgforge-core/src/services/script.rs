@@ -4,20 +4,27 @@ use std::sync::LazyLock;
 
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use super::MergedService;
+use super::{ImageFile, MergedService};
 use crate::manifest::{GiveUp, Limit, Log, Millis, Probe, Process, Reload};
 
 /// Where probes of readiness over the network are in every image that has services under a supervisor of scripts.
 pub(crate) const PROBE: &str = "/etc/imgforge/probe";
 
-/// The program at [`PROBE`].
-pub(super) const PROBE_SCRIPT: &str = include_str!("../../../../templates/services/probe");
+/// What asks over the network whether a service is ready.
+pub(super) fn probe_program() -> ImageFile {
+    ImageFile::program(PROBE, include_str!("../../../../templates/services/probe"))
+}
 
-/// Where the program is that puts prefixes before lines, in the same images.
-pub(super) const LOG_LINES: &str = "/etc/imgforge/log-lines";
-
-/// The program at [`LOG_LINES`].
-pub(super) const LOG_LINES_SCRIPT: &str = include_str!("../../../../templates/services/log-lines");
+/// What the scripts of all services use.
+pub(super) fn programs() -> [ImageFile; 2] {
+    [
+        probe_program(),
+        ImageFile::program(
+            "/etc/imgforge/log-lines",
+            include_str!("../../../../templates/services/log-lines"),
+        ),
+    ]
+}
 
 /// Pauses between restarts do not grow beyond this.
 const LONGEST_PAUSE: u64 = 30;
@@ -45,6 +52,7 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("runit/run", include_str!("../../../../templates/runit/run.j2")),
         ("runit/finish", include_str!("../../../../templates/runit/finish.j2")),
         ("runit/control-t", include_str!("../../../../templates/runit/control-t.j2")),
+        ("runit/control-d", include_str!("../../../../templates/runit/control-d.j2")),
         ("supervisord/run", include_str!("../../../../templates/supervisord/run.j2")),
         ("supervisord/finish", include_str!("../../../../templates/supervisord/finish.j2")),
         ("single/run", include_str!("../../../../templates/single/run.j2")),
@@ -69,7 +77,9 @@ static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
 /// its state is in a running container.
 pub(super) fn render(name: &str, service: &MergedService, folder: &str, live: &str) -> String {
     let template = SCRIPTS.get_template(name).expect("added above");
-    template.render(values(service, folder, live)).expect("the built-in scripts use what is given to them")
+    template
+        .render(values(name, service, folder, live))
+        .expect("the built-in scripts use what is given to them")
 }
 
 /// Renders `imgforge.target`, which starts these.
@@ -113,7 +123,7 @@ pub(super) fn probe(service: &MergedService) -> Option<Vec<String>> {
     }
 }
 
-fn values(service: &MergedService, folder: &str, live: &str) -> Value {
+fn values(name: &str, service: &MergedService, folder: &str, live: &str) -> Value {
     let ready = service.ready.as_ref().map(|ready| &ready.value);
     let restart = service.restart();
     let base = restart.delay.0.div_ceil(1000).max(1);
@@ -127,6 +137,18 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
     let log = service.log();
     let argv_of = |field: &Option<super::Field<Vec<String>>>| field.as_ref().map(|argv| argv.value.clone());
     let reload = service.reload.as_ref().map(|reload| &reload.value);
+    let env = service.env.iter().map(|(key, value)| (key.clone(), value.value.clone()));
+    let (env, env_for_env): (Vec<_>, Vec<_>) = env.partition(|(key, _)| is_shell_name(key));
+    let env_for_env: Vec<String> = env_for_env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let notification_fd = match ready.map(|ready| &ready.probe) {
+        Some(Probe::Fd(fd)) => Some(*fd),
+        _ => None,
+    };
+    let notify_fd = notification_fd.unwrap_or(3);
+    let stderr_fd = if notify_fd == 4 { 5 } else { 4 };
+    let begin_fd = if notify_fd == 6 { 7 } else { 6 };
+    // systemd is told by a process, which must not be under the service's limits; elsewhere a mark is enough.
+    let is_told = name.starts_with("systemd/") && !service.is_oneshot();
     let limits: Vec<(char, String)> =
         service.limits.iter().map(|(limit, value)| ulimit(*limit, value.value)).collect();
     context! {
@@ -141,13 +163,19 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
         home => service.home.as_ref().filter(|_| service.user.is_some()),
         has_dir => service.dir.is_some(),
         dir => service.dir.as_ref().map_or("/", |dir| dir.value.as_str()),
-        env => service.env.iter().map(|(key, value)| (key.clone(), value.value.clone())).collect::<Vec<_>>(),
+        env, env_for_env,
         limits,
         needs => service.needs.keys().map(ToString::to_string).collect::<Vec<_>>(),
         probe => probe(service),
-        notification_fd => ready.and_then(|ready| if let Probe::Fd(fd) = ready.probe { Some(fd) } else { None }),
-        // Where s6 listens for readiness; nothing else may hold it open.
-        notify_fd => ready.map_or(3, |ready| if let Probe::Fd(fd) = ready.probe { fd } else { 3 }),
+        notification_fd,
+        tells_readiness => is_told || ready.is_some(),
+        begin_fd,
+        // Where s6 listens for readiness.
+        notify_fd,
+        // Where the container's own stderr is while `run` has redirected its own.
+        stderr_fd,
+        // Both, which nothing else may hold open.
+        close_fds => format!("{notify_fd}>&- {stderr_fd}>&-"),
         timeout_seconds => ready.map(|ready| ready.timeout.0.div_ceil(1000)),
         interval_seconds => ready.map(|ready| seconds(ready.interval)),
         essential => service.is_essential(),
@@ -166,10 +194,17 @@ fn values(service: &MergedService, folder: &str, live: &str) -> Value {
             Log::File { dir, max_size, keep } => Some(context! { dir, max_size, keep }),
             _ => None,
         },
+        grace => seconds(service.stop().grace),
         grace_milliseconds => service.stop().grace.0,
         grace_seconds => service.stop().grace.0.div_ceil(1000),
         stop_signal => service.stop().signal,
     }
+}
+
+/// Whether sh can export a variable of this name.
+fn is_shell_name(name: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    name.bytes().all(is_word) && !name.is_empty() && !name.as_bytes()[0].is_ascii_digit()
 }
 
 /// The flag of sh's `ulimit` and its value in the units that the POSIX page gives it: blocks of 512 bytes for files,

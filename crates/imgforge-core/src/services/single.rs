@@ -5,12 +5,13 @@
 //! something has to be prepared: an image without a shell can have a service too.
 //!
 //! The process starts in the image's WORKDIR when no one says `dir`, and writes to the container's log as it is.
-//! `stop grace=` is how long the scheduler has to wait; nothing in the container waits.
+//! `stop grace=` is how long the scheduler has to wait; nothing in the container waits. Nor does anything ask whether the
+//! process is ready: `status` does, when it is asked itself.
 
 use super::script;
 use super::{ContainerProcess, Field, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::{Problem, Problems};
-use crate::manifest::{Log, Reload, RestartPolicy};
+use crate::manifest::{Log, Probe, Ready, Reload, RestartPolicy};
 
 const FOLDER: &str = "/etc/imgforge";
 
@@ -92,6 +93,10 @@ impl Writer for Single {
             vec![file("status", status), file("stop", "single/stop"), file("reload", "single/reload")];
         if is_prepared(service) {
             files.push(file("run", "single/run"));
+        }
+        let ready = service.ready.as_ref().map(|ready| &ready.value.probe);
+        if matches!(ready, Some(Probe::Http { .. } | Probe::Tcp { .. })) {
+            files.push(script::probe_program());
         }
         let script = script::script_file(service);
         if !script.is_empty() {
@@ -197,6 +202,16 @@ impl Single {
             refuse(
                 after_stop.problem(message, "not expressible"),
                 "do it in a script that runs the command and waits for it",
+            );
+        }
+        if let Some(ready) = &service.ready
+            && let Ready { probe: Probe::Fd(fd), .. } = ready.value
+        {
+            let message =
+                format!("{who} cannot listen on descriptor {fd} for \"{name}\" to say that it is ready");
+            refuse(
+                ready.problem(message, "not expressible"),
+                "name a program that finds it out, or give http= or tcp=",
             );
         }
         if let Some(reload) = &service.reload {

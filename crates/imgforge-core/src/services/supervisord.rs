@@ -10,7 +10,7 @@
 //! is the service's state. The meaning of what is in `program.conf` is that of the page "Configuration File" in
 //! supervisord's documentation.
 
-use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
+use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
 use crate::manifest::Log;
@@ -47,8 +47,6 @@ impl Writer for Supervisord {
             ("/etc/imgforge/stop", include_str!("../../../../templates/supervisord/stop")),
             ("/etc/imgforge/reload", include_str!("../../../../templates/supervisord/reload")),
             ("/etc/imgforge/status", include_str!("../../../../templates/supervisord/status")),
-            (PROBE, PROBE_SCRIPT),
-            (LOG_LINES, LOG_LINES_SCRIPT),
         ];
         let data = [
             ("/etc/imgforge/supervise", include_str!("../../../../templates/supervisord/supervise")),
@@ -58,7 +56,8 @@ impl Writer for Supervisord {
             ),
         ];
         let programs = programs.into_iter().map(|(path, content)| ImageFile::program(path, content));
-        programs.chain(data.into_iter().map(|(path, content)| ImageFile::data(path, content))).collect()
+        let data = data.into_iter().map(|(path, content)| ImageFile::data(path, content));
+        programs.chain(data).chain(script::programs()).collect()
     }
 
     fn service(&self, service: &MergedService) -> Vec<ImageFile> {

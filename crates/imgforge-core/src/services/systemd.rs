@@ -9,7 +9,7 @@
 //! Only regular files can be laid over a parent's, no links: what is started is named in `imgforge.target`, which each
 //! image writes anew.
 
-use super::script::{self, LOG_LINES, LOG_LINES_SCRIPT, PROBE, PROBE_SCRIPT};
+use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};
 use crate::diagnostic::Problems;
 use crate::manifest::Log;
@@ -80,8 +80,6 @@ impl Writer for Systemd {
             ("/etc/imgforge/status", include_str!("../../../../templates/systemd/status")),
             ("/etc/imgforge/log-stop", include_str!("../../../../templates/systemd/log-stop")),
             (GENERATOR, include_str!("../../../../templates/systemd/generator")),
-            (PROBE, PROBE_SCRIPT),
-            (LOG_LINES, LOG_LINES_SCRIPT),
         ];
         let log = include_str!("../../../../templates/systemd/log.service");
         let settings = include_str!("../../../../templates/systemd/system.conf");
@@ -99,6 +97,7 @@ impl Writer for Systemd {
         programs
             .chain(data)
             .chain(masked.into_iter().map(|(path, content)| ImageFile::data(path, content)))
+            .chain(script::programs())
             .collect()
     }
 

@@ -1,3 +1,4 @@
+mod scripts;
 mod single;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Containers on a Docker daemon.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bollard::container::LogOutput;
@@ -84,6 +84,15 @@ impl Containers for Docker {
                 None => labels::IMAGE.to_owned(),
             };
             list(&self.client, "label", label).await
+        }
+        .boxed()
+    }
+
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
+        async move {
+            let options = ListContainersOptionsBuilder::default().all(true).build();
+            let found = self.client.list_containers(Some(options)).await?;
+            Ok(found.into_iter().filter_map(|container| container.image_id).collect())
         }
         .boxed()
     }

@@ -11,7 +11,7 @@ use imgforge_testkit::registry::{self as real, Setup};
 
 /// A registry that can delete and asks for no login.
 pub(crate) fn start() -> real::Registry {
-    real::Registry::start(Setup { delete: true, login: false }).unwrap()
+    real::Registry::start(Setup { delete: true, ..Setup::default() }).unwrap()
 }
 
 pub(crate) fn options(host: &str) -> Options {

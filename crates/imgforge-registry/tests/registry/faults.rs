@@ -160,7 +160,7 @@ async fn a_refusal_is_told_in_the_registrys_words_without_its_control_codes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_says_when_it_is_switched_off() {
-    let off = real::Registry::start(Setup { delete: false, login: false }).unwrap();
+    let off = real::Registry::start(Setup::default()).unwrap();
     let on = start();
     let folder = Folder::new();
     let wanted = image(&[folder.layer(1000)]);
@@ -248,4 +248,22 @@ async fn tls_is_spoken_to_all_but_loopback() {
     let error = registry.tags("acme/web").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
     assert!(error.to_string().contains("plain HTTP"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_of_ones_own_ca_is_trusted_when_the_ca_is_given() {
+    let server = real::Registry::start(Setup { tls: true, ..Setup::default() }).unwrap();
+    let with = |ca_file| {
+        Registry::new(Options { plain_http: Some(false), ca_file, ..options(server.host()) }).unwrap()
+    };
+    let error = with(None).tags("acme/web").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(error.to_string().contains("give the CA"), "{error}");
+
+    let registry = with(Some(server.ca_file()));
+    let folder = Folder::new();
+    let wanted = image(&[folder.layer(100_000)]);
+    let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
+    registry.put_manifest("acme/web", &tag("latest"), &pushed.manifest).await.unwrap();
+    registry.verify("acme/web", &pushed.digest).await.unwrap();
 }

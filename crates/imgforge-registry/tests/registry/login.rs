@@ -15,7 +15,7 @@ use crate::common::{Folder, image, options, start};
 const AUTH: &str = "dGVzdGVyOnNlY3JldA==";
 
 fn with_login() -> real::Registry {
-    real::Registry::start(Setup { login: true, delete: true }).unwrap()
+    real::Registry::start(Setup { login: true, ..Setup::default() }).unwrap()
 }
 
 fn client(host: &str, credentials: Credentials) -> Registry {

@@ -228,3 +228,27 @@ async fn a_downloaded_blob_is_whole_and_resumed_where_it_was_cut() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "only the layer's file: {left:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_never_gets_further_ends() {
+    let server = start();
+    let proxy = FaultProxy::start(server.host()).unwrap();
+    let registry = chunked(&proxy.host());
+    let folder = Folder::new();
+    let wanted = image(&[folder.layer(3 * MIB)]);
+    for _ in 0..30 {
+        proxy.fail_after("PATCH", "", 1, Fault::CutUp(300_000), 1);
+    }
+    let error = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    proxy.heal();
+
+    registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
+    for _ in 0..30 {
+        proxy.fail("GET", "/blobs/", Fault::CutDown(1000), 1);
+        proxy.fail("GET", "/blobs/", Fault::Status(416), 1);
+    }
+    let (blob, to) = (&wanted.layers[0].descriptor, folder.path().join("to"));
+    let error = registry.download_blob("acme/web", blob, &to, ProgressSink::silent()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+}

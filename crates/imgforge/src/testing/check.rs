@@ -30,6 +30,7 @@ pub(super) struct Mismatch {
 pub(super) type Verdict = Option<Mismatch>;
 
 /// That something else was found than expected.
+#[expect(clippy::unnecessary_wraps, reason = "it is what a check that does not hold comes to")]
 pub(super) fn mismatch(expected: impl Into<String>, found: impl Into<String>) -> Verdict {
     Some(Mismatch { expected: expected.into(), found: found.into() })
 }

@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod outdated;
 pub(crate) mod plan;
 pub(crate) mod promote;
+pub(crate) mod prune;
 pub(crate) mod push;
 pub(crate) mod render;
 pub(crate) mod rollback;

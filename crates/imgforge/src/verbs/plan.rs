@@ -65,7 +65,7 @@ fn text(session: &Session, plan: &Plan) -> String {
         tree(session, &shown, |name| rows.get(name.as_str()).map_or(String::new(), |row| cell(row, &rows)));
     let build = plan.to_build().count();
     let test = plan.to_do().count() - build;
-    let fresh = plan.targets.iter().filter(|row| row.action == Action::Fresh).count();
+    let fresh = plan.targets.iter().filter(|row| row.action == Action::Fresh && row.tests == 0).count();
     let parts: Vec<String> = [(build, "to build"), (test, "to test")]
         .into_iter()
         .filter(|(count, _)| *count > 0)

@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, outdated, promote, push, services, show, update};
+use crate::verbs::{graph, json, lint, list, outdated, promote, prune, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -28,6 +28,7 @@ enum Of {
     Outdated,
     Plan,
     Promote,
+    Prune,
     Push,
     Services,
     Show,
@@ -45,6 +46,7 @@ impl SchemaVerb {
             Of::Outdated => schema_for!(outdated::OutdatedOutput),
             Of::Plan => schema_for!(Plan),
             Of::Promote => schema_for!(promote::PromoteOutput),
+            Of::Prune => schema_for!(prune::PruneOutput),
             Of::Push => schema_for!(push::PushOutput),
             Of::Services => schema_for!(services::ServicesOutput),
             Of::Show => schema_for!(show::ShowOutput),

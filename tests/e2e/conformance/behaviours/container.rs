@@ -45,6 +45,23 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "a namespace of control groups of its own: --cgroupns=private",
+        images: &[r#"
+    service "main" { user "app" }"#],
+        check: |subject| {
+            if subject.supervisor == "systemd" {
+                subject.differs("With the host's /sys/fs/cgroup, systemd would take the host's control groups for its own: the container ends with exit code 1, and says so.");
+                let running = subject.start(&["--cgroupns=private"]);
+                assert_eq!(running.wait_end(), 1);
+                assert!(running.log().contains(
+                    "imgforge: systemd cannot run in this container: /sys/fs/cgroup is the host's"
+                ));
+                return;
+            }
+            runs_as(subject, &["--cgroupns=private"], "1000");
+        },
+    },
+    Behaviour {
         name: "orphans are reaped: 300 of them leave no zombie",
         images: &[r##"
     service "main" {

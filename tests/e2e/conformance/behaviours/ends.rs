@@ -88,6 +88,27 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "too many restarts of what cannot be started: it is given up",
+        images: &[r#"
+    service "absent" { command "/no/such/program"; restart "always" max=2 within="600s" }
+    service "hasty" { script "say hasty start; sleep 2; exit 6"; restart "always" max=2 within="600s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("hasty start");
+            if subject.supervisor == "supervisord" {
+                // Then it makes no process.
+                running.sh("chmod a-x /etc/imgforge/supervisord/hasty/run");
+                running.wait_log("imgforge: hasty cannot be started: command at");
+                running
+                    .wait_log("imgforge: hasty ended with status 126, 3 times within 600 s: it is given up");
+            }
+            running.wait_log("3 times within 600 s: it is given up");
+            running.wait_state("absent", "failed");
+            running.wait_state("hasty", "failed");
+            assert_eq!(running.stop(), 0);
+        },
+    },
+    Behaviour {
         name: "too many restarts: the container stops with its code",
         images: &[r#"
     service "hasty" { script "say hasty start; exit 6"; restart "always" max=1 within="60s" then="stop" }"#],

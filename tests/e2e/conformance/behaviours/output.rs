@@ -106,8 +106,9 @@ pub(super) const ROWS: &[Behaviour] = &[
     }"#],
         check: |subject| {
             let running = subject.start(&[]);
-            running.until("the last lines are in the file", || {
-                running.container.try_exec(&["grep", "-q", "main written", "/var/log/main/current"]).is_some()
+            // The file that they are in may have been put aside with them.
+            running.until("the last lines are in a file", || {
+                running.container.try_exec(&["grep", "-rqs", "main written", "/var/log/main"]).is_some()
             });
             assert!(!running.log().contains("of a log"));
             let list = running.sh("ls -l /var/log/main");

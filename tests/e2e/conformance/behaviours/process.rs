@@ -40,6 +40,7 @@ pub(super) const ROWS: &[Behaviour] = &[
         env "HEX_C" "it's \"q\" \\ \\n ; # & é"
         env "HEX_D" "\ta tab "
         env "HEX_E" ""
+        env "HEX_F.no-name" "of a shell's"
     }"#],
         check: |subject| {
             let words = [
@@ -48,6 +49,7 @@ pub(super) const ROWS: &[Behaviour] = &[
                 "HEX_C=it's \"q\" \\ \\n ; # & é",
                 "HEX_D=\ta tab ",
                 "HEX_E=",
+                "HEX_F.no-name=of a shell's",
             ];
             subject.start(&[]).wait_log(&hex(&words));
         },

@@ -83,6 +83,36 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "its timeout begins with the command, not with before-start",
+        images: &[r#"
+    service "server" {
+        command "svc" "server"
+        before-start "sleep" "6"
+        ready "test" "-e" "/tmp" interval="50ms" timeout="4s"
+        restart "never"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("server start");
+            running.wait_state("server", "up");
+        },
+    },
+    Behaviour {
+        name: "is not told before its limits hold",
+        images: &[r#"
+    service "told" { command "svc" "told"; limit nofile=2000000000; ready "true"; restart "never" }
+    service "plain" { command "svc" "plain"; limit nofile=2000000000; restart "never" }
+    service "app" { command "svc" "app"; needs "told" }
+    service "other" { command "svc" "other"; needs "plain" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            for service in ["told", "plain", "app", "other"] {
+                running.wait_state(service, "failed");
+                assert!(!running.has_said(&format!("{service} start")));
+            }
+        },
+    },
+    Behaviour {
         name: "is asked for again after a restart",
         images: &[r#"
     service "server" { command "svc" "server"; ready "test" "-e" "/tmp/go" interval="50ms" timeout="300s" }"#],

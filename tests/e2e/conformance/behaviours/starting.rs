@@ -90,6 +90,17 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "a oneshot leaves no process",
+        images: &[r#"
+    service "setup" { type "oneshot"; script "sleep 12345 & say setup done" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("setup done");
+            running.wait_state("setup", "done");
+            running.until("nothing of it is left", || !running.processes().contains("sleep 12345"));
+        },
+    },
+    Behaviour {
         name: "a oneshot fails: what needs it does not start",
         images: &[r#"
     service "setup" { type "oneshot"; script "say setup begin; exit 3" }

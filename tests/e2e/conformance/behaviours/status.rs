@@ -38,6 +38,31 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "status: starting until it is ready, up from then on",
+        images: &[r#"
+    service "main" {
+        env "FILE" "/tmp/go on"
+        ready "sh" "-c" "test -e \"$FILE\"" interval="100ms" timeout="300s"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "starting");
+            let is_ready = || running.container.try_exec(&["/etc/imgforge/ready"]).is_some();
+            assert!(!is_ready());
+            running.sh(": > '/tmp/go on'");
+            running.wait_state("main", "up");
+            assert!(is_ready());
+            running.sh("rm '/tmp/go on'");
+            assert!(is_ready(), "it has been ready once");
+            assert_eq!(running.stop(), 0);
+            // Its next process has still to become ready.
+            running.start_again();
+            running.wait_nth("main start", 2);
+            running.wait_state("main", "starting");
+        },
+    },
+    Behaviour {
         name: "status: done and failed",
         images: &[r#"
     service "setup" { type "oneshot"; script "true" }

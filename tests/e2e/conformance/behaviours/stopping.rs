@@ -53,6 +53,68 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "a grace of 0 s: what ignores its stop signal is killed at once",
+        images: &[r#"
+    service "main" { script "trap '' TERM; say main start; while :; do sleep 1; done"; stop grace="0s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            if subject.is_single() {
+                subject.differs("Nothing in the container counts the grace: Docker kills it after `docker stop -t`, and the exit code is 137.");
+                Docker::run(&["stop", "-t", "1", &running.container.id]);
+                assert_eq!(running.wait_end(), 137);
+            } else {
+                // After the engine's own minute it would be 137.
+                assert_eq!(running.stop(), 0);
+            }
+        },
+    },
+    Behaviour {
+        name: "a oneshot that still runs gets its stop signal and its grace",
+        images: &[r#"
+    service "setup" {
+        type "oneshot"
+        script "trap 'sleep 1; say setup stop; exit 0' TERM; say setup start; while :; do sleep 60 & wait $!; done"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("setup start");
+            running.wait_state("setup", "starting");
+            assert_eq!(running.stop(), 0);
+            running.wait("setup stop");
+        },
+    },
+    Behaviour {
+        name: "stopped by hand: it is killed after its grace, and stays down",
+        images: &[r#"
+    service "stubborn" { script "trap '' TERM; say stubborn start; while :; do sleep 1; done"; stop grace="1s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("stubborn start");
+            running.wait_state("stubborn", "up");
+            running.sh(&subject.stop_by_hand("stubborn"));
+            running.wait_state("stubborn", "down");
+            running.until("nothing is left of it", || running.status()["stubborn"].pid == "-");
+            running.wait_state("main", "up");
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.times("stubborn start").len(), 1);
+        },
+    },
+    Behaviour {
+        name: "Ctrl-C in the container's terminal stops in order",
+        images: &[r#"
+    service "app" { script "trap 'sleep 1; say app stop; exit 0' TERM; say app start; while :; do sleep 60 & wait $!; done"; needs "main" }"#],
+        check: |subject| {
+            let running = subject.start(&["--interactive", "--tty"]);
+            running.wait("app start");
+            running.wait_state("app", "up");
+            running.container.types(b"\x03");
+            assert_eq!(running.wait_end(), 0);
+            assert!(running.wait("main stop") > running.wait("app stop"));
+        },
+    },
+    Behaviour {
         name: "its own stop signal",
         images: &[r#"
     service "main" {

@@ -257,9 +257,18 @@ fn size_property(node: &mut Node<'_, '_, '_>, name: &'static str) -> Option<u64>
     size
 }
 
+/// A time in which something can happen.
+fn some_time(node: &mut Node<'_, '_, '_>, name: &'static str) -> Option<Millis> {
+    let time = node.time_property(name);
+    if time == Some(Millis(0)) {
+        node.problem(node.span(), format!("{name} leaves no time"), "more than 0 s is expected");
+    }
+    time
+}
+
 fn ready(node: &mut Node<'_, '_, '_>) -> Option<Ready> {
     let interval = node.time_property("interval").unwrap_or(Millis(200));
-    let timeout = node.time_property("timeout").unwrap_or(Millis(30_000));
+    let timeout = some_time(node, "timeout").unwrap_or(Millis(30_000));
     let http = node.text_property("http");
     let tcp = node.text_or_number_property("tcp");
     let fd = node.number_property("fd");
@@ -365,7 +374,7 @@ fn restart(node: &mut Node<'_, '_, '_>) -> Option<Restart> {
     };
     let delay = node.time_property("delay").unwrap_or(Millis(0));
     let max = node.number_property("max");
-    let within = node.time_property("within");
+    let within = some_time(node, "within");
     let then = node.text_property("then").and_then(|word| match word.value.as_str() {
         "give-up" => Some(GiveUp::Service),
         "stop" => Some(GiveUp::Container),

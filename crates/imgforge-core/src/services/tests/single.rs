@@ -73,6 +73,12 @@ fn what_prepares_and_what_tells_of_one_process_is_written_out() {
         files(Supervisor::Tini, MergedService { restart, after_stop, log, ..full() })
     );
     let process = Some(field(Process::Script("exec web\n".into())));
+    let probe = Probe::Http { host: "127.0.0.1".into(), port: 80, path: "/it's".into() };
+    let ready = Some(field(Ready { probe, interval: Millis(100), timeout: Millis(1500) }));
+    insta::assert_snapshot!(
+        "dumb_init_ready",
+        files(Supervisor::DumbInit, MergedService { ready, ..bare() })
+    );
     insta::assert_snapshot!("none_script", files(Supervisor::None, MergedService { process, ..bare() }));
 }
 
@@ -118,6 +124,7 @@ fn what_one_process_cannot_have_is_refused_with_its_line() {
         ("after_stop", "dumb-init", "after-stop \"true\""),
         ("reload_signal", "none", "reload signal=\"USR1\""),
         ("reload_command", "dumb-init", "reload \"web\" \"-r\""),
+        ("ready_fd", "tini", "ready fd=4"),
         ("log_file", "none", "log \"file\" dir=\"/var/log/web\""),
         ("log_prefix", "tini", "log \"stdout\" prefix=\"web> \""),
     ] {

@@ -1,0 +1,300 @@
+//! Removes what nobody needs any more: images in the engine, downloaded packages, content tags in the registry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt, TryStreamExt};
+use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::Inventory;
+use imgforge_core::promotion;
+use imgforge_engine::{Containers, Docker, Engine};
+use imgforge_registry::{Digest, Manifest, Reference};
+use serde::Deserialize;
+
+use crate::build::runtime;
+use crate::registry::{BASE_DIGEST, BASE_NAME, FamilyRegistry};
+use crate::{Error, Session};
+
+/// What a content tag looks like: `f-` and 32 hex digits.
+const CONTENT_TAG_LEN: usize = 34;
+/// How many requests are under way at once.
+const AT_ONCE: usize = 24;
+/// The largest configuration of an image that is read.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// What is kept.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// Look into the registry too.
+    pub registry: bool,
+    /// How many promotions can still be gone back to.
+    pub promotions: usize,
+    /// What is younger is kept in the registry and among downloaded packages: another job may be about to use it.
+    pub age: Duration,
+    /// Remove it; otherwise only say what would be removed.
+    pub yes: bool,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        Self { registry: false, promotions: 10, age: Duration::from_secs(7 * 24 * 3600), yes: false }
+    }
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Images of the engine.
+    pub images: Vec<PrunedImage>,
+    /// How many images of the workspace stay in the engine.
+    pub images_kept: usize,
+    /// How many downloaded packages.
+    pub packages: usize,
+    /// Their bytes.
+    pub package_bytes: u64,
+    /// Manifests in the registry.
+    pub manifests: Vec<PrunedManifest>,
+    /// How many manifests under content tags stay in the registry.
+    pub manifests_kept: usize,
+}
+
+/// An image of the engine that nothing needs.
+#[derive(Debug, Clone)]
+pub struct PrunedImage {
+    /// The image in the workspace.
+    pub name: String,
+    /// The engine's id.
+    pub id: String,
+    /// Its names; all are content tags.
+    pub references: Vec<String>,
+}
+
+/// A manifest in the registry that nothing needs.
+#[derive(Debug, Clone)]
+pub struct PrunedManifest {
+    /// The image in the workspace.
+    pub name: ImageName,
+    /// Its content tags.
+    pub tags: Vec<String>,
+    /// Its digest.
+    pub digest: String,
+}
+
+impl Session {
+    /// Finds what nobody needs any more, and removes it if `yes`. Needed is what the workspace describes now, what has a
+    /// release tag or another tag that is no content tag, and what a container was made from; in the registry also what
+    /// these images stand on, what earlier promotions led to, and what is young.
+    ///
+    /// # Errors
+    /// An engine or a registry that cannot be reached; [`Error::NoRegistry`]. A registry in which removing is switched
+    /// off says so before anything is removed there.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, Error> {
+        let lock = self.read_lock()?;
+        self.check_lock(&lock)?;
+        let all: BTreeSet<ImageName> = self.workspace.images.keys().cloned().collect();
+        let prepared = self.prepare(&all, &lock, &[])?;
+        let current: BTreeMap<ImageName, Fingerprint> = prepared
+            .iter()
+            .map(|prepared| (prepared.target.name.clone(), prepared.target.fingerprint))
+            .collect();
+        runtime()?.block_on(async {
+            let mut pruned = Pruned::default();
+            let engine = Docker::connect().await?;
+            let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;
+            let in_use = engine.images_in_use().await?;
+            (pruned.images, pruned.images_kept) = unneeded(&inventory, &current, &in_use);
+            let locked: BTreeSet<&str> =
+                lock.packages.iter().map(|package| package.sha256.as_str()).collect();
+            let packages = old_packages(&locked, options.age)?;
+            pruned.packages = packages.len();
+            pruned.package_bytes = packages.iter().map(|(_, size)| size).sum();
+            let registry = if options.registry { Some(self.needed_registry()?) } else { None };
+            if let Some(registry) = &registry {
+                let records = self.records(registry).await?;
+                let mut needed = promotion::reachable(&records, options.promotions);
+                let mut listed = Vec::new();
+                for name in current.keys() {
+                    listed.extend(registry.listed(name).await?);
+                }
+                for entry in &listed {
+                    let current = current[&entry.name].content_tag();
+                    let is_needed = entry.tags.iter().any(|tag| !is_content_tag(tag) || *tag == current);
+                    let key = (entry.name.clone(), entry.manifest.digest().to_string());
+                    if is_needed || (!needed.contains(&key) && registry.is_young(entry, options.age).await?) {
+                        needed.insert(key);
+                    }
+                }
+                keep_bases(&mut needed, &listed, &registry.place);
+                for entry in listed {
+                    let digest = entry.manifest.digest().to_string();
+                    if needed.contains(&(entry.name.clone(), digest.clone())) {
+                        pruned.manifests_kept += 1;
+                    } else {
+                        pruned.manifests.push(PrunedManifest { name: entry.name, tags: entry.tags, digest });
+                    }
+                }
+            }
+            if options.yes {
+                for image in &pruned.images {
+                    // A name that somebody has given meanwhile keeps the image.
+                    for reference in &image.references {
+                        engine.untag(reference).await?;
+                    }
+                    if image.references.is_empty() {
+                        engine.untag(&image.id).await?;
+                    }
+                }
+                for (file, _) in &packages {
+                    // Another process may remove it as well.
+                    let _ = std::fs::remove_file(file);
+                }
+                if let Some(registry) = &registry {
+                    for manifest in &pruned.manifests {
+                        let digest: Digest =
+                            manifest.digest.parse().map_err(|message| Error::Archive { message })?;
+                        let repository = registry.repository(manifest.name.as_str());
+                        registry.client.delete_manifest(&repository, &digest).await?;
+                    }
+                }
+            }
+            Ok(pruned)
+        })
+    }
+}
+
+/// A manifest in the registry, and the tags that lead to it.
+struct Listed {
+    name: ImageName,
+    tags: Vec<String>,
+    manifest: Manifest,
+}
+
+/// Images that stay need those that they stand on, also where these have no other reason to stay.
+fn keep_bases(needed: &mut BTreeSet<(ImageName, String)>, listed: &[Listed], place: &str) {
+    let by_key: BTreeMap<(&ImageName, &str), &Listed> =
+        listed.iter().map(|entry| ((&entry.name, entry.manifest.digest().as_str()), entry)).collect();
+    let mut open: Vec<(ImageName, String)> = needed.iter().cloned().collect();
+    while let Some((name, digest)) = open.pop() {
+        let Some(entry) = by_key.get(&(&name, digest.as_str())) else { continue };
+        let said = |key: &str| entry.manifest.annotations().get(key);
+        let (Some(base), Some(digest)) = (said(BASE_NAME), said(BASE_DIGEST)) else { continue };
+        let base = base.strip_prefix(place).and_then(|rest| rest.strip_prefix('/'));
+        let Some(Ok(base)) = base.map(ImageName::new) else { continue };
+        let key = (base, digest.clone());
+        if needed.insert(key.clone()) {
+            open.push(key);
+        }
+    }
+}
+
+fn unneeded(
+    inventory: &Inventory,
+    current: &BTreeMap<ImageName, Fingerprint>,
+    in_use: &BTreeSet<String>,
+) -> (Vec<PrunedImage>, usize) {
+    let (mut gone, mut kept) = (Vec::new(), 0);
+    for (name, held) in inventory.all() {
+        let is_current = current.iter().any(|(image, fingerprint)| {
+            image.as_str() == name && held.complete && *fingerprint == held.fingerprint
+        });
+        let has_other_name = held.references.iter().any(|reference| !is_content_reference(reference));
+        if is_current || has_other_name || in_use.contains(&held.id) {
+            kept += 1;
+            continue;
+        }
+        gone.push(PrunedImage {
+            name: name.to_owned(),
+            id: held.id.clone(),
+            references: held.references.iter().cloned().collect(),
+        });
+    }
+    (gone, kept)
+}
+
+fn is_content_reference(reference: &str) -> bool {
+    reference.rsplit_once(':').is_some_and(|(_, tag)| is_content_tag(tag))
+}
+
+fn is_content_tag(tag: &str) -> bool {
+    tag.len() == CONTENT_TAG_LEN
+        && tag.strip_prefix("f-").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Downloaded packages that the lock does not name and that nobody has fetched for so long, with their sizes.
+fn old_packages(locked: &BTreeSet<&str>, age: Duration) -> Result<Vec<(std::path::PathBuf, u64)>, Error> {
+    let folder = imgforge_packages::Cache::user()?.folder().join("sha256");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        let is_locked = entry.file_name().to_str().is_none_or(|name| locked.contains(name));
+        let touched = [meta.modified(), meta.accessed()].into_iter().flatten().max();
+        let is_young = touched.is_none_or(|time| {
+            SystemTime::now().duration_since(time).is_ok_and(|passed| passed < age)
+                || time > SystemTime::now()
+        });
+        if meta.is_file() && !is_locked && !is_young {
+            found.push((entry.path(), meta.len()));
+        }
+    }
+    Ok(found)
+}
+
+impl FamilyRegistry {
+    /// Everything that tags of an image lead to.
+    async fn listed(&self, name: &ImageName) -> Result<Vec<Listed>, Error> {
+        let repository = self.repository(name.as_str());
+        let look = async |tag: String| {
+            let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
+            Ok::<_, Error>(found.map(|manifest| (tag, manifest)))
+        };
+        let tags = self.client.tags(&repository).await?;
+        let found = futures_util::stream::iter(tags.into_iter().map(look)).buffer_unordered(AT_ONCE);
+        let found: Vec<(String, Manifest)> =
+            found.try_filter_map(|row| async { Ok(row) }).try_collect().await?;
+        let mut by_digest: BTreeMap<String, Listed> = BTreeMap::new();
+        for (tag, manifest) in found {
+            let digest = manifest.digest().to_string();
+            let entry = Listed { name: name.clone(), tags: Vec::new(), manifest };
+            by_digest.entry(digest).or_insert(entry).tags.push(tag);
+        }
+        let sorted = by_digest.into_values().map(|mut entry| {
+            entry.tags.sort();
+            entry
+        });
+        Ok(sorted.collect())
+    }
+
+    /// Whether an image was made in the last `age`; one that does not say when is taken for young.
+    async fn is_young(&self, entry: &Listed, age: Duration) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Config {
+            created: Option<String>,
+        }
+        let Some(config) = entry.manifest.config() else { return Ok(true) };
+        let repository = self.repository(entry.name.as_str());
+        let text = self.client.blob(&repository, config, MAX_CONFIG).await?;
+        let Ok(Config { created: Some(created) }) = serde_json::from_slice(&text) else { return Ok(true) };
+        let Ok(created) = created.parse::<jiff::Timestamp>() else { return Ok(true) };
+        let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
+        Ok(jiff::Timestamp::now().duration_since(created) < age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_tags_are_told_from_release_tags() {
+        assert!(is_content_tag(&format!("f-{}", "0a".repeat(16))));
+        for tag in
+            ["latest", "f-0a", "f-", &format!("g-{}", "0a".repeat(16)), &format!("f-{}", "0z".repeat(16))]
+        {
+            assert!(!is_content_tag(tag), "{tag}");
+        }
+        assert!(is_content_reference(&format!("127.0.0.1:5000/a/b:f-{}", "00".repeat(16))));
+        assert!(!is_content_reference("127.0.0.1:5000/a/b"));
+    }
+}
