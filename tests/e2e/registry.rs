@@ -396,6 +396,29 @@ fn only_what_nobody_needs_is_pruned() {
 }
 
 #[test]
+fn the_registry_alone_tells_what_stands_on_an_old_parent() {
+    let registry = registry();
+    let family = family(registry.host());
+    imgforge(&family, &["build", "--push"]).ok();
+    assert_eq!(imgforge(&family, &["outdated", "--registry"]).code, 0);
+    family.write("mid/mid.conf", "two\n");
+    // Only the parent is promoted: what stands on it is old now.
+    imgforge(&family, &["build", "--push", "mid"]).ok();
+    let outdated = imgforge(&family, &["outdated", "--registry", "--format", "json"]);
+    assert_eq!(outdated.code, 10, "{}", outdated.stderr);
+    let rows = outdated.json();
+    let rows: Vec<(&str, &str)> = rows["bases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["image"].as_str().unwrap(), row["base"].as_str().unwrap()))
+        .collect();
+    assert_eq!(rows, [("leaf", "mid")]);
+    imgforge(&family, &["build", "--push"]).ok();
+    assert_eq!(imgforge(&family, &["outdated", "--registry"]).code, 0);
+}
+
+#[test]
 fn release_tags_are_filled_from_git() {
     let registry = registry();
     let family = family(registry.host());

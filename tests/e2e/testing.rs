@@ -233,6 +233,7 @@ fn a_failure_blocks_what_stands_on_it_keeps_release_tags_and_is_tested_again_wit
         "{}",
         retried.stderr
     );
+    assert!(retried.stderr.contains("web: web/page changed"), "still named: {}", retried.stderr);
 
     // Another test needs no build; and then the tag moves.
     let text = std::fs::read_to_string(workspace.root().join("web/image.kdl")).unwrap();

@@ -238,7 +238,6 @@ impl Auth {
         let repository = scope.repository();
         Error::Authentication {
             registry: self.host.clone(),
-            repository: repository.to_owned(),
             what: format!("the repository {repository}"),
             tried: self.tried(),
             message: clean(message),

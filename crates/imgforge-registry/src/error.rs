@@ -41,9 +41,7 @@ pub enum Error {
     Authentication {
         /// The registry.
         registry: String,
-        /// The repository.
-        repository: String,
-        /// What was to be done, with the repository.
+        /// What was to be done, and in which repository.
         what: String,
         /// Where the credentials came from: never the credentials.
         tried: String,
@@ -117,17 +115,13 @@ pub enum Error {
     },
     /// A tag that somebody else has moved meanwhile.
     #[error(
-        "the tag {tag} of {registry}/{repository} was set to {expected}, but is {} when read back: somebody else \
-         moves it; do it again when they are done",
+        "{reference} was set to {expected}, but is {} when read back: somebody else moves it; do it again when they \
+         are done",
         found.as_ref().map_or("absent", Digest::as_str)
     )]
     TagMoved {
-        /// The registry.
-        registry: String,
-        /// The repository.
-        repository: String,
-        /// The tag.
-        tag: String,
+        /// Registry, repository and tag.
+        reference: String,
         /// As written.
         expected: Digest,
         /// As read back.

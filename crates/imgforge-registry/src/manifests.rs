@@ -145,13 +145,8 @@ impl Registry {
         if found.as_ref().is_some_and(|found| found.is_of(manifest.bytes())) {
             return Ok(());
         }
-        Err(Error::TagMoved {
-            registry: self.host().to_owned(),
-            repository: repository.to_owned(),
-            tag: tag.clone(),
-            expected: digest.clone(),
-            found,
-        })
+        let reference = format!("{}/{repository}:{tag}", self.host());
+        Err(Error::TagMoved { reference, expected: digest.clone(), found })
     }
 
     /// Whether a manifest is there with all that it names: config and layers with their sizes, and for an index every

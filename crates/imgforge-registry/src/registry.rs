@@ -132,7 +132,7 @@ impl Registry {
                 }
             }
             if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                return Err(self.unauthorised(what, scope, response).await);
+                return Err(self.unauthorised(what, response).await);
             }
             return Ok(Answer { response, _permit: permit });
         }
@@ -216,11 +216,10 @@ impl Registry {
         }
     }
 
-    async fn unauthorised(&self, what: &str, scope: &Scope, response: Response) -> Failure {
+    async fn unauthorised(&self, what: &str, response: Response) -> Failure {
         let message = self.0.http.message(response).await.message;
         Failure::Final(Error::Authentication {
             registry: self.0.host.clone(),
-            repository: scope.repository().to_owned(),
             what: what.to_owned(),
             tried: self.0.auth.tried(),
             message,

@@ -144,6 +144,17 @@ mod tests {
     }
 
     #[test]
+    fn tests_are_told_with_their_targets() {
+        assert_snapshot!(written(Options::default(), &script::testing()));
+    }
+
+    #[test]
+    fn verbose_names_every_test() {
+        let options = Options { verbose: true, ..Options::default() };
+        assert_snapshot!(written(options, &script::testing()));
+    }
+
+    #[test]
     fn the_reporter_itself_writes_what_the_events_say() {
         struct Shared(Arc<Mutex<Vec<u8>>>);
         impl Write for Shared {

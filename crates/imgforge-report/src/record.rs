@@ -264,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn tests_are_with_the_target_that_they_are_of() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&recorded(script::testing())).unwrap());
+    }
+
+    #[test]
+    fn tests_are_cases_of_junit() {
+        insta::assert_snapshot!(crate::junit(&recorded(script::testing())));
+    }
+
+    #[test]
     fn cancelled_targets_are_in_the_report() {
         let report = recorded(script::interrupted());
         let cancelled = |target: &&TargetReport| target.result == RunResult::Cancelled;

@@ -151,6 +151,13 @@ mod tests {
     }
 
     #[test]
+    fn a_row_says_which_test_runs() {
+        let now = Duration::from_millis(5_500);
+        let teller = teller_at(now, &script::testing(), Options::default());
+        insta::assert_snapshot!(screen(&teller, now, 80, 24));
+    }
+
+    #[test]
     fn a_narrow_terminal_drops_what_matters_least() {
         let moments = [1_600, 23_000, 30_100].map(|millis| shown(millis, 40));
         insta::assert_snapshot!(moments.join("\n----\n"));

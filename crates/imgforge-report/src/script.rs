@@ -1,9 +1,12 @@
 //! Scripted runs for tests: events and the time at which each comes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use imgforge_core::diagnostic::{SourceFile, Span};
 use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
+use imgforge_core::testing::{CheckFailure, TestResult};
 
 /// Events with their times since the start.
 pub(crate) type Script = Vec<(Duration, Event)>;
@@ -131,4 +134,63 @@ pub(crate) fn many_skipped() -> Script {
     script.extend((1..=12).map(|n| at(51, skipped(&format!("app-{n}"), "os-base"))));
     script.push(over(60));
     script
+}
+
+/// The tests of one image pass after its build, those of another that was there already fail.
+pub(crate) fn testing() -> Script {
+    let test = |target: &str, name: &str, number, total| Event::TestStarted {
+        target: self::name(target),
+        test: name.into(),
+        number,
+        total,
+    };
+    let ended = |target: &str, result| Event::TestFinished { target: self::name(target), result };
+    vec![
+        at(0, Event::Started { to_build: 3, fresh: 2, slots: 2 }),
+        at(1, started("webapp-base")),
+        at(10, log("webapp-base", "a line of the build")),
+        at(5000, test("webapp-base", "serves", 1, 2)),
+        at(6000, ended("webapp-base", tested("serves", Vec::new()))),
+        at(6001, test("webapp-base", "small", 2, 2)),
+        at(6100, ended("webapp-base", tested("small", Vec::new()))),
+        at(6110, built("webapp-base", 6_100, 127_400_000, 28_400_000)),
+        at(6111, Event::TargetStarted { target: self::name("builder"), activity: Activity::Test }),
+        at(6112, test("builder", "serves", 1, 1)),
+        at(6300, ended("builder", tested("serves", Vec::new()))),
+        at(6301, finished("builder", 190, Outcome::Tested)),
+        at(6302, Event::TargetStarted { target: self::name("notes"), activity: Activity::Test }),
+        at(6303, test("notes", "serves", 1, 1)),
+        at(9300, ended("notes", tested("serves", vec!["\x1b[31mbad gateway\x1b[0m".into()]))),
+        at(
+            9310,
+            finished("notes", 3_008, failed("tests failed: serves: expected status 200, found status 502")),
+        ),
+        over(9_400),
+    ]
+}
+
+fn failed(message: &str) -> Outcome {
+    Outcome::Failed { message: message.into() }
+}
+
+/// A test with one check, which did not hold when there is a log.
+fn tested(test: &str, log: Vec<String>) -> TestResult {
+    let text = format!("image \"webapp-base\" {{\n    test \"{test}\" {{\n        http \"x\"\n    }}\n}}\n");
+    let at = text.find("http").unwrap();
+    let failure = CheckFailure {
+        check: "http \"x\"".into(),
+        span: Span::new(at, 8),
+        expected: "status 200".into(),
+        found: "status 502 & <nothing>".into(),
+    };
+    TestResult {
+        name: test.into(),
+        declared: name("webapp-base"),
+        span: Span::new(text.find("test").unwrap(), 4),
+        file: Arc::new(SourceFile { path: "images/webapp-base/image.kdl".into(), text }),
+        checks: 1,
+        failures: if log.is_empty() { Vec::new() } else { vec![failure] },
+        log,
+        took: Duration::from_millis(999),
+    }
 }

@@ -209,7 +209,7 @@ impl Session {
         let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
         let image: ImageReference =
             reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
-        let registry = &registries[image.host.as_str()];
+        let registry = &registries[&image.host];
         let digest = match locked.filter(|_| stays) {
             Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
             None => match &image.digest {
@@ -294,7 +294,7 @@ impl Session {
             let registries = &registries;
             async move {
                 let image: ImageReference = reference.parse()?;
-                let registry = &registries[image.host.as_str()];
+                let registry = &registries[&image.host];
                 let digest = registry.digest(&image.repository, &image.reference()).await?;
                 let mut now = Now { digest, served: true };
                 if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {

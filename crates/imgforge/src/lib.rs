@@ -49,7 +49,7 @@ pub use crate::export::Reference;
 pub use crate::keep::Kept;
 pub use crate::lock::FILE as LOCK_FILE;
 pub use crate::outdated::{Outdated, OutdatedExternal, OutdatedPackage};
-pub use crate::promote::Promotion;
+pub use crate::promote::{OldBase, Promotion};
 pub use crate::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
 pub use crate::publish::{PublishOptions, Published};
 pub use crate::resolve::Moves;

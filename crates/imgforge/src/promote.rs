@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt};
 use imgforge_core::event::Event;
-use imgforge_core::name::ImageName;
+use imgforge_core::name::{ImageName, Tag};
 use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack};
 use imgforge_engine::EventSender;
 use imgforge_registry::{Digest, Manifest, ProgressSink, PushImage, Reference};
 
-use crate::registry::{FamilyRegistry, Remote};
+use crate::registry::{BASE_DIGEST, BASE_NAME, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// Where records are kept, beside the images.
@@ -20,6 +20,21 @@ const RECORD: &str = "p-";
 const MAX_RECORD: u64 = 4 << 20;
 /// How many requests are under way at once.
 const AT_ONCE: usize = 24;
+
+/// A release tag in the registry that leads to an image which stands on an old parent.
+#[derive(Debug, Clone)]
+pub struct OldBase {
+    /// The image.
+    pub image: ImageName,
+    /// Its tag.
+    pub tag: Tag,
+    /// The parent.
+    pub base: ImageName,
+    /// The digest of the parent that it was built on.
+    pub digest: String,
+    /// The digest that the parent's release tag leads to now.
+    pub newest: String,
+}
 
 /// What a promotion did, or would do.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +167,37 @@ impl Session {
             events(Event::Promoted { target: group[0].image.clone(), tags });
         }
         Ok(())
+    }
+
+    /// The release tags in the registry that lead to images which stand on another one than their parent's release tag
+    /// leads to now. Only the registry is asked.
+    pub(crate) async fn old_bases(&self, registry: &FamilyRegistry) -> Result<Vec<OldBase>, Error> {
+        let mut tags: Vec<ReleaseTag> = Vec::new();
+        let mut first: BTreeMap<ImageName, Tag> = BTreeMap::new();
+        for name in self.graph.topological() {
+            let own = self.release_tags(name).map_err(Error::Problems)?;
+            first.extend(own.first().map(|tag| (name.clone(), tag.clone())));
+            tags.extend(own.into_iter().map(|tag| (name.clone(), tag)));
+        }
+        let look = async |tag: ReleaseTag| {
+            let repository = registry.repository(tag.0.as_str());
+            let found = registry.client.manifest(&repository, &Reference::tag(tag.1.as_str())?).await?;
+            Ok::<_, Error>(found.map(|manifest| (tag, manifest)))
+        };
+        let found = futures_util::stream::iter(tags.into_iter().map(look)).buffer_unordered(AT_ONCE);
+        let found: BTreeMap<ReleaseTag, Manifest> =
+            found.try_filter_map(|row| async { Ok(row) }).try_collect().await?;
+        let old = |(tag, manifest): (&ReleaseTag, &Manifest)| {
+            let said = |key: &str| manifest.annotations().get(key).cloned();
+            let (base, digest) = (said(BASE_NAME)?, said(BASE_DIGEST)?);
+            let name = base.strip_prefix(&registry.place)?.strip_prefix('/')?;
+            let (name, newest) = first.get_key_value(name)?;
+            let newest = found.get(&(name.clone(), newest.clone()))?.digest().to_string();
+            let is_old = digest != newest;
+            let (image, tag) = tag.clone();
+            is_old.then(|| OldBase { image, tag, base: name.clone(), digest, newest })
+        };
+        Ok(found.iter().filter_map(old).collect())
     }
 
     /// The records of all promotions of this workspace.

@@ -10,7 +10,7 @@ use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Engine, EventSender};
 
 use crate::build::{Ask, AskRegistry, runtime, while_telling};
-use crate::promote::Promotion;
+use crate::promote::{OldBase, Promotion};
 use crate::push::{PushOutcome, ToPush, push};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
@@ -218,6 +218,15 @@ impl Session {
         self.telling(options, reporter, async |events| {
             self.roll_back(&registry, &selected, to, options.dry_run, &events).await
         })
+    }
+
+    /// The release tags in the registry that lead to images on an old parent. Only the registry is asked.
+    ///
+    /// # Errors
+    /// [`Error::NoRegistry`]; a registry that cannot be reached.
+    pub fn outdated_in_registry(&self) -> Result<Vec<OldBase>, Error> {
+        let registry = self.needed_registry()?;
+        runtime()?.block_on(self.old_bases(&registry))
     }
 
     /// The records of all promotions, the oldest first.

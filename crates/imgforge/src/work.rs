@@ -167,11 +167,16 @@ impl Builder {
         let id = lock(&self.ids).get(name).cloned().unwrap_or_else(|| job.content_reference.clone());
         if let (Some(testing), Some(subject)) = (&self.tests, &job.subject) {
             let results = testing.tester.test(subject, &id, &cancel).await?;
-            let passed = results.iter().all(TestResult::passed);
-            testing.record.set(job.prepared.target.fingerprint, subject.hash, passed);
-            if !passed {
-                return Err(Stop::Tests(results));
+            let (record, fingerprint) = (&testing.record, job.prepared.target.fingerprint);
+            if results.iter().any(|result| !result.passed()) {
+                let mut causes = self.causes(name);
+                if causes.is_empty() {
+                    causes = record.causes(fingerprint, subject.hash);
+                }
+                record.set_failed(fingerprint, subject.hash, causes.clone());
+                return Err(Stop::Tests { results, causes });
             }
+            record.set_passed(fingerprint, subject.hash);
         }
         if matches!(&self.tags, MovesTags::But(kept) if !kept.contains(name)) {
             for reference in &job.prepared.target.release_references {
@@ -326,8 +331,7 @@ impl Work for Builder {
                 Err(Stop::Build(BuildError::Cancelled) | Stop::Cancelled) => {
                     Err(Failed { message: "cancelled".into() })
                 }
-                Err(Stop::Tests(results)) => {
-                    let causes = self.causes(&target);
+                Err(Stop::Tests { results, causes }) => {
                     let failures = results.iter().flat_map(|result| test_failures(&target, result, &causes));
                     lock(&self.failures).extend(failures);
                     Err(Failed { message: tests_message(&results) })
@@ -353,7 +357,11 @@ fn is_disk_full(error: &BuildError) -> bool {
 enum Stop {
     Build(BuildError),
     Packages,
-    Tests(Vec<TestResult>),
+    /// A test has failed; what had changed before.
+    Tests {
+        results: Vec<TestResult>,
+        causes: Vec<String>,
+    },
     Cancelled,
     Library(Error),
 }
@@ -475,7 +483,7 @@ fn explain(job: &Job, stop: Stop) -> TargetFailure {
         Stop::Packages => at_name("the image's packages are not those of the lock".into())
             .help("a step installs or removes packages: name them with `packages` instead"),
         // Told where they come from, each in its own way.
-        Stop::Tests(_) | Stop::Cancelled => at_name("it was stopped".into()),
+        Stop::Tests { .. } | Stop::Cancelled => at_name("it was stopped".into()),
         Stop::Library(error) => {
             let help = error.help();
             help.into_iter().fold(at_name(error.to_string()), Problem::help)

@@ -123,6 +123,13 @@ fn a_time_has_a_unit() {
 }
 
 #[test]
+fn what_may_take_no_time_cannot_happen() {
+    assert_snapshot!(with(
+        "service \"a\" { command \"x\"; ready \"y\" timeout=\"0s\"; restart \"always\" max=3 within=\"0s\" }"
+    ));
+}
+
+#[test]
 fn a_supervisor_that_is_none_gets_what_there_is() {
     assert_snapshot!(with("supervisor \"s7\""));
 }

@@ -248,8 +248,10 @@ async fn a_repository_that_is_forbidden_is_named() {
     let folder = Folder::new();
     let registry = client(&proxy.host(), Credentials::login(USER, PASSWORD));
     let error = registry.tags("acme/secret").await.unwrap_err();
-    let Error::Authentication { repository, .. } = &error else { panic!("{error}") };
-    assert_eq!(repository, "acme/secret");
+    assert!(
+        matches!(error, Error::Authentication { .. }) && error.to_string().contains("acme/secret"),
+        "{error}"
+    );
     // What cannot be mounted from there is sent.
     let mut wanted = image(&[folder.layer(1000)]);
     wanted.layers[0].mount_from = vec!["acme/secret".to_owned()];

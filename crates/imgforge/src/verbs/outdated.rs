@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use imgforge::core::lock::Lock;
 use imgforge::core::name::ImageName;
-use imgforge::{Outdated, OutdatedExternal, OutdatedPackage, Session};
+use imgforge::{OldBase, Outdated, OutdatedExternal, OutdatedPackage, Session};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -21,9 +21,12 @@ use crate::verbs::{Format, json, open, reporter};
 /// suites come first. Ends with 10 when there is something to do and with 0 when there is not.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge outdated\n  imgforge outdated --format json\n  imgforge outdated || imgforge update --security"
+    after_help = "Examples:\n  imgforge outdated\n  imgforge outdated --format json\n  imgforge outdated || imgforge update --security\n  imgforge outdated --registry"
 )]
 pub(crate) struct OutdatedVerb {
+    /// Ask only the registry: which release tags lead to images on a parent that is not the newest
+    #[arg(long)]
+    registry: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -37,6 +40,8 @@ pub(crate) struct OutdatedOutput {
     packages: Vec<PackageRow>,
     /// Images from outside whose tags point to something else than what is locked.
     externals: Vec<ExternalRow>,
+    /// With `--registry`: release tags that lead to images on an old parent.
+    bases: Vec<BaseRow>,
     /// What keeps `update` from locking everything anew.
     problems: Vec<String>,
     /// How many images the workspace has.
@@ -78,9 +83,24 @@ struct ExternalRow {
     images: Vec<String>,
 }
 
+#[derive(Serialize, JsonSchema)]
+struct BaseRow {
+    image: String,
+    tag: String,
+    /// The parent.
+    base: String,
+    /// The digest of the parent that it was built on.
+    digest: String,
+    /// The digest that the parent's release tag leads to now.
+    newest: String,
+}
+
 impl OutdatedVerb {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
+        if self.registry {
+            return self.in_registry(&session, global.quiet);
+        }
         let lock = session.read_lock()?;
         let mut reporter = reporter(global);
         let outdated = session.outdated(&lock, &mut *reporter)?;
@@ -98,6 +118,39 @@ impl OutdatedVerb {
             }
         }
         Ok(ExitCode::from(if outdated.is_empty() { 0 } else { 10 }))
+    }
+}
+
+impl OutdatedVerb {
+    fn in_registry(&self, session: &Session, quiet: bool) -> Result<ExitCode, Failure> {
+        let bases = session.outdated_in_registry()?;
+        match self.format {
+            Format::Json => {
+                let row = |base: &OldBase| BaseRow {
+                    image: base.image.to_string(),
+                    tag: base.tag.to_string(),
+                    base: base.base.to_string(),
+                    digest: base.digest.clone(),
+                    newest: base.newest.clone(),
+                };
+                let none = Outdated::default();
+                let bases = bases.iter().map(row).collect();
+                print(&json(&OutdatedOutput { bases, ..output(session, &none) }));
+            }
+            Format::Text if !bases.is_empty() => {
+                let head = ["image", "stands on", "digest", "newest"].map(str::to_owned).to_vec();
+                let row = |base: &OldBase| {
+                    let image = format!("{}:{}", base.image, base.tag);
+                    vec![image, base.base.to_string(), short(&base.digest), short(&base.newest)]
+                };
+                print(&table(&[vec![head], bases.iter().map(row).collect()].concat()));
+            }
+            Format::Text if !quiet => {
+                say(GOOD, "Newest", "every image in the registry stands on the newest parent")
+            }
+            Format::Text => {}
+        }
+        Ok(ExitCode::from(if bases.is_empty() { 0 } else { 10 }))
     }
 }
 
@@ -124,6 +177,7 @@ fn output(session: &Session, outdated: &Outdated) -> OutdatedOutput {
         version: 1,
         packages: outdated.packages.iter().map(row).collect(),
         externals: outdated.externals.iter().map(external).collect(),
+        bases: Vec::new(),
         problems: outdated.problems.iter().map(ToString::to_string).collect(),
         images: session.workspace().images.len(),
     }
