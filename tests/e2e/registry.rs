@@ -244,7 +244,8 @@ fn a_registry_that_is_gone_is_warned_of_and_only_a_push_fails() {
 
 #[test]
 fn a_registry_with_a_login_takes_it_from_the_environment_and_from_docker() {
-    let registry = Registry::start(Setup { login: true, ..Setup::default() }).expect("docker-registry starts");
+    let registry =
+        Registry::start(Setup { login: true, ..Setup::default() }).expect("docker-registry starts");
     let family = family(registry.host());
     let nobody = tempfile::tempdir().unwrap();
     let run = |config: &std::path::Path, login: Option<(&str, &str)>, args: &[&str]| {
