@@ -34,6 +34,9 @@ fn workspace_of(page: &str) -> (tempfile::TempDir, Session) {
         let text = if is_unnamed { format!("workspace \"example\"\n{text}") } else { text };
         std::fs::write(root.join(path), text).unwrap();
     }
+    if !root.join("imgforge.kdl").exists() {
+        std::fs::write(root.join("imgforge.kdl"), "workspace \"example\"\n").unwrap();
+    }
     let session = Session::open(root, &OpenOptions { cache: false }).unwrap();
     (dir, session)
 }

@@ -146,7 +146,7 @@ impl OutdatedVerb {
                 print(&table(&[vec![head], bases.iter().map(row).collect()].concat()));
             }
             Format::Text if !quiet => {
-                say(GOOD, "Newest", "every image in the registry stands on the newest parent")
+                say(GOOD, "Newest", "every image in the registry stands on the newest parent");
             }
             Format::Text => {}
         }
