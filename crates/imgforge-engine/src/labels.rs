@@ -37,6 +37,7 @@ pub const READER: &str = "imgforge.reader";
 pub const TEST_RUN: &str = "imgforge.test-run";
 
 /// Reads an image's labels; `None` when they are not ours or cannot be understood.
+#[expect(clippy::implicit_hasher, reason = "that of the engine's answers")]
 pub fn read(
     id: String,
     created: i64,

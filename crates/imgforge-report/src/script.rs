@@ -138,9 +138,9 @@ pub(crate) fn many_skipped() -> Script {
 
 /// The tests of one image pass after its build, those of another that was there already fail.
 pub(crate) fn testing() -> Script {
-    let test = |target: &str, name: &str, number, total| Event::TestStarted {
+    let test = |target: &str, test: &str, number, total| Event::TestStarted {
         target: name(target),
-        test: name.into(),
+        test: test.into(),
         number,
         total,
     };

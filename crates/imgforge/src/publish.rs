@@ -96,9 +96,7 @@ impl Session {
     ) -> Result<Published, Error> {
         let ToPublish { images, promoted, remotes } = what;
         let folder = self.root.join(".imgforge/push");
-        let workspace = &self.workspace.manifest.name.value;
-        let pushing =
-            push(registry, workspace, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
+        let pushing = push(registry, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
         let PushOutcome { remotes, pushed, failures } = pushing.await?;
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
@@ -181,7 +179,7 @@ impl Session {
         let targets: Vec<Target> = prepared.into_iter().map(|prepared| prepared.target).collect();
         let record = TestRecord::load(&self.root);
         let registry = self.needed_registry()?;
-        self.telling(options, reporter, async |events| {
+        telling(options, reporter, async |events| {
             let wanted = targets.iter().map(|target| (target.name.clone(), target.fingerprint));
             let remotes = registry.contents(wanted).await?;
             let mut tests = self.tests_known(&targets, Ask::Unless(&record));
@@ -215,7 +213,7 @@ impl Session {
     ) -> Result<Promotion, Error> {
         let registry = self.needed_registry()?;
         let selected = self.parents_first(selected);
-        self.telling(options, reporter, async |events| {
+        telling(options, reporter, async |events| {
             self.roll_back(&registry, &selected, to, options.dry_run, &events).await
         })
     }
@@ -238,26 +236,6 @@ impl Session {
         runtime()?.block_on(self.records(&registry))
     }
 
-    /// Does something with the registry, and gives its events to the reporter meanwhile.
-    fn telling<T>(
-        &self,
-        options: &PublishOptions,
-        reporter: &mut dyn Reporter,
-        work: impl AsyncFnOnce(EventSender) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Event>();
-        let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-        runtime()?.block_on(async {
-            let work = async {
-                tokio::select! {
-                    done = work(events) => done,
-                    () = options.cancel.cancelled() => Err(Error::Interrupted),
-                }
-            };
-            while_telling(work, &mut receiver, &options.cancel, |event| reporter.event(event)).await
-        })
-    }
-
     fn with_ancestors(&self, selected: &BTreeSet<ImageName>) -> BTreeSet<ImageName> {
         let mut all = selected.clone();
         all.extend(selected.iter().flat_map(|name| self.graph.ancestors(name)).cloned());
@@ -267,6 +245,25 @@ impl Session {
     fn parents_first(&self, selected: &BTreeSet<ImageName>) -> Vec<ImageName> {
         self.graph.topological().filter(|name| selected.contains(*name)).cloned().collect()
     }
+}
+
+/// Does something with the registry, and gives its events to the reporter meanwhile.
+fn telling<T>(
+    options: &PublishOptions,
+    reporter: &mut dyn Reporter,
+    work: impl AsyncFnOnce(EventSender) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Event>();
+    let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
+    runtime()?.block_on(async {
+        let work = async {
+            tokio::select! {
+                done = work(events) => done,
+                () = options.cancel.cancelled() => Err(Error::Interrupted),
+            }
+        };
+        while_telling(work, &mut receiver, &options.cancel, |event| reporter.event(event)).await
+    })
 }
 
 /// An error and what to do about it.

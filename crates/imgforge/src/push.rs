@@ -56,7 +56,6 @@ struct KnownLayer {
 /// What all pushes of a run share.
 struct Pusher {
     registry: FamilyRegistry,
-    workspace: String,
     stored: BTreeMap<ImageName, Stored>,
     known: HashMap<String, KnownLayer>,
     exported: Exported,
@@ -77,7 +76,6 @@ enum Stop {
 /// Pushes `images` (parents first, all ancestors among them) to `registry`, less those in `remotes`, which it holds.
 pub(crate) async fn push(
     registry: &FamilyRegistry,
-    workspace: &str,
     engine: &dyn Engine,
     images: &[ToPush],
     remotes: BTreeMap<ImageName, Remote>,
@@ -107,15 +105,7 @@ pub(crate) async fn push(
         exported = exporting => exported?,
         () = cancel.cancelled() => return Err(Error::Interrupted),
     };
-    let pusher = Pusher {
-        registry: registry.clone(),
-        workspace: workspace.to_owned(),
-        stored,
-        known,
-        exported,
-        events,
-        cancel,
-    };
+    let pusher = Pusher { registry: registry.clone(), stored, known, exported, events, cancel };
     Ok(pusher.run(images, remotes).await)
 }
 
@@ -172,7 +162,7 @@ impl Pusher {
         let mut annotations = BTreeMap::from([
             (FINGERPRINT.to_owned(), image.fingerprint.to_string()),
             (IMAGE.to_owned(), image.name.to_string()),
-            (WORKSPACE.to_owned(), self.workspace.clone()),
+            (WORKSPACE.to_owned(), registry.workspace.clone()),
         ]);
         if let Some(tests) = &image.tests {
             annotations.insert(TESTS.to_owned(), tests.clone());

@@ -37,6 +37,8 @@ pub(crate) struct FamilyRegistry {
     pub(crate) client: Registry,
     /// `HOST/PATH`, as the manifest has it.
     pub(crate) place: String,
+    /// The name of the workspace.
+    pub(crate) workspace: String,
     prefix: String,
     credentials: Credentials,
 }
@@ -61,10 +63,12 @@ impl Session {
             plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
             ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
             retry,
+            parallel: AT_ONCE,
             ..Options::new(registry.host(), credentials.clone())
         };
         let (client, place) = (Registry::new(options)?, registry.place.value.clone());
-        Ok(Some(FamilyRegistry { client, place, prefix: registry.prefix(), credentials }))
+        let workspace = self.workspace.manifest.name.value.clone();
+        Ok(Some(FamilyRegistry { client, place, workspace, prefix: registry.prefix(), credentials }))
     }
 
     /// The workspace's registry, which the verb cannot do without.

@@ -105,7 +105,7 @@ pub(super) fn tell(promotion: &Promotion, dry_run: bool, format: Format, quiet: 
         (None, _) => say(WORK, "Promote", format_args!("{} (not done: --dry-run)", count(moved, "tag"))),
         (Some(id), None) => say(GOOD, "Promoted", format_args!("{}, record {id}", count(moved, "tag"))),
         (Some(_), Some(back_to)) => {
-            say(GOOD, "Back", format_args!("{} as after {back_to}", count(moved, "tag")))
+            say(GOOD, "Back", format_args!("{} as after {back_to}", count(moved, "tag")));
         }
     }
 }
