@@ -104,6 +104,10 @@ fn what_was_pushed_is_fresh_elsewhere_and_a_change_builds_on_pulled_parents() {
     assert_eq!(results, expected.into(), "{}", changed.stderr);
     assert_all_released(&family, host);
 
+    forget(&family);
+    let tested = imgforge(&family, &["test", "mid"]).ok();
+    assert!(tested.stderr.contains("Pulled"), "{}", tested.stderr);
+
     // Each manifest says what it stands on.
     let leaf = get(host, &format!("{}/leaf/manifests/latest", family.name())).unwrap();
     let base = leaf["annotations"]["org.opencontainers.image.base.digest"].as_str().unwrap();

@@ -63,8 +63,9 @@ fn ports_are_published_and_an_interrupt_stops_it_in_order() {
     assert_eq!(limits, format!("{} 500000000", 64 << 20));
 
     let shown = imgforge(&workspace, &["services", "web", "--format", "json"]).ok().json();
-    let container = &shown["containers"][0];
-    assert_eq!(container["name"], name.as_str());
+    // Other tests may have a container of an image of this name.
+    let containers = shown["containers"].as_array().unwrap();
+    let container = containers.iter().find(|container| container["name"] == name.as_str()).unwrap();
     assert_eq!(container["services"][0]["name"], "web");
     assert_eq!(container["services"][0]["state"], "up");
     let by_name = imgforge(&workspace, &["services", &name]).ok();

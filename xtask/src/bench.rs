@@ -73,7 +73,7 @@ pub(crate) fn family(size: usize) -> Result<()> {
     stages(&family)
 }
 
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("imgforge");
     ensure!(binary.exists(), "{} is missing: `cargo build --release` makes it", binary.display());
     Ok(binary)
@@ -97,6 +97,7 @@ pub(crate) fn packages() -> Result<()> {
     let imgforge = |verb: &str| -> Result<()> {
         let mut command = Command::new(&binary);
         command.args([verb, "-q"]).current_dir(&root).env("IMGFORGE_CACHE", root.join("cache"));
+        command.env("IMGFORGE_LOCAL", "1");
         ensure!(command.status()?.success(), "imgforge {verb} failed");
         Ok(())
     };
@@ -188,8 +189,9 @@ fn list_request(workspace: &str) -> Result<()> {
 }
 
 fn imgforge(binary: &Path, root: &Path) -> Result<()> {
-    let status =
-        Command::new(binary).args(["build", "-q"]).current_dir(root).stderr(Stdio::inherit()).status()?;
+    let mut command = Command::new(binary);
+    command.args(["build", "-q", "--local"]).current_dir(root);
+    let status = command.stderr(Stdio::inherit()).status()?;
     ensure!(status.success(), "imgforge build failed");
     Ok(())
 }

@@ -5,6 +5,7 @@ mod check;
 mod family;
 mod faults;
 mod images;
+mod push;
 mod quadlet;
 mod services;
 
@@ -35,7 +36,7 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `faults` or `faults:PUSHES`.
+        /// Sizes of families, `packages`, `services`, `push`, `faults` or `faults:PUSHES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -58,6 +59,8 @@ enum Topic {
     Packages,
     /// Supervisors.
     Services,
+    /// What a push sends.
+    Push,
     /// So many pushes into a registry that fails, by processes that are killed.
     Faults(usize),
 }
@@ -69,10 +72,13 @@ impl std::str::FromStr for Topic {
         match text {
             "packages" => Ok(Self::Packages),
             "services" => Ok(Self::Services),
+            "push" => Ok(Self::Push),
             "faults" => Ok(Self::Faults(1000)),
             text => {
-                let wrong =
-                    |_| "a number of images, `packages`, `services`, `faults` or `faults:PUSHES`".to_owned();
+                let wrong = |_| {
+                    "a number of images, `packages`, `services`, `push`, `faults` or `faults:PUSHES`"
+                        .to_owned()
+                };
                 match text.strip_prefix("faults:") {
                     Some(number) => number.parse().map(Self::Faults).map_err(wrong),
                     None => text.parse().map(Self::Family).map_err(wrong),
@@ -88,6 +94,7 @@ impl std::fmt::Display for Topic {
             Self::Family(size) => size.fmt(f),
             Self::Packages => f.write_str("packages"),
             Self::Services => f.write_str("services"),
+            Self::Push => f.write_str("push"),
             Self::Faults(pushes) => write!(f, "faults:{pushes}"),
         }
     }
@@ -106,6 +113,7 @@ fn main() -> Result<()> {
             Topic::Family(size) => bench::family(size),
             Topic::Packages => bench::packages(),
             Topic::Services => services::run(),
+            Topic::Push => push::run(),
             Topic::Faults(pushes) => faults::run(pushes),
         }),
     }

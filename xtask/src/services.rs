@@ -205,7 +205,11 @@ impl Bench {
 
     fn build(&self, image: &str) -> Result<bool> {
         let binary = std::env::current_exe()?.with_file_name("imgforge");
-        Ok(Command::new(binary).args(["build", "-q", image]).current_dir(&self.root).status()?.success())
+        Ok(Command::new(binary)
+            .args(["build", "-q", "--local", image])
+            .current_dir(&self.root)
+            .status()?
+            .success())
     }
 
     fn reference(&self, image: &str) -> String {

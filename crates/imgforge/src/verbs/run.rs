@@ -93,8 +93,12 @@ impl Run {
         let cancel = CancellationToken::new();
         let interrupt = Interrupt::listen(cancel.clone());
         // To see what is wrong with an image whose test fails, one runs it.
-        let options =
-            BuildOptions { tests: TestMode::Later, cancel: cancel.clone(), ..BuildOptions::default() };
+        let options = BuildOptions {
+            tests: TestMode::Later,
+            pull: true,
+            cancel: cancel.clone(),
+            ..BuildOptions::default()
+        };
         let mut reporter = interrupt.watch(reporter(global));
         let report = session.build(&[name.clone()].into(), &options, &mut *reporter)?;
         drop(reporter);

@@ -83,7 +83,12 @@ impl ServicesVerb {
         let docker = Docker::connect().await?;
         let mut containers = Vec::new();
         for container in self.containers(&docker).await? {
-            let answer = docker.exec(&container.id, &[STATUS]).await?;
+            let answer = match docker.exec(&container.id, &[STATUS]).await {
+                Ok(answer) => answer,
+                // It has ended since it was listed.
+                Err(imgforge::engine::Error::Refused { status: 404 | 409, .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
             let services = if answer.code == 0 { parse(&answer.stdout) } else { Vec::new() };
             let RunningContainer { id, name, image } = container;
             containers.push(ShownContainer { name, id, image, services });
