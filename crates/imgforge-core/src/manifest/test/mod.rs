@@ -25,8 +25,8 @@ pub struct Test {
     pub inherit: bool,
     /// For all its checks together.
     pub timeout: Millis,
-    /// `start=`: whether the image's own command is started for its checks; see
-    /// [`ImageTest::starts`](crate::testing::ImageTest::starts).
+    /// `start=`: whether the image's own command is started for its checks; what follows when it is not given is in
+    /// [`ImageTest`](crate::testing::ImageTest).
     pub start: Option<Located<bool>>,
     /// In the order of the manifest.
     pub checks: Vec<Located<Check>>,
