@@ -370,9 +370,19 @@ fn only_what_nobody_needs_is_pruned() {
     imgforge(&family, &["build", "--push"]).ok();
     let is_there =
         |image: &str, tag: &str| get(host, &format!("{}/{image}/manifests/{tag}", family.name())).is_some();
+    // The cache of whoever runs this test is left alone.
+    let cache = tempfile::tempdir().unwrap();
+    let packages = cache.path().join("sha256");
+    std::fs::create_dir(&packages).unwrap();
+    for (name, time) in [("young", "now"), ("old", "2020-01-01")] {
+        let file = packages.join(name);
+        std::fs::write(&file, name).unwrap();
+        assert!(Command::new("touch").args(["-d", time]).arg(&file).status().unwrap().success());
+    }
     let prune = |args: &[&str]| {
         let args = [&["prune", "--registry", "--format", "json"], args].concat();
-        imgforge(&family, &args).ok().json()
+        let mut command = family.command(IMGFORGE, &args);
+        Ran::of(command.env("IMGFORGE_CACHE", cache.path()).output().unwrap()).ok().json()
     };
     let young = prune(&["--keep-promotions", "1"]);
     assert_eq!(young["manifests"].as_array().unwrap().len(), 0, "they are young: {young}");
@@ -385,10 +395,13 @@ fn only_what_nobody_needs_is_pruned() {
     let images: Vec<&str> =
         shown["images"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(images, ["mid"], "a container runs from the old leaf: {shown}");
+    assert_eq!((&shown["packages"], &shown["package_bytes"]), (&1.into(), &3.into()));
     assert!(is_there("mid", &old[0]), "nothing is removed before --yes");
+    assert!(packages.join("old").exists());
 
     prune(&["--keep-days", "0", "--keep-promotions", "1", "--yes"]);
     assert!(!is_there("mid", &old[0]) && !is_there("leaf", &old[1]));
+    assert!(!packages.join("old").exists() && packages.join("young").exists());
     assert_eq!(Docker::image_id(&format!("{}:{}", family.repository("mid"), old[0])), None);
     assert!(Docker::succeeds(&["exec", &container.id, "/bin/true"]), "the container is left alone");
     assert_all_released(&family, host);

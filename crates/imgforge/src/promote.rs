@@ -160,8 +160,7 @@ impl Session {
             let manifest =
                 manifest.ok_or_else(|| Error::NotPushed { images: vec![group[0].image.to_string()] })?;
             for moved in group {
-                let reference = Reference::tag(moved.tag.as_str())?;
-                registry.client.put_manifest(&repository, &reference, &manifest).await?;
+                registry.put_tag(&repository, moved.tag.as_str(), &manifest).await?;
             }
             let tags = group.iter().map(|moved| moved.tag.clone()).collect();
             events(Event::Promoted { target: group[0].image.clone(), tags });

@@ -18,6 +18,8 @@ use crate::{Error, Session};
 
 /// What a content tag looks like: `f-` and 32 hex digits.
 const CONTENT_TAG_LEN: usize = 34;
+/// Downloaded packages that were used since then are kept: other workspaces of the user share them.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many requests are under way at once.
 const AT_ONCE: usize = 24;
 /// The largest configuration of an image that is read.
@@ -30,7 +32,7 @@ pub struct PruneOptions {
     pub registry: bool,
     /// How many promotions can still be gone back to.
     pub promotions: usize,
-    /// What is younger is kept in the registry and among downloaded packages: another job may be about to use it.
+    /// What is younger is kept in the registry: another job may be about to promote it.
     pub age: Duration,
     /// Remove it; otherwise only say what would be removed.
     pub yes: bool,
@@ -106,7 +108,7 @@ impl Session {
             (pruned.images, pruned.images_kept) = unneeded(&inventory, &current, &in_use);
             let locked: BTreeSet<&str> =
                 lock.packages.iter().map(|package| package.sha256.as_str()).collect();
-            let packages = old_packages(&locked, options.age)?;
+            let packages = old_packages(&locked)?;
             pruned.packages = packages.len();
             pruned.package_bytes = packages.iter().map(|(_, size)| size).sum();
             let registry = if options.registry { Some(self.needed_registry()?) } else { None };
@@ -221,8 +223,8 @@ fn is_content_tag(tag: &str) -> bool {
         && tag.strip_prefix("f-").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Downloaded packages that the lock does not name and that nobody has fetched for so long, with their sizes.
-fn old_packages(locked: &BTreeSet<&str>, age: Duration) -> Result<Vec<(std::path::PathBuf, u64)>, Error> {
+/// Downloaded packages that the lock does not name and that nobody has used for a week, with their sizes.
+fn old_packages(locked: &BTreeSet<&str>) -> Result<Vec<(std::path::PathBuf, u64)>, Error> {
     let folder = imgforge_packages::Cache::user()?.folder().join("sha256");
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -231,7 +233,7 @@ fn old_packages(locked: &BTreeSet<&str>, age: Duration) -> Result<Vec<(std::path
         let is_locked = entry.file_name().to_str().is_none_or(|name| locked.contains(name));
         let touched = [meta.modified(), meta.accessed()].into_iter().flatten().max();
         let is_young = touched.is_none_or(|time| {
-            SystemTime::now().duration_since(time).is_ok_and(|passed| passed < age)
+            SystemTime::now().duration_since(time).is_ok_and(|passed| passed < UNUSED)
                 || time > SystemTime::now()
         });
         if meta.is_file() && !is_locked && !is_young {

@@ -14,7 +14,7 @@ use futures_util::future::{FutureExt, Shared, join_all};
 use imgforge_core::event::Event;
 use imgforge_core::name::ImageName;
 use imgforge_engine::{BoxFuture, CancellationToken, Engine, EventSender, Exported, Stored};
-use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference};
+use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer};
 use serde::Deserialize;
 
 use crate::Error;
@@ -183,7 +183,7 @@ impl Pusher {
             return Ok(first);
         }
         let tag = image.fingerprint.content_tag();
-        registry.client.put_manifest(&repository, &Reference::tag(&tag)?, &manifest).await?;
+        let manifest = registry.put_tag(&repository, &tag, &manifest).await?;
         let (target, took) = (image.name.clone(), started.elapsed());
         (self.events)(Event::Pushed { target, sent: pushed.sent, took });
         Ok(Remote { digest: manifest.digest().clone(), manifest, fingerprint: image.fingerprint })

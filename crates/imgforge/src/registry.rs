@@ -109,6 +109,30 @@ impl FamilyRegistry {
         Ok(Some(Remote { digest: manifest.digest().clone(), manifest, fingerprint }))
     }
 
+    /// Writes a tag. When another job has moved it at the same moment to an image of the same fingerprint, that one is as
+    /// good; what the tag leads to is returned.
+    ///
+    /// # Errors
+    /// A tag that leads to something else afterwards; a registry that fails.
+    pub(crate) async fn put_tag(
+        &self,
+        repository: &str,
+        tag: &str,
+        manifest: &Manifest,
+    ) -> Result<Manifest, Error> {
+        let reference = Reference::tag(tag)?;
+        let moved = match self.client.put_manifest(repository, &reference, manifest).await {
+            Ok(()) => return Ok(manifest.clone()),
+            Err(moved @ imgforge_registry::Error::TagMoved { .. }) => moved,
+            Err(error) => return Err(error.into()),
+        };
+        let said = |manifest: &Manifest| manifest.annotations().get(FINGERPRINT).cloned();
+        match self.client.manifest(repository, &reference).await? {
+            Some(now) if said(&now).is_some() && said(&now) == said(manifest) => Ok(now),
+            _ => Err(moved.into()),
+        }
+    }
+
     /// What of these images is there, asked with one request each.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ pub(crate) struct Prune {
     /// How many promotions can still be gone back to
     #[arg(long, value_name = "N", default_value_t = 10)]
     keep_promotions: usize,
-    /// Keep what is younger, in the registry and among downloaded packages
+    /// Keep what is younger in the registry
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     keep_days: u32,
     /// How to print it
