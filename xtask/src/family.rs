@@ -157,7 +157,7 @@ impl Drop for Family {
 }
 
 /// A newer `docker` in front of Debian's may lack BuildKit; Debian's has it inside.
-fn plain_docker() -> &'static Path {
+pub(crate) fn plain_docker() -> &'static Path {
     let debian = Path::new("/usr/bin/docker");
     if debian.exists() { debian } else { Path::new("docker") }
 }

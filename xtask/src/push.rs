@@ -139,7 +139,7 @@ impl Side {
 
     fn docker(&self, images: &[Image]) -> Result<()> {
         let docker = |args: &[&str]| -> Result<()> {
-            let mut command = Command::new("docker");
+            let mut command = Command::new(crate::family::plain_docker());
             command.args(args).env("DOCKER_BUILDKIT", "1").stdout(Stdio::null()).stderr(Stdio::null());
             ensure!(command.status()?.success(), "docker {args:?} failed");
             Ok(())
