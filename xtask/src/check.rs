@@ -11,6 +11,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("docker-compose", "/usr/bin/docker-compose"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("dpkg-dev", "/usr/bin/dpkg-scanpackages"),
+    ("git", "/usr/bin/git"),
+    ("iproute2", "/sbin/ip"),
     ("openssl", "/usr/bin/openssl"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),
