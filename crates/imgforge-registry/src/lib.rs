@@ -36,6 +36,6 @@ pub use http::Traffic;
 pub use manifest::{Manifest, media_type};
 pub use progress::{Moved, ProgressSink};
 pub use push::{PushImage, PushLayer, Pushed};
-pub use reference::{ImageReference, Reference, sanitize_tag};
+pub use reference::{ImageReference, Reference};
 pub use registry::{Options, Registry};
 pub use retry::Retry;

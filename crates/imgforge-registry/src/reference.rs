@@ -236,26 +236,6 @@ fn check_tag(tag: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The nearest tag to any text, such as a branch's name: what tags cannot have becomes `-`, and it is cut at 128
-/// characters. `None` when nothing is left.
-pub fn sanitize_tag(text: &str) -> Option<String> {
-    let mut tag = String::new();
-    for c in text.chars() {
-        let is_good = c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        match if is_good { c } else { '-' } {
-            '.' | '-' if tag.is_empty() => {}
-            '-' if !is_good && tag.ends_with('-') => {}
-            c => tag.push(c),
-        }
-        if tag.len() == TAG_LENGTH {
-            break;
-        }
-    }
-    let length = tag.trim_end_matches('-').len();
-    tag.truncate(length);
-    (!tag.is_empty()).then_some(tag)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -322,37 +302,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn branches_become_tags() {
-        for (text, tag) in [
-            ("main", Some("main")),
-            ("feature/new thing", Some("feature-new-thing")),
-            ("..--x", Some("x")),
-            ("été", Some("t")),
-            ("a///b", Some("a-b")),
-            ("a/", Some("a")),
-            ("///", None),
-            ("", None),
-        ] {
-            assert_eq!(sanitize_tag(text).as_deref(), tag, "{text}");
-        }
-    }
-
     proptest! {
-        #[test]
-        fn any_text_becomes_a_tag_or_nothing(text in "\\PC{0,200}") {
-            if let Some(tag) = sanitize_tag(&text) {
-                prop_assert!(Reference::tag(&tag).is_ok(), "{tag}");
-                prop_assert_eq!(sanitize_tag(&tag), Some(tag));
-            }
-        }
-
-        #[test]
-        fn a_good_tag_stays_as_it_is(tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,126}[a-zA-Z0-9_.]") {
-            prop_assert!(Reference::tag(&tag).is_ok());
-            prop_assert_eq!(sanitize_tag(&tag), Some(tag));
-        }
-
         #[test]
         fn whatever_is_parsed_is_written_so_that_it_means_the_same(text in "[a-zA-Z0-9:/@._\\[\\]-]{0,40}") {
             if let Ok(reference) = text.parse::<ImageReference>() {

@@ -521,7 +521,15 @@ impl Session {
             };
             let publishing = self.publish(registry, &*engine, to_publish, events, options.cancel.clone());
             let done = while_telling(publishing, &mut receiver, &options.cancel, |event| tell.event(event));
-            published = Some(done.await?);
+            published = match done.await {
+                Ok(done) => Some(done),
+                // What has failed before is told as well.
+                Err(error) if !failures.is_empty() => {
+                    tell.event(&Event::Warning { message: format!("nothing was promoted: {error}") });
+                    None
+                }
+                Err(error) => return Err(error),
+            };
         }
         if !at_work.is_empty() || published.as_ref().is_some_and(Published::did_something) {
             tell.event(&Event::Finished { took: started.elapsed() });

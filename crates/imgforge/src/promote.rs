@@ -9,7 +9,7 @@ use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack}
 use imgforge_engine::EventSender;
 use imgforge_registry::{Digest, Manifest, ProgressSink, PushImage, Reference};
 
-use crate::registry::{BASE_DIGEST, BASE_NAME, FamilyRegistry, Remote};
+use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// Where records are kept, beside the images.
@@ -18,8 +18,6 @@ const RECORDS: &str = "imgforge.promotions";
 const RECORD: &str = "p-";
 /// The largest record that is read, in bytes: some ten thousand moves.
 const MAX_RECORD: u64 = 4 << 20;
-/// How many requests are under way at once.
-const AT_ONCE: usize = 24;
 
 /// A release tag in the registry that leads to an image which stands on an old parent.
 #[derive(Debug, Clone)]

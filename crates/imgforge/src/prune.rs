@@ -13,17 +13,13 @@ use imgforge_registry::{Digest, Manifest, Reference};
 use serde::Deserialize;
 
 use crate::build::runtime;
-use crate::registry::{BASE_DIGEST, BASE_NAME, FamilyRegistry};
+use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry, MAX_CONFIG};
 use crate::{Error, Session};
 
 /// What a content tag looks like: `f-` and 32 hex digits.
 const CONTENT_TAG_LEN: usize = 34;
 /// Downloaded packages that were used since then are kept: other workspaces of the user share them.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How many requests are under way at once.
-const AT_ONCE: usize = 24;
-/// The largest configuration of an image that is read.
-const MAX_CONFIG: u64 = 16 << 20;
 
 /// What is kept.
 #[derive(Debug, Clone)]

@@ -18,10 +18,9 @@ use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer};
 use serde::Deserialize;
 
 use crate::Error;
-use crate::registry::{BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, Remote, TESTS, WORKSPACE};
-
-/// The largest configuration of an image that is read.
-const MAX_CONFIG: u64 = 16 << 20;
+use crate::registry::{
+    BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, MAX_CONFIG, Remote, TESTS, WORKSPACE,
+};
 
 /// One image to be in the registry.
 #[derive(Debug, Clone)]

@@ -27,9 +27,9 @@ pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// How many requests are under way at once when the registry is asked what it holds.
-const AT_ONCE: usize = 24;
+pub(crate) const AT_ONCE: usize = 24;
 /// The largest configuration of an image that is read.
-const MAX_CONFIG: u64 = 16 << 20;
+pub(crate) const MAX_CONFIG: u64 = 16 << 20;
 
 /// A registry, and the part of it that the workspace has.
 #[derive(Clone)]
