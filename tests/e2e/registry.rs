@@ -223,6 +223,18 @@ fn images_that_are_not_there_are_named() {
     assert!(released(&family, registry.host(), "leaf", "latest").is_some());
     assert_eq!(released(&family, registry.host(), "mid", "latest"), None, "it was not asked for");
 
+    let wrong = TestWorkspace::at(registry.host());
+    wrong.busybox_base("base");
+    for (place, expected) in [("/Acme\"", "lower-case"), ("/acme\" ca=\"no.pem\"", "no.pem")] {
+        let text =
+            format!("workspace \"{}\" {{\n    registry \"{}{place}\n}}\n", wrong.name(), registry.host());
+        wrong.write("imgforge.kdl", &text);
+        let plan = imgforge(&wrong, &["plan"]);
+        assert_eq!(plan.code, 2, "{}", plan.stderr);
+        assert!(plan.stderr.contains("imgforge.kdl:2"), "{}", plan.stderr);
+        assert!(plan.stderr.contains(expected), "{}", plan.stderr);
+    }
+
     let without = TestWorkspace::new();
     without.write("imgforge.kdl", "workspace \"alone\"\n");
     without.busybox_base("base");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use imgforge_core::diagnostic::Problem;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Held, Pushed, Target};
@@ -66,7 +67,11 @@ impl Session {
             parallel: AT_ONCE,
             ..Options::new(registry.host(), credentials.clone())
         };
-        let (client, place) = (Registry::new(options)?, registry.place.value.clone());
+        let place = registry.place.value.clone();
+        let client = Registry::new(options).map_err(|error| {
+            let span = registry.ca.as_ref().map_or(registry.place.span, |file| file.span);
+            Problem::at(&self.workspace.manifest.file, span, error.to_string(), "given here")
+        })?;
         let workspace = self.workspace.manifest.name.value.clone();
         Ok(Some(FamilyRegistry { client, place, workspace, prefix: registry.prefix(), credentials }))
     }

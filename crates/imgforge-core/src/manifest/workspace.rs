@@ -7,6 +7,7 @@ use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
 use super::{AptSource, Group, RegistryPlace, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::name::ImageName;
 
 const TOP: &[&str] = &["workspace", "apt", "group"];
 const IN_WORKSPACE: &[&str] =
@@ -126,6 +127,14 @@ fn registry(node: &mut Node<'_, '_, '_>) -> Option<RegistryPlace> {
             "a registry is a host and a path, without a scheme and a slash at the end",
             "here",
         );
+        return None;
+    }
+    if let Some((_, path)) = place.value.split_once('/')
+        && ImageName::new(path).is_err()
+    {
+        let message =
+            "a registry's path is made of lower-case letters and digits, parted by `.`, `_`, `-` or `/`";
+        node.problem(place.span, message, "not such a path");
         return None;
     }
     Some(RegistryPlace { place, plain_http, ca })
