@@ -26,6 +26,7 @@ pub mod event;
 pub mod export;
 pub mod fingerprint;
 pub mod graph;
+pub mod image_config;
 pub mod lint;
 pub mod lock;
 pub mod manifest;

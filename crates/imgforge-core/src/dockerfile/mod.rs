@@ -8,6 +8,7 @@
 mod config;
 mod expand;
 mod lex;
+pub mod program;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,1 @@
+//! Namespaces, mounts, devices and capabilities: where a command of an image runs.

@@ -1,0 +1,369 @@
+//! What a worker is asked, and what it answers.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+/// One task. Folders are absolute paths on this machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Changes a file system and packs what has changed.
+    Step(Step),
+    /// Unpacks a layer.
+    Unpack(Unpack),
+    /// Looks at paths of a stack of layers.
+    Look(Look),
+    /// Everything that there is in a stack of layers.
+    Walk(Vec<Utf8PathBuf>),
+    /// Starts a container and stays until it has ended.
+    Container(Box<Container>),
+    /// Runs a program in a container.
+    Exec(Exec),
+    /// Removes folders, whoever owns what is in them.
+    Remove(Vec<Utf8PathBuf>),
+}
+
+/// The answer to a [`Request`] of the same name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Reply {
+    /// The new layer; `None` when nothing has changed.
+    Step(Option<Layer>),
+    /// The layer's uncompressed hash (`diff_id`), made while it was unpacked.
+    Unpack(String),
+    /// In the order of the request.
+    Look(Vec<Option<Entry>>),
+    /// By absolute path.
+    Walk(Vec<(String, Entry)>),
+    /// How it has ended; 128 and the signal's number when it was killed.
+    Container(i64),
+    /// How it has ended.
+    Exec(i64),
+    /// Done.
+    Remove,
+    /// The command of a step has ended with this code.
+    Failed(i64),
+    /// It took longer than it may.
+    TimedOut,
+    /// Something went wrong: what, in words for people.
+    Error(String),
+}
+
+/// A step of a build.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Step {
+    /// The unpacked layers that it begins with, lowest first.
+    pub stack: Vec<Utf8PathBuf>,
+    /// What is done.
+    pub action: Action,
+    /// Where the packed layer is written, a file that is not there yet.
+    pub blob: Utf8PathBuf,
+    /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system).
+    pub folder: Utf8PathBuf,
+    /// No file's time is later, in seconds since 1970.
+    pub epoch: i64,
+    /// How the layer is packed.
+    pub compression: Compression,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Action {
+    /// Runs a command.
+    Run(Run),
+    /// Copies files.
+    Copy(Copy),
+    /// Makes folders.
+    Folder {
+        /// Absolute, in the image.
+        path: String,
+        /// Whose they are: `USER[:GROUP]`, as the image knows them; empty for root.
+        owner: String,
+    },
+}
+
+/// A command that is run to change files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Absolute, in the image. It is made where it is missing.
+    pub workdir: String,
+    /// `USER[:GROUP]`, as the image knows them; empty for root.
+    pub user: String,
+    /// In order.
+    pub mounts: Vec<Mount>,
+    /// What it reaches.
+    pub network: Network,
+    /// After how many seconds it is killed.
+    pub timeout: Option<u64>,
+}
+
+/// What a command reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// A loopback interface of its own.
+    None,
+    /// What the host reaches.
+    Host,
+}
+
+/// A mount beside the root file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute, in the image. It is made where it is missing, and is no part of the layer.
+    pub target: String,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or folder of this machine.
+    Host {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
+    /// A path of other files: what is written there is gone afterwards.
+    Tree {
+        /// Whose.
+        tree: Tree,
+        /// The path there, relative to its root.
+        path: String,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// At most so many bytes.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+    /// A file with this content.
+    File {
+        /// Its bytes.
+        content: Vec<u8>,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+/// Files that something is copied from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Tree {
+    /// Unpacked layers, lowest first.
+    Stack(Vec<Utf8PathBuf>),
+    /// A build context: exactly these, parents before what is in them.
+    Context(Vec<ContextEntry>),
+}
+
+/// An entry of a build context.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContextEntry {
+    /// Relative, no `.` or `..`.
+    pub path: String,
+    /// What it is.
+    pub kind: ContextKind,
+}
+
+/// What an entry of a build context is. Everything in it is root's, its time is the step's `epoch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ContextKind {
+    /// A folder, mode 0755.
+    Folder,
+    /// A file, mode 0644 or 0755.
+    File {
+        /// Whether its mode is 0755.
+        executable: bool,
+        /// Where its bytes are.
+        content: Content,
+    },
+    /// A symbolic link.
+    Link {
+        /// As it is written.
+        target: String,
+    },
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Content {
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In a file of this machine, with this BLAKE3 hash if one is given: it is an error when it has another by now.
+    File {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// In hex.
+        blake3: Option<String>,
+    },
+}
+
+/// COPY and ADD.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Copy {
+    /// Where paths come from.
+    pub tree: Tree,
+    /// What is copied, in order.
+    pub sources: Vec<CopySource>,
+    /// Absolute; a folder when it ends in `/`.
+    pub target: String,
+    /// `USER[:GROUP]` as the image knows them, or numbers; when not given: 0:0 for a context, as they are for a stack.
+    pub chown: Option<String>,
+    /// Mode of all files and folders.
+    pub chmod: Option<u32>,
+    /// Whether links in the target's path are not followed.
+    pub link: bool,
+    /// Whether the path of a source is kept.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub excludes: Vec<String>,
+    /// Whether tars are unpacked.
+    pub unpack: bool,
+}
+
+/// One source of a copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum CopySource {
+    /// A path of the tree, maybe with wildcards.
+    Path(String),
+    /// A file with this name and content.
+    File {
+        /// Its name.
+        name: String,
+        /// Its mode.
+        mode: u32,
+        /// Its time, in seconds since 1970; that of the step when not given.
+        time: Option<i64>,
+        /// Its bytes.
+        content: Content,
+    },
+}
+
+/// How layers are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// gzip, which everything reads.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// A layer that was packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// `sha256:` of the tar.
+    pub diff_id: String,
+    /// `sha256:` of the blob.
+    pub digest: String,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// The blob's media type.
+    pub media_type: String,
+    /// The tar's size in bytes.
+    pub unpacked_size: u64,
+}
+
+/// A layer that is unpacked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Unpack {
+    /// The blob.
+    pub blob: Utf8PathBuf,
+    /// The layers below it, lowest first: they say what a folder that the layer does not mention is like.
+    pub stack: Vec<Utf8PathBuf>,
+    /// Where it is put, a folder that is not there yet.
+    pub folder: Utf8PathBuf,
+}
+
+/// Paths that are looked at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Look {
+    /// The unpacked layers, lowest first.
+    pub stack: Vec<Utf8PathBuf>,
+    /// Absolute, in the image.
+    pub paths: Vec<String>,
+    /// Whether a link at the end of a path is followed.
+    pub follow: bool,
+}
+
+/// A path in an image or container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A regular file, with its content where that was asked for (`Look`).
+    File(Vec<u8>),
+    /// A folder.
+    Folder,
+    /// A symbolic link, and where it leads.
+    Link(String),
+    /// A device, a socket or a pipe.
+    Other,
+}
+
+/// A container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id: also its host name (the first 12 digits).
+    pub id: String,
+    /// The unpacked layers, lowest first.
+    pub stack: Vec<Utf8PathBuf>,
+    /// Its own folder: `upper`, `work`, `log`, `state.json` are made in it.
+    pub folder: Utf8PathBuf,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Absolute.
+    pub workdir: String,
+    /// `USER[:GROUP]`, as the image knows them; empty for root.
+    pub user: String,
+    /// In order.
+    pub mounts: Vec<Mount>,
+    /// How much memory it may use, in bytes.
+    pub memory: Option<u64>,
+    /// How much of the processors, in thousandths of one.
+    pub cpus: Option<u32>,
+    /// Whether its root file system can only be read.
+    pub read_only: bool,
+    /// Ports: the container's, and the address on this machine (port 0: a free one).
+    pub ports: Vec<(u16, std::net::SocketAddr)>,
+    /// Files that are written before it starts: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A program that is run in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container's folder.
+    pub folder: Utf8PathBuf,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Absolute.
+    pub workdir: String,
+    /// `USER[:GROUP]`; empty for root.
+    pub user: String,
+}
