@@ -364,7 +364,7 @@ pub fn clean(path: &str) -> Option<Utf8PathBuf> {
 }
 
 /// Go's `filepath.Match` for one path component: `*`, `?`, `[a-z]`, `[^a]`, `\x`. A broken pattern matches nothing.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
     matches_from(&pattern, &name)

@@ -10,7 +10,7 @@ use crate::source::Source;
 
 /// The patterns of one image folder, in order; the last that matches decides.
 #[derive(Debug, Default)]
-pub(crate) struct DockerIgnore {
+pub struct DockerIgnore {
     rules: Vec<(GlobMatcher, bool)>,
 }
 
@@ -24,7 +24,11 @@ impl DockerIgnore {
         }
     }
 
-    fn parse(text: &str) -> io::Result<Self> {
+    /// Reads patterns, one a line.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub fn parse(text: &str) -> io::Result<Self> {
         let mut rules = Vec::new();
         for line in text.trim_start_matches('\u{feff}').lines() {
             let line = line.trim();
@@ -48,7 +52,7 @@ impl DockerIgnore {
     }
 
     /// Whether the path, or a folder that it lies in, is excluded.
-    pub(crate) fn excludes(&self, path: &Utf8Path) -> bool {
+    pub fn excludes(&self, path: &Utf8Path) -> bool {
         let hit = |glob: &GlobMatcher| {
             path.ancestors().any(|part| !part.as_str().is_empty() && glob.is_match(part))
         };
@@ -56,7 +60,7 @@ impl DockerIgnore {
     }
 
     /// Whether something inside an excluded folder may be in after all.
-    pub(crate) fn has_exceptions(&self) -> bool {
+    pub fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|(_, excludes)| !excludes)
     }
 }

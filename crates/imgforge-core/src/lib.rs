@@ -21,7 +21,7 @@ pub mod container;
 pub mod context;
 pub mod diagnostic;
 pub mod dockerfile;
-mod dockerignore;
+pub mod dockerignore;
 pub mod event;
 pub mod export;
 pub mod fingerprint;

@@ -6,6 +6,8 @@
 //! on an overlay mount and packs what has changed as a layer ([`layer`]); configuration, manifest and name are written
 //! last. A worker is a process of its own, which has its own mounts: when it ends, however it ends, they are gone.
 
+pub mod accounts;
+pub mod copy;
 pub mod layer;
 pub mod sandbox;
 pub mod store;

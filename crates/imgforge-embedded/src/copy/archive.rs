@@ -1,0 +1,220 @@
+//! The tars that ADD unpacks. An archive is what reads as one: a tar, alone or compressed with gzip, bzip2, xz or zstd.
+//!
+//! What it unpacks to is decided by moby's `pkg/archive`: a folder over a folder keeps what is in it, anything else
+//! makes way; links are followed inside the target folder only, `..` leads nowhere.
+
+use std::ffi::OsStr;
+use std::io::{self, BufReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, OFlags};
+use tar::EntryType;
+
+use super::target::{Change, Target, copy_all};
+use super::tree::{self, Meta, Reader, Source, names};
+
+/// An archive that can be read.
+pub(super) type Archive = tar::Archive<Box<dyn Read>>;
+
+/// Opens a file as an archive; `None` when it is none. `open` opens the file and is called twice.
+pub(super) fn open(open: &mut dyn FnMut() -> io::Result<Reader>) -> io::Result<Option<Archive>> {
+    let mut block = [0; 512];
+    let mut reader = decompress(open()?)?;
+    let len = fill(&mut reader, &mut block);
+    if !len.is_ok_and(|len| len == block.len() && is_header(&block)) {
+        return Ok(None);
+    }
+    Ok(Some(tar::Archive::new(decompress(open()?)?)))
+}
+
+/// The content of a file, decompressed if it is compressed.
+fn decompress(mut file: Reader) -> io::Result<Box<dyn Read>> {
+    let mut magic = [0; 6];
+    let len = fill(&mut file, &mut magic)?;
+    let whole = BufReader::with_capacity(1 << 17, io::Cursor::new(magic).take(len as u64).chain(file));
+    Ok(match &magic[..len] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(whole)?),
+        _ => Box::new(whole),
+    })
+}
+
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match reader.read(&mut buffer[len..])? {
+            0 => break,
+            read => len += read,
+        }
+    }
+    Ok(len)
+}
+
+/// Whether a block's checksum is that of a tar header (POSIX, "pax Interchange Format"): signed sums are old ones.
+fn is_header(block: &[u8; 512]) -> bool {
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    let Ok(stated) = header.cksum() else { return false };
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+        .sum();
+    stated == sum && block[0] != 0
+}
+
+/// Unpacks into a folder, whose path has no links.
+pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io::Result<()> {
+    // Everything happens as if the folder were the root.
+    let root = target.folder(folder)?;
+    let view = Source::Disk(root.try_clone()?);
+    let mut times: Vec<(PathBuf, Meta)> = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
+        let at = |error: &io::Error| tree::with_path(error, &format!("{} of the archive", path.display()));
+        let Some(meta) = meta(&entry)? else { continue };
+        let clean = clean(&path);
+        let Some(name) = clean.file_name() else { continue };
+        let parent =
+            parents(&root, &view, clean.parent().unwrap_or(Path::new("")), target).map_err(|e| at(&e))?;
+        let attributes = attributes(&mut entry)?;
+        let place = parent.1.join(name);
+        let parent = parent.0;
+        let there = view.meta(&place).ok().map(|meta| meta.kind);
+        match (there, meta.kind) {
+            (None, _) | (Some(FileType::Directory), FileType::Directory) => {}
+            (Some(FileType::Directory), _) => remove_all(&parent, name).map_err(|error| at(&error))?,
+            (Some(_), _) => target.clear(parent.as_fd(), name).map_err(|error| at(&error))?,
+        }
+        let fd = parent.as_fd();
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                target.make_folder(fd, name).map_err(|error| at(&error))?;
+                times.push((place.clone(), meta.clone()));
+            }
+            EntryType::Symlink => {
+                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
+                rustix::fs::symlinkat(OsStr::from_bytes(&link), fd, name).map_err(|e| at(&e.into()))?;
+            }
+            EntryType::Link => {
+                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
+                let first = self::clean(Path::new(OsStr::from_bytes(&link)));
+                let first_parent = view.resolve(first.parent().unwrap_or(Path::new("")))?;
+                let from = tree::open_in(root.as_fd(), &first_parent, OFlags::PATH | OFlags::DIRECTORY)
+                    .map_err(|error| at(&error))?;
+                rustix::fs::linkat(&from, first.file_name().unwrap_or_default(), fd, name, AtFlags::empty())
+                    .map_err(|error| at(&error.into()))?;
+                continue;
+            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                target.make_node(fd, name, &meta).map_err(|error| at(&error))?;
+            }
+            _ => copy_all(&mut entry, &mut target.create(fd, name)?).map_err(|error| at(&error))?,
+        }
+        target.set_attributes(fd, name, &attributes)?;
+        target.set_meta(fd, name, &meta, Change::default()).map_err(|error| at(&error))?;
+    }
+    // A folder's time is that of the archive also after files were put into it.
+    for (path, meta) in times.iter().rev() {
+        let parent = tree::open_in(root.as_fd(), path.parent().unwrap_or(Path::new("")), OFlags::RDONLY)?;
+        target.set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, Change::default())?;
+    }
+    Ok(())
+}
+
+/// What an entry becomes; `None` for what is no file (global headers and the like).
+fn meta(entry: &tar::Entry<'_, impl Read>) -> io::Result<Option<Meta>> {
+    let header = entry.header();
+    let kind = match header.entry_type() {
+        EntryType::Directory => FileType::Directory,
+        EntryType::Symlink => FileType::Symlink,
+        EntryType::Char => FileType::CharacterDevice,
+        EntryType::Block => FileType::BlockDevice,
+        EntryType::Fifo => FileType::Fifo,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link => {
+            FileType::RegularFile
+        }
+        _ => return Ok(None),
+    };
+    let number = |value: io::Result<u64>| {
+        value.and_then(|value| u32::try_from(value).map_err(|_| io::Error::other("an owner beyond 2^32")))
+    };
+    let device = |value: io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
+    Ok(Some(Meta {
+        kind,
+        mode: header.mode()? & 0o7777,
+        uid: number(header.uid())?,
+        gid: number(header.gid())?,
+        mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        rdev: rustix::fs::makedev(device(header.device_major()), device(header.device_minor())),
+        linked: None,
+    }))
+}
+
+fn attributes(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut found = Vec::new();
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+                found.push((name.to_vec(), extension.value_bytes().to_vec()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A path without `..`, `.` and a leading `/`, as `filepath.Join("/", path)` has it.
+fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for name in names(path) {
+        if name == ".." {
+            out.pop();
+        } else {
+            out.push(name);
+        }
+    }
+    out
+}
+
+/// Opens the folder that something goes into, and makes what is missing of it. Its path is without links then.
+fn parents(
+    root: &OwnedFd,
+    view: &Source<'_>,
+    path: &Path,
+    target: &Target,
+) -> io::Result<(OwnedFd, PathBuf)> {
+    let resolved = view.resolve(path)?;
+    let mut done = PathBuf::new();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut folder = tree::open_in(root.as_fd(), &done, flags)?;
+    for name in names(&resolved) {
+        if target.make_folder(folder.as_fd(), &name)? {
+            rustix::fs::chmodat(&folder, &name, rustix::fs::Mode::from_raw_mode(0o755), AtFlags::empty())?;
+        }
+        done.push(&name);
+        folder = tree::open_in(root.as_fd(), &done, flags)?;
+    }
+    Ok((folder, done))
+}
+
+/// Removes a folder and what is in it. Links are removed, not followed.
+fn remove_all(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let folder = tree::open_in(
+        parent.as_fd(),
+        Path::new(name),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+    )?;
+    for below in Source::Disk(folder.try_clone()?).list(Path::new(""))? {
+        match rustix::fs::unlinkat(&folder, &below, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => remove_all(&folder, &below)?,
+            other => other?,
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}

@@ -1,0 +1,196 @@
+//! Where files are copied to: the root of a mounted file system. Nothing outside it can be reached: paths are opened
+//! by their folders, which are opened with `RESOLVE_IN_ROOT`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use camino::Utf8Path;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::tree::{self, Meta, Reader, Source, names, open_in, own};
+
+/// What a copied file gets in place of what its source has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Change {
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) mode: Option<u32>,
+}
+
+/// The root that is written to.
+pub(super) struct Target {
+    root: OwnedFd,
+    /// The same, to be looked at.
+    view: Source<'static>,
+    /// No time is later.
+    epoch: i64,
+}
+
+impl Target {
+    pub(super) fn open(root: &Utf8Path, epoch: i64) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
+        Ok(Self { root: fd, view: Source::disk(root)?, epoch })
+    }
+
+    /// The root as something to look at.
+    pub(super) fn view(&self) -> &Source<'static> {
+        &self.view
+    }
+
+    /// Makes a folder and those above it that are missing. Links are followed; `path` is without them afterwards.
+    /// New folders are 0755 and belong to `owner`, or to root.
+    pub(super) fn make_folders(&self, path: &Path, owner: Option<(u32, u32)>) -> io::Result<PathBuf> {
+        let resolved = self.view.resolve(path)?;
+        let mut done = PathBuf::new();
+        for name in names(&resolved) {
+            let parent = self.folder(&done)?;
+            done.push(&name);
+            match rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
+                Ok(()) => {
+                    let (uid, gid) = owner.unwrap_or((0, 0));
+                    let meta = Meta {
+                        kind: FileType::Directory,
+                        mode: 0o755,
+                        uid,
+                        gid,
+                        mtime: (self.epoch, 0),
+                        rdev: 0,
+                        linked: None,
+                    };
+                    self.set_meta(parent.as_fd(), &name, &meta, Change::default())?;
+                }
+                Err(Errno::EXIST) if self.view.meta(&done)?.kind == FileType::Directory => {}
+                Err(Errno::EXIST) => {
+                    return Err(io::Error::other(format!("/{} is no folder", done.display())));
+                }
+                Err(error) => return Err(tree::with_path(&error.into(), &format!("/{}", done.display()))),
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Opens a folder whose path has no links.
+    pub(super) fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        open_in(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|error| tree::with_path(&error, &format!("/{}", path.display())))
+    }
+
+    /// Makes way for something that is no folder.
+    pub(super) fn clear(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => Err(io::Error::other(format!(
+                "{} is a folder there, and cannot be replaced by a file",
+                name.display()
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a folder, or takes the one that is there. Whether it is new.
+    pub(super) fn make_folder(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    return Ok(false);
+                }
+                Err(io::Error::other(format!("{} is no folder there", name.display())))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a regular file.
+    pub(super) fn write(&self, parent: BorrowedFd<'_>, name: &OsStr, from: &mut Reader) -> io::Result<()> {
+        let mut file = self.create(parent, name)?;
+        // What need not be looked at is copied inside the kernel.
+        match from.file() {
+            Some(source) => drop(io::copy(&mut &*source, &mut file)?),
+            None => copy_all(from, &mut file)?,
+        }
+        Ok(())
+    }
+
+    /// Makes an empty file that is not there yet.
+    pub(super) fn create(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
+    }
+
+    /// Makes what is neither a file nor a folder nor a link.
+    pub(super) fn make_node(&self, parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
+        rustix::fs::mknodat(parent, name, meta.kind, Mode::from_raw_mode(0o600), meta.rdev)?;
+        Ok(())
+    }
+
+    /// Gives a path its owner, mode and time, in this order: a change of owner takes setuid bits away.
+    pub(super) fn set_meta(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        meta: &Meta,
+        change: Change,
+    ) -> io::Result<()> {
+        let (uid, gid) = change.owner.unwrap_or((meta.uid, meta.gid));
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| unmapped(error, name, uid, gid))?;
+        if meta.kind != FileType::Symlink {
+            let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
+            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+        }
+        let (seconds, nanoseconds) = if meta.mtime.0 >= self.epoch { (self.epoch, 0) } else { meta.mtime };
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    /// Gives a path extended attributes. What this file system does not take is left out, as BuildKit does.
+    pub(super) fn set_attributes(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        attributes: &[(Vec<u8>, Vec<u8>)],
+    ) -> io::Result<()> {
+        if attributes.is_empty() {
+            return Ok(());
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        for (name, value) in attributes {
+            let _ =
+                rustix::fs::setxattr(own(fd.as_fd()), OsStr::from_bytes(name), value, XattrFlags::empty());
+        }
+        Ok(())
+    }
+}
+
+/// A user namespace with few ids refuses others with `EINVAL`.
+fn unmapped(error: Errno, name: &OsStr, uid: u32, gid: u32) -> io::Error {
+    if error == Errno::INVAL {
+        return io::Error::other(format!(
+            "{} cannot belong to {uid}:{gid}: this user has no subordinate id for it (see /etc/subuid)",
+            name.display()
+        ));
+    }
+    error.into()
+}
+
+/// Copies through a buffer.
+pub(super) fn copy_all(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => to.write_all(&buffer[..read])?,
+        }
+    }
+}

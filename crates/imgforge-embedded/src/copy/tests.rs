@@ -1,0 +1,287 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use camino::Utf8PathBuf;
+use tar::EntryType;
+
+use super::*;
+use crate::worker::message::{Content, ContextKind, Tree};
+
+struct Root(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
+
+fn root() -> Root {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::try_from(folder.path().canonicalize().unwrap()).unwrap();
+    Root(folder, path)
+}
+
+impl Root {
+    fn at(&self, path: &str) -> Utf8PathBuf {
+        self.1.join(path)
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// All paths, folders with `/`.
+    fn list(&self) -> Vec<String> {
+        fn below(folder: &Utf8Path, base: &Utf8Path, out: &mut Vec<String>) {
+            for entry in folder.read_dir_utf8().unwrap() {
+                let entry = entry.unwrap();
+                let path = entry.path().strip_prefix(base).unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    out.push(format!("{path}/"));
+                    below(entry.path(), base, out);
+                } else {
+                    out.push(path.to_string());
+                }
+            }
+        }
+        let mut out = Vec::new();
+        below(&self.1, &self.1, &mut out);
+        out.sort();
+        out
+    }
+}
+
+fn file(path: &str, content: &str) -> ContextEntry {
+    let content = Content::Bytes(content.into());
+    ContextEntry { path: path.into(), kind: ContextKind::File { executable: path.ends_with(".sh"), content } }
+}
+
+fn folder(path: &str) -> ContextEntry {
+    ContextEntry { path: path.into(), kind: ContextKind::Folder }
+}
+
+fn link(path: &str, target: &str) -> ContextEntry {
+    ContextEntry { path: path.into(), kind: ContextKind::Link { target: target.into() } }
+}
+
+fn context() -> Vec<ContextEntry> {
+    vec![
+        file("a.txt", "a"),
+        file("b.txt", "b"),
+        folder("d"),
+        file("d/c.sh", "c"),
+        folder("d/e"),
+        file("d/e/f.txt", "f"),
+        link("d/up", "../a.txt"),
+        link("to-d", "d"),
+    ]
+}
+
+fn of(tree: Tree, sources: &[&str], target: &str) -> Copy {
+    Copy {
+        tree,
+        sources: sources.iter().map(|path| CopySource::Path((*path).into())).collect(),
+        target: target.into(),
+        chown: None,
+        chmod: None,
+        link: false,
+        parents: false,
+        excludes: Vec::new(),
+        unpack: false,
+    }
+}
+
+fn from_context(sources: &[&str], target: &str) -> Copy {
+    of(Tree::Context(context()), sources, target)
+}
+
+#[test]
+fn files_and_folders_go_where_buildkit_puts_them() {
+    let cases: &[(&[&str], &str, &[&str])] = &[
+        (&["a.txt"], "/x", &["x"]),
+        (&["a.txt"], "/x/", &["x/", "x/a.txt"]),
+        (&["a.txt"], "/x/y/z", &["x/", "x/y/", "x/y/z"]),
+        (&["a.txt", "b.txt"], "/x/", &["x/", "x/a.txt", "x/b.txt"]),
+        (&["*.txt"], "/x/", &["x/", "x/a.txt", "x/b.txt"]),
+        (&["d"], "/x", &["x/", "x/c.sh", "x/e/", "x/e/f.txt", "x/up"]),
+        (&["d/"], "/x/", &["x/", "x/c.sh", "x/e/", "x/e/f.txt", "x/up"]),
+        (&["to-d"], "/x", &["x/", "x/c.sh", "x/e/", "x/e/f.txt", "x/up"]),
+        (&["d/up"], "/x", &["x"]),
+        (&["d/*"], "/x/", &["x/", "x/c.sh", "x/f.txt", "x/up"]),
+        (&["*/e"], "/x/", &["x/", "x/f.txt"]),
+        (&["nothing*"], "/x/", &[]),
+    ];
+    for (sources, target, expected) in cases {
+        let root = root();
+        copy(&root.1, None, &from_context(sources, target), 0).unwrap();
+        assert_eq!(root.list(), *expected, "{sources:?} {target}");
+    }
+}
+
+#[test]
+fn what_is_there_keeps_what_it_has() {
+    let root = root();
+    std::fs::create_dir(root.at("x")).unwrap();
+    std::fs::write(root.at("x/old"), "old").unwrap();
+    std::fs::set_permissions(root.at("x"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    copy(&root.1, None, &from_context(&["d"], "/x"), 0).unwrap();
+    assert_eq!(root.read("x/old"), "old");
+    assert_eq!(std::fs::metadata(root.at("x")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(std::fs::metadata(root.at("x/c.sh")).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(std::fs::metadata(root.at("x/e/f.txt")).unwrap().mode() & 0o7777, 0o644);
+    assert_eq!(std::fs::metadata(root.at("x/e/f.txt")).unwrap().mtime(), 0);
+    // A file over a folder is refused, over a file it is not.
+    assert!(copy(&root.1, None, &from_context(&["a.txt"], "/x/old"), 0).is_ok());
+    assert_eq!(root.read("x/old"), "a");
+    std::fs::create_dir(root.at("y")).unwrap();
+    std::fs::create_dir(root.at("y/a.txt")).unwrap();
+    let error = copy(&root.1, None, &from_context(&["a.txt"], "/y"), 0).unwrap_err();
+    assert!(error.to_string().contains("cannot be replaced by a file"), "{error}");
+    let error = copy(&root.1, None, &from_context(&["missing"], "/y"), 0).unwrap_err();
+    assert_eq!(error.to_string(), "there is no /missing to copy");
+}
+
+#[test]
+fn links_of_the_target_are_followed_inside_it_only() {
+    let root = root();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.at("real")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("absolute")).unwrap();
+    std::os::unix::fs::symlink("../../../../real", root.at("up")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.at("out")).unwrap();
+    std::os::unix::fs::symlink("loop", root.at("loop")).unwrap();
+    copy(&root.1, None, &from_context(&["a.txt"], "/absolute/one"), 0).unwrap();
+    copy(&root.1, None, &from_context(&["a.txt"], "/up/two"), 0).unwrap();
+    copy(&root.1, None, &from_context(&["d"], "/out/three"), 0).unwrap();
+    assert_eq!((root.read("real/one"), root.read("real/two")), ("a".into(), "a".into()));
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert!(copy(&root.1, None, &from_context(&["a.txt"], "/loop/x"), 0).is_err());
+}
+
+#[test]
+fn owners_modes_and_exclusions() {
+    let root = root();
+    std::fs::create_dir(root.at("etc")).unwrap();
+    std::fs::write(root.at("etc/passwd"), "web:x:7:8::/:\n").unwrap();
+    let mut request = from_context(&["d"], "/new/x");
+    request.chown = Some("web".into());
+    request.chmod = Some(0o640);
+    request.excludes = vec!["**/*.txt".into()];
+    copy(&root.1, None, &request, 0).unwrap();
+    assert_eq!(root.list(), ["etc/", "etc/passwd", "new/", "new/x/", "new/x/c.sh", "new/x/e/", "new/x/up"]);
+    for path in ["new", "new/x", "new/x/c.sh", "new/x/up"] {
+        let meta = std::fs::symlink_metadata(root.at(path)).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (7, 8), "{path}");
+    }
+    assert_eq!(std::fs::metadata(root.at("new/x/c.sh")).unwrap().mode() & 0o7777, 0o640);
+    request.chown = Some("nobody".into());
+    assert!(copy(&root.1, None, &request, 0).unwrap_err().to_string().contains("no user nobody"));
+}
+
+#[test]
+fn a_stack_keeps_owners_times_names_and_attributes() {
+    let (from, to) = (root(), root());
+    std::fs::create_dir(from.at("d")).unwrap();
+    std::fs::write(from.at("d/one"), "1").unwrap();
+    std::fs::hard_link(from.at("d/one"), from.at("d/two")).unwrap();
+    std::os::unix::fs::chown(from.at("d/one"), Some(5), Some(6)).unwrap();
+    std::fs::set_permissions(from.at("d/one"), std::fs::Permissions::from_mode(0o4711)).unwrap();
+    rustix::fs::setxattr(from.at("d/one").as_std_path(), "user.note", b"x", rustix::fs::XattrFlags::empty())
+        .unwrap();
+    let epoch = 1_000_000_000;
+    copy(&to.1, Some(&from.1), &of(Tree::Stack(vec![]), &["d"], "/d"), epoch).unwrap();
+    let one = std::fs::metadata(to.at("d/one")).unwrap();
+    assert_eq!((one.uid(), one.gid(), one.mode() & 0o7777, one.mtime()), (5, 6, 0o4711, epoch));
+    assert_eq!(one.ino(), std::fs::metadata(to.at("d/two")).unwrap().ino());
+    let mut value = [0; 8];
+    let len = rustix::fs::getxattr(to.at("d/one").as_std_path(), "user.note", &mut value[..]).unwrap();
+    assert_eq!(&value[..len], b"x");
+}
+
+fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, kind, content) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_mode(0o640);
+        header.set_uid(3);
+        header.set_gid(4);
+        header.set_mtime(99);
+        if matches!(kind, EntryType::Symlink | EntryType::Link) {
+            header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+            header.set_size(0);
+            header.set_cksum();
+            tar.append(&header, io::empty()).unwrap();
+        } else {
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            tar.append(&header, content.as_bytes()).unwrap();
+        }
+    }
+    tar.into_inner().unwrap()
+}
+
+fn add(bytes: Vec<u8>, target: &str) -> Copy {
+    let kind = ContextKind::File { executable: false, content: Content::Bytes(bytes) };
+    let tree = Tree::Context(vec![ContextEntry { path: "a.tar".into(), kind }]);
+    Copy { unpack: true, ..of(tree, &["a.tar"], target) }
+}
+
+#[test]
+fn archives_of_every_kind_are_unpacked() {
+    use std::io::Write;
+    let tar = archive(&[
+        ("d/", EntryType::Directory, ""),
+        ("d/f", EntryType::Regular, "text"),
+        ("d/l", EntryType::Symlink, "f"),
+        ("d/h", EntryType::Link, "d/f"),
+        ("g", EntryType::XGlobalHeader, ""),
+    ]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let mut bzip = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip.write_all(&tar).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    xz.write_all(&tar).unwrap();
+    let zstd = zstd::encode_all(&tar[..], 1).unwrap();
+    for bytes in [tar, gzip.finish().unwrap(), bzip.finish().unwrap(), xz.finish().unwrap(), zstd] {
+        let root = root();
+        copy(&root.1, None, &add(bytes, "/x"), 1000).unwrap();
+        assert_eq!(root.list(), ["x/", "x/d/", "x/d/f", "x/d/h", "x/d/l"]);
+        let meta = std::fs::metadata(root.at("x/d/f")).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.mtime()), (3, 4, 0o640, 99));
+        assert_eq!(std::fs::metadata(root.at("x/d")).unwrap().mtime(), 99);
+        assert_eq!(meta.nlink(), 2);
+    }
+    let root = root();
+    copy(&root.1, None, &add(b"no archive".to_vec(), "/x"), 0).unwrap();
+    assert_eq!(root.read("x"), "no archive");
+}
+
+#[test]
+fn an_archive_reaches_nothing_outside_its_folder() {
+    let bytes = archive(&[
+        ("../../escaped", EntryType::Regular, "1"),
+        ("/absolute", EntryType::Regular, "2"),
+        ("out", EntryType::Symlink, "/"),
+        ("out/through", EntryType::Regular, "3"),
+        ("hard", EntryType::Symlink, "../../../../../../etc/passwd"),
+        ("hard", EntryType::Regular, "4"),
+        ("x/../../y", EntryType::Regular, "5"),
+    ]);
+    let root = root();
+    copy(&root.1, None, &add(bytes, "/t/u"), 0).unwrap();
+    let inside = ["t/", "t/u/", "t/u/absolute", "t/u/escaped", "t/u/hard", "t/u/out", "t/u/through", "t/u/y"];
+    assert_eq!(root.list(), inside);
+    let outside = archive(&[("h", EntryType::Link, "../../../../../../../../etc/passwd")]);
+    assert!(copy(&root.1, None, &add(outside, "/t/u"), 0).is_err());
+}
+
+#[test]
+fn a_context_becomes_a_folder_and_a_changed_file_is_noticed() {
+    let root = root();
+    materialise(&context(), &root.1, 0).unwrap();
+    assert_eq!(root.list(), ["a.txt", "b.txt", "d/", "d/c.sh", "d/e/", "d/e/f.txt", "d/up", "to-d"]);
+    let other = self::root();
+    std::fs::write(other.at("file"), "changed").unwrap();
+    let blake3 = Some(blake3::hash(b"as it was").to_hex().to_string());
+    let content = Content::File { path: other.at("file"), blake3 };
+    let kind = ContextKind::File { executable: false, content };
+    let entries = [ContextEntry { path: "file".into(), kind }];
+    let error = materialise(&entries, &self::root().1, 0).unwrap_err();
+    assert!(error.to_string().contains("has changed since it was hashed"), "{error}");
+}

@@ -1,0 +1,311 @@
+//! Where files are copied from: unpacked layers behind a mount, or a build context. Paths are relative to the tree's
+//! root; links in them are followed inside it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use camino::Utf8Path;
+use imgforge_core::context::matches;
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::worker::message::{Content, ContextEntry, ContextKind};
+
+/// How many links a path may pass through, as in the kernel (`ELOOP`).
+const MAX_LINKS: usize = 40;
+
+/// What is known of a path.
+#[derive(Debug, Clone)]
+pub(super) struct Meta {
+    pub(super) kind: FileType,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Seconds and nanoseconds.
+    pub(super) mtime: (i64, i64),
+    pub(super) rdev: u64,
+    /// Device and inode of a file with more than one name.
+    pub(super) linked: Option<(u64, u64)>,
+}
+
+/// Files that can be read.
+pub(super) enum Source<'a> {
+    /// A folder of this machine.
+    Disk(OwnedFd),
+    /// The entries of a context by their paths.
+    Context { entries: BTreeMap<&'a Path, &'a ContextEntry>, time: i64 },
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn disk(folder: &Utf8Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self::Disk(rustix::fs::open(folder.as_std_path(), flags, Mode::empty())?))
+    }
+
+    pub(super) fn context(entries: &'a [ContextEntry], time: i64) -> Self {
+        let entries = entries.iter().map(|entry| (Path::new(entry.path.as_str()), entry)).collect();
+        Self::Context { entries, time }
+    }
+
+    /// What a path is, a link at its end not followed.
+    pub(super) fn meta(&self, path: &Path) -> io::Result<Meta> {
+        match self {
+            Self::Disk(root) => {
+                let fd = open_in(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW)?;
+                let stat = rustix::fs::fstat(&fd)?;
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                let linked =
+                    (kind != FileType::Directory && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
+                Ok(Meta {
+                    kind,
+                    mode: stat.st_mode & 0o7777,
+                    uid: stat.st_uid,
+                    gid: stat.st_gid,
+                    mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+                    rdev: stat.st_rdev,
+                    linked,
+                })
+            }
+            Self::Context { entries, time } => {
+                let (kind, mode) = match entries.get(path).map(|entry| &entry.kind) {
+                    Some(ContextKind::Folder) => (FileType::Directory, 0o755),
+                    Some(ContextKind::File { executable: true, .. }) => (FileType::RegularFile, 0o755),
+                    Some(ContextKind::File { .. }) => (FileType::RegularFile, 0o644),
+                    Some(ContextKind::Link { .. }) => (FileType::Symlink, 0o777),
+                    None if path.as_os_str().is_empty() => (FileType::Directory, 0o755),
+                    None => return Err(Errno::NOENT.into()),
+                };
+                Ok(Meta { kind, mode, uid: 0, gid: 0, mtime: (*time, 0), rdev: 0, linked: None })
+            }
+        }
+    }
+
+    /// The names in a folder, sorted.
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        match self {
+            Self::Disk(root) => {
+                let fd = open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                for entry in Dir::read_from(fd)? {
+                    let entry = entry?;
+                    let name = entry.file_name().to_bytes();
+                    if name != b"." && name != b".." {
+                        names.push(OsString::from_vec(name.to_vec()));
+                    }
+                }
+            }
+            Self::Context { entries, .. } => {
+                let below = entries.range(path..).map(|(path, _)| path);
+                for entry in below.skip_while(|entry| **entry == path).take_while(|p| p.starts_with(path)) {
+                    if entry.parent() == Some(path) {
+                        names.extend(entry.file_name().map(OsStr::to_owned));
+                    }
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where a link leads.
+    pub(super) fn link(&self, path: &Path) -> io::Result<OsString> {
+        match self {
+            Self::Disk(root) => {
+                let fd = open_in(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW)?;
+                Ok(OsString::from_vec(rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes()))
+            }
+            Self::Context { entries, .. } => match entries.get(path).map(|entry| &entry.kind) {
+                Some(ContextKind::Link { target }) => Ok(target.into()),
+                _ => Err(Errno::INVAL.into()),
+            },
+        }
+    }
+
+    /// Opens a regular file.
+    pub(super) fn open(&self, path: &Path) -> io::Result<Reader> {
+        match self {
+            Self::Disk(root) => {
+                Ok(Reader::plain(File::from(open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::NOFOLLOW)?)))
+            }
+            Self::Context { entries, .. } => match entries.get(path).map(|entry| &entry.kind) {
+                Some(ContextKind::File { content, .. }) => Reader::of(content),
+                _ => Err(Errno::NOENT.into()),
+            },
+        }
+    }
+
+    /// The extended attributes of a path.
+    pub(super) fn attributes(&self, path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Self::Disk(root) = self else { return Ok(Vec::new()) };
+        // A path descriptor takes no xattr calls; its entry in /proc does.
+        let fd = open_in(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        attributes(fd.as_fd())
+    }
+
+    /// A path with all links in it followed; what is missing at its end stays as it is.
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut done = PathBuf::new();
+        let mut rest: Vec<OsString> = names(path);
+        rest.reverse();
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                done.pop();
+                continue;
+            }
+            done.push(&name);
+            if !self.meta(&done).is_ok_and(|meta| meta.kind == FileType::Symlink) {
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::LOOP.into());
+            }
+            let target = PathBuf::from(self.link(&done)?);
+            done.pop();
+            if target.is_absolute() {
+                done = PathBuf::new();
+            }
+            rest.extend(names(&target).into_iter().rev());
+        }
+        Ok(done)
+    }
+
+    /// The paths that a pattern of COPY means, sorted; the pattern's own path when it has no wildcard.
+    ///
+    /// As BuildKit does it: links are followed before the first wildcard only.
+    pub(super) fn glob(&self, pattern: &str) -> io::Result<Vec<PathBuf>> {
+        let parts: Vec<&str> = pattern.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        let plain = parts.iter().take_while(|part| !part.contains(['*', '?', '[', '\\'])).count();
+        let start: PathBuf = parts[..plain].iter().collect();
+        if plain == parts.len() {
+            return Ok(vec![start]);
+        }
+        let mut found = vec![self.resolve(&start)?];
+        for part in &parts[plain..] {
+            let mut next = Vec::new();
+            for folder in found {
+                if !self.meta(&folder).is_ok_and(|meta| meta.kind == FileType::Directory) {
+                    continue;
+                }
+                for name in self.list(&folder)? {
+                    if matches(part, &name.to_string_lossy()) {
+                        next.push(folder.join(name));
+                    }
+                }
+            }
+            found = next;
+        }
+        Ok(found)
+    }
+}
+
+/// The names in a path, `..` included.
+pub(super) fn names(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.collect()
+}
+
+/// Opens a path below `root`, whose links lead nowhere outside it.
+pub(super) fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let fd = rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    Ok(fd)
+}
+
+/// The extended attributes of what a path descriptor stands for.
+pub(super) fn attributes(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = own(fd);
+    let mut buffer = vec![0; 1 << 16];
+    let len = match rustix::fs::listxattr(&path, &mut buffer[..]) {
+        Ok(len) => len,
+        // A link's own cannot be reached so, and it has none that a layer keeps.
+        Err(Errno::NOTSUP | Errno::NOENT | Errno::LOOP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let names: Vec<Vec<u8>> =
+        buffer[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
+    let mut all = Vec::new();
+    for name in names {
+        let len = rustix::fs::getxattr(&path, OsStr::from_bytes(&name), &mut buffer[..])?;
+        all.push((name, buffer[..len].to_vec()));
+    }
+    Ok(all)
+}
+
+/// The name by which calls that take no path descriptor reach it.
+pub(super) fn own(fd: BorrowedFd<'_>) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Reads a file's bytes, and knows at their end whether they are those that were meant.
+pub(super) struct Reader {
+    inner: Inner,
+    expected: Option<(blake3::Hash, blake3::Hasher, String)>,
+}
+
+enum Inner {
+    File(File),
+    Bytes(io::Cursor<Vec<u8>>),
+}
+
+impl Reader {
+    fn plain(file: File) -> Self {
+        Self { inner: Inner::File(file), expected: None }
+    }
+
+    /// Opens the bytes of a file.
+    pub(super) fn of(content: &Content) -> io::Result<Self> {
+        match content {
+            Content::Bytes(bytes) => {
+                Ok(Self { inner: Inner::Bytes(io::Cursor::new(bytes.clone())), expected: None })
+            }
+            Content::File { path, blake3 } => {
+                let file = File::open(path).map_err(|error| with_path(&error, path.as_str()))?;
+                let hash = blake3.as_deref().map(blake3::Hash::from_hex).transpose();
+                let hash = hash.map_err(|error| io::Error::other(format!("{path}: {error}")))?;
+                let expected = hash.map(|hash| (hash, blake3::Hasher::new(), path.to_string()));
+                Ok(Self { inner: Inner::File(file), expected })
+            }
+        }
+    }
+
+    /// The file itself, where nobody has to look at its bytes.
+    pub(super) fn file(&self) -> Option<&File> {
+        match (&self.inner, &self.expected) {
+            (Inner::File(file), None) => Some(file),
+            _ => None,
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = match &mut self.inner {
+            Inner::File(file) => file.read(buffer)?,
+            Inner::Bytes(bytes) => bytes.read(buffer)?,
+        };
+        if let Some((hash, hasher, path)) = &mut self.expected {
+            hasher.update(&buffer[..read]);
+            if read == 0 && !buffer.is_empty() && hasher.finalize() != *hash {
+                return Err(io::Error::other(format!("{path} has changed since it was hashed; build again")));
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// An error that says where.
+pub(super) fn with_path(error: &io::Error, path: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
+}
