@@ -1,13 +1,12 @@
 //! One build: stages in order, each step looked up or carried out, the image written at the end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::context::{EntryKind, Origin, SuppliedContent};
 use imgforge_core::dockerfile::program::{
-    Action, Base, Copy, CopySource, From, MountKind, Program, Run, RunNetwork, Sharing, Step,
+    Action, Base, Below, Copy, CopySource, From, MountKind, Program, Run, RunNetwork, Sharing, Stage, Step,
 };
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::image_config::{History, ImageConfig};
@@ -55,7 +54,7 @@ struct Builder<'a> {
     request: BuildRequest,
     context: Vec<ContextEntry>,
     /// The stages that are done, by number.
-    stages: BTreeMap<usize, State>,
+    stages: BTreeMap<usize, (Stage, State)>,
     /// Images that are not stages, by the name that the Dockerfile has for them.
     images: HashMap<String, State>,
     epoch: i64,
@@ -102,13 +101,18 @@ pub(crate) async fn build(
                 chain: Vec::new(),
                 config: ImageConfig::scratch(&builder.request.platform),
             },
-            Base::Stage(stage) => builder.stages[stage].clone(),
+            Base::Stage(stage) => builder.stages[stage].1.clone(),
             Base::Image(image) => builder.images[image].clone(),
         };
-        let state = builder.stage(&program, *number, begin).await?;
-        builder.stages.insert(*number, state);
+        let stage = match &bases[*number] {
+            Base::Stage(stage) => program.stage(*number, Below::Stage(&builder.stages[stage].0)),
+            Base::Scratch | Base::Image(_) => program.stage(*number, Below::Image(&begin.config)),
+        };
+        let stage = stage.map_err(|problems| refused(&builder.request.dockerfile, &problems))?;
+        let state = builder.stage(&stage, begin).await?;
+        builder.stages.insert(*number, (stage, state));
     }
-    let last = needed.last().and_then(|last| builder.stages.remove(last));
+    let last = needed.last().and_then(|last| builder.stages.remove(last)).map(|(_, state)| state);
     let last = last.ok_or_else(|| BuildError::Refused { message: "there is no stage".into() })?;
     builder.finish(last).await
 }
@@ -124,10 +128,16 @@ impl Builder<'_> {
         Ok(state)
     }
 
-    async fn stage(&mut self, program: &Program, number: usize, begin: State) -> Result<State, BuildError> {
-        let stage = program
-            .stage(number, &begin.config)
-            .map_err(|problems| refused(&self.request.dockerfile, &problems))?;
+    async fn stage(&mut self, stage: &Stage, begin: State) -> Result<State, BuildError> {
+        for from in stage.sources() {
+            // An ONBUILD of the base may have brought others than the file names.
+            if let From::Image(name) = from
+                && !self.images.contains_key(name)
+            {
+                let state = self.image(name).await?;
+                self.images.insert(name.clone(), state);
+            }
+        }
         let mut state = begin;
         let mut history = std::mem::take(&mut state.config.history);
         for step in &stage.steps {
@@ -149,17 +159,20 @@ impl Builder<'_> {
                 state.push(layer);
             }
         }
-        state.config = ImageConfig { history, rootfs: state.config.rootfs, ..stage.config };
+        state.config = ImageConfig { history, rootfs: state.config.rootfs, ..stage.config.clone() };
         Ok(state)
     }
 
     /// Looks a step up, or carries it out.
     async fn step(&self, step: &Step, action: &Action, state: &State) -> Result<Option<Layer>, BuildError> {
         let tell = |cached| {
+            if step.number == 0 {
+                return;
+            }
             (self.events)(StepEvent::Step {
                 number: step.number,
                 total: step.total,
-                text: step.text.clone(),
+                text: step.label.clone(),
                 cached,
             });
         };
@@ -241,7 +254,7 @@ impl Builder<'_> {
         let failed = |message: String| BuildError::Step {
             number: step.number,
             total: step.total,
-            text: step.text.clone(),
+            text: step.label.clone(),
             message,
             log_tail: tail.clone(),
         };
@@ -302,7 +315,7 @@ impl Builder<'_> {
                 })?;
                 return Ok(Files { key: FilesKey::Context(hash), what: What::Context(entries) });
             }
-            From::Stage(stage) => self.stages.get(stage),
+            From::Stage(stage) => self.stages.get(stage).map(|(_, state)| state),
             From::Image(image) => self.images.get(image),
         };
         let state = state.ok_or_else(|| BuildError::Refused { message: format!("{from:?} is not there") })?;

@@ -14,6 +14,7 @@ mod fetch;
 mod key;
 pub mod layer;
 mod lines;
+mod missing;
 mod pull;
 pub mod sandbox;
 pub mod store;

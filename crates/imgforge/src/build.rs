@@ -10,7 +10,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{self, Action, Inventory, Plan, PlannedTarget, Relocked, Target, Tests};
 use imgforge_core::schedule::{Node, Policy, Schedule};
 use imgforge_core::testing;
-use imgforge_engine::{CancellationToken, EventSender, Host, dispatch};
+use imgforge_engine::{CancellationToken, Engine, EventSender, Host, dispatch};
 use imgforge_registry::Retry;
 use imgforge_report::{Recorder, RunReport};
 use rayon::prelude::*;

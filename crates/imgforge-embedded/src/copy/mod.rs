@@ -28,7 +28,7 @@ use crate::worker::message::{ContextEntry, Copy, CopySource};
 pub const CONTEXT_TIME: i64 = 0;
 
 /// Copies into `root`, where the image's file system is mounted. `stack` is where the source is mounted when it is one
-/// of layers. No time is later than `epoch`.
+/// of layers. Folders that are made for it are of `epoch`, in seconds since 1970.
 ///
 /// # Errors
 /// A source that is missing, a target that cannot be written, an owner that the image does not know.
