@@ -285,3 +285,20 @@ fn a_context_becomes_a_folder_and_a_changed_file_is_noticed() {
     let error = materialise(&entries, &self::root().1, 0).unwrap_err();
     assert!(error.to_string().contains("has changed since it was hashed"), "{error}");
 }
+
+#[test]
+fn only_what_a_copy_reaches_counts() {
+    let entries = context();
+    let of = |paths: &[&str]| -> Vec<String> {
+        reached(&entries, paths, false).into_iter().map(|entry| entry.path).collect()
+    };
+    assert_eq!(of(&["a.txt"]), ["a.txt"]);
+    assert_eq!(of(&["*.txt"]), ["a.txt", "b.txt"]);
+    assert_eq!(of(&["d/e"]), ["d", "d/e", "d/e/f.txt"]);
+    assert_eq!(of(&["./d/"]), ["d", "d/c.sh", "d/e", "d/e/f.txt", "d/up"]);
+    assert_eq!(of(&["nothing"]), [""; 0]);
+    let all = entries.len();
+    for paths in [".", "/", "to-d", "to-d/c.sh", "d/up", "to-d/*"] {
+        assert_eq!(of(&[paths]).len(), all, "{paths}");
+    }
+}

@@ -1,1 +1,177 @@
-//! Namespaces, mounts, devices and capabilities: where a command of an image runs.
+//! Runs one program in namespaces of its own: mount, pid, ipc, uts, cgroup and, where it reaches nothing, network.
+//!
+//! It takes two calls of this program: the first process of a pid namespace must be started by one outside it, and
+//! only a new process is inside. The first is the worker ([`start`]), the second ([`inside`]) makes the mounts that
+//! must be made inside, gives up what it may do, and becomes the program that was asked for. So that program is
+//! process 1, as in Docker, and when it ends the kernel ends all others with it.
+
+pub mod capabilities;
+mod device;
+mod inside;
+mod loopback;
+pub mod overlay;
+mod place;
+pub mod stubs;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use camino::Utf8PathBuf;
+use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
+
+pub use self::inside::main as inside;
+pub(crate) use self::place::own;
+
+/// The name (`argv[0]`) under which this program is called to become a sandboxed one.
+pub const NAME: &str = "imgforge-sandbox";
+
+/// The host name of everything that a build runs; always the same, so that it cannot make two builds differ.
+pub const HOST_NAME: &str = "imgforge";
+
+/// What runs and what it sees.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Where its root file system is mounted.
+    pub root: Utf8PathBuf,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment; `HOME` is added where it is missing.
+    pub env: Vec<(String, String)>,
+    /// Absolute, in the root. It is made where it is missing.
+    pub workdir: String,
+    /// `USER[:GROUP]`, as the root's files know them; empty for root.
+    pub user: String,
+    /// In order.
+    pub mounts: Vec<Bind>,
+    /// Whether it shares the host's network.
+    pub host_network: bool,
+    /// What `uname -n` prints.
+    pub host_name: String,
+    /// Whether nothing outside its mounts can be written.
+    pub read_only: bool,
+}
+
+/// A mount beside the root.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bind {
+    /// Absolute, in the root.
+    pub target: String,
+    /// What.
+    pub source: Source,
+}
+
+/// What is mounted.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// A file or folder that the worker sees.
+    Path {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// At most so many bytes.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+}
+
+/// Why a program does not run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    /// 127 when there is no such program, 126 when it cannot be executed; `None` when it is the sandbox that failed.
+    pub code: Option<i64>,
+    /// In words for people.
+    pub message: String,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Its process.
+    pub child: Child,
+}
+
+/// Starts a program. Its stdout and stderr are as given, its stdin is empty. It is killed when the calling thread
+/// ends.
+///
+/// # Errors
+/// [`Trouble`] when it cannot be started; nothing of it is left then.
+pub fn start(spec: &Spec, stdout: OwnedFd, stderr: OwnedFd) -> Result<Running, Trouble> {
+    let trouble = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| Trouble { code: None, message: format!("{what}: {error}") }
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
+    let own = std::fs::File::open("/proc/self/ns/pid").map_err(trouble("/proc/self/ns/pid"))?;
+    // From here on a child is process 1 of a namespace, and no thread can be made; the second call undoes that.
+    nix::sched::unshare(CloneFlags::CLONE_NEWPID)
+        .map_err(|error| trouble("a pid namespace")(error.into()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
+    let child = command.spawn();
+    drop(command);
+    nix::sched::setns(own.as_fd(), CloneFlags::CLONE_NEWPID)
+        .map_err(|error| trouble("the pid namespace")(error.into()))?;
+    let mut child = child.map_err(trouble("the sandbox cannot be started"))?;
+    match talk(spec, &ours) {
+        Ok(None) => Ok(Running { child }),
+        Ok(Some(found)) => {
+            let _ = child.wait();
+            Err(found)
+        }
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(trouble("the sandbox has ended")(error))
+        }
+    }
+}
+
+/// Gives the new process what it must know, once it says that it dies with this one. Returns its trouble: it says
+/// nothing more when it has become the program.
+fn talk(spec: &Spec, mut socket: &UnixStream) -> io::Result<Option<Trouble>> {
+    socket.read_exact(&mut [0])?;
+    serde_json::to_writer(socket, spec)?;
+    socket.flush()?;
+    socket.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    if answer.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&answer)?)) }
+}
+
+/// A file system in memory on a folder that only root can enter. It is unmounted when it is dropped.
+#[derive(Debug)]
+pub struct Memory {
+    folder: Utf8PathBuf,
+}
+
+impl Memory {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn mount(folder: Utf8PathBuf) -> io::Result<Self> {
+        let root = place::Root::open(folder.as_std_path())?;
+        root.mount("tmpfs", "/", &[("mode", Some("700"))], place::PLAIN)?;
+        Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &camino::Utf8Path {
+        &self.folder
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.folder.as_std_path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}

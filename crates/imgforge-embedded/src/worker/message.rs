@@ -29,8 +29,8 @@ pub enum Request {
 pub enum Reply {
     /// The new layer; `None` when nothing has changed.
     Step(Option<Layer>),
-    /// The layer's uncompressed hash (`diff_id`), made while it was unpacked.
-    Unpack(String),
+    /// What the layer has turned out to be.
+    Unpack(Unpacked),
     /// In the order of the request.
     Look(Vec<Option<Entry>>),
     /// By absolute path.
@@ -283,6 +283,15 @@ pub struct Unpack {
     pub stack: Vec<Utf8PathBuf>,
     /// Where it is put, a folder that is not there yet.
     pub folder: Utf8PathBuf,
+}
+
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// `sha256:` of the uncompressed tar.
+    pub diff_id: String,
+    /// The tar's size in bytes.
+    pub size: u64,
 }
 
 /// Paths that are looked at.
