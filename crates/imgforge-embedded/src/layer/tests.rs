@@ -1,15 +1,14 @@
 //! Tests with real overlay mounts, each in a mount namespace of its own. They need root, as all of this crate's do.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::sched::CloneFlags;
-use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, XattrFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tar::EntryType;
@@ -19,6 +18,9 @@ use super::*;
 use crate::worker::message::{Compression, Layer};
 
 const EPOCH: i64 = 1_700_000_000;
+
+/// Whatever is later was written by the step.
+const CLAMP: Clamp = Clamp { since: EPOCH, epoch: EPOCH };
 
 /// A folder for one test.
 struct Place(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
@@ -44,7 +46,12 @@ impl Place {
     }
 
     /// Changes a stack and leaves the changes in the folder `upper`.
-    fn change<T: Send>(&self, stack: &[Utf8PathBuf], upper: &Utf8Path, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn change<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        upper: &Utf8Path,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let work_folder = tempfile::tempdir_in(&self.1).unwrap();
         let options = format!("upperdir={upper},workdir={}", work_folder.path().display());
         self.mounted(stack, &options, work)
@@ -59,7 +66,12 @@ impl Place {
         self.mounted(&stack, "", see)
     }
 
-    fn mounted<T: Send>(&self, stack: &[Utf8PathBuf], options: &str, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn mounted<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        options: &str,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let point = tempfile::tempdir_in(&self.1).unwrap();
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
@@ -69,8 +81,14 @@ impl Place {
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
                 let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
                 rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options.as_c_str())
-                    .unwrap();
+                rustix::mount::mount(
+                    "overlay",
+                    point.path(),
+                    "overlay",
+                    MountFlags::empty(),
+                    options.as_c_str(),
+                )
+                .unwrap();
                 work(point.path())
             });
             thread.join().unwrap()
@@ -78,7 +96,7 @@ impl Place {
     }
 
     fn pack(&self, upper: &Utf8Path, stack: &[Utf8PathBuf], blob: &str) -> Option<Layer> {
-        pack(upper, stack, EPOCH, Compression::Gzip, &self.at(blob)).unwrap()
+        pack(upper, stack, CLAMP, Compression::Gzip, &self.at(blob)).unwrap()
     }
 
     /// Writes a tar of these entries and unpacks it without anything below.
@@ -111,7 +129,12 @@ struct Seen {
 
 /// All below a folder.
 fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    fn below(path: &Path, root: &Path, inodes: &mut BTreeMap<u64, PathBuf>, all: &mut BTreeMap<PathBuf, Seen>) {
+    fn below(
+        path: &Path,
+        root: &Path,
+        inodes: &mut BTreeMap<u64, PathBuf>,
+        all: &mut BTreeMap<PathBuf, Seen>,
+    ) {
         let meta = path.symlink_metadata().unwrap();
         let kind = meta.file_type();
         let name = path.strip_prefix(root).unwrap().to_owned();
@@ -128,7 +151,11 @@ fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
             } else {
                 Vec::new()
             },
-            attributes: if kind.is_file() || kind.is_dir() { attributes(open()).unwrap() } else { Vec::new() },
+            attributes: if kind.is_file() || kind.is_dir() {
+                attributes(open()).unwrap()
+            } else {
+                Vec::new()
+            },
             same: if kind.is_dir() || meta.nlink() == 1 {
                 PathBuf::new()
             } else {
@@ -288,8 +315,14 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
         let mode = Mode::from_raw_mode(0o640);
         let cwd = rustix::fs::CWD;
         rustix::fs::mknodat(cwd, root.join("pipe"), FileType::Fifo, mode, 0).unwrap();
-        rustix::fs::mknodat(cwd, root.join("null"), FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3))
-            .unwrap();
+        rustix::fs::mknodat(
+            cwd,
+            root.join("null"),
+            FileType::CharacterDevice,
+            mode,
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
         drop(std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap());
         std::fs::File::create(root.join("sparse")).unwrap().set_len(3 << 20).unwrap();
         std::fs::write(root.join("tmp/passing"), "").unwrap();
@@ -303,7 +336,7 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
     assert!(!names.contains(&"old/deep/.wh..wh..opq".to_owned()), "{names:?}");
 
     let unpacked = place.at("unpacked");
-    assert_eq!(unpack(&place.at("blob"), &stack, &unpacked).unwrap(), layer.diff_id);
+    assert_eq!(unpack(&place.at("blob"), &stack, &unpacked).unwrap().diff_id, layer.diff_id);
     let with = |top: &Utf8Path| place.view(&[stack[0].clone(), top.to_owned()]);
     let (one, other) = (with(&upper), with(&unpacked));
     assert_eq!(differences(&one, &other), Vec::<String>::new());
@@ -340,7 +373,10 @@ fn a_step_that_leaves_no_trace_makes_no_layer() {
     let after = place.view(&[stack[0].clone(), upper]);
     let differences = differences(&before, &after);
     // The folder of the layer itself is new.
-    assert!(differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")), "{differences:?}");
+    assert!(
+        differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")),
+        "{differences:?}"
+    );
 }
 
 #[test]
@@ -377,7 +413,7 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
     for (compression, tool) in [(Compression::Gzip, "gzip"), (Compression::Zstd, "zstd")] {
         let packed = |folder: &Utf8Path, threads: usize| {
             let blob = place.at(&format!("{tool}-{threads}"));
-            let layer = pack_with(folder, &[], EPOCH, (compression, threads), &blob).unwrap().unwrap();
+            let layer = pack_with(folder, &[], CLAMP, (compression, threads), &blob).unwrap().unwrap();
             let bytes = std::fs::read(&blob).unwrap();
             assert_eq!(bytes.len() as u64, layer.size);
             assert_eq!(format!("sha256:{}", sha256(&bytes)), layer.digest);
@@ -387,12 +423,21 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
         for (folder, threads) in [(&one, 2), (&two, 7)] {
             assert!(packed(folder, threads) == first, "{tool} with {threads} threads differs");
         }
-        let output = Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
-        let plain = output.stderr(Stdio::inherit()).output().expect("gzip and zstd are installed");
+        let blob = std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap();
+        let mut command = Command::new(tool);
+        let plain = command
+            .arg("-dc")
+            .stdin(blob)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("gzip and zstd are there");
         assert!(plain.status.success());
         assert_eq!(format!("sha256:{}", sha256(&plain.stdout)), first.0.diff_id);
         assert_eq!(plain.stdout.len() as u64, first.0.unpacked_size);
-        assert_eq!(unpack(&place.at(&format!("{tool}-2")), &[], &place.at(tool)).unwrap(), first.0.diff_id);
+        assert_eq!(
+            unpack(&place.at(&format!("{tool}-2")), &[], &place.at(tool)).unwrap().diff_id,
+            first.0.diff_id
+        );
         assert!(see(place.at(tool).as_std_path()).len() == names.len() + 1);
     }
 }
@@ -429,7 +474,7 @@ fn a_name_that_would_mark_something_as_gone_cannot_be_packed() {
     let place = place();
     let upper = place.folder("upper");
     std::fs::write(upper.join(".wh.x"), "").unwrap();
-    let error = pack(&upper, &[], EPOCH, Compression::Gzip, &place.at("blob")).unwrap_err();
+    let error = pack(&upper, &[], CLAMP, Compression::Gzip, &place.at("blob")).unwrap_err();
     assert!(error.to_string().contains("/.wh.x"), "{error}");
     assert!(!place.at("blob").exists());
 }
