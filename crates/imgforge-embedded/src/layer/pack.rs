@@ -26,8 +26,9 @@ use crate::worker::message::{Compression, Layer};
 /// layer when its mode, owner or attributes differ, or when it has something in it that is; else it is removed from
 /// `upper`, so that a layer is `None` exactly when nothing has changed. Its time alone is no change, as in containerd.
 ///
-/// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped, sockets are removed. The same files always make the same bytes: entries are
-/// sorted by name (bytewise) in each folder, parents first.
+/// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped,
+/// sockets are removed. The same files always make the same bytes: entries are sorted by name (bytewise) in each folder,
+/// parents first.
 ///
 /// `blob` is a file that is not there yet; it is removed again when there is no layer, or an error. Names that begin
 /// with `.wh.` are an error: no layer can hold them.
@@ -97,15 +98,20 @@ struct Place {
 
 impl Pack {
     fn root(&mut self, root: &OwnedFd) -> io::Result<()> {
-        let stat = rustix::fs::fstat(root)?;
+        let mut stat = rustix::fs::fstat(root)?;
         let attributes = attributes(root)?;
-        let changed = match self.stack.find(Path::new(""))? {
+        let below = self.stack.find(Path::new(""))?;
+        let changed = match &below {
             Some(below) => differs(&stat, &below.stat) || attributes != self::attributes(below.open()?)?,
             // What a root is when no layer says anything.
-            None => (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) != (0, 0, 0o755) || !attributes.is_empty(),
+            None => {
+                (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) != (0, 0, 0o755) || !attributes.is_empty()
+            }
         };
         if changed {
             self.header(Path::new("."), &stat, EntryType::Directory, &[], &attributes)?;
+        } else {
+            stat.st_mtime = below.map_or(0, |below| below.stat.st_mtime);
         }
         self.children(root, Path::new(""), &stat, Place { hidden: false, changed: true })?;
         Ok(())
@@ -118,7 +124,8 @@ impl Pack {
             let path = path.join(&name);
             let there = self.entry(folder.as_fd(), &name, &path, place);
             // The innermost path is the one to name.
-            is_used |= there.map_err(|error| if error.get_ref().is_some() { error } else { at(&path, error) })?;
+            is_used |=
+                there.map_err(|error| if error.get_ref().is_some() { error } else { at(&path, error) })?;
         }
         if place.changed || is_used {
             // Last: what was removed in it has moved its time.
@@ -172,12 +179,20 @@ impl Pack {
     }
 
     /// Packs a folder and what is in it. Whether it is still there.
-    fn folder(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, above: Place) -> io::Result<bool> {
+    fn folder(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        above: Place,
+    ) -> io::Result<bool> {
         let folder = open_folder_at(parent, Path::new(name))?;
         let stat = rustix::fs::fstat(&folder)?;
         let names = attribute_names(&folder)?;
         if names.iter().any(|name| matches!(name.strip_prefix(OVERLAY), Some(b"redirect" | b"metacopy"))) {
-            return Err(io::Error::other("the overlay was mounted with options whose layers cannot be packed"));
+            return Err(io::Error::other(
+                "the overlay was mounted with options whose layers cannot be packed",
+            ));
         }
         let attributes = attributes(&folder)?;
         let below = if above.hidden { None } else { self.stack.find(path)? };

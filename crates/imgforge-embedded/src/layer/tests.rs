@@ -1,15 +1,14 @@
 //! Tests with real overlay mounts, each in a mount namespace of its own. They need root, as all of this crate's do.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::sched::CloneFlags;
-use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, XattrFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tar::EntryType;
@@ -19,6 +18,8 @@ use super::*;
 use crate::worker::message::{Compression, Layer};
 
 const EPOCH: i64 = 1_700_000_000;
+/// What was written later than this was written by a test.
+const CLAMP: Clamp = Clamp { since: 1_750_000_000, epoch: EPOCH };
 
 /// A folder for one test.
 struct Place(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
@@ -44,7 +45,12 @@ impl Place {
     }
 
     /// Changes a stack and leaves the changes in the folder `upper`.
-    fn change<T: Send>(&self, stack: &[Utf8PathBuf], upper: &Utf8Path, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn change<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        upper: &Utf8Path,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let work_folder = tempfile::tempdir_in(&self.1).unwrap();
         let options = format!("upperdir={upper},workdir={}", work_folder.path().display());
         self.mounted(stack, &options, work)
@@ -59,7 +65,12 @@ impl Place {
         self.mounted(&stack, "", see)
     }
 
-    fn mounted<T: Send>(&self, stack: &[Utf8PathBuf], options: &str, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn mounted<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        options: &str,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let point = tempfile::tempdir_in(&self.1).unwrap();
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
@@ -69,8 +80,14 @@ impl Place {
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
                 let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
                 rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options.as_c_str())
-                    .unwrap();
+                rustix::mount::mount(
+                    "overlay",
+                    point.path(),
+                    "overlay",
+                    MountFlags::empty(),
+                    options.as_c_str(),
+                )
+                .unwrap();
                 work(point.path())
             });
             thread.join().unwrap()
@@ -78,7 +95,7 @@ impl Place {
     }
 
     fn pack(&self, upper: &Utf8Path, stack: &[Utf8PathBuf], blob: &str) -> Option<Layer> {
-        pack(upper, stack, EPOCH, Compression::Gzip, &self.at(blob)).unwrap()
+        pack(upper, stack, CLAMP, Compression::Gzip, &self.at(blob)).unwrap()
     }
 
     /// Writes a tar of these entries and unpacks it without anything below.
@@ -111,7 +128,12 @@ struct Seen {
 
 /// All below a folder.
 fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    fn below(path: &Path, root: &Path, inodes: &mut BTreeMap<u64, PathBuf>, all: &mut BTreeMap<PathBuf, Seen>) {
+    fn below(
+        path: &Path,
+        root: &Path,
+        inodes: &mut BTreeMap<u64, PathBuf>,
+        all: &mut BTreeMap<PathBuf, Seen>,
+    ) {
         let meta = path.symlink_metadata().unwrap();
         let kind = meta.file_type();
         let name = path.strip_prefix(root).unwrap().to_owned();
@@ -128,7 +150,11 @@ fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
             } else {
                 Vec::new()
             },
-            attributes: if kind.is_file() || kind.is_dir() { attributes(open()).unwrap() } else { Vec::new() },
+            attributes: if kind.is_file() || kind.is_dir() {
+                attributes(open()).unwrap()
+            } else {
+                Vec::new()
+            },
             same: if kind.is_dir() || meta.nlink() == 1 {
                 PathBuf::new()
             } else {
@@ -288,8 +314,14 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
         let mode = Mode::from_raw_mode(0o640);
         let cwd = rustix::fs::CWD;
         rustix::fs::mknodat(cwd, root.join("pipe"), FileType::Fifo, mode, 0).unwrap();
-        rustix::fs::mknodat(cwd, root.join("null"), FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3))
-            .unwrap();
+        rustix::fs::mknodat(
+            cwd,
+            root.join("null"),
+            FileType::CharacterDevice,
+            mode,
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
         drop(std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap());
         std::fs::File::create(root.join("sparse")).unwrap().set_len(3 << 20).unwrap();
         std::fs::write(root.join("tmp/passing"), "").unwrap();
@@ -303,7 +335,7 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
     assert!(!names.contains(&"old/deep/.wh..wh..opq".to_owned()), "{names:?}");
 
     let unpacked = place.at("unpacked");
-    assert_eq!(unpack(&place.at("blob"), &stack, &unpacked).unwrap(), layer.diff_id);
+    assert_eq!(unpack(&place.at("blob"), &stack, &unpacked).unwrap().diff_id, layer.diff_id);
     let with = |top: &Utf8Path| place.view(&[stack[0].clone(), top.to_owned()]);
     let (one, other) = (with(&upper), with(&unpacked));
     assert_eq!(differences(&one, &other), Vec::<String>::new());
@@ -340,7 +372,10 @@ fn a_step_that_leaves_no_trace_makes_no_layer() {
     let after = place.view(&[stack[0].clone(), upper]);
     let differences = differences(&before, &after);
     // The folder of the layer itself is new.
-    assert!(differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")), "{differences:?}");
+    assert!(
+        differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")),
+        "{differences:?}"
+    );
 }
 
 #[test]
@@ -372,12 +407,12 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
     let two = place.folder("two");
     for name in names.iter().rev() {
         std::fs::write(two.join(name), content(name)).unwrap();
-        set_time(two.join(name).as_std_path(), EPOCH + 100);
+        set_time(two.join(name).as_std_path(), CLAMP.since + 100);
     }
     for (compression, tool) in [(Compression::Gzip, "gzip"), (Compression::Zstd, "zstd")] {
         let packed = |folder: &Utf8Path, threads: usize| {
             let blob = place.at(&format!("{tool}-{threads}"));
-            let layer = pack_with(folder, &[], EPOCH, (compression, threads), &blob).unwrap().unwrap();
+            let layer = pack_with(folder, &[], CLAMP, (compression, threads), &blob).unwrap().unwrap();
             let bytes = std::fs::read(&blob).unwrap();
             assert_eq!(bytes.len() as u64, layer.size);
             assert_eq!(format!("sha256:{}", sha256(&bytes)), layer.digest);
@@ -387,12 +422,21 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
         for (folder, threads) in [(&one, 2), (&two, 7)] {
             assert!(packed(folder, threads) == first, "{tool} with {threads} threads differs");
         }
-        let output = Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
-        let plain = output.stderr(Stdio::inherit()).output().expect("gzip and zstd are installed");
+        let blob = std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap();
+        let mut command = Command::new(tool);
+        let plain = command
+            .arg("-dc")
+            .stdin(blob)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("gzip and zstd are there");
         assert!(plain.status.success());
         assert_eq!(format!("sha256:{}", sha256(&plain.stdout)), first.0.diff_id);
         assert_eq!(plain.stdout.len() as u64, first.0.unpacked_size);
-        assert_eq!(unpack(&place.at(&format!("{tool}-2")), &[], &place.at(tool)).unwrap(), first.0.diff_id);
+        assert_eq!(
+            unpack(&place.at(&format!("{tool}-2")), &[], &place.at(tool)).unwrap().diff_id,
+            first.0.diff_id
+        );
         assert!(see(place.at(tool).as_std_path()).len() == names.len() + 1);
     }
 }
@@ -429,7 +473,264 @@ fn a_name_that_would_mark_something_as_gone_cannot_be_packed() {
     let place = place();
     let upper = place.folder("upper");
     std::fs::write(upper.join(".wh.x"), "").unwrap();
-    let error = pack(&upper, &[], EPOCH, Compression::Gzip, &place.at("blob")).unwrap_err();
+    let error = pack(&upper, &[], CLAMP, Compression::Gzip, &place.at("blob")).unwrap_err();
     assert!(error.to_string().contains("/.wh.x"), "{error}");
     assert!(!place.at("blob").exists());
+}
+
+#[test]
+fn an_entry_takes_the_place_of_one_before_it_and_a_folder_keeps_what_is_in_it() {
+    let place = place();
+    let folder = place
+        .unpack(&[
+            raw_file("twice", "one"),
+            raw_file("twice", "two"),
+            raw_folder("folder"),
+            raw_file("folder/kept", "x"),
+            Raw { mode: 0o700, ..raw_folder("./folder/") },
+            raw_folder("becomes a file/deep/deeper"),
+            raw_file("becomes a file/deep/x", ""),
+            raw_file("becomes a file", "yes"),
+            raw_file("becomes a folder", ""),
+            raw_folder("becomes a folder"),
+            raw_link("link", "folder"),
+            raw_file("link", "no link any more"),
+        ])
+        .unwrap();
+    let read = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
+    assert_eq!(
+        (read("twice"), read("becomes a file"), read("link")),
+        ("two".into(), "yes".into(), "no link any more".into())
+    );
+    assert_eq!(read("folder/kept"), "x");
+    assert_eq!(folder.join("folder").metadata().unwrap().mode() & 0o777, 0o700);
+    assert!(is_opaque(stack::open_folder(folder.join("becomes a folder").as_std_path()).unwrap()).unwrap());
+}
+
+#[test]
+fn whiteouts_hide_what_is_below_and_nothing_of_their_own_layer_in_any_order() {
+    let place = place();
+    let stack = base(&place);
+    let hidden = |entries: &[Raw]| {
+        let top = place.unpack_over(entries, &stack).unwrap();
+        let seen = place.view(&[stack[0].clone(), top]);
+        seen.keys()
+            .filter(|path| path.starts_with("old"))
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+    };
+    let (folder, file) = (raw_folder("old"), raw_file("old/new", ""));
+    let opaque = raw_file("old/.wh..wh..opq", "");
+    for entries in [[&folder, &file, &opaque], [&opaque, &folder, &file], [&file, &opaque, &folder]] {
+        assert_eq!(hidden(&entries.map(Clone::clone)), ["old", "old/new"]);
+    }
+    let gone = raw_file(".wh.old", "");
+    assert_eq!(hidden(&[gone.clone()]), Vec::<String>::new());
+    for entries in [[&gone, &folder, &file], [&file, &gone, &folder], [&folder, &file, &gone]] {
+        assert_eq!(hidden(&entries.map(Clone::clone)), ["old", "old/new"]);
+    }
+    assert_eq!(hidden(&[gone.clone(), raw_file("old", "a file now")]), ["old"]);
+    assert_eq!(hidden(&[raw_file("old/.wh.one", "")]), ["old", "old/deep", "old/deep/two"]);
+    // A device 0/0 is what marks a file as gone on the disk.
+    assert_eq!(hidden(&[Raw { device: (0, 0), ..raw(EntryType::Char, "old", "") }]), Vec::<String>::new());
+    // AUFS kept files of its own under such names.
+    let aufs = [raw_folder(".wh..wh.plnk"), raw_file(".wh..wh.plnk/1.2", "x"), raw_file(".wh..wh.aufs", "")];
+    let top = place.unpack_over(&aufs, &stack).unwrap();
+    assert_eq!(top.read_dir_utf8().unwrap().count(), 0);
+}
+
+#[test]
+fn folders_that_a_layer_does_not_mention_are_those_below_and_links_of_the_stack_are_followed() {
+    let place = place();
+    let stack = base(&place);
+    std::fs::set_permissions(stack[0].join("etc/app"), PermissionsExt::from_mode(0o750)).unwrap();
+    std::os::unix::fs::chown(stack[0].join("etc/app"), Some(5), Some(6)).unwrap();
+    let entries = [raw_file("etc/app/new", "x"), raw_file("bin/other", "y"), raw_file("no/where", "z")];
+    let top = place.unpack_over(&entries, &stack).unwrap();
+    let seen = see(top.as_std_path());
+    let meta = |path: &str| {
+        let seen = &seen[Path::new(path)];
+        (seen.mode, seen.owner, seen.mtime)
+    };
+    assert_eq!(meta("etc/app"), (0o750, (5, 6), (1_600_000_000, 0)));
+    assert_eq!(meta("no"), (0o755, (0, 0), (0, 0)));
+    assert!(seen.contains_key(Path::new("usr/bin/other")) && !seen.contains_key(Path::new("bin")));
+}
+
+#[test]
+fn a_hard_link_to_a_file_below_brings_the_file_along() {
+    let place = place();
+    let stack = base(&place);
+    let top = place
+        .unpack_over(&[raw_hard("usr/same", "usr/bin/tool"), raw_hard("etc/bin", "bin")], &stack)
+        .unwrap();
+    let seen = see(top.as_std_path());
+    assert_eq!(seen[Path::new("usr/same")].content, b"usr/bin/tool of the base");
+    assert_eq!(seen[Path::new("usr/same")].same, Path::new("usr/bin/tool"));
+    assert_eq!(seen[Path::new("etc/bin")].content, b"usr/bin");
+    for (link, target) in
+        [("a", "nothing"), ("a", "usr"), ("a", ""), ("a", "/"), ("a", "../../etc/passwd"), ("a", "a/b")]
+    {
+        assert!(place.unpack_over(&[raw_hard(link, target)], &stack).is_err(), "{target}");
+    }
+}
+
+/// What stands around the folder that is unpacked to, and what attackers aim at.
+fn victims(place: &Place) -> (Utf8PathBuf, BTreeMap<PathBuf, Seen>) {
+    let outside = place.folder("outside");
+    std::fs::create_dir(outside.join("folder")).unwrap();
+    for name in ["file", "folder/file"] {
+        std::fs::write(outside.join(name), "safe").unwrap();
+    }
+    let seen = see(outside.as_std_path());
+    (outside, seen)
+}
+
+#[test]
+fn no_entry_reaches_anything_outside() {
+    let place = place();
+    let (outside, before) = victims(&place);
+    let victim = |path: &str| outside.join(path).to_string();
+    let links = |target: &str| {
+        vec![
+            raw_link("l", target),
+            raw_file("l/file", "attacked"),
+            raw_folder("l/folder"),
+            raw_file("l/folder/file", "attacked"),
+            raw_hard("hard", "l/file"),
+            raw_file("hard", "attacked"),
+            raw_file("l/.wh.file", ""),
+            raw_file("l/.wh..wh..opq", ""),
+            raw_link("l/folder", "/"),
+            Raw { attributes: vec![(b"user.x".to_vec(), b"y".to_vec())], ..raw_folder("l/") },
+        ]
+    };
+    let attacks: Vec<Vec<Raw>> = vec![
+        vec![raw_file("../outside/file", "attacked")],
+        vec![raw_file("a/../../outside/file", "attacked")],
+        vec![raw_file(&victim("file"), "attacked")],
+        links(&victim("")),
+        links("../outside"),
+        links("../../../../../../../../../../proc/self/root"),
+        vec![raw_link("file", victim("file").as_str()), raw_file("file", "attacked")],
+        vec![raw_hard("file", &victim("file")), raw_file("file", "attacked")],
+        vec![raw_hard("file", "../outside/file"), raw_file("file", "attacked")],
+        vec![
+            raw_link("folder", victim("folder").as_str()),
+            raw_folder("folder"),
+            raw_file("folder/file", "attacked"),
+        ],
+        vec![raw_link("folder", victim("folder").as_str()), raw_file("folder", "attacked")],
+        vec![raw_folder("folder"), raw_link("folder/l", &victim("")), raw_file("folder", "removes the tree")],
+        vec![raw_link("a", "b"), raw_link("b", "a"), raw_file("a/x", "attacked")],
+        vec![raw_link("a", "a/a"), raw_file("a/x", "attacked")],
+        vec![raw_link("a", "."), raw_link("a/a", "../outside"), raw_file("a/a/file", "attacked")],
+        vec![raw(EntryType::Regular, "nul\0/../../outside/file", "")],
+        vec![raw_file(".wh...", ""), raw_file(".wh..", ""), raw_file(".wh.", "")],
+        vec![raw_file(".wh.x/y", "")],
+        vec![raw_file(".wh..wh..opq/../../outside/file", "attacked")],
+        vec![raw_file("/", ""), raw_link(".", "/"), raw_file("..", "")],
+        vec![raw_link("empty", "")],
+        vec![raw_file(&"x/".repeat(3000), "")],
+        vec![raw_file(&"x".repeat(300), "")],
+    ];
+    for attack in attacks {
+        let result = place.unpack(&attack);
+        assert_eq!(see(outside.as_std_path()), before, "{attack:?} {result:?}");
+        if let Err(error) = result {
+            assert!(!matches!(error, LayerError::Tar(_)), "{error}");
+        }
+    }
+    assert_eq!(
+        std::fs::read_dir(&place.1)
+            .unwrap()
+            .filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                !name.to_string_lossy().starts_with("unpacked-") && name != "outside"
+            })
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn attributes_of_overlay_are_not_taken_from_a_tar_and_others_are() {
+    let place = place();
+    let attributes = [
+        "user.overlay.opaque",
+        "user.overlay.whiteout",
+        "user.overlay.redirect",
+        "trusted.overlay.opaque",
+        "user.mine",
+    ]
+    .map(|name| (name.as_bytes().to_vec(), b"y".to_vec()));
+    let entries = [
+        Raw { attributes: attributes.to_vec(), ..raw_folder("d") },
+        Raw { attributes: attributes.to_vec(), ..raw_file("f", "") },
+    ];
+    let folder = place.unpack(&entries).unwrap();
+    for name in ["d", "f"] {
+        assert_eq!(attribute_names(std::fs::File::open(folder.join(name)).unwrap()).unwrap(), [b"user.mine"]);
+    }
+}
+
+#[test]
+fn broken_and_endless_archives_are_errors_that_leave_nothing() {
+    let place = place();
+    let good = tar(&[raw_folder("d"), raw_file("d/f", &"x".repeat(2000))]);
+    let check = |bytes: &[u8], limit: u64| {
+        let (blob, folder) = (place.at("blob"), place.at("folder"));
+        std::fs::write(&blob, bytes).unwrap();
+        let result = unpack_within(&blob, &[], &folder, limit);
+        assert_eq!(folder.as_std_path().exists(), result.is_ok());
+        let _ = std::fs::remove_dir_all(&folder);
+        result
+    };
+    assert!(check(&good, good.len() as u64).is_ok());
+    assert!(matches!(check(&good, good.len() as u64 - 1), Err(LayerError::TooLarge { .. })));
+    for end in [100, 512, 900, 1024, 1500, 3000] {
+        let cut = check(&good[..end], u64::MAX);
+        assert_eq!(cut.is_err(), end != 512, "{end}: {cut:?}");
+    }
+    for (at, byte) in [(0, b'X'), (155, b'9'), (108, b'z')] {
+        let mut wrong = good.clone();
+        wrong[at] = byte;
+        assert!(matches!(check(&wrong, u64::MAX), Err(LayerError::Tar(_))), "{at}");
+    }
+    assert!(check(b"", u64::MAX).is_ok() && check(&[0; 1024], u64::MAX).is_ok());
+    // Ten megabytes of a compressed bomb stand for ten terabytes; names that never end too.
+    let mut bomb = tar(&[]);
+    bomb.truncate(0);
+    let entry = header::Entry {
+        path: b"bomb",
+        kind: EntryType::Regular,
+        link: &[],
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        size: 10 << 40,
+        mtime: 0,
+        device: (0, 0),
+        attributes: &[],
+    };
+    entry.write(&mut bomb).unwrap();
+    let mut name = tar::Header::new_gnu();
+    name.set_entry_type(EntryType::GNULongName);
+    name.set_size(10 << 40);
+    name.set_cksum();
+    for start in [bomb, name.as_bytes().to_vec()] {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        std::io::Write::write_all(&mut encoder, &start).unwrap();
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..64 {
+            std::io::Write::write_all(&mut encoder, &zeros).unwrap();
+        }
+        let bytes = encoder.finish().unwrap();
+        assert!(bytes.len() < 20_000);
+        let result = check(&bytes, 8 << 20);
+        assert!(matches!(result, Err(LayerError::TooLarge { .. } | LayerError::Tar(_))), "{result:?}");
+    }
+    let mut cut = zstd::encode_all(&good[..], 1).unwrap();
+    cut.truncate(cut.len() - 4);
+    assert!(matches!(check(&cut, u64::MAX), Err(LayerError::Tar(_))));
 }
