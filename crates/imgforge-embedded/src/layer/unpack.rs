@@ -20,12 +20,22 @@ use super::{
     Attribute, LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, attributes, is_kept, is_whiteout,
     shown,
 };
-use crate::worker::message::Unpacked;
 
 /// Begins the names that AUFS used for itself: no files.
 const AUFS: &[u8] = b".wh..wh.";
 /// How many links a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;
+
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// `sha256:` of the tar.
+    pub diff_id: String,
+    /// The tar's size in bytes.
+    pub size: u64,
+    /// Paths of devices that this process may not make: they are left out, as other engines do without privileges.
+    pub left_out: Vec<String>,
+}
 
 /// [`unpack_within`] without a limit but the disk's.
 pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Result<Unpacked, LayerError> {
@@ -42,7 +52,6 @@ pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Resu
 /// - An entry of the same name as one before takes its place; only a folder stays, with what is in it. A whiteout hides
 ///   nothing of its own layer, whatever the order.
 /// - A hard link to a file of the stack brings that file with it, as overlay does.
-/// - Devices that this process may not make are left out, as other engines do without privileges.
 /// - Of extended attributes, `user.*` and `security.capability` are kept, overlay's own never.
 ///
 /// When there is more than `limit` bytes of tar, or the disk is full, or anything else is wrong, nothing stays.
@@ -67,6 +76,7 @@ pub fn unpack_within(
             opaque: HashSet::new(),
             times: BTreeMap::new(),
             last: None,
+            left_out: Vec::new(),
             buffer: vec![0; 1 << 17],
         };
         unpack.all(input, limit)
@@ -90,6 +100,7 @@ struct Unpack {
     times: BTreeMap<PathBuf, (i64, i64)>,
     /// The folder of the entry before: most entries are in the same.
     last: Option<(Vec<u8>, Folder)>,
+    left_out: Vec<String>,
     buffer: Vec<u8>,
 }
 
@@ -159,7 +170,7 @@ impl Unpack {
             set.map_err(|error| named(path.as_os_str().as_bytes(), error.into()))?;
         }
         let (diff_id, size) = tar.into_inner().finish().map_err(tar_error)?;
-        Ok(Unpacked { diff_id, size })
+        Ok(Unpacked { diff_id, size, left_out: self.left_out })
     }
 
     /// The layer's root is like that of the stack, until an entry says otherwise.
@@ -273,7 +284,10 @@ impl Unpack {
         };
         let device = rustix::fs::makedev(entry.device.0, entry.device.1);
         match rustix::fs::mknodat(fd, name, kind, Mode::from_raw_mode(0o600), device) {
-            Err(Errno::PERM) if kind != FileType::Fifo => Ok(()),
+            Err(Errno::PERM) if kind != FileType::Fifo => {
+                self.left_out.push(shown(&entry.path));
+                Ok(())
+            }
             Err(error) => Err(error.into()),
             Ok(()) => meta.set_node(fd, name, false),
         }

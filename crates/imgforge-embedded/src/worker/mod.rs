@@ -82,7 +82,8 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
         Request::Step(step) => step::carry_out(&step, folder, &stop),
         Request::Unpack(unpack) => {
             let unpacked = layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder);
-            unpacked.map(Reply::Unpack).map_err(io::Error::other)
+            let layer::Unpacked { diff_id, size, .. } = unpacked.map_err(io::Error::other)?;
+            Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
         }
         Request::Look(look) => look::look(&look, folder).map(Reply::Look),
         Request::Walk(stack) => look::walk(&stack, folder).map(Reply::Walk),
