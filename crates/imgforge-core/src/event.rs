@@ -159,6 +159,11 @@ pub enum Outcome {
         /// Size of the image in bytes, its parents' layers included.
         size: u64,
     },
+    /// What it is made from has changed, and what came out is what it was before: no step had to be carried out.
+    Same {
+        /// Size of the image in bytes, its parents' layers included.
+        size: u64,
+    },
     /// It was there already, and its tests passed.
     Tested,
     /// Its build failed, or a test of it.

@@ -122,6 +122,16 @@ impl Teller {
                 };
                 out
             }
+            Outcome::Same { size } => {
+                let mut out = word(p.good, "Same");
+                let size = human_size(*size);
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {size}, as it was")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}  (as it was)")
+                };
+                out
+            }
             Outcome::Tested => {
                 let mut out = word(p.good, "Tested");
                 let tests = passed(ended).unwrap_or_default();
@@ -203,6 +213,9 @@ impl Teller {
         }
         if run.pulled > 0 {
             parts.push(format!("{} pulled", run.pulled));
+        }
+        if run.same > 0 {
+            parts.push(format!("{} same as before", run.same));
         }
         if run.tested > 0 {
             let good = p.good;

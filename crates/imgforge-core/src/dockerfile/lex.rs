@@ -125,13 +125,22 @@ impl Instruction {
 }
 
 /// A logical line: its text, and for each byte of it the place in the file.
-#[derive(Default)]
-struct Logical {
+#[derive(Clone, Default)]
+pub(super) struct Logical {
     text: String,
     map: Vec<u32>,
 }
 
 impl Logical {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where a part of it stands in the file.
+    pub(super) fn span(&self, from: usize, to: usize) -> Span {
+        self.word(String::new(), from, to).span()
+    }
+
     fn push(&mut self, text: &str, offset: usize) {
         self.text.push_str(text);
         self.map.extend((0..text.len()).map(|n| u32::try_from(offset + n).unwrap_or(u32::MAX)));
@@ -145,10 +154,10 @@ impl Logical {
 }
 
 /// A line of the file with the offset of its first byte; without its line end.
-struct Lines<'a> {
-    text: &'a str,
-    at: usize,
-    number: usize,
+pub(super) struct Lines<'a> {
+    pub(super) text: &'a str,
+    pub(super) at: usize,
+    pub(super) number: usize,
 }
 
 impl<'a> Iterator for Lines<'a> {
@@ -196,7 +205,7 @@ fn directives(text: &str) -> Option<char> {
 }
 
 /// Joins continuation lines; comments and empty lines between them are dropped, as BuildKit does.
-fn join(lines: &mut Lines<'_>, start: usize, first: &str, escape: char) -> Logical {
+pub(super) fn join(lines: &mut Lines<'_>, start: usize, first: &str, escape: char) -> Logical {
     let mut logical = Logical::default();
     let lead = first.len() - first.trim_start().len();
     let mut piece = (start + lead, &first[lead..]);

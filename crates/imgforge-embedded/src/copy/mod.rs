@@ -28,7 +28,7 @@ use crate::worker::message::{ContextEntry, Copy, CopySource};
 pub const CONTEXT_TIME: i64 = 0;
 
 /// Copies into `root`, where the image's file system is mounted. `stack` is where the source is mounted when it is one
-/// of layers. No time is later than `epoch`.
+/// of layers. Folders that are made for it are of `epoch`, in seconds since 1970.
 ///
 /// # Errors
 /// A source that is missing, a target that cannot be written, an owner that the image does not know.
@@ -105,6 +105,28 @@ pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> i
         linked: HashMap::new(),
     };
     copier.content(Path::new(""), Path::new(""), target.folder(Path::new(""))?.as_fd())
+}
+
+/// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths have
+/// no wildcards. Where a link leads from one to another it is all of them: too much rather than too little.
+pub fn reached(entries: &[ContextEntry], paths: &[&str], is_plain: bool) -> Vec<ContextEntry> {
+    let source = Source::context(entries, CONTEXT_TIME);
+    let mut wanted: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        let hits = if is_plain { Ok(vec![path.trim_matches('/').into()]) } else { source.glob(path) };
+        for hit in hits.unwrap_or_default() {
+            let clean: PathBuf = tree::names(&hit).into_iter().filter(|name| name != "..").collect();
+            if clean.as_os_str().is_empty() || !source.resolve(&hit).is_ok_and(|resolved| resolved == hit) {
+                return entries.to_vec();
+            }
+            wanted.push(clean);
+        }
+    }
+    let is_reached = |entry: &&ContextEntry| {
+        let path = Path::new(entry.path.as_str());
+        wanted.iter().any(|wanted| path.starts_with(wanted) || wanted.starts_with(path))
+    };
+    entries.iter().filter(is_reached).cloned().collect()
 }
 
 struct Copier<'a> {

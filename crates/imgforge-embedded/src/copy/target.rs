@@ -26,7 +26,7 @@ pub(super) struct Target {
     root: OwnedFd,
     /// The same, to be looked at.
     view: Source<'static>,
-    /// No time is later.
+    /// The time of folders that have no source.
     epoch: i64,
 }
 
@@ -146,8 +146,7 @@ impl Target {
             let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
             rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
         }
-        let (seconds, nanoseconds) = if meta.mtime.0 >= self.epoch { (self.epoch, 0) } else { meta.mtime };
-        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1 };
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())

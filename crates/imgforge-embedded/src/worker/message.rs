@@ -29,8 +29,8 @@ pub enum Request {
 pub enum Reply {
     /// The new layer; `None` when nothing has changed.
     Step(Option<Layer>),
-    /// The layer's uncompressed hash (`diff_id`), made while it was unpacked.
-    Unpack(String),
+    /// What the layer has turned out to be.
+    Unpack(Unpacked),
     /// In the order of the request.
     Look(Vec<Option<Entry>>),
     /// By absolute path.
@@ -60,7 +60,7 @@ pub struct Step {
     pub blob: Utf8PathBuf,
     /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system).
     pub folder: Utf8PathBuf,
-    /// No file's time is later, in seconds since 1970.
+    /// The time of every file that the step writes, in seconds since 1970.
     pub epoch: i64,
     /// How the layer is packed.
     pub compression: Compression,
@@ -176,7 +176,7 @@ pub struct ContextEntry {
     pub kind: ContextKind,
 }
 
-/// What an entry of a build context is. Everything in it is root's, its time is the step's `epoch`.
+/// What an entry of a build context is. Everything in it is root's, and of 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ContextKind {
     /// A folder, mode 0755.
@@ -283,6 +283,15 @@ pub struct Unpack {
     pub stack: Vec<Utf8PathBuf>,
     /// Where it is put, a folder that is not there yet.
     pub folder: Utf8PathBuf,
+}
+
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// `sha256:` of the uncompressed tar.
+    pub diff_id: String,
+    /// The tar's size in bytes.
+    pub size: u64,
 }
 
 /// Paths that are looked at.

@@ -80,9 +80,11 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
     stop.watch()?;
     match request {
         Request::Step(step) => step::carry_out(&step, folder, &stop),
-        Request::Unpack(unpack) => layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder)
-            .map(Reply::Unpack)
-            .map_err(io::Error::other),
+        Request::Unpack(unpack) => {
+            let unpacked = layer::unpack_within(&unpack.blob, &unpack.stack, &unpack.folder, u64::MAX);
+            let layer::Unpacked { diff_id, size, .. } = unpacked.map_err(io::Error::other)?;
+            Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
+        }
         Request::Look(look) => look::look(&look, folder).map(Reply::Look),
         Request::Walk(stack) => look::walk(&stack, folder).map(Reply::Walk),
         Request::Remove(folders) => {

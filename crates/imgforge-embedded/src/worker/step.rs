@@ -20,6 +20,8 @@ use crate::{accounts, copy, layer};
 const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
+    // The kernel stamps files with a clock that is a few milliseconds behind.
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - 1;
     let overlay = Overlay::writable(&step.stack, folder)?;
     let mut stubs = None;
     let mut ended = None;
@@ -45,7 +47,8 @@ pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Resu
         Some(reply) => reply,
         None => {
             stubs.map_or(Ok(()), |stubs| stubs.settle(&upper))?;
-            let layer = layer::pack(&upper, step.epoch, step.compression, &step.blob)?;
+            let clamp = layer::Clamp { since, epoch: step.epoch };
+            let layer = layer::pack(&upper, &step.stack, clamp, step.compression, &step.blob)?;
             if layer.is_some() {
                 std::fs::rename(&upper, &step.folder)?;
             }

@@ -1,0 +1,463 @@
+//! What each instruction says, before variables count: BuildKit's `frontend/dockerfile/instructions`.
+
+use super::RunNetwork;
+use super::golang;
+use super::mount::RawMount;
+use super::read::{self, Heredoc, Raw};
+use crate::diagnostic::{Located, Span};
+use crate::dockerfile::{Command, KEYWORDS, ParseProblem};
+use crate::image_config::Healthcheck;
+use crate::name::nearest;
+
+/// A word whose variables are not expanded, and where it stands.
+pub(super) type Word = Located<String>;
+
+/// One instruction that is understood.
+#[derive(Debug, Clone)]
+pub(super) struct Instruction {
+    /// The line as it is written, continuations joined, without heredocs.
+    pub(super) text: String,
+    /// From 1; 0 when it comes from an image below.
+    pub(super) line: usize,
+    /// Where problems with it are shown.
+    pub(super) span: Span,
+    pub(super) kind: Kind,
+}
+
+/// What it says.
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    From { image: Word, platform: Option<Word>, name: Option<String> },
+    Arg(Vec<(String, Option<Word>)>),
+    Env(Vec<(Word, Word)>),
+    Label(Vec<(Word, Word)>),
+    Run(RunLine),
+    Copy(CopyLine),
+    Workdir(Word),
+    User(Word),
+    Expose(Vec<Word>),
+    Volume(Vec<Word>),
+    StopSignal(Word),
+    Cmd(Command),
+    Entrypoint(Command),
+    Shell(Vec<String>),
+    Healthcheck(Healthcheck),
+    Maintainer(String),
+    Onbuild { text: String, inner: Box<Instruction> },
+}
+
+/// RUN.
+#[derive(Debug, Clone)]
+pub(super) struct RunLine {
+    pub(super) command: Command,
+    pub(super) heredocs: Vec<Heredoc>,
+    pub(super) mounts: Vec<RawMount>,
+    pub(super) network: Option<RunNetwork>,
+}
+
+/// COPY and ADD.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CopyLine {
+    pub(super) is_add: bool,
+    pub(super) from: Option<Word>,
+    pub(super) chown: Option<Word>,
+    pub(super) chmod: Option<Word>,
+    pub(super) checksum: Option<Word>,
+    pub(super) keep_git_dir: Option<Span>,
+    pub(super) unpack: Option<(bool, Span)>,
+    pub(super) link: bool,
+    pub(super) parents: bool,
+    pub(super) excludes: Vec<String>,
+    pub(super) sources: Vec<Word>,
+    pub(super) inline: Vec<Heredoc>,
+    pub(super) target: Option<Word>,
+}
+
+/// Something is wrong there.
+pub(super) fn problem(span: Span, message: impl Into<String>, help: Option<&str>) -> ParseProblem {
+    ParseProblem { span, message: message.into(), help: help.map(str::to_owned) }
+}
+
+type Parsed<T> = Result<T, ParseProblem>;
+
+impl Instruction {
+    pub(super) fn of(raw: &Raw, escape: char) -> Parsed<Self> {
+        let kind = kind(raw, escape)?;
+        Ok(Self { text: raw.text.clone(), line: raw.line, span: raw.span, kind })
+    }
+}
+
+fn kind(raw: &Raw, escape: char) -> Parsed<Kind> {
+    let keyword = raw.keyword.value.as_str();
+    if !KEYWORDS.contains(&keyword) {
+        let help = nearest(keyword, KEYWORDS).map(|near| format!("did you mean {near}?"));
+        return Err(problem(raw.keyword.span, format!("there is no instruction {keyword}"), help.as_deref()));
+    }
+    if raw.rest.is_empty() && !matches!(keyword, "FROM" | "COPY" | "ADD") {
+        return Err(problem(raw.span, format!("{keyword} says nothing"), None));
+    }
+    let mut flags = Flags::new(raw);
+    let kind = match keyword {
+        "FROM" => from(raw, &mut flags)?,
+        "ARG" => args(raw, escape)?,
+        "ENV" => Kind::Env(pairs(raw, escape)?),
+        "LABEL" => Kind::Label(pairs(raw, escape)?),
+        "RUN" => Kind::Run(run(raw, &mut flags)?),
+        "COPY" | "ADD" => Kind::Copy(copy(raw, &mut flags)?),
+        "WORKDIR" => Kind::Workdir(raw.all()),
+        "USER" => Kind::User(raw.all()),
+        "STOPSIGNAL" => Kind::StopSignal(raw.all()),
+        "EXPOSE" => Kind::Expose(raw.words()),
+        "VOLUME" => Kind::Volume(volumes(raw)?),
+        "CMD" => Kind::Cmd(command(raw)?),
+        "ENTRYPOINT" => Kind::Entrypoint(command(raw)?),
+        "SHELL" => Kind::Shell(shell(raw)?),
+        "HEALTHCHECK" => Kind::Healthcheck(healthcheck(raw, &mut flags)?),
+        "MAINTAINER" => Kind::Maintainer(raw.rest.clone()),
+        _ => onbuild(raw, escape)?,
+    };
+    flags.finish()?;
+    Ok(kind)
+}
+
+/// The flags of an instruction; those that nobody has asked for are not known to it.
+struct Flags<'a> {
+    raw: &'a Raw,
+    left: Vec<&'a Located<String>>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Flags<'a> {
+    fn new(raw: &'a Raw) -> Self {
+        Self { raw, left: raw.flags.iter().collect(), known: Vec::new() }
+    }
+
+    /// Every value of a flag that may be repeated; `None` for one without `=`.
+    fn all(&mut self, name: &'static str) -> Vec<(Option<String>, Span)> {
+        self.known.push(name);
+        let mut found = Vec::new();
+        self.left.retain(|flag| {
+            let (key, value) = match flag.value.split_once('=') {
+                Some((key, value)) => (key, Some(value.to_owned())),
+                None => (flag.value.as_str(), None),
+            };
+            let is_it = key.strip_prefix("--") == Some(name);
+            if is_it {
+                found.push((value, flag.span));
+            }
+            !is_it
+        });
+        found
+    }
+
+    fn once(&mut self, name: &'static str) -> Parsed<Option<(Option<String>, Span)>> {
+        let mut all = self.all(name);
+        match all.len() {
+            0 | 1 => Ok(all.pop()),
+            _ => Err(problem(all[1].1, format!("--{name} is said twice"), None)),
+        }
+    }
+
+    fn value(&mut self, name: &'static str) -> Parsed<Option<Word>> {
+        match self.once(name)? {
+            None => Ok(None),
+            Some((Some(value), span)) => Ok(Some(Located::new(value, span))),
+            Some((None, span)) => Err(without_value(name, span)),
+        }
+    }
+
+    fn values(&mut self, name: &'static str) -> Parsed<Vec<Word>> {
+        let with_value = |(value, span): (Option<String>, Span)| match value {
+            Some(value) => Ok(Located::new(value, span)),
+            None => Err(without_value(name, span)),
+        };
+        self.all(name).into_iter().map(with_value).collect()
+    }
+
+    fn switch(&mut self, name: &'static str) -> Parsed<Option<(bool, Span)>> {
+        let Some((value, span)) = self.once(name)? else { return Ok(None) };
+        match value.map(|value| value.to_ascii_lowercase()).as_deref() {
+            None | Some("true") => Ok(Some((true, span))),
+            Some("false") => Ok(Some((false, span))),
+            Some(_) => Err(problem(span, format!("--{name} is true or false"), None)),
+        }
+    }
+
+    fn finish(self) -> Parsed<()> {
+        let Some(flag) = self.left.first() else { return Ok(()) };
+        let name = flag.value.split('=').next().unwrap_or_default();
+        let near = nearest(name.trim_start_matches('-'), self.known.iter().copied());
+        let help = match near {
+            Some(near) => format!("did you mean --{near}?"),
+            None => "after `--` alone, words that begin with `--` are no flags".into(),
+        };
+        let message = format!("{} has no flag {name}", self.raw.keyword.value);
+        Err(problem(flag.span, message, Some(&help)))
+    }
+}
+
+fn without_value(name: &str, span: Span) -> ParseProblem {
+    problem(span, format!("--{name} needs a value: --{name}=…"), None)
+}
+
+fn from(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<Kind> {
+    let mut words = raw.words().into_iter();
+    let (image, word, name, more) = (words.next(), words.next(), words.next(), words.next());
+    let is_as = |word: &Word| word.value.eq_ignore_ascii_case("as");
+    let (image, name) = match (image, word, name, more) {
+        (Some(image), None, None, None) => (image, None),
+        (Some(image), Some(word), Some(name), None) if is_as(&word) => (image, Some(name)),
+        _ => {
+            let help = Some("FROM [--platform=PLATFORM] IMAGE [AS NAME]");
+            return Err(problem(raw.span, "FROM takes one image, and maybe AS and a name", help));
+        }
+    };
+    let name = match name {
+        Some(name) => {
+            let lower = name.value.to_lowercase();
+            let is_name = lower.starts_with(|c: char| c.is_ascii_lowercase())
+                && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
+            if !is_name {
+                let help = Some("it begins with a letter, and has letters, digits, `-`, `_` and `.`");
+                return Err(problem(name.span, format!("{} is no name of a stage", name.value), help));
+            }
+            Some(lower)
+        }
+        None => None,
+    };
+    Ok(Kind::From { image, platform: flags.value("platform")?, name })
+}
+
+fn args(raw: &Raw, escape: char) -> Parsed<Kind> {
+    let mut args = Vec::new();
+    for word in raw.quoted_words(escape) {
+        let (name, default) = match word.value.split_once('=') {
+            Some((name, default)) => (name.to_owned(), Some(part(&word, default))),
+            None => (word.value.clone(), None),
+        };
+        if name.is_empty() {
+            return Err(problem(word.span, "an ARG needs a name before =", None));
+        }
+        args.push((name, default));
+    }
+    Ok(Kind::Arg(args))
+}
+
+/// The end of a word with its place.
+fn part(word: &Word, end: &str) -> Word {
+    let (offset, len) = (word.span.offset as usize, word.span.len as usize);
+    // A word over several lines keeps its whole place.
+    let span =
+        if len == word.value.len() { Span::new(offset + len - end.len(), end.len()) } else { word.span };
+    Located::new(end.to_owned(), span)
+}
+
+/// `NAME=VALUE …`, or `NAME and the rest`.
+fn pairs(raw: &Raw, escape: char) -> Parsed<Vec<(Word, Word)>> {
+    let keyword = &raw.keyword.value;
+    let words = raw.quoted_words(escape);
+    if words.first().is_some_and(|first| !first.value.contains('=')) {
+        let Some(at) = raw.rest.find(read::is_blank) else {
+            let help = format!("{keyword} {}=VALUE", raw.rest);
+            return Err(problem(raw.span, format!("{keyword} needs a name and a value"), Some(&help)));
+        };
+        let name = Located::new(raw.rest[..at].to_owned(), raw.span_of(0, at));
+        let from = raw.rest.len() - raw.rest[at..].trim_start_matches(read::is_blank).len();
+        let value = Located::new(raw.rest[from..].to_owned(), raw.span_of(from, raw.rest.len()));
+        return Ok(vec![(name, value)]);
+    }
+    let mut pairs = Vec::new();
+    for word in words {
+        let Some((name, value)) = word.value.split_once('=') else {
+            let help = format!("{keyword} NAME=VALUE …; a value with white space stands in quotes");
+            return Err(problem(word.span, format!("there is no = in {}", word.value), Some(&help)));
+        };
+        if name.is_empty() {
+            return Err(problem(word.span, format!("{keyword} needs a name before ="), None));
+        }
+        pairs.push((Located::new(name.to_owned(), word.span), part(&word, value)));
+    }
+    Ok(pairs)
+}
+
+fn json(raw: &Raw, text: &str) -> Parsed<Option<Vec<String>>> {
+    read::json(text).map_err(|message| problem(raw.span, message, None))
+}
+
+fn command(raw: &Raw) -> Parsed<Command> {
+    Ok(match json(raw, &raw.rest)? {
+        Some(list) => Command::Exec(list),
+        None => Command::Shell(raw.rest.clone()),
+    })
+}
+
+fn shell(raw: &Raw) -> Parsed<Vec<String>> {
+    match json(raw, &raw.rest)? {
+        Some(list) if !list.is_empty() => Ok(list),
+        _ => {
+            let help = Some("SHELL [\"/bin/sh\", \"-c\"]");
+            Err(problem(raw.span, "SHELL takes a JSON list of at least one string", help))
+        }
+    }
+}
+
+fn volumes(raw: &Raw) -> Parsed<Vec<Word>> {
+    let words = match json(raw, &raw.rest)? {
+        Some(list) => list.into_iter().map(|path| Located::new(path, raw.span)).collect(),
+        None => raw.words(),
+    };
+    if words.is_empty() || words.iter().any(|word| word.value.trim().is_empty()) {
+        return Err(problem(raw.span, "VOLUME needs paths, and none of them can be empty", None));
+    }
+    Ok(words.into_iter().map(|word| Located::new(word.value.trim().to_owned(), word.span)).collect())
+}
+
+fn run(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<RunLine> {
+    let mut mounts = Vec::new();
+    for mount in flags.values("mount")? {
+        mounts.push(RawMount::of(&mount)?);
+    }
+    let network = match flags.value("network")? {
+        None => None,
+        Some(word) => Some(match word.value.as_str() {
+            "default" => RunNetwork::Default,
+            "none" => RunNetwork::None,
+            "host" => RunNetwork::Host,
+            other => {
+                let help = Some("--network is default, none or host");
+                return Err(problem(word.span, format!("there is no network {other}"), help));
+            }
+        }),
+    };
+    if let Some(word) = flags.value("security")?
+        && word.value != "sandbox"
+    {
+        let message = format!("a command cannot run with --security={} here", word.value);
+        return Err(problem(word.span, message, Some("this engine runs every command in its sandbox")));
+    }
+    if let Some(word) = flags.values("device")?.first() {
+        let help = Some("this engine gives no devices to commands");
+        return Err(problem(word.span, "--device is not supported here", help));
+    }
+    let command = command(raw)?;
+    if matches!(&command, Command::Exec(list) if list.is_empty()) {
+        return Err(problem(raw.span, "RUN needs a command", None));
+    }
+    Ok(RunLine { command, heredocs: raw.heredocs.clone(), mounts, network })
+}
+
+fn copy(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<CopyLine> {
+    let keyword = &raw.keyword.value;
+    let is_add = keyword == "ADD";
+    let mut line = CopyLine {
+        is_add,
+        chown: flags.value("chown")?,
+        chmod: flags.value("chmod")?,
+        link: flags.switch("link")?.is_some_and(|(on, _)| on),
+        excludes: flags.values("exclude")?.into_iter().map(|word| word.value).collect(),
+        ..CopyLine::default()
+    };
+    if is_add {
+        line.checksum = flags.value("checksum")?;
+        line.keep_git_dir = flags.switch("keep-git-dir")?.map(|(_, span)| span);
+        line.unpack = flags.switch("unpack")?;
+    } else {
+        line.from = flags.value("from")?.filter(|from| !from.value.is_empty());
+        line.parents = flags.switch("parents")?.is_some_and(|(on, _)| on);
+    }
+    let mut words = match json(raw, &raw.rest)? {
+        Some(list) => list.into_iter().map(|path| Located::new(path, raw.span)).collect(),
+        None => raw.words(),
+    };
+    let target = words.pop();
+    if words.is_empty() {
+        let help = format!("{keyword} SOURCE … TARGET");
+        return Err(problem(raw.span, format!("{keyword} needs a source and a target"), Some(&help)));
+    }
+    if let Some(target) = &target
+        && read::heredoc(&target.value).is_ok_and(|heredoc| heredoc.is_some())
+    {
+        return Err(problem(target.span, "a heredoc cannot be the target", None));
+    }
+    for word in words {
+        match read::heredoc(&word.value) {
+            Ok(Some(mark)) => {
+                // As BuildKit looks it up: of two of one name the last counts.
+                let found = raw.heredocs.iter().rev().find(|heredoc| heredoc.name == mark.name);
+                let found = found.ok_or_else(|| {
+                    problem(word.span, format!("the heredoc \"{}\" has no content", mark.name), None)
+                })?;
+                line.inline.push(Heredoc { content: found.content.clone(), ..mark });
+            }
+            _ => line.sources.push(word),
+        }
+    }
+    line.target = target;
+    Ok(line)
+}
+
+fn healthcheck(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<Healthcheck> {
+    let (kind, rest) = raw.rest.split_once(char::is_whitespace).unwrap_or((&raw.rest, ""));
+    let rest = rest.trim_start();
+    let mut check = Healthcheck {
+        interval: interval(flags, "interval")?,
+        timeout: interval(flags, "timeout")?,
+        start_period: interval(flags, "start-period")?,
+        start_interval: interval(flags, "start-interval")?,
+        ..Healthcheck::default()
+    };
+    if let Some(word) = flags.value("retries")?.filter(|word| !word.value.is_empty()) {
+        let retries = word.value.parse::<i32>().ok().and_then(|number| u64::try_from(number).ok());
+        let message = format!("{} is no number of retries", word.value);
+        check.retries = retries.ok_or_else(|| problem(word.span, message, None))?;
+    }
+    match kind.to_ascii_uppercase().as_str() {
+        "NONE" if rest.is_empty() => {
+            return Ok(Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() });
+        }
+        "NONE" => return Err(problem(raw.span, "HEALTHCHECK NONE takes nothing after it", None)),
+        "CMD" => match json(raw, rest)? {
+            Some(list) if !list.is_empty() => {
+                check.test = ["CMD".to_owned()].into_iter().chain(list).collect()
+            }
+            None if !rest.is_empty() => check.test = vec!["CMD-SHELL".into(), rest.to_owned()],
+            _ => return Err(problem(raw.span, "HEALTHCHECK CMD needs a command", None)),
+        },
+        _ => {
+            let help = Some("HEALTHCHECK [FLAGS] CMD COMMAND, or HEALTHCHECK NONE");
+            return Err(problem(raw.span, format!("{kind} is no kind of health check"), help));
+        }
+    }
+    Ok(check)
+}
+
+/// A time in nanoseconds.
+fn interval(flags: &mut Flags<'_>, name: &'static str) -> Parsed<u64> {
+    let Some(word) = flags.value(name)?.filter(|word| !word.value.is_empty()) else { return Ok(0) };
+    let help = Some("a number with a unit: 500ms, 30s, 1m30s; at least 1ms");
+    match golang::duration(&word.value) {
+        Some(0) => Ok(0),
+        Some(nanos) if nanos >= 1_000_000 => Ok(nanos.unsigned_abs()),
+        _ => Err(problem(word.span, format!("{} is no time for --{name}", word.value), help)),
+    }
+}
+
+fn onbuild(raw: &Raw, escape: char) -> Parsed<Kind> {
+    let Some(inner) = raw.inner.as_deref() else {
+        return Err(problem(raw.span, "ONBUILD says nothing", None));
+    };
+    match inner.keyword.value.as_str() {
+        "ONBUILD" => return Err(problem(inner.keyword.span, "an ONBUILD cannot hold an ONBUILD", None)),
+        keyword @ ("FROM" | "MAINTAINER") => {
+            return Err(problem(inner.keyword.span, format!("an ONBUILD cannot hold {keyword}"), None));
+        }
+        _ => {}
+    }
+    let mut text = raw.rest.clone();
+    for heredoc in &raw.heredocs {
+        text.push('\n');
+        text.push_str(&heredoc.content);
+        text.push_str(&heredoc.name);
+    }
+    Ok(Kind::Onbuild { text, inner: Box::new(Instruction::of(inner, escape)?) })
+}
