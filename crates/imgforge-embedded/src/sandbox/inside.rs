@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::sched::CloneFlags;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::Signal;
 
 use super::place::{self, PLAIN, Root};
@@ -75,6 +75,7 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
     if !spec.host_network {
         loopback::up().map_err(|error| say("the loopback interface", error))?;
     }
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     rustix::process::umask(Mode::empty());
     mounts(&spec)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -127,7 +128,11 @@ fn sys(root: &Root) -> io::Result<()> {
     let flags = PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY;
     match place::create("sysfs", &[], flags) {
         Ok(mounted) => Ok(place::attach(&mounted, &root.ensure("/sys", true)?)?),
-        Err(Errno::PERM) => root.bind(Path::new("/sys"), "/sys", true),
+        Err(Errno::PERM) => {
+            root.bind(Path::new("/sys"), "/sys", true)?;
+            // What is mounted there came with it, and this user may have been given a part of it.
+            root.mount("tmpfs", "/sys/fs/cgroup", &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        }
         Err(error) => Err(error.into()),
     }
 }

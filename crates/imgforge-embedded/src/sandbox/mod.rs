@@ -1,7 +1,7 @@
 //! Runs one program in namespaces of its own: mount, pid, ipc, uts, cgroup and, where it reaches nothing, network.
 //!
 //! It takes two calls of this program: the first process of a pid namespace must be started by one outside it, and
-//! only a new process is inside. The first is the worker ([`start`]), the second ([`inside`]) makes the mounts that
+//! only a new process is inside. The first is the worker ([`run`]), the second ([`inside`]) makes the mounts that
 //! must be made inside, gives up what it may do, and becomes the program that was asked for. So that program is
 //! process 1, as in Docker, and when it ends the kernel ends all others with it.
 
@@ -14,7 +14,7 @@ mod place;
 pub mod stubs;
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -92,37 +92,45 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// A program that runs.
-#[derive(Debug)]
-pub struct Running {
-    /// Its process.
-    pub child: Child,
-}
-
-/// Starts a program. Its stdout and stderr are as given, its stdin is empty. It is killed when the calling thread
-/// ends.
+/// Runs a program: `wait` is given its process once it is the program. Its stdout and stderr are as given, its stdin
+/// is empty.
 ///
 /// # Errors
-/// [`Trouble`] when it cannot be started; nothing of it is left then.
-pub fn start(spec: &Spec, stdout: OwnedFd, stderr: OwnedFd) -> Result<Running, Trouble> {
-    let trouble = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| Trouble { code: None, message: format!("{what}: {error}") }
+/// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
+pub fn run<T: Send>(
+    spec: &Spec,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    wait: impl FnOnce(&mut Child) -> io::Result<T> + Send,
+) -> Result<T, Trouble> {
+    // A thread that has a new pid namespace for its children can make no other thread, and may not be allowed to go
+    // back. So it is one of its own, and it stays, because what it starts is killed when it ends.
+    let thread = || {
+        let mut child = start(spec, stdout, stderr)?;
+        let waited = wait(&mut child);
+        if waited.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        waited.map_err(trouble("the program"))
     };
+    std::thread::scope(|scope| scope.spawn(thread).join()).unwrap_or_else(|_| {
+        Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() })
+    })
+}
+
+fn start(spec: &Spec, stdout: OwnedFd, stderr: OwnedFd) -> Result<Child, Trouble> {
     let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
-    let own = std::fs::File::open("/proc/self/ns/pid").map_err(trouble("/proc/self/ns/pid"))?;
-    // From here on a child is process 1 of a namespace, and no thread can be made; the second call undoes that.
     nix::sched::unshare(CloneFlags::CLONE_NEWPID)
         .map_err(|error| trouble("a pid namespace")(error.into()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
     let child = command.spawn();
+    // It holds the other end of the socket.
     drop(command);
-    nix::sched::setns(own.as_fd(), CloneFlags::CLONE_NEWPID)
-        .map_err(|error| trouble("the pid namespace")(error.into()))?;
     let mut child = child.map_err(trouble("the sandbox cannot be started"))?;
     match talk(spec, &ours) {
-        Ok(None) => Ok(Running { child }),
+        Ok(None) => Ok(child),
         Ok(Some(found)) => {
             let _ = child.wait();
             Err(found)
@@ -135,12 +143,15 @@ pub fn start(spec: &Spec, stdout: OwnedFd, stderr: OwnedFd) -> Result<Running, T
     }
 }
 
+fn trouble(what: &'static str) -> impl Fn(io::Error) -> Trouble {
+    move |error| Trouble { code: None, message: format!("{what}: {error}") }
+}
+
 /// Gives the new process what it must know, once it says that it dies with this one. Returns its trouble: it says
 /// nothing more when it has become the program.
 fn talk(spec: &Spec, mut socket: &UnixStream) -> io::Result<Option<Trouble>> {
     socket.read_exact(&mut [0])?;
-    serde_json::to_writer(socket, spec)?;
-    socket.flush()?;
+    socket.write_all(&serde_json::to_vec(spec)?)?;
     socket.shutdown(std::net::Shutdown::Write)?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;

@@ -143,20 +143,17 @@ fn run(
         read_only: false,
     };
     let stdout = || io::stdout().as_fd().try_clone_to_owned();
-    let mut running = match sandbox::start(&spec, stdout()?, stdout()?) {
-        Ok(running) => running,
+    let timeout = run.timeout.map(Duration::from_secs);
+    match sandbox::run(&spec, stdout()?, stdout()?, |child| stop.wait(child, timeout)) {
+        Ok(None) => Ok(Some(Reply::TimedOut)),
+        Ok(Some(0)) => Ok(None),
+        Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
         Err(sandbox::Trouble { code: Some(code), message }) => {
             writeln!(io::stdout(), "{message}")?;
-            return Ok(Some(Reply::Failed(code)));
+            Ok(Some(Reply::Failed(code)))
         }
-        Err(sandbox::Trouble { code: None, message }) => return Err(io::Error::other(message)),
-    };
-    let timeout = run.timeout.map(Duration::from_secs);
-    Ok(match stop.wait(&mut running.child, timeout)? {
-        None => Some(Reply::TimedOut),
-        Some(0) => None,
-        Some(code) => Some(Reply::Failed(code)),
-    })
+        Err(sandbox::Trouble { code: None, message }) => Err(io::Error::other(message)),
+    }
 }
 
 fn is_folder(source: &Source) -> io::Result<bool> {
