@@ -26,7 +26,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 pub use pack::pack;
-pub use unpack::{unpack, unpack_within};
+pub use unpack::{Unpacked, unpack, unpack_within};
 
 /// Marks a file that is gone.
 const WHITEOUT: &[u8] = b".wh.";

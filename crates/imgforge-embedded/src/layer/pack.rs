@@ -12,10 +12,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use tar::EntryType;
 
+use super::Clamp;
 use super::blob::BlobWriter;
 use super::header::{self, Entry};
 use super::stack::{BENEATH, Stack, open_folder, open_folder_at};
-use super::{Attribute, Clamp, OPAQUE, OVERLAY, WHITEOUT, at, attribute_names, attributes, is_opaque, is_whiteout};
+use super::{Attribute, OPAQUE, OVERLAY, WHITEOUT, at, attribute_names, attributes, is_opaque, is_whiteout};
 use crate::worker::message::{Compression, Layer};
 
 /// Packs what an overlay mount (option `userxattr`, unmounted by now) has left in its upper folder.

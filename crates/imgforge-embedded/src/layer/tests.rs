@@ -21,9 +21,6 @@ const EPOCH: i64 = 1_700_000_000;
 /// What was written later than this was written by a test.
 const CLAMP: Clamp = Clamp { since: 1_750_000_000, epoch: EPOCH };
 
-/// Whatever is later was written by the step.
-const CLAMP: Clamp = Clamp { since: EPOCH, epoch: EPOCH };
-
 /// A folder for one test.
 struct Place(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
 
