@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::sched::CloneFlags;
+use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, XattrFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tar::EntryType;
@@ -75,22 +76,10 @@ impl Place {
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
         let options = std::ffi::CString::new(options.trim_end_matches(',')).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
-                let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
-                rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount(
-                    "overlay",
-                    point.path(),
-                    "overlay",
-                    MountFlags::empty(),
-                    options.as_c_str(),
-                )
-                .unwrap();
-                work(point.path())
-            });
-            thread.join().unwrap()
+        in_namespace(|| {
+            let options = Some(options.as_c_str());
+            rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options).unwrap();
+            work(point.path())
         })
     }
 
@@ -104,13 +93,30 @@ impl Place {
     }
 
     fn unpack_over(&self, entries: &[Raw], stack: &[Utf8PathBuf]) -> Result<Utf8PathBuf, LayerError> {
-        let name = format!("unpacked-{}", fastrand::u64(..));
+        self.unpack_bytes(&tar(entries), stack)
+    }
+
+    fn unpack_bytes(&self, bytes: &[u8], stack: &[Utf8PathBuf]) -> Result<Utf8PathBuf, LayerError> {
+        let name = format!("unpacked-{:016x}", fastrand::u64(..));
         let (blob, folder) = (self.at(&format!("{name}.tar")), self.at(&name));
-        std::fs::write(&blob, tar(entries)).unwrap();
+        std::fs::write(&blob, bytes).unwrap();
         let unpacked = unpack(&blob, stack, &folder);
         assert_eq!(folder.as_std_path().exists(), unpacked.is_ok());
         unpacked.map(|_| folder)
     }
+}
+
+/// Does something where mounts are nobody else's, and gone afterwards.
+fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+            rustix::mount::mount_change("/", private).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
 }
 
 /// A file as a program sees it.
@@ -720,10 +726,10 @@ fn broken_and_endless_archives_are_errors_that_leave_nothing() {
     name.set_cksum();
     for start in [bomb, name.as_bytes().to_vec()] {
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-        std::io::Write::write_all(&mut encoder, &start).unwrap();
+        io::Write::write_all(&mut encoder, &start).unwrap();
         let zeros = vec![0; 1 << 20];
         for _ in 0..64 {
-            std::io::Write::write_all(&mut encoder, &zeros).unwrap();
+            io::Write::write_all(&mut encoder, &zeros).unwrap();
         }
         let bytes = encoder.finish().unwrap();
         assert!(bytes.len() < 20_000);
@@ -733,4 +739,269 @@ fn broken_and_endless_archives_are_errors_that_leave_nothing() {
     let mut cut = zstd::encode_all(&good[..], 1).unwrap();
     cut.truncate(cut.len() - 4);
     assert!(matches!(check(&cut, u64::MAX), Err(LayerError::Tar(_))));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_leaves_nothing() {
+    let place = place();
+    let blob = place.at("blob");
+    std::fs::write(
+        &blob,
+        tar(&[raw_folder("d"), raw_file("d/small", "x"), raw_file("d/large", &"x".repeat(3 << 20))]),
+    )
+    .unwrap();
+    let disk = place.folder("disk");
+    in_namespace(|| {
+        let options = Some(c"size=1m");
+        rustix::mount::mount("tmpfs", disk.as_std_path(), "tmpfs", MountFlags::empty(), options).unwrap();
+        let error = unpack(&blob, &[], &disk.join("folder")).unwrap_err();
+        assert!(
+            matches!(&error, LayerError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull),
+            "{error}"
+        );
+        assert!(error.to_string().contains("d/large"), "{error}");
+        assert_eq!(disk.read_dir_utf8().unwrap().count(), 0);
+        let upper = disk.join("upper");
+        std::fs::create_dir(&upper).unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..700 << 10).map(|_| random.u8(..)).collect();
+        std::fs::write(upper.join("noise"), noise).unwrap();
+        for threads in [1, 4] {
+            for compression in [Compression::Gzip, Compression::Zstd] {
+                let error =
+                    pack_with(&upper, &[], CLAMP, (compression, threads), &disk.join("blob")).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+                assert!(!disk.join("blob").exists());
+            }
+        }
+    });
+}
+
+/// Where the child process of the next test works.
+const ONE_ID: &str = "IMGFORGE_TEST_ONE_ID";
+
+#[test]
+fn a_namespace_with_one_id_unpacks_what_is_roots_and_says_what_it_cannot() {
+    if let Ok(path) = std::env::var(ONE_ID) {
+        let path = Utf8PathBuf::from(path);
+        let left_out = unpack_within(&path.join("roots"), &[], &path.join("one"), u64::MAX).unwrap().left_out;
+        assert_eq!(left_out, ["null"]);
+        assert!(is_whiteout(&rustix::fs::lstat(path.join("one/gone").as_std_path()).unwrap()));
+        let error = unpack(&path.join("others"), &[], &path.join("two")).unwrap_err();
+        assert!(
+            matches!(&error, LayerError::Owner { path, uid: 7, gid: 8 } if path == "etc/theirs"),
+            "{error}"
+        );
+        assert!(!path.join("two").exists());
+        return;
+    }
+    let place = place();
+    std::fs::set_permissions(&place.1, PermissionsExt::from_mode(0o777)).unwrap();
+    let entries = [raw_file("etc/file", "x"), raw(EntryType::Char, "null", ""), raw_file(".wh.gone", "")];
+    std::fs::write(place.at("roots"), tar(&entries)).unwrap();
+    let folder = place.folder("folder");
+    std::fs::create_dir(folder.join("etc")).unwrap();
+    std::fs::write(folder.join("etc/theirs"), "").unwrap();
+    std::os::unix::fs::chown(folder.join("etc/theirs"), Some(7), Some(8)).unwrap();
+    place.pack(&folder, &[], "others").unwrap();
+    let this = std::thread::current().name().unwrap().to_owned();
+    let mut child = Command::new("unshare");
+    child.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", &this, "--test-threads=1"]).env(ONE_ID, &place.1).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Something that a step does to a file system; what cannot be done is not.
+#[derive(Debug, Clone)]
+enum Change {
+    Write(String, Vec<u8>),
+    Folder(String),
+    Remove(String),
+    Link(String, String),
+    Hard(String, String),
+    Rename(String, String),
+    Mode(String, u32),
+    Owner(String, u32),
+    Time(String, i64),
+    Attribute(String, Vec<u8>),
+    Pipe(String),
+}
+
+impl Change {
+    fn make(&self, root: &Path) {
+        let at = |path: &str| root.join(path);
+        let _ = match self {
+            Self::Write(path, content) => std::fs::write(at(path), content),
+            Self::Folder(path) => std::fs::create_dir_all(at(path)),
+            Self::Remove(path) => {
+                std::fs::remove_file(at(path)).or_else(|_| std::fs::remove_dir_all(at(path)))
+            }
+            Self::Link(path, target) => symlink(target, at(path)),
+            Self::Hard(path, target) => std::fs::hard_link(at(target), at(path)),
+            Self::Rename(from, to) => std::fs::rename(at(from), at(to)),
+            Self::Mode(path, mode) => std::fs::set_permissions(at(path), PermissionsExt::from_mode(*mode)),
+            Self::Owner(path, id) => std::os::unix::fs::lchown(at(path), Some(*id), Some(id + 1)),
+            Self::Time(path, time) => {
+                let time = rustix::fs::Timespec { tv_sec: *time, tv_nsec: 5 };
+                let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::utimensat(rustix::fs::CWD, at(path), &times, flags).map_err(Into::into)
+            }
+            Self::Attribute(path, value) => {
+                rustix::fs::lsetxattr(at(path), "user.x", value, XattrFlags::empty()).map_err(Into::into)
+            }
+            Self::Pipe(path) => {
+                let mode = Mode::from_raw_mode(0o622);
+                rustix::fs::mknodat(rustix::fs::CWD, at(path), FileType::Fifo, mode, 0).map_err(Into::into)
+            }
+        };
+    }
+}
+
+/// Few names, so that changes meet.
+fn path() -> impl Strategy<Value = String> {
+    prop::collection::vec("[ab]|c\u{fc}", 1..4).prop_map(|names| names.join("/"))
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..20);
+    let change = prop_oneof![
+        3 => (path(), bytes()).prop_map(|(path, content)| Change::Write(path, content)),
+        4 => path().prop_map(Change::Folder),
+        3 => path().prop_map(Change::Remove),
+        1 => (path(), path()).prop_map(|(path, target)| Change::Link(path, target)),
+        2 => (path(), path()).prop_map(|(path, target)| Change::Hard(path, target)),
+        2 => (path(), path()).prop_map(|(from, to)| Change::Rename(from, to)),
+        1 => (path(), 0_u32..0o10000).prop_map(|(path, mode)| Change::Mode(path, mode)),
+        1 => (path(), 0_u32..5_000_000).prop_map(|(path, id)| Change::Owner(path, id)),
+        1 => (path(), -9_i64..9_000_000_000).prop_map(|(path, time)| Change::Time(path, time)),
+        1 => (path(), bytes()).prop_map(|(path, value)| Change::Attribute(path, value)),
+        1 => path().prop_map(Change::Pipe),
+    ];
+    prop::collection::vec(change, 0..25)
+}
+
+/// Names that mean something to somebody.
+fn raw_path() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        6 => "[ab]",
+        1 => Just("..".to_owned()),
+        1 => Just(".".to_owned()),
+        1 => Just(String::new()),
+        1 => Just("outside".to_owned()),
+        2 => "\\.wh\\.[ab]?",
+        1 => Just(".wh..wh..opq".to_owned()),
+        1 => "\\PC{0,3}",
+    ];
+    prop::collection::vec(name, 0..5).prop_map(|names| names.join("/"))
+}
+
+fn raws() -> impl Strategy<Value = Vec<Raw>> {
+    let kind = prop_oneof![
+        Just(EntryType::Regular),
+        Just(EntryType::Directory),
+        Just(EntryType::Symlink),
+        Just(EntryType::Link),
+        Just(EntryType::Char),
+        Just(EntryType::Fifo),
+    ];
+    let parts =
+        (kind, raw_path(), raw_path(), 0_u32..0o10000, prop::collection::vec(any::<u8>(), 0..700), 0_u32..2);
+    let entry = parts.prop_map(|(kind, path, link, mode, content, major)| {
+        let content = if kind == EntryType::Regular { content } else { Vec::new() };
+        Raw { mode, content, device: (major, 3 * major), ..raw(kind, path, link) }
+    });
+    prop::collection::vec(entry, 0..12)
+}
+
+/// Makes the checksums of what looks like headers right, so that more than those is looked at.
+fn sign(bytes: &mut [u8]) {
+    for block in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_a_step_does_is_the_same_packed_and_unpacked(below in changes(), above in changes(), zstd: bool) {
+        let place = place();
+        let base = place.folder("base");
+        below.iter().for_each(|change| change.make(base.as_std_path()));
+        let stack = vec![base.clone()];
+        let upper = place.folder("upper");
+        place.change(&stack, &upper, |root| above.iter().for_each(|change| change.make(root)));
+        let compression = if zstd { Compression::Zstd } else { Compression::Gzip };
+        let blob = place.at("blob");
+        let packed = pack(&upper, &stack, CLAMP, compression, &blob).unwrap();
+        let with = |top: &Utf8Path| place.view(&[base.clone(), top.to_owned()]);
+        let after = with(&upper);
+        let Some(layer) = packed else {
+            // The root's time alone may be another; no layer has it.
+            let views = [place.view(&stack), after].map(|mut view| {
+                view.get_mut(Path::new("")).unwrap().mtime = (0, 0);
+                view
+            });
+            prop_assert_eq!(differences(&views[0], &views[1]), Vec::<String>::new());
+            return Ok(());
+        };
+        let unpacked = place.at("unpacked");
+        let found = unpack(&blob, &stack, &unpacked).unwrap();
+        prop_assert_eq!((&found.diff_id, found.size), (&layer.diff_id, layer.unpacked_size));
+        prop_assert_eq!(differences(&after, &with(&unpacked)), Vec::<String>::new());
+        for folder in [&upper, &unpacked] {
+            let again = pack(folder, &stack, CLAMP, compression, &place.at("again")).unwrap();
+            prop_assert_eq!(again.as_ref(), Some(&layer));
+            std::fs::remove_file(place.at("again")).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_is_unpacked_reaches_outside(
+        entries in raws(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        is_signed: bool,
+        over: bool,
+    ) {
+        let place = place();
+        let (outside, before) = victims(&place);
+        let stack = if over { base(&place) } else { Vec::new() };
+        let below = stack.first().map(|layer| see(layer.as_std_path()));
+        let mut bytes = tar(&entries);
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if is_signed {
+            sign(&mut bytes);
+        }
+        let _ = place.unpack_bytes(&bytes, &stack);
+        prop_assert_eq!(see(outside.as_std_path()), before);
+        prop_assert_eq!(stack.first().map(|layer| see(layer.as_std_path())), below);
+        let known = ["outside", "base"];
+        for entry in place.1.read_dir_utf8().unwrap() {
+            let name = entry.unwrap().file_name().to_owned();
+            prop_assert!(known.contains(&name.as_str()) || name.starts_with("unpacked-"), "{}", name);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_unpacked_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..3000), magic in 0..4) {
+        let start: &[u8] = [&b""[..], &[0x1f, 0x8b, 8, 0], &[0x28, 0xb5, 0x2f, 0xfd], b"name\0"][magic as usize];
+        bytes.splice(0..start.len().min(bytes.len()), start.iter().copied());
+        let place = place();
+        let _ = place.unpack_bytes(&bytes, &[]);
+    }
 }
