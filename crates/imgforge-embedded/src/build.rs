@@ -17,7 +17,7 @@ use crate::engine::Embedded;
 use crate::fetch;
 use crate::key::{FilesKey, Inputs, StepKey, context_hash, key};
 use crate::lines::Lines;
-use crate::store::{ImageRecord, Remembered};
+use crate::store::Remembered;
 use crate::worker::message::{self, Content, ContextEntry, ContextKind, Layer, Reply, Request, Tree};
 
 /// When everything in an image was made that does not say it itself: the first second of 2000, which zip archives can
@@ -417,7 +417,9 @@ impl Builder<'_> {
                 });
             }
             let fetched = fetch::fetch(url, checksum.as_deref(), &self.cancel).await?;
-            hashes.push(blake3::hash(&fetched.bytes).to_hex().to_string());
+            // Its name and its time are in the layer too.
+            let hash = blake3::hash(&fetched.bytes);
+            hashes.push(format!("{hash} {:?} {:?}", fetched.name, fetched.time));
             files.push(message::CopySource::File {
                 name: fetched.name,
                 mode: 0o600,
@@ -441,15 +443,11 @@ impl Builder<'_> {
             labels.extend(self.request.labels.clone());
         }
         let content = content(&state.config);
-        let before = self.engine.store.list().map_err(store_error)?;
+        let before = self.engine.store.with_content(&content).map_err(store_error)?;
         let name = self.request.labels.get(labels::IMAGE);
-        let is_same =
-            |record: &&ImageRecord| record.content == content && record.labels.get(labels::IMAGE) == name;
-        let same_as = before
-            .iter()
-            .filter(is_same)
-            .filter_map(|record| record.labels.get(labels::FINGERPRINT)?.parse().ok());
-        let same_as: Vec<Fingerprint> = same_as.filter(|_| name.is_some()).collect();
+        let same = before.iter().filter(|record| name.is_some() && record.labels.get(labels::IMAGE) == name);
+        let same_as: Vec<Fingerprint> =
+            same.filter_map(|record| record.labels.get(labels::FINGERPRINT)?.parse().ok()).collect();
         let image =
             self.engine.store.put_image(&state.config, &state.layers, &content).map_err(store_error)?;
         Ok(BuiltImage { id: image.id, size: image.size, same_as })

@@ -152,6 +152,22 @@ fn links_of_the_target_are_followed_inside_it_only() {
 }
 
 #[test]
+fn a_copy_that_is_a_layer_by_itself_puts_folders_where_links_were() {
+    let root = root();
+    std::fs::create_dir(root.at("real")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("absolute")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("folder")).unwrap();
+    let mut request = from_context(&["a.txt"], "/absolute/one");
+    request.link = true;
+    copy(&root.1, None, &request, 0).unwrap();
+    let mut request = from_context(&["d/e"], "/folder");
+    request.link = true;
+    let error = copy(&root.1, None, &request, 0).unwrap_err();
+    assert!(error.to_string().contains("/folder is no folder"), "{error}");
+    assert_eq!(root.list(), ["absolute/", "absolute/one", "folder", "real/"]);
+}
+
+#[test]
 fn owners_modes_and_exclusions() {
     let root = root();
     std::fs::create_dir(root.at("etc")).unwrap();

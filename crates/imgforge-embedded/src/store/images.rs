@@ -143,6 +143,16 @@ impl Store {
         Ok(all.into_values().collect())
     }
 
+    /// Those images with this content.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn with_content(&self, content: &str) -> Result<Vec<ImageRecord>, StoreError> {
+        let mut journal = self.journal();
+        journal.read()?;
+        Ok(journal.images().filter(|record| record.content == content).cloned().collect())
+    }
+
     /// The image with this name or id, or the only one whose id begins so.
     ///
     /// # Errors
