@@ -24,7 +24,8 @@ fn run(workspace: &TestWorkspace, args: &[&str]) -> Ran {
 fn digest(workspace: &TestWorkspace, reference: &str) -> String {
     let index = std::fs::read_to_string(workspace.root().join(".imgforge/store/index.json")).unwrap();
     let index: serde_json::Value = serde_json::from_str(&index).unwrap();
-    let is_it = |entry: &&serde_json::Value| entry["annotations"]["org.opencontainers.image.ref.name"] == reference;
+    let is_it =
+        |entry: &&serde_json::Value| entry["annotations"]["org.opencontainers.image.ref.name"] == reference;
     let entry = index["manifests"].as_array().unwrap().iter().find(is_it);
     entry.unwrap_or_else(|| panic!("no {reference} in {index:#}"))["digest"].as_str().unwrap().to_owned()
 }
@@ -59,20 +60,25 @@ fn a_change_builds_the_image_and_its_descendants_and_undoing_it_builds_nothing()
 fn two_machines_make_the_same_bytes() {
     let family = small_family();
     run(&family, &["build"]).ok();
-    let first: Vec<String> = ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
+    let first: Vec<String> =
+        ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
     // Another store, other times of the same files.
     std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
     family.write("mid/mid.conf", "one\n");
     run(&family, &["build"]).ok();
-    let second: Vec<String> = ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
+    let second: Vec<String> =
+        ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
     assert_eq!(first, second);
 }
 
 #[test]
 fn what_comes_out_as_it_was_leaves_its_children_as_they_are() {
     let family = small_family();
-    family.image("mid", "    from \"base\"\n    copy \"mid.conf\" \"/tmp/x\"\n    run \"rm /tmp/x; echo made > /made\"");
+    family.image(
+        "mid",
+        "    from \"base\"\n    copy \"mid.conf\" \"/tmp/x\"\n    run \"rm /tmp/x; echo made > /made\"",
+    );
     run(&family, &["build"]).ok();
     family.write("mid/mid.conf", "two\n");
     let built = run(&family, &["build", "-v"]).ok();
@@ -120,7 +126,10 @@ fn where_no_daemon_answers_and_none_was_named_it_is_used_and_says_so() {
 #[test]
 fn a_run_that_is_killed_leaves_the_store_whole() {
     let family = small_family();
-    family.image("mid", "    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"sleep 0.3; echo x > /x\"");
+    family.image(
+        "mid",
+        "    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"sleep 0.3; echo x > /x\"",
+    );
     let mut delay = Duration::from_millis(20);
     for round in 0..12 {
         family.write("mid/mid.conf", &format!("round {round}\n"));
@@ -200,7 +209,10 @@ fn images_go_out_as_a_layout_as_an_archive_and_into_docker() {
     Ran::of(load.output().unwrap()).ok();
     assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(), "left");
     let other = format!("{}:latest", family.repository("other"));
-    assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &other, "cat", "/left-name"]).trim(), "left");
+    assert_eq!(
+        Docker::run(&["run", "--rm", "--network", "none", &other, "cat", "/left-name"]).trim(),
+        "left"
+    );
 }
 
 #[test]
@@ -220,7 +232,10 @@ fn images_are_pushed_and_pulled_without_a_daemon() {
     // And Docker runs the same image.
     let reference = format!("{}:latest", family.repository("app"));
     Docker::run(&["pull", &reference]);
-    assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(), "pushed");
+    assert_eq!(
+        Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(),
+        "pushed"
+    );
     Docker::run(&["rmi", "-f", &reference]);
     assert!(before.starts_with("sha256:"));
 }

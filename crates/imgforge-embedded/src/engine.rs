@@ -120,7 +120,13 @@ impl Embedded {
                 Reply::Error(message) if message.contains("No space left on device") => {
                     return Err(BuildError::NoSpace);
                 }
-                other => return Err(engine_error(format!("{} cannot be unpacked: {}", layer.digest, words(&other)))),
+                other => {
+                    return Err(engine_error(format!(
+                        "{} cannot be unpacked: {}",
+                        layer.digest,
+                        words(&other)
+                    )));
+                }
             }
             self.store.adopt_folder(&folder, layer, chain).map_err(store_error)?;
             stack.extend(self.store.folder(chain));
@@ -143,7 +149,10 @@ impl Embedded {
     }
 
     /// The folders of an image's layers, lowest first.
-    pub(crate) async fn stack(&self, record: &ImageRecord) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
+    pub(crate) async fn stack(
+        &self,
+        record: &ImageRecord,
+    ) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
         let (config, layers) = self.store.image(record).map_err(store_error)?;
         let mut chain: Vec<String> = Vec::new();
         for layer in &layers {
@@ -251,7 +260,11 @@ impl Engine for Embedded {
         async move { self.store.untag(reference).map_err(into_error) }.boxed()
     }
 
-    fn read_file<'a>(&'a self, image: &'a str, path: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+    fn read_file<'a>(
+        &'a self,
+        image: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
         self.read(image, path).boxed()
     }
 

@@ -170,7 +170,13 @@ impl Run {
 
     /// Targets that are done with, of those that there is work on.
     pub(crate) fn done(&self) -> usize {
-        self.built + self.same + self.tested + self.pulled + self.failed.len() + self.skipped() + self.cancelled.len()
+        self.built
+            + self.same
+            + self.tested
+            + self.pulled
+            + self.failed.len()
+            + self.skipped()
+            + self.cancelled.len()
     }
 
     /// Targets that were skipped.

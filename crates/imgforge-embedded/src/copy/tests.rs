@@ -182,7 +182,8 @@ fn a_stack_keeps_owners_times_names_and_attributes() {
     rustix::fs::setxattr(from.at("d/one").as_std_path(), "user.note", b"x", rustix::fs::XattrFlags::empty())
         .unwrap();
     let time = 1_000_000_000;
-    let times = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
+    let times =
+        std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
     std::fs::File::open(from.at("d/one")).unwrap().set_times(times).unwrap();
     copy(&to.1, Some(&from.1), &of(Tree::Stack(vec![]), &["d"], "/d"), 0).unwrap();
     let one = std::fs::metadata(to.at("d/one")).unwrap();

@@ -260,7 +260,8 @@ impl Threads {
         }
         let write = move || {
             for packed in ordered {
-                let packed = packed.recv().map_err(|_| io::Error::other("a thread that compresses is gone"))??;
+                let packed =
+                    packed.recv().map_err(|_| io::Error::other("a thread that compresses is gone"))??;
                 output.append(&packed)?;
             }
             Ok(output)

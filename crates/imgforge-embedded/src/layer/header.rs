@@ -38,9 +38,7 @@ impl Entry<'_> {
     pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let mut records = Vec::new();
         let mut header = tar::Header::new_ustar();
-        let ustar = header
-            .as_ustar_mut()
-            .ok_or_else(|| io::Error::other("a new ustar header is one"))?; // It is: for the type alone.
+        let ustar = header.as_ustar_mut().ok_or_else(|| io::Error::other("a new ustar header is one"))?; // It is: for the type alone.
         text(&mut ustar.name, self.path, "path", &mut records);
         text(&mut ustar.linkname, self.link, "linkpath", &mut records);
         header.set_entry_type(self.kind);

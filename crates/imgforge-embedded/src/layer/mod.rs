@@ -149,7 +149,8 @@ fn is_opaque(folder: impl AsFd) -> io::Result<bool> {
 
 /// Whether a file is overlay's mark for what is gone.
 fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice && stat.st_rdev == 0
+    rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        && stat.st_rdev == 0
 }
 
 /// An error that names its file.

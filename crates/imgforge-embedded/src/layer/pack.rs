@@ -102,7 +102,9 @@ impl Pack {
         let changed = match self.stack.find(Path::new(""))? {
             Some(below) => differs(&stat, &below.stat) || attributes != self::attributes(below.open()?)?,
             // What a root is when no layer says anything.
-            None => (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) != (0, 0, 0o755) || !attributes.is_empty(),
+            None => {
+                (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) != (0, 0, 0o755) || !attributes.is_empty()
+            }
         };
         if changed {
             self.header(Path::new("."), &stat, EntryType::Directory, &[], &attributes)?;
@@ -118,7 +120,8 @@ impl Pack {
             let path = path.join(&name);
             let there = self.entry(folder.as_fd(), &name, &path, place);
             // The innermost path is the one to name.
-            is_used |= there.map_err(|error| if error.get_ref().is_some() { error } else { at(&path, error) })?;
+            is_used |=
+                there.map_err(|error| if error.get_ref().is_some() { error } else { at(&path, error) })?;
         }
         if place.changed || is_used {
             // Last: what was removed in it has moved its time.
@@ -172,12 +175,20 @@ impl Pack {
     }
 
     /// Packs a folder and what is in it. Whether it is still there.
-    fn folder(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, above: Place) -> io::Result<bool> {
+    fn folder(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        above: Place,
+    ) -> io::Result<bool> {
         let folder = open_folder_at(parent, Path::new(name))?;
         let stat = rustix::fs::fstat(&folder)?;
         let names = attribute_names(&folder)?;
         if names.iter().any(|name| matches!(name.strip_prefix(OVERLAY), Some(b"redirect" | b"metacopy"))) {
-            return Err(io::Error::other("the overlay was mounted with options whose layers cannot be packed"));
+            return Err(io::Error::other(
+                "the overlay was mounted with options whose layers cannot be packed",
+            ));
         }
         let attributes = attributes(&folder)?;
         let below = if above.hidden { None } else { self.stack.find(path)? };

@@ -48,7 +48,8 @@ impl Stack {
     /// Opens the folders of layers, lowest first.
     pub(super) fn open(layers: &[Utf8PathBuf]) -> io::Result<Self> {
         let open = |path: &Utf8PathBuf| {
-            open_folder(path.as_std_path()).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+            open_folder(path.as_std_path())
+                .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
         };
         Ok(Self { layers: layers.iter().rev().map(open).collect::<io::Result<_>>()? })
     }

@@ -44,7 +44,12 @@ impl Place {
     }
 
     /// Changes a stack and leaves the changes in the folder `upper`.
-    fn change<T: Send>(&self, stack: &[Utf8PathBuf], upper: &Utf8Path, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn change<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        upper: &Utf8Path,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let work_folder = tempfile::tempdir_in(&self.1).unwrap();
         let options = format!("upperdir={upper},workdir={}", work_folder.path().display());
         self.mounted(stack, &options, work)
@@ -59,7 +64,12 @@ impl Place {
         self.mounted(&stack, "", see)
     }
 
-    fn mounted<T: Send>(&self, stack: &[Utf8PathBuf], options: &str, work: impl FnOnce(&Path) -> T + Send) -> T {
+    fn mounted<T: Send>(
+        &self,
+        stack: &[Utf8PathBuf],
+        options: &str,
+        work: impl FnOnce(&Path) -> T + Send,
+    ) -> T {
         let point = tempfile::tempdir_in(&self.1).unwrap();
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
@@ -69,8 +79,14 @@ impl Place {
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
                 let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
                 rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options.as_c_str())
-                    .unwrap();
+                rustix::mount::mount(
+                    "overlay",
+                    point.path(),
+                    "overlay",
+                    MountFlags::empty(),
+                    options.as_c_str(),
+                )
+                .unwrap();
                 work(point.path())
             });
             thread.join().unwrap()
@@ -111,7 +127,12 @@ struct Seen {
 
 /// All below a folder.
 fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    fn below(path: &Path, root: &Path, inodes: &mut BTreeMap<u64, PathBuf>, all: &mut BTreeMap<PathBuf, Seen>) {
+    fn below(
+        path: &Path,
+        root: &Path,
+        inodes: &mut BTreeMap<u64, PathBuf>,
+        all: &mut BTreeMap<PathBuf, Seen>,
+    ) {
         let meta = path.symlink_metadata().unwrap();
         let kind = meta.file_type();
         let name = path.strip_prefix(root).unwrap().to_owned();
@@ -128,7 +149,11 @@ fn see(root: &Path) -> BTreeMap<PathBuf, Seen> {
             } else {
                 Vec::new()
             },
-            attributes: if kind.is_file() || kind.is_dir() { attributes(open()).unwrap() } else { Vec::new() },
+            attributes: if kind.is_file() || kind.is_dir() {
+                attributes(open()).unwrap()
+            } else {
+                Vec::new()
+            },
             same: if kind.is_dir() || meta.nlink() == 1 {
                 PathBuf::new()
             } else {
@@ -288,8 +313,14 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
         let mode = Mode::from_raw_mode(0o640);
         let cwd = rustix::fs::CWD;
         rustix::fs::mknodat(cwd, root.join("pipe"), FileType::Fifo, mode, 0).unwrap();
-        rustix::fs::mknodat(cwd, root.join("null"), FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3))
-            .unwrap();
+        rustix::fs::mknodat(
+            cwd,
+            root.join("null"),
+            FileType::CharacterDevice,
+            mode,
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
         drop(std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap());
         std::fs::File::create(root.join("sparse")).unwrap().set_len(3 << 20).unwrap();
         std::fs::write(root.join("tmp/passing"), "").unwrap();
@@ -340,7 +371,10 @@ fn a_step_that_leaves_no_trace_makes_no_layer() {
     let after = place.view(&[stack[0].clone(), upper]);
     let differences = differences(&before, &after);
     // The folder of the layer itself is new.
-    assert!(differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")), "{differences:?}");
+    assert!(
+        differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")),
+        "{differences:?}"
+    );
 }
 
 #[test]
@@ -387,7 +421,8 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
         for (folder, threads) in [(&one, 2), (&two, 7)] {
             assert!(packed(folder, threads) == first, "{tool} with {threads} threads differs");
         }
-        let output = Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
+        let output =
+            Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
         let plain = output.stderr(Stdio::inherit()).output().expect("gzip and zstd are installed");
         assert!(plain.status.success());
         assert_eq!(format!("sha256:{}", sha256(&plain.stdout)), first.0.diff_id);

@@ -16,7 +16,10 @@ use tar::EntryType;
 use super::decode::{Decoded, TooLarge};
 use super::reader::{Entry, Tar};
 use super::stack::{BENEATH, Found, Stack, open_folder, open_folder_at};
-use super::{Attribute, LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, attributes, is_kept, is_whiteout, shown};
+use super::{
+    Attribute, LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, attributes, is_kept, is_whiteout,
+    shown,
+};
 
 /// Begins the names that AUFS used for itself: no files.
 const AUFS: &[u8] = b".wh..wh.";
@@ -368,7 +371,8 @@ impl Unpack {
             return Ok(Folder { fd, path });
         }
         let mut folder = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
-        let mut todo: Vec<OsString> = names.iter().rev().map(|name| OsString::from_vec(name.to_vec())).collect();
+        let mut todo: Vec<OsString> =
+            names.iter().rev().map(|name| OsString::from_vec(name.to_vec())).collect();
         let mut links = 0;
         while let Some(name) = todo.pop() {
             if name == ".." {

@@ -14,7 +14,9 @@ pub enum StoreError {
         error: io::Error,
     },
     /// It was made by another version of this program.
-    #[error("{dir} has the form of another version of imgforge; remove it, and everything in it is built again")]
+    #[error(
+        "{dir} has the form of another version of imgforge; remove it, and everything in it is built again"
+    )]
     Format {
         /// Its folder.
         dir: Utf8PathBuf,
