@@ -24,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+pub(crate) use self::client::copy as pump;
 pub use self::client::{Client, Output, WorkerError};
 use self::message::{Reply, Request};
 use crate::{layer, sandbox};
