@@ -456,10 +456,9 @@ impl Builder<'_> {
     }
 }
 
-/// The hash of what an image is: its configuration, which names its layers, without the labels that say what it was made
-/// from.
+/// The hash of what an image is: its configuration, which names its layers, without what says how it was made.
 fn content(config: &ImageConfig) -> String {
-    let mut config = config.clone();
+    let mut config = ImageConfig { history: Vec::new(), ..config.clone() };
     if let Some(labels) = &mut config.config.labels {
         labels.retain(|name, _| !name.starts_with("imgforge."));
     }

@@ -159,7 +159,7 @@ impl Run {
             }
             Event::TargetFinished { target, outcome, .. } => return self.finished(target, outcome),
             Event::Interrupted => self.interrupted = true,
-            Event::Warning { .. } | Event::Promoted { .. } => {}
+            Event::Engine { .. } | Event::Warning { .. } | Event::Promoted { .. } => {}
             Event::Finished { .. } => {
                 self.running.clear();
                 self.fetches.clear();

@@ -138,14 +138,14 @@ struct Packed {
 
 /// Compresses blocks.
 enum Compressor {
-    Gzip(Compress),
+    Gzip,
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
 impl Compressor {
     fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Gzip => Self::Gzip(Compress::new(flate2::Compression::new(GZIP_LEVEL), false)),
+            Compression::Gzip => Self::Gzip,
             Compression::Zstd => Self::Zstd(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
         })
     }
@@ -153,9 +153,10 @@ impl Compressor {
     fn compress(&mut self, before: &[u8], block: &[u8]) -> io::Result<Packed> {
         let mut crc = Crc::new();
         let bytes = match self {
-            Self::Gzip(deflate) => {
+            Self::Gzip => {
                 crc.update(block);
-                deflate.reset();
+                // A new one each time: after `reset`, zlib-rs hashes what an earlier block has left behind the dictionary.
+                let mut deflate = Compress::new(flate2::Compression::new(GZIP_LEVEL), false);
                 if !before.is_empty() {
                     deflate.set_dictionary(before)?;
                 }

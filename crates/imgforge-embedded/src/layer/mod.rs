@@ -100,13 +100,12 @@ fn is_kept(name: &[u8]) -> bool {
 /// The names of a file's extended attributes.
 fn attribute_names(file: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
     // Nearly every file has none: one call says so.
-    let len = match rustix::fs::flistxattr(&file, &mut [0_u8; 0]) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP) => 0,
+    let mut names = match rustix::fs::flistxattr_query(&file) {
+        Ok(len) => vec![0_u8; len],
+        Err(Errno::OPNOTSUPP) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let mut names = vec![0_u8; len];
-    if len > 0 {
+    if !names.is_empty() {
         let len = rustix::fs::flistxattr(&file, &mut names)?;
         names.truncate(len);
     }

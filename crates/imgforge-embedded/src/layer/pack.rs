@@ -26,8 +26,9 @@ use crate::worker::message::{Compression, Layer};
 /// layer when its mode, owner or attributes differ, or when it has something in it that is; else it is removed from
 /// `upper`, so that a layer is `None` exactly when nothing has changed. Its time alone is no change, as in containerd.
 ///
-/// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped, sockets are removed. The same files always make the same bytes: entries are
-/// sorted by name (bytewise) in each folder, parents first.
+/// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped,
+/// sockets are removed. The same files always make the same bytes: entries are sorted by name (bytewise) in each folder,
+/// parents first.
 ///
 /// `blob` is a file that is not there yet; it is removed again when there is no layer, or an error. Names that begin
 /// with `.wh.` are an error: no layer can hold them.
@@ -97,9 +98,10 @@ struct Place {
 
 impl Pack {
     fn root(&mut self, root: &OwnedFd) -> io::Result<()> {
-        let stat = rustix::fs::fstat(root)?;
+        let mut stat = rustix::fs::fstat(root)?;
         let attributes = attributes(root)?;
-        let changed = match self.stack.find(Path::new(""))? {
+        let below = self.stack.find(Path::new(""))?;
+        let changed = match &below {
             Some(below) => differs(&stat, &below.stat) || attributes != self::attributes(below.open()?)?,
             // What a root is when no layer says anything.
             None => {
@@ -108,6 +110,8 @@ impl Pack {
         };
         if changed {
             self.header(Path::new("."), &stat, EntryType::Directory, &[], &attributes)?;
+        } else {
+            stat.st_mtime = below.map_or(0, |below| below.stat.st_mtime);
         }
         self.children(root, Path::new(""), &stat, Place { hidden: false, changed: true })?;
         Ok(())

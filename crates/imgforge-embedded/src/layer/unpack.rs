@@ -37,9 +37,9 @@ pub struct Unpacked {
     pub left_out: Vec<String>,
 }
 
-/// [`unpack_within`] without a limit. The layer's `diff_id`.
-pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Result<String, LayerError> {
-    Ok(unpack_within(blob, stack, folder, u64::MAX)?.diff_id)
+/// [`unpack_within`] without a limit but the disk's.
+pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Result<Unpacked, LayerError> {
+    unpack_within(blob, stack, folder, u64::MAX)
 }
 
 /// Unpacks a layer (tar, gzip or zstd, as its first bytes tell) that anyone may have made into a folder that is not

@@ -22,13 +22,13 @@ pub enum StoreError {
         dir: Utf8PathBuf,
     },
     /// A blob is not there.
-    #[error("the blob {digest} is not in the store any more; `imgforge build --force` makes it again")]
+    #[error("the blob {digest} is not in the store any more; `imgforge build` makes it again")]
     Missing {
         /// Its digest.
         digest: String,
     },
     /// A blob is not what its digest says. It is removed.
-    #[error("the blob {digest} was damaged and has been removed; `imgforge build --force` makes it again")]
+    #[error("the blob {digest} was damaged and has been removed; `imgforge build` makes it again")]
     Corrupt {
         /// Its digest.
         digest: String,

@@ -96,7 +96,7 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
     match request {
         Request::Step(step) => step::carry_out(&step, folder, &stop),
         Request::Unpack(unpack) => {
-            let unpacked = layer::unpack_within(&unpack.blob, &unpack.stack, &unpack.folder, u64::MAX);
+            let unpacked = layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder);
             let layer::Unpacked { diff_id, size, .. } = unpacked.map_err(io::Error::other)?;
             Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
         }
