@@ -38,7 +38,9 @@ pub struct Settings {
 pub struct Embedded {
     pub(crate) store: Store,
     pub(crate) settings: Settings,
-    client: Client,
+    pub(crate) client: Client,
+    /// The containers that it runs.
+    pub(crate) held: crate::containers::Held,
     /// One lock for each thing that two builds must not do at the same time.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -51,7 +53,13 @@ impl Embedded {
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let store = Store::open(&settings.store).map_err(into_error)?;
         let client = Client::new(settings.worker.clone());
-        Ok(Self { store, settings, client, turns: Mutex::default() })
+        Ok(Self {
+            store,
+            settings,
+            client,
+            held: crate::containers::Held::default(),
+            turns: Mutex::default(),
+        })
     }
 
     /// Waits until nobody else carries the same step out.
@@ -153,7 +161,11 @@ impl Embedded {
         &self,
         record: &ImageRecord,
     ) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
+<<<<<<< HEAD
+        let (config, layers) = self.store.image(record).map_err(store_error)?;
+=======
         let config = self.store.config(record).map_err(store_error)?;
+>>>>>>> main
         let mut chain: Vec<String> = Vec::new();
         for layer in &record.layers {
             chain.push(crate::store::chain_id(chain.last().map(String::as_str), &layer.diff_id));

@@ -19,14 +19,27 @@ const ENOUGH: u32 = 65_535;
 
 /// Moves this process, which has one thread, there.
 pub(super) fn enter() -> io::Result<()> {
-    if rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN) {
-        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    } else {
-        enter_user()?;
+    if may_mount()? {
+        return enter_mounts();
     }
-    // What is mounted here must not be seen outside, and what is unmounted outside should not be held here.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    Ok(())
+    enter_user()?;
+    make_private()
+}
+
+/// Whether this process may mount as it is.
+pub(super) fn may_mount() -> io::Result<bool> {
+    Ok(rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Moves this process to mounts of its own.
+pub(super) fn enter_mounts() -> io::Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    make_private()
+}
+
+/// What is mounted here must not be seen outside, and what is unmounted outside should not be held here.
+fn make_private() -> io::Result<()> {
+    Ok(mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }
 
 fn enter_user() -> io::Result<()> {
