@@ -37,7 +37,7 @@ fn workspace_of(page: &str) -> (tempfile::TempDir, Session) {
     if !root.join("imgforge.kdl").exists() {
         std::fs::write(root.join("imgforge.kdl"), "workspace \"example\"\n").unwrap();
     }
-    let session = Session::open(root, &OpenOptions { cache: false }).unwrap();
+    let session = Session::open(root, &OpenOptions { cache: false, ..Default::default() }).unwrap();
     (dir, session)
 }
 

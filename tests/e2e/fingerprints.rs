@@ -63,7 +63,7 @@ impl Family {
 }
 
 fn fingerprints(root: &Utf8Path, cache: bool) -> BTreeMap<String, String> {
-    let session = Session::open(root, &OpenOptions { cache }).unwrap();
+    let session = Session::open(root, &OpenOptions { cache, ..OpenOptions::default() }).unwrap();
     let all = session.select(&[], &[]).unwrap();
     let prepared = session.prepare(&all, &Lock::default(), &[]).unwrap();
     prepared.iter().map(|p| (p.target.name.to_string(), p.target.fingerprint.to_string())).collect()

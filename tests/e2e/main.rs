@@ -8,6 +8,7 @@ mod badluck;
 mod building;
 mod conformance;
 mod docs;
+mod embedded;
 mod export;
 mod externals;
 mod family;

@@ -137,7 +137,7 @@ fn stages(family: &Family) -> Result<()> {
     let names =
         |session: &Session| session.workspace().images.keys().cloned().collect::<BTreeSet<ImageName>>();
     let lock = imgforge::core::lock::Lock::default();
-    let open = |cache| Session::open(root, &OpenOptions { cache });
+    let open = |cache| Session::open(root, &OpenOptions { cache, ..OpenOptions::default() });
     timed(|| Ok(open(true)?.prepare(&names(&open(true)?), &lock, &[]).map(drop)?))?;
 
     println!("  stages of a no-op, each alone (ms)");

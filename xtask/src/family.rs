@@ -81,16 +81,27 @@ impl Family {
         Ok(fs::write(self.dir(n).join("a"), format!("edit {} of {}\n", self.edits.get(), self.name))?)
     }
 
-    /// `docker build` of every image, without network as imgforge does it, up to `slots` at a time, each as soon as its parent is built: what a careful
-    /// script does.
+    /// `docker build` of every image; see [`builds`](Self::builds).
     pub(crate) fn docker_builds(&self, slots: usize) -> Result<()> {
+        self.builds(slots, |n| self.docker_build(n))
+    }
+
+    /// `buildah build` of every image, with its cache of layers and its storage in `storage`; see
+    /// [`builds`](Self::builds).
+    pub(crate) fn buildah_builds(&self, slots: usize, storage: &Path) -> Result<()> {
+        self.builds(slots, |n| self.buildah_build(n, storage))
+    }
+
+    /// A build of every image, without network as imgforge does it, up to `slots` at a time, each as soon as its parent
+    /// is built: what a careful script does.
+    fn builds(&self, slots: usize, build: impl Fn(usize) -> Result<std::process::Child>) -> Result<()> {
         let mut running: Vec<(usize, std::process::Child)> = Vec::new();
         let mut done = vec![false; self.size];
         let mut next = 0;
         loop {
             // Images are numbered level by level, so the next one's parent is built or being built.
             while next < self.size && running.len() < slots && (next == 0 || done[(next - 1) / FAN_OUT]) {
-                running.push((next, self.docker_build(next)?));
+                running.push((next, build(next)?));
                 next += 1;
             }
             if running.is_empty() {
@@ -100,7 +111,7 @@ impl Family {
             while ended.is_none() {
                 for (at, (_, child)) in running.iter_mut().enumerate() {
                     if let Some(status) = child.try_wait()? {
-                        ensure!(status.success(), "docker build failed");
+                        ensure!(status.success(), "a build failed");
                         ended = Some(at);
                         break;
                     }
@@ -124,6 +135,22 @@ impl Family {
             .stderr(Stdio::null())
             .spawn()
             .context("docker cannot be started")
+    }
+
+    fn buildah_build(&self, n: usize, storage: &Path) -> Result<std::process::Child> {
+        Command::new("buildah")
+            .arg("--root")
+            .arg(storage.join("root"))
+            .arg("--runroot")
+            .arg(storage.join("run"))
+            .args(["--storage-driver", "overlay", "build", "-q", "--layers", "--isolation", "chroot"])
+            .args(["--network", "none", "--pull-never", "-t", &self.plain_reference(n), "-f"])
+            .arg(self.dir(n).join("Dockerfile.plain"))
+            .arg(self.dir(n))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("buildah cannot be started: it is in Debian's package of that name")
     }
 
     /// Removes the family's images and the builder's cache, so that the next build is cold.

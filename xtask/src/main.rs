@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod engine;
 mod family;
 mod faults;
 mod images;
@@ -36,7 +37,7 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `push`, `faults` or `faults:PUSHES`.
+        /// Sizes of families, `packages`, `services`, `push`, `engine`, `faults` or `faults:PUSHES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -61,6 +62,8 @@ enum Topic {
     Services,
     /// What a push sends.
     Push,
+    /// The embedded engine.
+    Engine,
     /// So many pushes into a registry that fails, by processes that are killed.
     Faults(usize),
 }
@@ -73,10 +76,11 @@ impl std::str::FromStr for Topic {
             "packages" => Ok(Self::Packages),
             "services" => Ok(Self::Services),
             "push" => Ok(Self::Push),
+            "engine" => Ok(Self::Engine),
             "faults" => Ok(Self::Faults(1000)),
             text => {
                 let wrong = |_| {
-                    "a number of images, `packages`, `services`, `push`, `faults` or `faults:PUSHES`"
+                    "a number of images, `packages`, `services`, `push`, `engine`, `faults` or `faults:PUSHES`"
                         .to_owned()
                 };
                 match text.strip_prefix("faults:") {
@@ -95,6 +99,7 @@ impl std::fmt::Display for Topic {
             Self::Packages => f.write_str("packages"),
             Self::Services => f.write_str("services"),
             Self::Push => f.write_str("push"),
+            Self::Engine => f.write_str("engine"),
             Self::Faults(pushes) => write!(f, "faults:{pushes}"),
         }
     }
@@ -114,6 +119,7 @@ fn main() -> Result<()> {
             Topic::Packages => bench::packages(),
             Topic::Services => services::run(),
             Topic::Push => push::run(),
+            Topic::Engine => engine::run(),
             Topic::Faults(pushes) => faults::run(pushes),
         }),
     }

@@ -20,6 +20,11 @@ pub enum Event {
         /// How many may be built at once.
         slots: usize,
     },
+    /// An engine is used that is not the usual one.
+    Engine {
+        /// Which, and why.
+        notice: String,
+    },
     /// Files are being fetched (package indexes, packages).
     Fetching {
         /// What, in a few words: `packages`, `package indexes`.
@@ -156,6 +161,11 @@ pub enum Outcome {
     },
     /// It was there, in the registry, and was pulled for something that needs it.
     Pulled {
+        /// Size of the image in bytes, its parents' layers included.
+        size: u64,
+    },
+    /// What it is made from has changed, and what came out is what it was before: no step had to be carried out.
+    Same {
         /// Size of the image in bytes, its parents' layers included.
         size: u64,
     },

@@ -7,8 +7,18 @@
 //! last. A worker is a process of its own, which has its own mounts: when it ends, however it ends, they are gone.
 
 pub mod accounts;
+mod build;
+mod containers;
 pub mod copy;
+mod engine;
+mod fetch;
+mod key;
 pub mod layer;
+mod lines;
+mod pull;
 pub mod sandbox;
 pub mod store;
 pub mod worker;
+
+pub use engine::{Embedded, Settings};
+pub use worker::called;

@@ -1,11 +1,13 @@
 //! What runs images: starts containers, follows their output, asks what is in them and on their disk, and stops them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Error;
 
@@ -141,6 +143,11 @@ pub struct ExecOutput {
 /// Where a container's output goes: pieces as they come, not lines; whether they are of its stderr.
 pub type OutputSink = Arc<dyn Fn(bool, &[u8]) + Send + Sync>;
 
+/// A connection to something in a container.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// What runs images.
 pub trait Containers: Send + Sync {
     /// Starts a container. One that cannot be started is removed again.
@@ -148,6 +155,14 @@ pub trait Containers: Send + Sync {
 
     /// Makes a container that is not started, to look at its file system. Returns the engine's id of it.
     fn create(&self, request: RunRequest) -> BoxFuture<'_, Result<String, Error>>;
+
+    /// Connects to a TCP port of a running container, published or not.
+    ///
+    /// # Errors
+    /// Those of the connection: `ConnectionRefused` when nothing listens there; `NotConnected` for a container without a
+    /// network.
+    fn connect<'a>(&'a self, container: &'a Started, port: u16)
+    -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 
     /// What a container is doing.
     fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>>;

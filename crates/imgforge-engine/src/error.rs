@@ -17,6 +17,14 @@ pub enum Error {
         cause: String,
         /// What to do.
         help: String,
+        /// Whether that is where Docker listens when nobody says otherwise.
+        is_default: bool,
+    },
+    /// The embedded engine's store or a process of it does not do what it must.
+    #[error("the embedded engine: {message}")]
+    Embedded {
+        /// What happened, and what to do.
+        message: String,
     },
     /// The configuration names a daemon that cannot be used.
     #[error("{message}")]
@@ -45,7 +53,7 @@ pub enum Error {
 
 impl Error {
     /// Whether the daemon says that the thing is not there.
-    pub(crate) fn is_absent(&self) -> bool {
+    pub fn is_absent(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 pub use futures_util::future::BoxFuture;
 use imgforge_core::context::{ContextEntry, SuppliedFile};
+use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::Network;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
@@ -64,6 +65,10 @@ pub struct BuiltImage {
     pub id: String,
     /// Its size in bytes, parents' layers included.
     pub size: u64,
+    /// The fingerprints of images that the engine has built of this target before and that hold the same files and say
+    /// the same: other inputs have led to the same result. Only an engine whose results are the same bit for bit can
+    /// know.
+    pub same_as: Vec<Fingerprint>,
 }
 
 /// What an image says of its containers.
@@ -140,10 +145,20 @@ impl std::fmt::Debug for Login {
     }
 }
 
+/// An engine that also runs what it holds.
+pub trait Host: Engine + Containers {}
+
+impl<T: Engine + Containers> Host for T {}
+
 /// What turns a Dockerfile into an image, and holds images.
 pub trait Engine: Send + Sync {
     /// What it is and where, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
     fn describe(&self) -> String;
+
+    /// What people should know of its choice before it begins, in a few words; nothing for the usual one.
+    fn notice(&self) -> Option<String> {
+        None
+    }
 
     /// What it holds of a workspace, in one request.
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>>;

@@ -231,6 +231,7 @@ impl TargetReport {
                 Self { size: Some(*size), added: Some(*added), ..Self::new(name, RunResult::Built) }
             }
             Outcome::Pulled { size } => Self { size: Some(*size), ..Self::new(name, RunResult::Pulled) },
+            Outcome::Same { size } => Self { size: Some(*size), ..Self::new(name, RunResult::Fresh) },
             Outcome::Tested => Self::new(name, RunResult::Fresh),
             Outcome::Failed { message } => {
                 Self { message: Some(clean(message).into_owned()), ..Self::new(name, RunResult::Failed) }

@@ -21,6 +21,8 @@ pub(crate) struct Run {
     pub(crate) fresh: usize,
     pub(crate) built: usize,
     pub(crate) pulled: usize,
+    /// Those that came out as they were before.
+    pub(crate) same: usize,
     /// Those that were there already, and whose tests passed.
     pub(crate) tested: usize,
     pub(crate) failed: Vec<ImageName>,
@@ -83,6 +85,7 @@ impl Run {
             fresh: 0,
             built: 0,
             pulled: 0,
+            same: 0,
             tested: 0,
             failed: Vec::new(),
             skipped: BTreeMap::new(),
@@ -156,7 +159,7 @@ impl Run {
             }
             Event::TargetFinished { target, outcome, .. } => return self.finished(target, outcome),
             Event::Interrupted => self.interrupted = true,
-            Event::Warning { .. } | Event::Promoted { .. } => {}
+            Event::Engine { .. } | Event::Warning { .. } | Event::Promoted { .. } => {}
             Event::Finished { .. } => {
                 self.running.clear();
                 self.fetches.clear();
@@ -167,7 +170,13 @@ impl Run {
 
     /// Targets that are done with, of those that there is work on.
     pub(crate) fn done(&self) -> usize {
-        self.built + self.tested + self.pulled + self.failed.len() + self.skipped() + self.cancelled.len()
+        self.built
+            + self.same
+            + self.tested
+            + self.pulled
+            + self.failed.len()
+            + self.skipped()
+            + self.cancelled.len()
     }
 
     /// Targets that were skipped.
@@ -198,6 +207,7 @@ impl Run {
         match outcome {
             Outcome::Built { .. } => self.built += 1,
             Outcome::Pulled { .. } => self.pulled += 1,
+            Outcome::Same { .. } => self.same += 1,
             Outcome::Tested => self.tested += 1,
             Outcome::Failed { .. } => self.failed.push(target.clone()),
             Outcome::Skipped { blocked_by } => {

@@ -71,6 +71,9 @@ impl Teller {
             Event::TargetFinished { target, outcome, took } => {
                 self.finished(target, outcome, *took, ended.as_ref())
             }
+            Event::Engine { notice } if !quiet => {
+                format!("{}{}\n", word(p.dim, "Engine"), one_line(notice))
+            }
             Event::Warning { message } if !quiet => {
                 format!("{}{}\n", word(p.warn, "Warning"), one_line(message))
             }
@@ -119,6 +122,16 @@ impl Teller {
                     writeln!(out, "{target} {took}, {size}")
                 } else {
                     writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}")
+                };
+                out
+            }
+            Outcome::Same { size } => {
+                let mut out = word(p.good, "Same");
+                let size = human_size(*size);
+                let _ = if self.compact {
+                    writeln!(out, "{target} {took}, {size}, as it was")
+                } else {
+                    writeln!(out, "{target:<NAMES$} {took:>8}   {size:>7}  (as it was)")
                 };
                 out
             }
@@ -203,6 +216,9 @@ impl Teller {
         }
         if run.pulled > 0 {
             parts.push(format!("{} pulled", run.pulled));
+        }
+        if run.same > 0 {
+            parts.push(format!("{} same as before", run.same));
         }
         if run.tested > 0 {
             let good = p.good;

@@ -10,7 +10,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{self, Action, Inventory, Plan, PlannedTarget, Relocked, Target, Tests};
 use imgforge_core::schedule::{Node, Policy, Schedule};
 use imgforge_core::testing;
-use imgforge_engine::{CancellationToken, Docker, Engine, EventSender, dispatch};
+use imgforge_engine::{CancellationToken, Engine, EventSender, Host, dispatch};
 use imgforge_registry::Retry;
 use imgforge_report::{Recorder, RunReport};
 use rayon::prelude::*;
@@ -105,7 +105,7 @@ pub(crate) struct Planned {
     pub(crate) prepared: Vec<Prepared>,
     pub(crate) inventory: Inventory,
     pub(crate) plan: Plan,
-    pub(crate) engine: Arc<Docker>,
+    pub(crate) engine: Arc<dyn Host>,
     /// The registry, when it was asked.
     pub(crate) registry: Option<FamilyRegistry>,
     /// What it holds of the targets that it was asked for.
@@ -292,9 +292,10 @@ impl Session {
     ) -> Result<Planned, Error> {
         // The engine is asked while files are hashed.
         let workspace = self.workspace.manifest.name.value.clone();
+        let finder = self.finder();
         let asking = tokio::spawn(async move {
             let started = Instant::now();
-            let engine = Docker::connect().await?;
+            let engine = finder.find().await?;
             let inventory = engine.inventory(&workspace).await?;
             Ok::<_, imgforge_engine::Error>((engine, inventory, started.elapsed()))
         });
@@ -326,7 +327,7 @@ impl Session {
         };
         let mut plan = plan::plan(&targets, selected, &inventory, &tests, force);
         plan.warnings = warnings;
-        Ok(Planned { prepared, inventory, plan, engine: Arc::new(engine), registry, remotes, hashed, asked })
+        Ok(Planned { prepared, inventory, plan, engine, registry, remotes, hashed, asked })
     }
 
     async fn ask_registry(
@@ -396,6 +397,9 @@ impl Session {
     ) -> Result<BuildReport, Error> {
         let Planned { prepared, inventory, plan, engine, registry, remotes, hashed, asked } = planned;
         let Way { record, options, only_tests } = way;
+        if let Some(notice) = engine.notice() {
+            reporter.event(&Event::Engine { notice });
+        }
         for message in &plan.warnings {
             reporter.event(&Event::Warning { message: message.clone() });
         }
@@ -608,7 +612,7 @@ fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> Vec<FreshTar
 }
 
 fn went_well(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Built { .. } | Outcome::Tested | Outcome::Pulled { .. })
+    matches!(outcome, Outcome::Built { .. } | Outcome::Same { .. } | Outcome::Tested | Outcome::Pulled { .. })
 }
 
 /// What only the registry holds and is needed here: parents of what is built, what is tested, and what is selected if

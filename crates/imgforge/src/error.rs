@@ -134,6 +134,7 @@ impl Error {
             | Self::StaleLock(_)
             | Self::NotLocked { .. } => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
+            Self::Engine(imgforge_engine::Error::Embedded { .. }) => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Io { .. }
             | Self::ContentTag { .. }

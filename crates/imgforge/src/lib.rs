@@ -14,9 +14,11 @@
 //! # }
 //! ```
 
+mod archive;
 mod build;
 mod changes;
 mod durations;
+mod engines;
 mod error;
 mod export;
 mod externals;
@@ -38,12 +40,15 @@ mod testing;
 mod work;
 
 pub use imgforge_core as core;
+pub use imgforge_embedded as embedded;
 pub use imgforge_engine as engine;
 pub use imgforge_engine::CancellationToken;
 pub use imgforge_report as report;
 
+pub use crate::archive::ArchiveTarget;
 pub use crate::build::{BuildOptions, BuildReport, TestMode, runtime};
 pub use crate::changes::{ExternalChange, LockChange};
+pub use crate::engines::{EngineChoice, connect};
 pub use crate::error::Error;
 pub use crate::export::Reference;
 pub use crate::keep::Kept;

@@ -8,7 +8,7 @@ mod verbs;
 use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,9 +58,41 @@ struct Global {
     /// Say more; with `build`, the log of every step
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// What builds and runs images: docker, embedded (no daemon), or auto: Docker where it answers
+    #[arg(
+        long,
+        global = true,
+        value_name = "ENGINE",
+        env = "IMGFORGE_ENGINE",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_env = true
+    )]
+    engine: EngineName,
     /// Read every file again instead of trusting its size and times
     #[arg(long, global = true)]
     no_stat_cache: bool,
+}
+
+/// What builds and runs images.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EngineName {
+    /// Docker where it answers, else the embedded engine.
+    Auto,
+    /// Docker.
+    Docker,
+    /// The embedded engine.
+    Embedded,
+}
+
+impl From<EngineName> for imgforge::EngineChoice {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Auto => Self::Auto,
+            EngineName::Docker => Self::Docker,
+            EngineName::Embedded => Self::Embedded,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -74,6 +106,7 @@ enum Verb {
     Run(verbs::run::Run),
     Services(verbs::services::ServicesVerb),
     Export(verbs::export::Export),
+    Load(verbs::load::Load),
     Lint(verbs::lint::Lint),
     Test(verbs::test::TestVerb),
     Push(verbs::push::Push),
@@ -86,6 +119,10 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // The embedded engine's steps are processes of their own: this program again.
+    if let Some(code) = imgforge::embedded::called() {
+        return code;
+    }
     let cli = Cli::parse();
     console::set_colors(cli.global.color);
     let outcome = std::panic::catch_unwind(|| match &cli.verb {
@@ -96,8 +133,9 @@ fn main() -> ExitCode {
         Verb::Show(verb) => verb.run(&cli.global),
         Verb::Render(verb) => verb.run(&cli.global),
         Verb::Run(verb) => verb.run(&cli.global),
-        Verb::Services(verb) => verb.run(cli.global.quiet),
+        Verb::Services(verb) => verb.run(&cli.global),
         Verb::Export(verb) => verb.run(&cli.global),
+        Verb::Load(verb) => verb.run(&cli.global),
         Verb::Lint(verb) => verb.run(&cli.global),
         Verb::Test(verb) => verb.run(&cli.global),
         Verb::Push(verb) => verb.run(&cli.global),

@@ -8,7 +8,6 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 use imgforge_core::promotion;
-use imgforge_engine::{Containers, Docker, Engine};
 use imgforge_registry::{Digest, Manifest, Reference};
 use serde::Deserialize;
 
@@ -98,7 +97,7 @@ impl Session {
             .collect();
         runtime()?.block_on(async {
             let mut pruned = Pruned::default();
-            let engine = Docker::connect().await?;
+            let engine = self.engine().await?;
             let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;
             let in_use = engine.images_in_use().await?;
             (pruned.images, pruned.images_kept) = unneeded(&inventory, &current, &in_use);

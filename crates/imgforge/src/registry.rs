@@ -59,14 +59,8 @@ impl Session {
     /// A CA file that cannot be read.
     pub(crate) fn registry(&self, retry: Retry) -> Result<Option<FamilyRegistry>, Error> {
         let Some(registry) = &self.workspace.manifest.registry else { return Ok(None) };
-        let credentials = Credentials::workspace();
-        let options = Options {
-            plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
-            ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
-            retry,
-            parallel: AT_ONCE,
-            ..Options::new(registry.host(), credentials.clone())
-        };
+        let Some(options) = self.registry_options(retry) else { return Ok(None) };
+        let credentials = options.credentials.clone();
         let place = registry.place.value.clone();
         let client = Registry::new(options).map_err(|error| {
             let span = registry.ca.as_ref().map_or(registry.place.span, |file| file.span);
@@ -74,6 +68,18 @@ impl Session {
         })?;
         let workspace = self.workspace.manifest.name.value.clone();
         Ok(Some(FamilyRegistry { client, place, workspace, prefix: registry.prefix(), credentials }))
+    }
+
+    /// How the workspace's registry is reached.
+    pub(crate) fn registry_options(&self, retry: Retry) -> Option<Options> {
+        let registry = self.workspace.manifest.registry.as_ref()?;
+        Some(Options {
+            plain_http: registry.plain_http.as_ref().map(|flag| flag.value),
+            ca_file: registry.ca.as_ref().map(|file| self.root.join(&file.value)),
+            retry,
+            parallel: AT_ONCE,
+            ..Options::new(registry.host(), Credentials::workspace())
+        })
     }
 
     /// The workspace's registry, which the verb cannot do without.

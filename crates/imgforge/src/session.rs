@@ -11,6 +11,7 @@ use imgforge_core::source::WorkTree;
 use imgforge_core::workspace::{self, Workspace};
 
 use crate::Error;
+use crate::engines::EngineChoice;
 use crate::tags::Outside;
 
 /// How a workspace is opened.
@@ -18,11 +19,13 @@ use crate::tags::Outside;
 pub struct OpenOptions {
     /// Use (and keep) what `.imgforge/cache` remembers of unchanged files. It changes how fast, never what.
     pub cache: bool,
+    /// What builds and runs images.
+    pub engine: EngineChoice,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { cache: true }
+        Self { cache: true, engine: EngineChoice::default() }
     }
 }
 
@@ -33,6 +36,7 @@ pub struct Session {
     pub(crate) workspace: Workspace,
     pub(crate) graph: ImageGraph,
     pub(crate) outside: Outside,
+    pub(crate) engine: EngineChoice,
 }
 
 impl Session {
@@ -49,7 +53,7 @@ impl Session {
             cache.save(workspace.images.len());
         }
         let graph = ImageGraph::new(&workspace)?;
-        Ok(Self { root, source, workspace, graph, outside: Outside::default() })
+        Ok(Self { root, source, workspace, graph, outside: Outside::default(), engine: options.engine })
     }
 
     /// The folder of `imgforge.kdl`.
@@ -93,7 +97,7 @@ impl Session {
     }
 }
 
-fn find_root(start: &Utf8Path) -> Result<Utf8PathBuf, Error> {
+pub(crate) fn find_root(start: &Utf8Path) -> Result<Utf8PathBuf, Error> {
     let absolute =
         start.canonicalize_utf8().map_err(|error| Error::NoFolder { start: start.to_owned(), error })?;
     let found = absolute.ancestors().find(|folder| folder.join("imgforge.kdl").is_file());

@@ -28,12 +28,12 @@ use crate::worker::message::{ContextEntry, Copy, CopySource};
 pub const CONTEXT_TIME: i64 = 0;
 
 /// Copies into `root`, where the image's file system is mounted. `stack` is where the source is mounted when it is one
-/// of layers. No time is later than `epoch`.
+/// of layers. Folders that are made for it are of `epoch`, in seconds since 1970.
 ///
 /// # Errors
 /// A source that is missing, a target that cannot be written, an owner that the image does not know.
 pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) -> io::Result<()> {
-    let target = Target::open(root, epoch)?;
+    let target = Target::open(root, epoch, !copy.link)?;
     let source = match (&copy.tree, stack) {
         (crate::worker::message::Tree::Context(entries), _) => Source::context(entries, CONTEXT_TIME),
         (crate::worker::message::Tree::Stack(_), Some(folder)) => Source::disk(folder)?,
@@ -95,7 +95,7 @@ pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) 
 /// # Errors
 /// A file that has changed since it was hashed, a disk that is full.
 pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> io::Result<()> {
-    let target = Target::open(folder, epoch)?;
+    let target = Target::open(folder, epoch, true)?;
     let source = Source::context(entries, CONTEXT_TIME);
     let mut copier = Copier {
         source: &source,
@@ -105,6 +105,28 @@ pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> i
         linked: HashMap::new(),
     };
     copier.content(Path::new(""), Path::new(""), target.folder(Path::new(""))?.as_fd())
+}
+
+/// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths have
+/// no wildcards. Where a link leads from one to another it is all of them: too much rather than too little.
+pub fn reached(entries: &[ContextEntry], paths: &[&str], is_plain: bool) -> Vec<ContextEntry> {
+    let source = Source::context(entries, CONTEXT_TIME);
+    let mut wanted: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        let hits = if is_plain { Ok(vec![path.trim_matches('/').into()]) } else { source.glob(path) };
+        for hit in hits.unwrap_or_default() {
+            let clean: PathBuf = tree::names(&hit).into_iter().filter(|name| name != "..").collect();
+            if clean.as_os_str().is_empty() || !source.resolve(&hit).is_ok_and(|resolved| resolved == hit) {
+                return entries.to_vec();
+            }
+            wanted.push(clean);
+        }
+    }
+    let is_reached = |entry: &&ContextEntry| {
+        let path = Path::new(entry.path.as_str());
+        wanted.iter().any(|wanted| path.starts_with(wanted) || wanted.starts_with(path))
+    };
+    entries.iter().filter(is_reached).cloned().collect()
 }
 
 struct Copier<'a> {
@@ -156,7 +178,7 @@ impl Copier<'_> {
         if is_folder {
             self.target.make_folders(to, self.change.owner)?;
         }
-        let resolved = view.resolve(to)?;
+        let resolved = self.target.resolve(to)?;
         if view.meta(&resolved).is_ok_and(|meta| meta.kind == FileType::Directory) {
             return Ok((resolved, name.as_os_str().to_owned()));
         }
@@ -184,12 +206,12 @@ impl Copier<'_> {
 
     /// The content of a folder into another, which is made if it is not there.
     fn folder(&mut self, from: &Path, to: &Path, meta: &Meta) -> io::Result<()> {
-        let resolved = self.target.view().resolve(to)?;
+        let resolved = self.target.resolve(to)?;
         let existing = self.target.view().meta(&resolved).ok();
+        let is_new = existing.is_none();
         if existing.is_some_and(|meta| meta.kind != FileType::Directory) {
             return Err(io::Error::other(format!("/{} is no folder", resolved.display())));
         }
-        let is_new = self.target.view().meta(&resolved).is_err();
         self.target.make_folders(&resolved, self.change.owner)?;
         let folder = self.target.folder(&resolved)?;
         self.content(from, Path::new(""), folder.as_fd())?;

@@ -152,6 +152,22 @@ fn links_of_the_target_are_followed_inside_it_only() {
 }
 
 #[test]
+fn a_copy_that_is_a_layer_by_itself_puts_folders_where_links_were() {
+    let root = root();
+    std::fs::create_dir(root.at("real")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("absolute")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("folder")).unwrap();
+    let mut request = from_context(&["a.txt"], "/absolute/one");
+    request.link = true;
+    copy(&root.1, None, &request, 0).unwrap();
+    let mut request = from_context(&["d/e"], "/folder");
+    request.link = true;
+    let error = copy(&root.1, None, &request, 0).unwrap_err();
+    assert!(error.to_string().contains("/folder is no folder"), "{error}");
+    assert_eq!(root.list(), ["absolute/", "absolute/one", "folder", "real/"]);
+}
+
+#[test]
 fn owners_modes_and_exclusions() {
     let root = root();
     std::fs::create_dir(root.at("etc")).unwrap();
@@ -181,10 +197,13 @@ fn a_stack_keeps_owners_times_names_and_attributes() {
     std::fs::set_permissions(from.at("d/one"), std::fs::Permissions::from_mode(0o4711)).unwrap();
     rustix::fs::setxattr(from.at("d/one").as_std_path(), "user.note", b"x", rustix::fs::XattrFlags::empty())
         .unwrap();
-    let epoch = 1_000_000_000;
-    copy(&to.1, Some(&from.1), &of(Tree::Stack(vec![]), &["d"], "/d"), epoch).unwrap();
+    let time = 1_000_000_000;
+    let times =
+        std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
+    std::fs::File::open(from.at("d/one")).unwrap().set_times(times).unwrap();
+    copy(&to.1, Some(&from.1), &of(Tree::Stack(vec![]), &["d"], "/d"), 0).unwrap();
     let one = std::fs::metadata(to.at("d/one")).unwrap();
-    assert_eq!((one.uid(), one.gid(), one.mode() & 0o7777, one.mtime()), (5, 6, 0o4711, epoch));
+    assert_eq!((one.uid(), one.gid(), one.mode() & 0o7777, one.mtime()), (5, 6, 0o4711, 1_000_000_000));
     assert_eq!(one.ino(), std::fs::metadata(to.at("d/two")).unwrap().ino());
     let mut value = [0; 8];
     let len = rustix::fs::getxattr(to.at("d/one").as_std_path(), "user.note", &mut value[..]).unwrap();
@@ -284,4 +303,21 @@ fn a_context_becomes_a_folder_and_a_changed_file_is_noticed() {
     let entries = [ContextEntry { path: "file".into(), kind }];
     let error = materialise(&entries, &self::root().1, 0).unwrap_err();
     assert!(error.to_string().contains("has changed since it was hashed"), "{error}");
+}
+
+#[test]
+fn only_what_a_copy_reaches_counts() {
+    let entries = context();
+    let of = |paths: &[&str]| -> Vec<String> {
+        reached(&entries, paths, false).into_iter().map(|entry| entry.path).collect()
+    };
+    assert_eq!(of(&["a.txt"]), ["a.txt"]);
+    assert_eq!(of(&["*.txt"]), ["a.txt", "b.txt"]);
+    assert_eq!(of(&["d/e"]), ["d", "d/e", "d/e/f.txt"]);
+    assert_eq!(of(&["./d/"]), ["d", "d/c.sh", "d/e", "d/e/f.txt", "d/up"]);
+    assert_eq!(of(&["nothing"]), [""; 0]);
+    let all = entries.len();
+    for paths in [".", "/", "to-d", "to-d/c.sh", "d/up", "to-d/*"] {
+        assert_eq!(of(&[paths]).len(), all, "{paths}");
+    }
 }

@@ -1,1 +1,176 @@
-//! Layers: a folder in overlayfs's form to a tar and back, and compression.
+//! Layers: what has changed on a file system, as a tar that every engine reads, and as a folder that overlay mounts.
+//!
+//! [`pack`] makes the tar of the `upper` folder of an overlay mount; [`unpack`] makes such a folder of a tar. Both speak
+//! the form of the OCI image specification ("Image Layer Filesystem Changeset") on one side: `.wh.NAME` for what is
+//! gone, `.wh..wh..opq` for a folder that hides all below it; and on the other that of the kernel's overlay with the
+//! option `userxattr`: a character device 0/0, and the attribute `user.overlay.opaque`.
+//!
+//! Nothing here is flushed to the disk: what a power cut does to it is told by the [store](crate::store).
+
+mod blob;
+mod decode;
+mod header;
+mod pack;
+mod reader;
+mod stack;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+pub use pack::pack;
+pub use unpack::{Unpacked, unpack, unpack_within};
+
+/// Marks a file that is gone.
+const WHITEOUT: &[u8] = b".wh.";
+/// Marks a folder that hides what is below it.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Overlay's own attributes.
+const OVERLAY: &[u8] = b"user.overlay.";
+/// The one that hides what is below a folder.
+const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
+/// Longest path in a layer: no program could open a longer one (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+
+/// An extended attribute: name and value.
+type Attribute = (Vec<u8>, Vec<u8>);
+
+/// Why a layer cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The machine said no.
+    #[error("{path}: {error}")]
+    Io {
+        /// The path in the layer, or that of the blob.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is no tar, or a broken one.
+    #[error("the layer is no tar that can be read: {0}")]
+    Tar(io::Error),
+    /// A path of the layer is none that a layer may have.
+    #[error("{path}: {why}")]
+    Path {
+        /// As the layer has it.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The user namespace of this process lacks an id.
+    #[error(
+        "{path} cannot belong to {uid}:{gid}: this user has no subordinate id for it (see /etc/subuid and /etc/subgid)"
+    )]
+    Owner {
+        /// The path in the layer.
+        path: String,
+        /// Its owner there.
+        uid: u32,
+        /// Its group there.
+        gid: u32,
+    },
+    /// It unpacks to more than it may.
+    #[error("the layer unpacks to more than {limit} bytes")]
+    TooLarge {
+        /// What it may.
+        limit: u64,
+    },
+}
+
+/// A path as people read it.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).escape_debug().to_string()
+}
+
+/// Whether an extended attribute is part of a layer. containerd and BuildKit take `security.capability`; `user.*` is
+/// what a program could set. Overlay's own are not the image's, and a name with `=` has no form in PAX.
+fn is_kept(name: &[u8]) -> bool {
+    (name == b"security.capability" || name.starts_with(b"user."))
+        && !name.starts_with(OVERLAY)
+        && !name.contains(&b'=')
+}
+
+/// The names of a file's extended attributes.
+fn attribute_names(file: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
+    // Nearly every file has none: one call says so.
+    let mut names = match rustix::fs::flistxattr_query(&file) {
+        Ok(len) => vec![0_u8; len],
+        Err(Errno::OPNOTSUPP) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    if !names.is_empty() {
+        let len = rustix::fs::flistxattr(&file, &mut names)?;
+        names.truncate(len);
+    }
+    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// The extended attributes of a file that are part of a layer, sorted by name.
+fn attributes(file: impl AsFd) -> io::Result<Vec<Attribute>> {
+    let mut found = Vec::new();
+    for name in attribute_names(&file)?.into_iter().filter(|name| is_kept(name)) {
+        let value = attribute(&file, OsStr::from_bytes(&name))?;
+        found.extend(value.map(|value| (name, value)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The value of an extended attribute.
+fn attribute(file: impl AsFd, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; 1 << 16]; // The kernel's limit for one value.
+    match rustix::fs::fgetxattr(&file, name, &mut value) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether overlay hides what is below a folder.
+fn is_opaque(folder: impl AsFd) -> io::Result<bool> {
+    let mut value = [0_u8; 8];
+    match rustix::fs::fgetxattr(&folder, OVERLAY_OPAQUE, &mut value) {
+        Ok(len) => Ok(value.get(..len) == Some(b"y")),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a file is overlay's mark for what is gone.
+fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        && stat.st_rdev == 0
+}
+
+/// An error that names its file.
+fn at(path: &Path, error: impl Into<io::Error>) -> io::Error {
+    let error = error.into();
+    io::Error::new(error.kind(), format!("/{}: {error}", shown(path.as_os_str().as_bytes())))
+}
+
+/// Which times of files are those of the build and not of what is built. They become one that is the same on every
+/// machine; times that files have brought along, from packages and archives, stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clamp {
+    /// When the step began, in seconds since 1970: what is not older was written by it.
+    pub since: i64,
+    /// What such times become.
+    pub epoch: i64,
+}
+
+impl Clamp {
+    /// What a time becomes.
+    fn of(self, time: i64) -> i64 {
+        if time >= self.since { self.epoch } else { time }
+    }
+}

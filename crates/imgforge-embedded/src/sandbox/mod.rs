@@ -1,1 +1,264 @@
-//! Namespaces, mounts, devices and capabilities: where a command of an image runs.
+//! Runs one program in namespaces of its own: mount, pid, ipc, uts, cgroup and, where it reaches nothing, network.
+//!
+//! It takes two calls of this program: the first process of a pid namespace must be started by one outside it, and
+//! only a new process is inside. The first is the worker ([`run`]), the second ([`inside`]) makes the mounts that
+//! must be made inside, gives up what it may do, and becomes the program that was asked for. So that program is
+//! process 1, as in Docker, and when it ends the kernel ends all others with it.
+
+pub mod capabilities;
+mod device;
+mod inside;
+mod loopback;
+pub mod overlay;
+mod place;
+pub mod stubs;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
+
+pub use self::inside::main as inside;
+pub(crate) use self::place::own;
+
+/// The name (`argv[0]`) under which this program is called to become a sandboxed one.
+pub const NAME: &str = "imgforge-sandbox";
+
+/// The host name of everything that a build runs; always the same, so that it cannot make two builds differ.
+pub const HOST_NAME: &str = "imgforge";
+
+/// The address of a container in its own network: whoever connects to it from outside arrives there, so that what
+/// listens on 127.0.0.1 alone is not reached, as in Docker.
+pub const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 88, 0, 2);
+
+/// What runs and what it sees.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Where its root file system is mounted.
+    pub root: Utf8PathBuf,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment; `HOME` is added where it is missing.
+    pub env: Vec<(String, String)>,
+    /// Absolute, in the root. It is made where it is missing.
+    pub workdir: String,
+    /// `USER[:GROUP]`, as the root's files know them; empty for root.
+    pub user: String,
+    /// In order.
+    pub mounts: Vec<Bind>,
+    /// Whether it shares the host's network.
+    pub host_network: bool,
+    /// What `uname -n` prints.
+    pub host_name: String,
+    /// Whether nothing outside its mounts can be written.
+    pub read_only: bool,
+    /// Whether it has [`ADDRESS`] beside 127.0.0.1.
+    pub has_address: bool,
+    /// Whether it joins a container: namespaces and mounts are there.
+    pub joins: bool,
+}
+
+/// A mount beside the root.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bind {
+    /// Absolute, in the root.
+    pub target: String,
+    /// What.
+    pub source: Source,
+}
+
+/// What is mounted.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// A file or folder that the worker sees.
+    Path {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// At most so many bytes.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+}
+
+/// Why a program does not run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    /// 127 when there is no such program, 126 when it cannot be executed; `None` when it is the sandbox that failed.
+    pub code: Option<i64>,
+    /// In words for people.
+    pub message: String,
+}
+
+/// Where a program's output goes.
+#[derive(Debug)]
+pub struct Outputs {
+    /// Its stdout.
+    pub stdout: OwnedFd,
+    /// Its stderr.
+    pub stderr: OwnedFd,
+}
+
+impl Outputs {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self {
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    /// This process's stdout for both.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn merged() -> io::Result<Self> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self { stderr: stdout.try_clone()?, stdout })
+    }
+}
+
+/// Runs a program in namespaces of its own. `before` is given its process before it knows what it becomes, `wait` when
+/// it is the program. Its stdin is empty.
+///
+/// # Errors
+/// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
+pub fn run<T: Send>(
+    spec: &Spec,
+    program: &Program,
+    outputs: Outputs,
+    before: impl FnOnce(u32) -> io::Result<()> + Send,
+    wait: impl FnOnce(&mut Child) -> io::Result<T> + Send,
+) -> Result<T, Trouble> {
+    // A thread that has a new pid namespace for its children can make no other thread, and may not be allowed to go
+    // back. So it is one of its own, and it stays, because what it starts is killed when it ends.
+    let thread = || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWPID)
+            .map_err(|error| trouble("a pid namespace")(error.into()))?;
+        enter(spec, program, outputs, before, wait)
+    };
+    std::thread::scope(|scope| scope.spawn(thread).join()).unwrap_or_else(|_| {
+        Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() })
+    })
+}
+
+/// The same in the pid namespace that this thread has for its children.
+///
+/// # Errors
+/// The same.
+pub fn enter<T>(
+    spec: &Spec,
+    program: &Program,
+    outputs: Outputs,
+    before: impl FnOnce(u32) -> io::Result<()>,
+    wait: impl FnOnce(&mut Child) -> io::Result<T>,
+) -> Result<T, Trouble> {
+    let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
+    let mut command = Command::new(own(&program.0));
+    command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(outputs.stdout).stderr(outputs.stderr);
+    let child = command.spawn();
+    // It holds the other end of the socket.
+    drop(command);
+    let mut child = child.map_err(trouble("the sandbox cannot be started"))?;
+    let talked = before(child.id()).and_then(|()| talk(spec, &ours));
+    let waited = match talked {
+        Ok(None) => wait(&mut child).map_err(trouble("the program")),
+        Ok(Some(found)) => Err(found),
+        Err(error) => Err(trouble("the sandbox has ended")(error)),
+    };
+    if waited.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    waited
+}
+
+/// This program, as a sandbox executes it: a file that nobody can write. What runs in a sandbox can reach it as
+/// `/proc/PID/exe`, and would have the next call of it do as it likes (CVE-2019-5736).
+#[derive(Debug)]
+pub struct Program(OwnedFd);
+
+impl Program {
+    /// Takes it through a mount that can only be read. `folder` is in this process's own mount namespace.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn take(folder: &Utf8Path) -> io::Result<Self> {
+        let (name, copy) = (folder.join("program"), folder.join("program.copy"));
+        let mut source = std::fs::read_link("/proc/self/exe")?;
+        let id = |path: &std::path::Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+        if id(&source) != id("/proc/self/exe".as_ref()) {
+            // Another one has been put in its place.
+            std::fs::copy("/proc/self/exe", &copy)?;
+            source = copy.clone().into();
+        }
+        std::fs::write(&name, "")?;
+        let root = place::Root::open(folder.as_std_path())?;
+        root.bind(&source, "program", true)?;
+        let taken = root.at("program")?;
+        // It stays what it is for whoever has it open.
+        rustix::mount::unmount(name.as_std_path(), rustix::mount::UnmountFlags::DETACH)?;
+        std::fs::remove_file(&name)?;
+        if source == copy {
+            std::fs::remove_file(&copy)?;
+        }
+        Ok(Self(taken))
+    }
+}
+
+fn trouble(what: &'static str) -> impl Fn(io::Error) -> Trouble {
+    move |error| Trouble { code: None, message: format!("{what}: {error}") }
+}
+
+/// Gives the new process what it must know, once it says that it dies with this one. Returns its trouble: it says
+/// nothing more when it has become the program.
+fn talk(spec: &Spec, mut socket: &UnixStream) -> io::Result<Option<Trouble>> {
+    socket.read_exact(&mut [0])?;
+    socket.write_all(&serde_json::to_vec(spec)?)?;
+    socket.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    if answer.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&answer)?)) }
+}
+
+/// A file system in memory on a folder that only root can enter. It is unmounted when it is dropped.
+#[derive(Debug)]
+pub struct Memory {
+    folder: Utf8PathBuf,
+}
+
+impl Memory {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn mount(folder: Utf8PathBuf) -> io::Result<Self> {
+        let root = place::Root::open(folder.as_std_path())?;
+        root.mount("tmpfs", "/", &[("mode", Some("700"))], place::PLAIN)?;
+        Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Utf8Path {
+        &self.folder
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.folder.as_std_path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}

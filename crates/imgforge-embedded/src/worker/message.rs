@@ -29,18 +29,20 @@ pub enum Request {
 pub enum Reply {
     /// The new layer; `None` when nothing has changed.
     Step(Option<Layer>),
-    /// The layer's uncompressed hash (`diff_id`), made while it was unpacked.
-    Unpack(String),
+    /// What the layer has turned out to be.
+    Unpack(Unpacked),
     /// In the order of the request.
     Look(Vec<Option<Entry>>),
     /// By absolute path.
     Walk(Vec<(String, Entry)>),
-    /// How it has ended; 128 and the signal's number when it was killed.
-    Container(i64),
+    /// How it has ended.
+    Container(Ended),
     /// How it has ended.
     Exec(i64),
     /// Done.
     Remove,
+    /// The program of a container, or one that should run in it, cannot be started.
+    NotStarted(NotStarted),
     /// The command of a step has ended with this code.
     Failed(i64),
     /// It took longer than it may.
@@ -60,7 +62,7 @@ pub struct Step {
     pub blob: Utf8PathBuf,
     /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system).
     pub folder: Utf8PathBuf,
-    /// No file's time is later, in seconds since 1970.
+    /// The time of every file that the step writes, in seconds since 1970.
     pub epoch: i64,
     /// How the layer is packed.
     pub compression: Compression,
@@ -176,7 +178,7 @@ pub struct ContextEntry {
     pub kind: ContextKind,
 }
 
-/// What an entry of a build context is. Everything in it is root's, its time is the step's `epoch`.
+/// What an entry of a build context is. Everything in it is root's, and of 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ContextKind {
     /// A folder, mode 0755.
@@ -285,6 +287,15 @@ pub struct Unpack {
     pub folder: Utf8PathBuf,
 }
 
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// `sha256:` of the uncompressed tar.
+    pub diff_id: String,
+    /// The tar's size in bytes.
+    pub size: u64,
+}
+
 /// Paths that are looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Look {
@@ -329,18 +340,20 @@ pub struct Container {
     pub id: String,
     /// The unpacked layers, lowest first.
     pub stack: Vec<Utf8PathBuf>,
-    /// Its own folder: `upper`, `work`, `log`, `state.json` are made in it.
+    /// Its own folder: `upper`, `work`, `state.json` (an [`Alive`]) and the socket `dial` are made in it.
     pub folder: Utf8PathBuf,
     /// The program and its arguments.
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
-    /// Absolute.
+    /// Absolute. It is made where it is missing.
     pub workdir: String,
     /// `USER[:GROUP]`, as the image knows them; empty for root.
     pub user: String,
-    /// In order.
-    pub mounts: Vec<Mount>,
+    /// What lives longer than it.
+    pub volumes: Vec<Volume>,
+    /// Where there is a file system in memory.
+    pub tmpfs: Vec<String>,
     /// How much memory it may use, in bytes.
     pub memory: Option<u64>,
     /// How much of the processors, in thousandths of one.
@@ -349,8 +362,52 @@ pub struct Container {
     pub read_only: bool,
     /// Ports: the container's, and the address on this machine (port 0: a free one).
     pub ports: Vec<(u16, std::net::SocketAddr)>,
-    /// Files that are written before it starts: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+    /// Files that are mounted in it: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
     pub files: BTreeMap<String, String>,
+}
+
+/// A folder of this machine in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Volume {
+    /// The folder, absolute. It is made where it is missing.
+    pub path: Utf8PathBuf,
+    /// Absolute, in the container.
+    pub target: String,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether it gets what the image has there, while it is empty.
+    pub fill: bool,
+}
+
+/// A container that runs, as `state.json` in its folder tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Its process 1, as this machine numbers it.
+    pub pid: i32,
+    /// When that was started, in ticks since the machine was: numbers of processes come again.
+    pub start: u64,
+    /// Its control groups.
+    pub groups: Vec<Utf8PathBuf>,
+    /// Its ports, and where each is reached.
+    pub ports: Vec<(u16, std::net::SocketAddr)>,
+}
+
+/// How a container has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Its exit code; 128 and the signal's number when it was killed.
+    pub code: i64,
+    /// Whether a process of it was killed because its memory was not enough.
+    pub out_of_memory: bool,
+}
+
+/// Why a program cannot be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotStarted {
+    /// 127 when there is no such program, 126 when it cannot be executed.
+    pub code: i64,
+    /// In words for people.
+    pub message: String,
 }
 
 /// A program that is run in a container.

@@ -67,7 +67,7 @@ pub(super) async fn build(
             progress.finish();
             let id = image_id(response)?;
             let size = super::size(&docker.client, &id).await?;
-            Ok(BuiltImage { id, size })
+            Ok(BuiltImage { id, size, same_as: Vec::new() })
         }
         Ok(End::Failed(status)) => Err(match status.source() {
             // A call that failed on the way; what the daemon says has no cause on our side. The status itself is

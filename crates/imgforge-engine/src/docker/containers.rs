@@ -1,6 +1,7 @@
 //! Containers on a Docker daemon.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
@@ -21,7 +22,7 @@ use futures_util::{FutureExt, StreamExt};
 use super::{Docker, archive};
 use crate::containers::{
     ContainerState, Containers, Entry, ExecOutput, Health, OutputSink, PublishedPort, RunRequest,
-    RunningContainer, Started,
+    RunningContainer, Started, Stream,
 };
 use crate::{Error, labels};
 
@@ -32,6 +33,19 @@ impl Containers for Docker {
 
     fn create(&self, request: RunRequest) -> BoxFuture<'_, Result<String, Error>> {
         create(&self.client, request).boxed()
+    }
+
+    fn connect<'a>(
+        &'a self,
+        container: &'a Started,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        async move {
+            let address = container.address.as_deref().ok_or(io::ErrorKind::NotConnected)?;
+            let stream = tokio::net::TcpStream::connect((address, port)).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }
+        .boxed()
     }
 
     fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>> {

@@ -32,6 +32,11 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it is the place where a daemon listens when nobody says otherwise.
+    pub(super) fn is_default(&self) -> bool {
+        matches!(self, Self::Unix(path) if path == DEFAULT_SOCKET)
+    }
+
     /// Finds the endpoint; `env` reads an environment variable.
     pub(super) fn find(env: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());

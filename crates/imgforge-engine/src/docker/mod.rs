@@ -75,6 +75,14 @@ impl Docker {
         Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
     }
 
+    /// Gives the daemon an archive of images as `docker load` does, names and all.
+    ///
+    /// # Errors
+    /// What the daemon says; a file that cannot be read.
+    pub async fn load(&self, archive: &Utf8Path) -> Result<(), Error> {
+        transfer::load(&self.client, archive).await
+    }
+
     async fn connect_endpoint(endpoint: Endpoint) -> Result<Self, Error> {
         // A first connection only to learn why none can be had.
         wire::open(&endpoint).await.map_err(|error| unreachable(&endpoint, &error))?;
@@ -117,7 +125,12 @@ fn unreachable(endpoint: &Endpoint, error: &io::Error) -> Error {
         io::ErrorKind::NotFound => "is Docker installed and its daemon running (`systemctl start docker`)?",
         _ => "is the daemon running (`systemctl start docker`), and is this the place where it listens?",
     };
-    Error::Unreachable { endpoint: endpoint.to_string(), cause: error.to_string(), help: help.to_owned() }
+    Error::Unreachable {
+        endpoint: endpoint.to_string(),
+        cause: error.to_string(),
+        help: help.to_owned(),
+        is_default: endpoint.is_default(),
+    }
 }
 
 impl Engine for Docker {

@@ -7,7 +7,7 @@ use bollard::auth::DockerCredentials;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt};
-use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::export::{Exported, read_archive};
 use crate::{Error, Login, PullRequest, Stored};
@@ -41,6 +41,19 @@ pub(super) async fn export(
     let folder = folder.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_archive(archive, &there, &folder));
     Ok(reading.await.map_err(|error| Error::Connection { message: error.to_string() })??)
+}
+
+/// Gives the daemon an archive of images, names and all.
+pub(super) async fn load(client: &bollard::Docker, archive: &Utf8Path) -> Result<(), Error> {
+    let wrong = |error: io::Error| Error::Connection { message: format!("{archive}: {error}") };
+    let file = tokio::fs::File::open(archive).await.map_err(wrong)?;
+    let body = bollard::body_try_stream(ReaderStream::with_capacity(file, 1 << 18));
+    let options = bollard::query_parameters::ImportImageOptionsBuilder::default().quiet(true).build();
+    let mut progress = client.import_image(options, body, None);
+    while let Some(step) = progress.next().await {
+        step?;
+    }
+    Ok(())
 }
 
 pub(super) async fn pull(client: &bollard::Docker, request: PullRequest) -> Result<Stored, Error> {

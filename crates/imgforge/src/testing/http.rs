@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use imgforge_engine::containers::Stream;
 
 /// How much of a body is looked at.
 const MAX_BODY: usize = 4 << 20;
@@ -18,12 +18,11 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// Asks `authority` (`ADDRESS:PORT`) for `path`.
+/// Asks what is at the other end of `stream`, and is called `authority` (`ADDRESS:PORT`), for `path`.
 ///
 /// # Errors
 /// Why there is no answer, in a few words.
-pub(super) async fn get(authority: &str, path: &str) -> Result<Answer, String> {
-    let stream = TcpStream::connect(authority).await.map_err(|error| no_connection(&error))?;
+pub(super) async fn get(stream: impl Stream, authority: &str, path: &str) -> Result<Answer, String> {
     let wrong = |error: hyper::Error| format!("no HTTP answer ({error})");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
     let request = Request::get(path)

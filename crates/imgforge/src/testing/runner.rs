@@ -2,6 +2,7 @@
 //! another one for each command that is asked of an image that starts nothing, and one that is never started for what
 //! lies in it. All are removed at the end of the test, however it ends.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use imgforge_core::event::Event;
 use imgforge_core::manifest::{Check, CommandCheck, HttpCheck, Millis};
 use imgforge_core::services::READY;
 use imgforge_core::testing::{CheckFailure, ImageTest, TestResult};
-use imgforge_engine::containers::{ContainerState, ExecOutput, Health, OutputSink, RunRequest, Started};
+use imgforge_engine::containers::{
+    ContainerState, ExecOutput, Health, OutputSink, RunRequest, Started, Stream,
+};
 use imgforge_engine::{CancellationToken, Containers, Engine, EventSender, ImageConfig};
 use imgforge_report::human_duration;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -150,7 +152,7 @@ struct Bench<'t> {
 /// The container that runs what the image starts.
 struct Running {
     id: String,
-    address: Option<String>,
+    started: Started,
     log: Arc<Mutex<Vec<u8>>>,
     following: JoinHandle<()>,
 }
@@ -261,7 +263,7 @@ impl Bench<'_> {
         });
         // A log that breaks off is shown as far as it came.
         let following = tokio::spawn(async move { drop(containers.follow(&id, sink).await) });
-        self.running = Some(Running { id: started.id, address: started.address, log, following });
+        self.running = Some(Running { id: started.id.clone(), started, log, following });
         Ok(None)
     }
 
@@ -342,25 +344,38 @@ impl Bench<'_> {
 
     async fn http(&self, check: &HttpCheck) -> Result<Verdict, Error> {
         let expected = http_expectation(check);
-        let Some(address) = &self.running().address else { return self.no_address(&expected).await };
+        let Some(address) = &self.running().started.address else { return self.no_address(&expected).await };
         let url = check.url.replacen("{container}", address, 1);
         let rest = url.strip_prefix("http://").unwrap_or(&url);
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
-        let authority = if authority.contains(':') { authority.into() } else { format!("{authority}:80") };
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80);
+        let authority = format!("{address}:{port}");
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let ask = |_: &Self| async { Ok(judge(check, &expected, http::get(&authority, &path).await)) };
+        let ask = |_: &Self| async {
+            let answer = match self.connect(port).await {
+                Ok(stream) => http::get(stream, &authority, &path).await,
+                Err(error) => Err(http::no_connection(&error)),
+            };
+            Ok(judge(check, &expected, answer))
+        };
         self.wait(check.within, ask, &expected).await
     }
 
     async fn tcp(&self, port: u16, within: Option<Millis>) -> Result<Verdict, Error> {
         let expected = format!("a connection to port {port}");
-        let Some(address) = &self.running().address else { return self.no_address(&expected).await };
+        if self.running().started.address.is_none() {
+            return self.no_address(&expected).await;
+        }
         let ask = |_: &Self| async {
-            let connected = TcpStream::connect((address.as_str(), port)).await;
+            let connected = self.connect(port).await;
             Ok(connected.err().and_then(|error| mismatch(&expected, http::no_connection(&error))))
         };
         self.wait(within, ask, &expected).await
+    }
+
+    async fn connect(&self, port: u16) -> io::Result<Box<dyn Stream>> {
+        self.tester.containers.connect(&self.running().started, port).await
     }
 
     async fn healthy(&self, within: Option<Millis>) -> Result<Verdict, Error> {

@@ -1,4 +1,4 @@
-//! `imgforge export IMAGE --to SCHEDULER`: the files that run an image somewhere else.
+//! `imgforge export IMAGE`: the files that run an image somewhere else (`--to`), or the image itself as files.
 
 use std::process::ExitCode;
 
@@ -6,28 +6,35 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, ValueEnum};
 use imgforge::core::export::{ExportedFile, Scheduler};
 use imgforge::core::name::Tag;
-use imgforge::{Error, Reference, Session};
+use imgforge::{ArchiveTarget, Error, Reference, Session};
 
 use crate::Global;
-use crate::console::{DIM, GOOD, print, say};
+use crate::console::{DIM, GOOD, count, print, say};
 use crate::failure::Failure;
 use crate::verbs::open;
 
-/// Write the files that run an image under a scheduler
+/// Write the files that run an image under a scheduler, or images as files
 ///
-/// Ports, volumes, environment, user, resources, probes and the time to stop come from the manifests of the image's chain;
+/// With --to: ports, volumes, environment, user, resources, probes and the time to stop come from the manifests of the image's chain;
 /// nothing is built and no engine is asked. What the format cannot say is said on stderr. Templates of the same names in
 /// templates/export/ of the workspace come before the built-in ones.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge export guestbook --to compose > compose.yaml\n  imgforge export guestbook --to kubernetes --content-tag | kubectl apply -f -\n  imgforge export guestbook --to quadlet -o ~/.config/containers/systemd"
+    after_help = "Examples:\n  imgforge export guestbook --to compose > compose.yaml\n  imgforge export guestbook --to kubernetes --content-tag | kubectl apply -f -\n  imgforge export guestbook --to quadlet -o ~/.config/containers/systemd\n  imgforge export guestbook --oci out/            skopeo copy oci:out docker://...\n  imgforge export web+ --docker-archive web.tar   docker load -i web.tar"
 )]
 pub(crate) struct Export {
-    /// The image
+    /// The image; with --oci and --docker-archive also a selector
+    #[arg(value_name = "IMAGE")]
     image: String,
     /// For what
-    #[arg(long, value_enum, value_name = "SCHEDULER")]
-    to: To,
+    #[arg(long, value_enum, value_name = "SCHEDULER", required_unless_present_any = ["oci", "docker_archive"])]
+    to: Option<To>,
+    /// Write the image itself into this folder, an OCI image layout, which is added to when it is there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "docker_archive", "output"])]
+    oci: Option<Utf8PathBuf>,
+    /// Write the image itself as a file that `docker load` takes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "output"])]
+    docker_archive: Option<Utf8PathBuf>,
     /// Write files into this folder instead of printing them; existing ones are replaced
     #[arg(short, long, value_name = "DIR")]
     output: Option<Utf8PathBuf>,
@@ -101,8 +108,22 @@ fn whole(text: &str) -> Result<String, String> {
 impl Export {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
+        let target = match (&self.oci, &self.docker_archive) {
+            (Some(folder), _) => Some((folder, ArchiveTarget::OciLayout(folder.clone()))),
+            (None, Some(file)) => Some((file, ArchiveTarget::DockerArchive(file.clone()))),
+            (None, None) => None,
+        };
+        if let Some((path, target)) = target {
+            let selected = session.select(std::slice::from_ref(&self.image), &[])?;
+            let written = session.export_images(&selected, &target)?;
+            if !global.quiet {
+                say(GOOD, "Wrote", format_args!("{} to {path}", count(written, "image")));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let name = session.image(&self.image)?;
-        let exported = session.export(&name, self.to.into(), &self.reference.get())?;
+        let Some(to) = self.to else { return Ok(ExitCode::SUCCESS) };
+        let exported = session.export(&name, to.into(), &self.reference.get())?;
         if !global.quiet {
             exported.notes.iter().for_each(|note| say(DIM, "Note", note));
         }

@@ -11,8 +11,8 @@ use clap::Args;
 use imgforge::core::manifest::Log;
 use imgforge::core::name::ImageName;
 use imgforge::core::services::Services;
+use imgforge::engine::Containers;
 use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
-use imgforge::engine::{Containers, Docker};
 use imgforge::report::{clean, human_duration};
 use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
 
@@ -142,8 +142,8 @@ impl Run {
         kill: &CancellationToken,
         global: &Global,
     ) -> Result<u8, Error> {
-        let docker = Docker::connect().await?;
-        let started = docker.start(request).await?;
+        let engine = session.engine().await?;
+        let started = engine.start(request).await?;
         if !global.quiet {
             tell(image, &started, self.detach);
         }
@@ -157,9 +157,9 @@ impl Run {
             shown.lock().unwrap_or_else(PoisonError::into_inner).piece(is_error, piece);
         });
         let grace = session.stop_time(image)?;
-        let code = follow(&docker, &started.id, sink, grace, cancel, kill).await;
+        let code = follow(&*engine, &started.id, sink, grace, cancel, kill).await;
         output.lock().unwrap_or_else(PoisonError::into_inner).end();
-        docker.remove(&started.id).await?;
+        engine.remove(&started.id).await?;
         let code = code?;
         if code != 0 && !global.quiet {
             say(BAD, "Ended", format_args!("{image} with exit code {code}"));
@@ -170,25 +170,25 @@ impl Run {
 
 /// Shows the container's output to its end. `cancel` stops it in order, `kill` at once.
 async fn follow(
-    docker: &Docker,
+    engine: &dyn Containers,
     id: &str,
     sink: OutputSink,
     grace: Duration,
     cancel: &CancellationToken,
     kill: &CancellationToken,
 ) -> Result<i64, Error> {
-    let ended = docker.follow(id, sink);
+    let ended = engine.follow(id, sink);
     let stop = async {
         cancel.cancelled().await;
         say(WORK, "Stopping", format_args!("in order, within {}; Ctrl-C again kills", human_duration(grace)));
-        if let Err(error) = docker.stop(id, grace).await {
+        if let Err(error) = engine.stop(id, grace).await {
             say(BAD, "Failed", format_args!("to stop the container: {error}"));
         }
         std::future::pending::<()>().await;
     };
     let killed = async {
         kill.cancelled().await;
-        docker.stop(id, Duration::ZERO).await
+        engine.stop(id, Duration::ZERO).await
     };
     tokio::pin!(ended);
     tokio::select! {

@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use camino::Utf8Path;
 use clap::Args;
+use imgforge::engine::Containers;
 use imgforge::engine::containers::RunningContainer;
-use imgforge::engine::{Containers, Docker};
 use imgforge::report::{clean, human_duration};
 use imgforge::{Error, runtime};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::Global;
 use crate::console::{BAD, DIM, GOOD, WORK, print, say};
 use crate::failure::Failure;
 use crate::verbs::{Format, json};
@@ -67,9 +69,9 @@ struct ServiceState {
 }
 
 impl ServicesVerb {
-    pub(crate) fn run(&self, quiet: bool) -> Result<ExitCode, Failure> {
-        let output = runtime()?.block_on(self.ask())?;
-        if self.format == Format::Text && output.containers.is_empty() && !quiet {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let output = runtime()?.block_on(self.ask(global))?;
+        if self.format == Format::Text && output.containers.is_empty() && !global.quiet {
             say(DIM, "Note", "no container of an image of imgforge is running");
         }
         print(&match self.format {
@@ -79,11 +81,12 @@ impl ServicesVerb {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn ask(&self) -> Result<ServicesOutput, Error> {
-        let docker = Docker::connect().await?;
+    async fn ask(&self, global: &Global) -> Result<ServicesOutput, Error> {
+        let start = global.workspace.as_deref().unwrap_or(Utf8Path::new("."));
+        let engine = imgforge::connect(start, global.engine.into()).await?;
         let mut containers = Vec::new();
-        for container in self.containers(&docker).await? {
-            let answer = match docker.exec(&container.id, &[STATUS]).await {
+        for container in self.containers(&*engine).await? {
+            let answer = match engine.exec(&container.id, &[STATUS]).await {
                 Ok(answer) => answer,
                 // It has ended since it was listed.
                 Err(imgforge::engine::Error::Refused { status: 404 | 409, .. }) => continue,
@@ -96,16 +99,16 @@ impl ServicesVerb {
         Ok(ServicesOutput { version: 1, containers })
     }
 
-    async fn containers(&self, docker: &Docker) -> Result<Vec<RunningContainer>, Error> {
-        let Some(of) = &self.of else { return Ok(docker.running(None).await?) };
-        if let Some(found) = docker.find(of).await? {
+    async fn containers(&self, engine: &dyn Containers) -> Result<Vec<RunningContainer>, Error> {
+        let Some(of) = &self.of else { return Ok(engine.running(None).await?) };
+        if let Some(found) = engine.find(of).await? {
             return Ok(vec![found]);
         }
-        let of_image = docker.running(Some(of)).await?;
+        let of_image = engine.running(Some(of)).await?;
         if !of_image.is_empty() {
             return Ok(of_image);
         }
-        let others = docker.running(None).await?;
+        let others = engine.running(None).await?;
         Err(Error::NoContainer {
             asked: of.clone(),
             running: others.into_iter().map(|container| container.name).collect(),

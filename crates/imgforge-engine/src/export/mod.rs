@@ -7,6 +7,8 @@
 //! Rules: "Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format"; the OCI image
 //! specification for `diff_ids` and media types.
 
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -16,6 +18,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use flate2::{Compression, GzBuilder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+pub use self::write::{Named, write_archive, write_layout};
 
 /// The media type of a compressed layer (OCI image specification, "Media Types").
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -419,5 +423,37 @@ mod tests {
         add(&mut tar, "manifest.json", rows.to_string().as_bytes());
         let bytes = tar.into_inner().unwrap();
         assert!(read(&bytes).to_string().contains(&format!("not {}", sha256(b"one"))));
+    }
+
+    #[test]
+    fn what_is_written_as_an_archive_is_read_again_and_a_layout_is_added_to() {
+        let (_dir, folder) = folder();
+        let (bytes, id) = archive([b"one", b"two"]);
+        let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
+        let named = |name: &str| [Named { id: id.clone(), names: vec![name.to_owned()] }];
+        let mut written = Vec::new();
+        write_archive(&exported, &named("x:1"), &mut written).unwrap();
+        let (_other, other) = self::folder();
+        let again = read_archive(&written[..], &BTreeSet::new(), &other).unwrap();
+        assert_eq!(again.configs, exported.configs);
+        let digests = |exported: &Exported| -> Vec<String> {
+            exported.layers.values().map(|blob| blob.digest.clone()).collect()
+        };
+        assert_eq!(digests(&again), digests(&exported));
+
+        let layout = other.join("layout");
+        for name in ["x:1", "x:2", "x:1"] {
+            write_layout(&exported, &named(name), &layout).unwrap();
+        }
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+        for blob in layout.join("blobs/sha256").read_dir_utf8().unwrap() {
+            let path = blob.unwrap().into_path();
+            let found = sha256(&std::fs::read(&path).unwrap());
+            assert_eq!(found, format!("sha256:{}", path.file_name().unwrap()));
+        }
+        let error = write_layout(&exported, &named("x:1"), &other).unwrap_err();
+        assert!(error.to_string().contains("is no OCI image layout"), "{error}");
     }
 }

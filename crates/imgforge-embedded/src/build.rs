@@ -1,0 +1,571 @@
+//! One build: stages in order, each step looked up or carried out, the image written at the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::context::{EntryKind, Origin, SuppliedContent};
+use imgforge_core::dockerfile::program::{
+    Action, Base, Below, Copy, CopySource, From, MountKind, Program, Run, RunNetwork, Sharing, Stage, Step,
+};
+use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::image_config::{History, ImageConfig};
+use imgforge_core::manifest::Network;
+use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
+
+use crate::engine::Embedded;
+use crate::fetch;
+use crate::key::{FilesKey, Inputs, StepKey, context_hash, key};
+use crate::lines::Lines;
+use crate::store::Remembered;
+use crate::worker::message::{self, Content, ContextEntry, ContextKind, Layer, Reply, Request, Tree};
+
+/// When everything in an image was made that does not say it itself: the first second of 2000, which zip archives can
+/// hold too. A build that sets `SOURCE_DATE_EPOCH` as an argument says another.
+const EPOCH: i64 = 946_684_800;
+
+/// How many of the last lines of a failed step are kept.
+const TAIL: usize = 20;
+
+/// The files and the configuration that a stage has come to.
+#[derive(Debug, Clone)]
+struct State {
+    /// Lowest first.
+    layers: Vec<Layer>,
+    /// The chain id of each layer with those below it (OCI image specification, "Layer ChainID").
+    chain: Vec<String>,
+    config: ImageConfig,
+}
+
+impl State {
+    fn top(&self) -> &str {
+        self.chain.last().map_or("", String::as_str)
+    }
+
+    fn push(&mut self, layer: Layer) {
+        self.chain.push(crate::store::chain_id(self.chain.last().map(String::as_str), &layer.diff_id));
+        self.layers.push(layer);
+    }
+}
+
+/// What all steps of a build share.
+struct Builder<'a> {
+    engine: &'a Embedded,
+    request: BuildRequest,
+    context: Vec<ContextEntry>,
+    /// The stages that are done, by number.
+    stages: BTreeMap<usize, (Stage, State)>,
+    /// Images that are not stages, by the name that the Dockerfile has for them.
+    images: HashMap<String, State>,
+    epoch: i64,
+    events: StepSink,
+    cancel: CancellationToken,
+}
+
+/// Builds an image.
+pub(crate) async fn build(
+    engine: &Embedded,
+    request: BuildRequest,
+    events: StepSink,
+    cancel: CancellationToken,
+) -> Result<BuiltImage, BuildError> {
+    let program = Program::new(&request.dockerfile, &request.args, &request.platform)
+        .map_err(|problems| refused(&request.dockerfile, &problems))?;
+    let epoch = match request.args.get("SOURCE_DATE_EPOCH") {
+        Some(text) => text.parse().map_err(|_| BuildError::Refused {
+            message: format!("SOURCE_DATE_EPOCH is \"{text}\", not seconds since 1970"),
+        })?,
+        None => EPOCH,
+    };
+    let context = context(&request)?;
+    let mut builder = Builder {
+        engine,
+        request,
+        context,
+        stages: BTreeMap::new(),
+        images: HashMap::new(),
+        epoch,
+        events,
+        cancel,
+    };
+    for image in program.images() {
+        let state = builder.image(&image).await?;
+        builder.images.insert(image, state);
+    }
+    let bases = program.bases();
+    let needed = program.needed();
+    for number in &needed {
+        let begin = match &bases[*number] {
+            Base::Scratch => State {
+                layers: Vec::new(),
+                chain: Vec::new(),
+                config: ImageConfig::scratch(&builder.request.platform),
+            },
+            Base::Stage(stage) => builder.stages[stage].1.clone(),
+            Base::Image(image) => builder.images[image].clone(),
+        };
+        let stage = match &bases[*number] {
+            Base::Stage(stage) => program.stage(*number, Below::Stage(&builder.stages[stage].0)),
+            Base::Scratch | Base::Image(_) => program.stage(*number, Below::Image(&begin.config)),
+        };
+        let stage = stage.map_err(|problems| refused(&builder.request.dockerfile, &problems))?;
+        let state = builder.stage(&stage, begin).await?;
+        builder.stages.insert(*number, (stage, state));
+    }
+    let last = needed.last().and_then(|last| builder.stages.remove(last)).map(|(_, state)| state);
+    let last = last.ok_or_else(|| BuildError::Refused { message: "there is no stage".into() })?;
+    builder.finish(last).await
+}
+
+impl Builder<'_> {
+    /// An image that the Dockerfile names: one of the store, or one that is pulled.
+    async fn image(&self, name: &str) -> Result<State, BuildError> {
+        let (config, layers) = self.engine.image_or_pull(name, &self.request.platform, &self.cancel).await?;
+        let mut state = State { layers: Vec::new(), chain: Vec::new(), config };
+        for layer in layers {
+            state.push(layer);
+        }
+        Ok(state)
+    }
+
+    async fn stage(&mut self, stage: &Stage, begin: State) -> Result<State, BuildError> {
+        for from in stage.sources() {
+            // An ONBUILD of the base may have brought others than the file names.
+            if let From::Image(name) = from
+                && !self.images.contains_key(name)
+            {
+                let state = self.image(name).await?;
+                self.images.insert(name.clone(), state);
+            }
+        }
+        let mut state = begin;
+        let mut history = std::mem::take(&mut state.config.history);
+        for step in &stage.steps {
+            if self.cancel.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            let layer = match &step.action {
+                Some(action) => self.step(step, action, &state).await?,
+                None => None,
+            };
+            history.push(History {
+                created: Some(self.created()),
+                created_by: Some(step.created_by.clone()),
+                comment: Some("imgforge".into()),
+                empty_layer: layer.is_none(),
+                ..History::default()
+            });
+            if let Some(layer) = layer {
+                state.push(layer);
+            }
+        }
+        state.config = ImageConfig { history, rootfs: state.config.rootfs, ..stage.config.clone() };
+        Ok(state)
+    }
+
+    /// Looks a step up, or carries it out.
+    async fn step(&self, step: &Step, action: &Action, state: &State) -> Result<Option<Layer>, BuildError> {
+        let tell = |cached| {
+            if step.number == 0 {
+                return;
+            }
+            (self.events)(StepEvent::Step {
+                number: step.number,
+                total: step.total,
+                text: step.label.clone(),
+                cached,
+            });
+        };
+        let (fetched, hashes) = self.fetch(action).await?;
+        let files = self.files(action)?;
+        let keys: Vec<FilesKey> = files.iter().map(|files| files.key.clone()).collect();
+        let inputs = Inputs {
+            chain: state.top(),
+            files: &keys,
+            fetched: &hashes,
+            network: self.request.network == Network::Default,
+            epoch: self.epoch,
+            platform: &self.request.platform,
+            packing: "gzip",
+        };
+        let key = key(action, &inputs);
+        // Two images with the same step on the same files carry it out once.
+        let _turn = self.engine.turn(&key).await;
+        if let Some(layer) = self.known(&key, state)? {
+            tell(true);
+            return Ok(layer);
+        }
+        tell(false);
+        let layer = self.carry_out(step, action, state, files, fetched).await?;
+        let chain = layer
+            .as_ref()
+            .map(|layer| crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id));
+        self.engine.store.put_step(key.as_str(), &Remembered { chain }).map_err(store_error)?;
+        Ok(layer)
+    }
+
+    /// What a step has given before, if that is still there.
+    fn known(&self, key: &StepKey, _state: &State) -> Result<Option<Option<Layer>>, BuildError> {
+        let Some(remembered) = self.engine.store.step(key.as_str()).map_err(store_error)? else {
+            return Ok(None);
+        };
+        let Some(chain) = remembered.chain else { return Ok(Some(None)) };
+        Ok(self.engine.store.layer(&chain).map_err(store_error)?.map(Some))
+    }
+
+    async fn carry_out(
+        &self,
+        step: &Step,
+        action: &Action,
+        state: &State,
+        files: Vec<Files>,
+        fetched: Vec<message::CopySource>,
+    ) -> Result<Option<Layer>, BuildError> {
+        let stack = self.engine.unpacked(&state.layers, &state.chain, &self.cancel).await?;
+        let mut trees = Vec::new();
+        for files in files {
+            trees.push(match files.what {
+                What::Nothing => None,
+                What::Context(entries) => Some(Tree::Context(entries)),
+                What::Image { layers, chain } => {
+                    Some(Tree::Stack(self.engine.unpacked(&layers, &chain, &self.cancel).await?))
+                }
+            });
+        }
+        let mut held = Vec::new();
+        let action = match action {
+            Action::Run(run) => message::Action::Run(self.run(run, trees, &mut held).await?),
+            Action::Copy(copy) => message::Action::Copy(copied(copy, trees, fetched)),
+            Action::Workdir { path, user } => {
+                message::Action::Folder { path: path.clone(), owner: user.clone() }
+            }
+        };
+        let scratch = self.engine.store.scratch().map_err(store_error)?;
+        let request = Request::Step(message::Step {
+            stack,
+            action,
+            blob: scratch.path().join("blob"),
+            folder: scratch.path().join("layer"),
+            epoch: self.epoch,
+            compression: message::Compression::Gzip,
+        });
+        let lines = Lines::new(step.number, Arc::clone(&self.events), TAIL);
+        let reply = self.engine.work(scratch.path(), &request, lines.sink(), &self.cancel).await;
+        let tail = lines.finish();
+        drop(held);
+        let failed = |message: String| BuildError::Step {
+            number: step.number,
+            total: step.total,
+            text: step.label.clone(),
+            message,
+            log_tail: tail.clone(),
+        };
+        match reply? {
+            Reply::Step(None) => Ok(None),
+            Reply::Step(Some(layer)) => {
+                let chain = crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id);
+                self.engine
+                    .store
+                    .adopt(&scratch.path().join("blob"), &scratch.path().join("layer"), &layer, &chain)
+                    .map_err(store_error)?;
+                Ok(Some(layer))
+            }
+            Reply::Failed(code) => Err(failed(format!("the command ended with status {code}"))),
+            Reply::TimedOut => Err(failed("the command took longer than it may".into())),
+            Reply::Error(message) if message.contains("No space left on device") => Err(BuildError::NoSpace),
+            Reply::Error(message) => Err(failed(message)),
+            other => Err(engine_error(format!("a step was answered with {other:?}"))),
+        }
+    }
+
+    /// The files that an action reads, in the order of its mounts.
+    fn files(&self, action: &Action) -> Result<Vec<Files>, BuildError> {
+        match action {
+            Action::Run(run) => run
+                .mounts
+                .iter()
+                .map(|mount| match &mount.kind {
+                    MountKind::Bind { from, source, .. } => self.from(from, &[source.as_str()], true),
+                    MountKind::Cache { from: Some(from), source, .. } => {
+                        self.from(from, &[source.as_str()], true)
+                    }
+                    _ => Ok(Files::nothing()),
+                })
+                .collect(),
+            Action::Copy(copy) => {
+                let paths: Vec<&str> = copy
+                    .sources
+                    .iter()
+                    .filter_map(|source| match source {
+                        CopySource::Path(path) => Some(path.as_str()),
+                        CopySource::Inline { .. } | CopySource::Url { .. } => None,
+                    })
+                    .collect();
+                Ok(vec![self.from(&copy.from, &paths, false)?])
+            }
+            Action::Workdir { .. } => Ok(Vec::new()),
+        }
+    }
+
+    fn from(&self, from: &From, paths: &[&str], is_plain: bool) -> Result<Files, BuildError> {
+        let state = match from {
+            From::Context => {
+                let entries = crate::copy::reached(&self.context, paths, is_plain);
+                let hash = context_hash(&entries).map_err(|error| BuildError::Unreadable {
+                    path: "the context".into(),
+                    message: error.to_string(),
+                })?;
+                return Ok(Files { key: FilesKey::Context(hash), what: What::Context(entries) });
+            }
+            From::Stage(stage) => self.stages.get(stage).map(|(_, state)| state),
+            From::Image(image) => self.images.get(image),
+        };
+        let state = state.ok_or_else(|| BuildError::Refused { message: format!("{from:?} is not there") })?;
+        Ok(Files {
+            key: FilesKey::Stack(state.top().to_owned()),
+            what: What::Image { layers: state.layers.clone(), chain: state.chain.clone() },
+        })
+    }
+
+    /// A RUN as a worker is told it. `held` keeps what must not go before it has ended.
+    async fn run(
+        &self,
+        run: &Run,
+        trees: Vec<Option<Tree>>,
+        held: &mut Vec<Box<dyn Send>>,
+    ) -> Result<message::Run, BuildError> {
+        let mut mounts = Vec::new();
+        for (mount, tree) in run.mounts.iter().zip(trees) {
+            let kind = match (&mount.kind, tree) {
+                (MountKind::Bind { source, writable, .. }, Some(tree)) => {
+                    message::MountKind::Tree { tree, path: source.clone(), read_only: !writable }
+                }
+                (MountKind::Cache { from: Some(_), .. }, _) => {
+                    return Err(BuildError::Refused {
+                        message: "a cache mount that begins as a copy (from=) is not known to this engine"
+                            .into(),
+                    });
+                }
+                (MountKind::Cache { id, sharing, read_only, .. }, _) => {
+                    let path = self.engine.store.cache(id).map_err(store_error)?;
+                    if *sharing != Sharing::Shared {
+                        held.push(Box::new(self.engine.hold(&path).await));
+                    }
+                    message::MountKind::Host { path, read_only: *read_only }
+                }
+                (MountKind::Tmpfs { size }, _) => message::MountKind::Tmpfs { size: *size, mode: 0o1777 },
+                (
+                    MountKind::Secret { id, required: false, .. }
+                    | MountKind::Ssh { id, required: false, .. },
+                    _,
+                ) => {
+                    let _ = id;
+                    continue;
+                }
+                (MountKind::Secret { id, .. } | MountKind::Ssh { id, .. }, _) => {
+                    return Err(BuildError::Refused {
+                        message: format!("the secret or agent \"{id}\" is required, and imgforge gives none"),
+                    });
+                }
+                (MountKind::Bind { .. }, None) => {
+                    return Err(BuildError::Refused { message: "a bind mount of nothing".into() });
+                }
+            };
+            mounts.push(message::Mount { target: mount.target.clone(), kind });
+        }
+        for (name, content) in &run.heredocs {
+            mounts.push(message::Mount {
+                target: format!("/dev/pipes/{name}"),
+                kind: message::MountKind::File {
+                    content: content.clone().into_bytes(),
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                },
+            });
+        }
+        let has_network = match run.network {
+            Some(RunNetwork::None) => false,
+            Some(RunNetwork::Default | RunNetwork::Host) | None => self.request.network == Network::Default,
+        };
+        let mut env = run.env.clone();
+        if !env.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH") {
+            env.push(("SOURCE_DATE_EPOCH".into(), self.epoch.to_string()));
+        }
+        Ok(message::Run {
+            argv: run.argv.clone(),
+            env,
+            workdir: run.workdir.clone(),
+            user: run.user.clone(),
+            mounts,
+            network: if has_network { message::Network::Host } else { message::Network::None },
+            timeout: None,
+        })
+    }
+
+    /// What ADD takes from URLs and COPY from heredocs, and the hashes of that.
+    async fn fetch(&self, action: &Action) -> Result<(Vec<message::CopySource>, Vec<String>), BuildError> {
+        let Action::Copy(copy) = action else { return Ok((Vec::new(), Vec::new())) };
+        let (mut files, mut hashes) = (Vec::new(), Vec::new());
+        for source in &copy.sources {
+            let CopySource::Url { url, checksum } = source else { continue };
+            if self.request.network == Network::None {
+                return Err(BuildError::Refused {
+                    message: format!(
+                        "ADD {url} needs the network, which this image's steps do not have: say network \"default\""
+                    ),
+                });
+            }
+            let fetched = fetch::fetch(url, checksum.as_deref(), &self.cancel).await?;
+            // Its name and its time are in the layer too.
+            let hash = blake3::hash(&fetched.bytes);
+            hashes.push(format!("{hash} {:?} {:?}", fetched.name, fetched.time));
+            files.push(message::CopySource::File {
+                name: fetched.name,
+                mode: 0o600,
+                time: fetched.time,
+                content: Content::Bytes(fetched.bytes),
+            });
+        }
+        Ok((files, hashes))
+    }
+
+    fn created(&self) -> String {
+        crate::store::rfc3339(self.epoch)
+    }
+
+    /// Writes the image.
+    async fn finish(self, mut state: State) -> Result<BuiltImage, BuildError> {
+        state.config.created = Some(self.created());
+        state.config.rootfs.diff_ids = state.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        if !self.request.labels.is_empty() {
+            let labels = state.config.config.labels.get_or_insert_default();
+            labels.extend(self.request.labels.clone());
+        }
+        let content = content(&state.config);
+        let before = self.engine.store.with_content(&content).map_err(store_error)?;
+        let name = self.request.labels.get(labels::IMAGE);
+        let same = before.iter().filter(|record| name.is_some() && record.labels.get(labels::IMAGE) == name);
+        let same_as: Vec<Fingerprint> =
+            same.filter_map(|record| record.labels.get(labels::FINGERPRINT)?.parse().ok()).collect();
+        let image =
+            self.engine.store.put_image(&state.config, &state.layers, &content).map_err(store_error)?;
+        Ok(BuiltImage { id: image.id, size: image.size, same_as })
+    }
+}
+
+/// The hash of what an image is: its configuration, which names its layers, without what says how it was made.
+fn content(config: &ImageConfig) -> String {
+    let mut config = ImageConfig { history: Vec::new(), ..config.clone() };
+    if let Some(labels) = &mut config.config.labels {
+        labels.retain(|name, _| !name.starts_with("imgforge."));
+    }
+    let bytes = serde_json::to_vec(&config).expect("texts and numbers are JSON");
+    blake3::hash(&bytes).to_hex().to_string()
+}
+
+/// The files that an action reads from one place.
+struct Files {
+    key: FilesKey,
+    what: What,
+}
+
+enum What {
+    Nothing,
+    Context(Vec<ContextEntry>),
+    Image { layers: Vec<Layer>, chain: Vec<String> },
+}
+
+impl Files {
+    fn nothing() -> Self {
+        Self { key: FilesKey::None, what: What::Nothing }
+    }
+}
+
+fn copied(copy: &Copy, trees: Vec<Option<Tree>>, fetched: Vec<message::CopySource>) -> message::Copy {
+    let mut fetched = fetched.into_iter();
+    let sources = copy.sources.iter().filter_map(|source| match source {
+        CopySource::Path(path) => Some(message::CopySource::Path(path.clone())),
+        CopySource::Inline { name, content } => Some(message::CopySource::File {
+            name: name.clone(),
+            mode: 0o644,
+            time: None,
+            content: Content::Bytes(content.clone().into_bytes()),
+        }),
+        CopySource::Url { .. } => fetched.next(),
+    });
+    message::Copy {
+        tree: trees.into_iter().next().flatten().unwrap_or(Tree::Context(Vec::new())),
+        sources: sources.collect(),
+        target: copy.target.clone(),
+        chown: copy.chown.clone(),
+        chmod: copy.chmod,
+        link: copy.link,
+        parents: copy.parents,
+        excludes: copy.excludes.clone(),
+        unpack: copy.is_add,
+    }
+}
+
+/// The context as a worker gets it, sorted by path, with the folders that files lie in.
+fn context(request: &BuildRequest) -> Result<Vec<ContextEntry>, BuildError> {
+    let mut entries: BTreeMap<Utf8PathBuf, ContextKind> = BTreeMap::new();
+    for entry in &request.entries {
+        let kind = match &entry.kind {
+            EntryKind::Dir => ContextKind::Folder,
+            EntryKind::Symlink { target } => ContextKind::Link { target: target.clone() },
+            EntryKind::File { hash, executable, origin, .. } => ContextKind::File {
+                executable: *executable,
+                content: match origin {
+                    Origin::Source(path) => {
+                        Content::File { path: request.root.join(path), blake3: Some(hash.to_string()) }
+                    }
+                    Origin::Generated(bytes) => Content::Bytes(bytes.to_vec()),
+                },
+            },
+        };
+        add(&mut entries, &entry.path, kind);
+    }
+    for file in &request.supplied {
+        let content = match &file.content {
+            SuppliedContent::Bytes(bytes) => Content::Bytes(bytes.clone()),
+            SuppliedContent::File(path) if path.is_file() => {
+                Content::File { path: path.clone(), blake3: None }
+            }
+            SuppliedContent::File(path) => {
+                return Err(BuildError::Unreadable { path: path.clone(), message: "it is not there".into() });
+            }
+        };
+        add(&mut entries, &file.path, ContextKind::File { executable: file.executable, content });
+    }
+    Ok(entries.into_iter().map(|(path, kind)| ContextEntry { path: path.into(), kind }).collect())
+}
+
+fn add(entries: &mut BTreeMap<Utf8PathBuf, ContextKind>, path: &Utf8Path, kind: ContextKind) {
+    for parent in path.ancestors().skip(1).filter(|parent| !parent.as_str().is_empty()) {
+        entries.entry(parent.to_owned()).or_insert(ContextKind::Folder);
+    }
+    entries.insert(path.to_owned(), kind);
+}
+
+/// Problems of a Dockerfile, in the words in which BuildKit says where they are.
+fn refused(text: &str, problems: &[imgforge_core::dockerfile::ParseProblem]) -> BuildError {
+    let lines = problems.iter().map(|problem| {
+        let before = text.get(..problem.span.offset as usize).unwrap_or_default();
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        match &problem.help {
+            Some(help) => format!("line {line}: {}; {help}", problem.message),
+            None => format!("line {line}: {}", problem.message),
+        }
+    });
+    let lines: Vec<String> = lines.collect();
+    BuildError::Refused { message: format!("parse error {}", lines.join("; ")) }
+}
+
+pub(crate) fn store_error(error: crate::store::StoreError) -> BuildError {
+    if error.is_disk_full() { BuildError::NoSpace } else { engine_error(error.to_string()) }
+}
+
+pub(crate) fn engine_error(message: String) -> BuildError {
+    BuildError::Engine(imgforge_engine::Error::Embedded { message })
+}

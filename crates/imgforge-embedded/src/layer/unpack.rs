@@ -1,0 +1,605 @@
+//! A layer's blob becomes a folder that overlay mounts.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use super::decode::{Decoded, TooLarge};
+use super::reader::{Entry, Tar};
+use super::stack::{BENEATH, Found, Stack, open_folder, open_folder_at};
+use super::{
+    Attribute, LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, attributes, is_kept, is_whiteout,
+    shown,
+};
+
+/// Begins the names that AUFS used for itself: no files.
+const AUFS: &[u8] = b".wh..wh.";
+/// How many links a path may lead through, as in the kernel.
+const LINKS_MAX: usize = 40;
+
+/// A layer that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// `sha256:` of the tar.
+    pub diff_id: String,
+    /// The tar's size in bytes.
+    pub size: u64,
+    /// Paths of devices that this process may not make: they are left out, as other engines do without privileges.
+    pub left_out: Vec<String>,
+}
+
+/// [`unpack_within`] without a limit but the disk's.
+pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Result<Unpacked, LayerError> {
+    unpack_within(blob, stack, folder, u64::MAX)
+}
+
+/// Unpacks a layer (tar, gzip or zstd, as its first bytes tell) that anyone may have made into a folder that is not
+/// there yet, in the form that overlay mounts with the option `userxattr`.
+///
+/// - Folders that the tar has things in but does not mention are those of `stack`, the layers below (lowest first);
+///   where there are none, 0755, root's, of 1970. The same goes for the folder itself.
+/// - Links in the path of an entry are followed, those of the stack too, and never lead out of the folder. `..` in the
+///   name of an entry is an error.
+/// - An entry of the same name as one before takes its place; only a folder stays, with what is in it. A whiteout hides
+///   nothing of its own layer, whatever the order.
+/// - A hard link to a file of the stack brings that file with it, as overlay does.
+/// - Of extended attributes, `user.*` and `security.capability` are kept, overlay's own never.
+///
+/// When there is more than `limit` bytes of tar, or the disk is full, or anything else is wrong, nothing stays.
+pub fn unpack_within(
+    blob: &Utf8Path,
+    stack: &[Utf8PathBuf],
+    folder: &Utf8Path,
+    limit: u64,
+) -> Result<Unpacked, LayerError> {
+    let io = |path: &Utf8Path| {
+        let path = path.to_string();
+        move |error: io::Error| LayerError::Io { path, error }
+    };
+    let file = File::open(blob).map_err(io(blob))?;
+    let stack = Stack::open(stack).map_err(io(folder))?;
+    std::fs::create_dir(folder).map_err(io(folder))?;
+    let unpacked = open_folder(folder.as_std_path()).map_err(io(folder)).and_then(|root| {
+        let input = Decoded::open(file, limit).map_err(io(blob))?;
+        let unpack = Unpack {
+            root,
+            stack,
+            opaque: HashSet::new(),
+            times: BTreeMap::new(),
+            last: None,
+            left_out: Vec::new(),
+            buffer: vec![0; 1 << 17],
+        };
+        unpack.all(input, limit)
+    });
+    if unpacked.is_err() {
+        let path = folder.as_std_path();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        open_folder(parent)
+            .and_then(|parent| remove(parent.as_fd(), path.file_name().unwrap_or_default()))
+            .map_err(io(folder))?;
+    }
+    unpacked
+}
+
+struct Unpack {
+    root: OwnedFd,
+    stack: Stack,
+    /// Folders of this layer that hide the stack's.
+    opaque: HashSet<PathBuf>,
+    /// Times of folders: they are set last.
+    times: BTreeMap<PathBuf, (i64, i64)>,
+    /// The folder of the entry before: most entries are in the same.
+    last: Option<(Vec<u8>, Folder)>,
+    left_out: Vec<String>,
+    buffer: Vec<u8>,
+}
+
+/// A folder of the layer.
+struct Folder {
+    fd: OwnedFd,
+    /// Its path without links.
+    path: PathBuf,
+}
+
+/// What is wrong with an entry.
+enum Wrong {
+    Io(io::Error),
+    Path(&'static str),
+    Owner(u32, u32),
+    /// The tar itself.
+    Tar(io::Error),
+}
+
+impl From<io::Error> for Wrong {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Errno> for Wrong {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// Owner, mode, time and attributes of a file.
+struct Meta<'a> {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    mtime: (i64, i64),
+    attributes: &'a [Attribute],
+}
+
+impl Unpack {
+    fn all(mut self, input: Decoded, limit: u64) -> Result<Unpacked, LayerError> {
+        let tar_error = |error: io::Error| {
+            if error.get_ref().is_some_and(|error| error.is::<TooLarge>()) {
+                return LayerError::TooLarge { limit };
+            }
+            LayerError::Tar(error)
+        };
+        let named = |path: &[u8], wrong: Wrong| match wrong {
+            Wrong::Io(error) => LayerError::Io { path: shown(path), error },
+            Wrong::Path(why) => LayerError::Path { path: shown(path), why },
+            Wrong::Owner(uid, gid) => LayerError::Owner { path: shown(path), uid, gid },
+            Wrong::Tar(error) => tar_error(error),
+        };
+        let mut tar = Tar::new(input);
+        self.make_root().map_err(|wrong| named(b"/", wrong))?;
+        while let Some(entry) = tar.next().map_err(tar_error)? {
+            self.entry(&entry, &mut tar).map_err(|wrong| named(&entry.path, wrong))?;
+        }
+        for (path, time) in self.times.iter().rev() {
+            let set = match open_folder_at(&self.root, path) {
+                Ok(folder) => rustix::fs::futimens(&folder, &times(*time)),
+                // A later entry has taken its place.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                Err(error) => Err(error),
+            };
+            set.map_err(|error| named(path.as_os_str().as_bytes(), error.into()))?;
+        }
+        let (diff_id, size) = tar.into_inner().finish().map_err(tar_error)?;
+        Ok(Unpacked { diff_id, size, left_out: self.left_out })
+    }
+
+    /// The layer's root is like that of the stack, until an entry says otherwise.
+    fn make_root(&mut self) -> Result<(), Wrong> {
+        let below = self.stack.find(Path::new(""))?;
+        let root = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
+        self.imitate(&root, below.as_ref())
+    }
+
+    /// Gives a folder the metadata of one below, or the usual.
+    fn imitate(&mut self, folder: &Folder, below: Option<&Found>) -> Result<(), Wrong> {
+        let (meta, attributes);
+        match below {
+            Some(below) => {
+                attributes = self::attributes(below.open()?)?;
+                meta = Meta::of(&below.stat, &attributes);
+            }
+            None => meta = Meta { uid: 0, gid: 0, mode: 0o755, mtime: (0, 0), attributes: &[] },
+        }
+        meta.set_folder(&folder.fd)?;
+        self.times.insert(folder.path.clone(), meta.mtime);
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry, tar: &mut Tar<Decoded>) -> Result<(), Wrong> {
+        let names = names(&entry.path)?;
+        let meta = Meta {
+            uid: entry.uid,
+            gid: entry.gid,
+            mode: entry.mode,
+            mtime: entry.mtime,
+            attributes: &entry.attributes,
+        };
+        let Some((name, above)) = names.split_last() else {
+            if entry.kind != EntryType::Directory {
+                return Err(Wrong::Path("the root is a folder"));
+            }
+            meta.set_folder(&self.root)?;
+            self.times.insert(PathBuf::new(), meta.mtime);
+            return Ok(());
+        };
+        if above.iter().any(|name| name.starts_with(AUFS)) {
+            return Ok(());
+        }
+        if above.iter().any(|name| name.starts_with(WHITEOUT)) {
+            return Err(Wrong::Path("what is gone has nothing in it"));
+        }
+        let parent = self.parent(above)?;
+        let done = self.entry_in(&parent, OsStr::from_bytes(name), entry, &meta, tar);
+        self.last = Some((above.join(&b'/'), parent));
+        done
+    }
+
+    /// The folder that an entry is in.
+    fn parent(&mut self, names: &[&[u8]]) -> Result<Folder, Wrong> {
+        let path = names.join(&b'/');
+        match self.last.take() {
+            Some((last, folder)) if last == path => Ok(folder),
+            _ => self.folder(names),
+        }
+    }
+
+    fn entry_in(
+        &mut self,
+        parent: &Folder,
+        name: &OsStr,
+        entry: &Entry,
+        meta: &Meta<'_>,
+        tar: &mut Tar<Decoded>,
+    ) -> Result<(), Wrong> {
+        if name.as_bytes() == OPAQUE {
+            return self.make_opaque(parent);
+        }
+        if name.as_bytes().starts_with(AUFS) {
+            return Ok(());
+        }
+        if let Some(gone) = name.as_bytes().strip_prefix(WHITEOUT) {
+            if matches!(gone, b"" | b"." | b"..") {
+                return Err(Wrong::Path("it does not say what is gone"));
+            }
+            return self.hide(parent, OsStr::from_bytes(gone));
+        }
+        if parent.path.as_os_str().len() + 1 + name.len() >= PATH_MAX {
+            return Err(Wrong::Path("its path is too long"));
+        }
+        let fd = parent.fd.as_fd();
+        match entry.kind {
+            EntryType::Directory => {
+                let folder = self.make_folder(parent, name)?;
+                meta.set_folder(&folder.fd)?;
+                self.times.insert(folder.path, meta.mtime);
+                return Ok(());
+            }
+            EntryType::Link => return self.link(parent, name, &entry.link),
+            _ => self.clear(parent, name)?,
+        }
+        let kind = match entry.kind {
+            EntryType::Symlink => {
+                rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), fd, name)?;
+                return meta.set_node(fd, name, true);
+            }
+            EntryType::Char if entry.device == (0, 0) => return self.hide(parent, name),
+            EntryType::Char => FileType::CharacterDevice,
+            EntryType::Block => FileType::BlockDevice,
+            EntryType::Fifo => FileType::Fifo,
+            _ => {
+                let mut file = create(fd, name)?;
+                self.copy(tar, &mut file)?;
+                return meta.set(&file);
+            }
+        };
+        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+        match rustix::fs::mknodat(fd, name, kind, Mode::from_raw_mode(0o600), device) {
+            Err(Errno::PERM) if kind != FileType::Fifo => {
+                self.left_out.push(shown(&entry.path));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => meta.set_node(fd, name, false),
+        }
+    }
+
+    fn copy(&mut self, tar: &mut Tar<Decoded>, file: &mut File) -> Result<(), Wrong> {
+        loop {
+            match tar.read(&mut self.buffer).map_err(Wrong::Tar)? {
+                0 => return Ok(()),
+                read => file.write_all(&self.buffer[..read])?,
+            }
+        }
+    }
+
+    /// Makes a hard link.
+    fn link(&mut self, parent: &Folder, name: &OsStr, target: &[u8]) -> Result<(), Wrong> {
+        let names = names(target).map_err(|_| Wrong::Path("its link leads nowhere in the layer"))?;
+        let Some((first, above)) = names.split_last() else {
+            return Err(Wrong::Path("it is a hard link to the root"));
+        };
+        let first = OsStr::from_bytes(first);
+        let there = self.folder(above)?;
+        if (there.path.as_path(), first) == (parent.path.as_path(), name) {
+            return Ok(()); // To itself.
+        }
+        match rustix::fs::statat(&there.fd, first, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if is_whiteout(&stat) => return Err(Wrong::Path("it is a hard link to what is gone")),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                return Err(Wrong::Path("it is a hard link to a folder"));
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) => self.copy_up(&there, first)?,
+            Err(error) => return Err(error.into()),
+        }
+        self.clear(parent, name)?;
+        rustix::fs::linkat(&there.fd, first, &parent.fd, name, AtFlags::empty())?;
+        Ok(())
+    }
+
+    /// Brings a file of the stack into this layer.
+    fn copy_up(&mut self, parent: &Folder, name: &OsStr) -> Result<(), Wrong> {
+        let Some(found) = self.below(&parent.path.join(name))? else {
+            return Err(Wrong::Path("it is a hard link to a file that is not there"));
+        };
+        let fd = parent.fd.as_fd();
+        match found.kind() {
+            FileType::RegularFile => {
+                let source = found.open()?;
+                let attributes = attributes(&source)?;
+                let mut file = create(fd, name)?;
+                io::copy(&mut File::from(source), &mut file)?;
+                Meta::of(&found.stat, &attributes).set(&file)
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&found.folder, &found.name, Vec::new())?;
+                rustix::fs::symlinkat(&*target, fd, name)?;
+                Meta::of(&found.stat, &[]).set_node(fd, name, true)
+            }
+            FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
+                let mode = Mode::from_raw_mode(0o600);
+                rustix::fs::mknodat(fd, name, found.kind(), mode, found.stat.st_rdev)?;
+                Meta::of(&found.stat, &[]).set_node(fd, name, false)
+            }
+            _ => Err(Wrong::Path("it is a hard link to what is no file")),
+        }
+    }
+
+    /// What the layers below have at a path, if this layer does not hide it.
+    fn below(&self, path: &Path) -> io::Result<Option<Found>> {
+        if !self.opaque.is_empty() && path.ancestors().skip(1).any(|above| self.opaque.contains(above)) {
+            return Ok(None);
+        }
+        self.stack.find(path)
+    }
+
+    /// The folder at a path, where links lead to in the end. Missing ones are made, like those of the stack.
+    fn folder(&mut self, names: &[&[u8]]) -> Result<Folder, Wrong> {
+        // The way is often there already, without links.
+        let path = PathBuf::from(OsString::from_vec(names.join(&b'/')));
+        if let Ok(fd) = open_folder_at(&self.root, &path) {
+            return Ok(Folder { fd, path });
+        }
+        let mut folder = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
+        let mut todo: Vec<OsString> =
+            names.iter().rev().map(|name| OsString::from_vec(name.to_vec())).collect();
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == ".." {
+                folder.path.pop();
+                folder.fd = open_folder_at(&self.root, &folder.path)?;
+                continue;
+            }
+            let path = folder.path.join(&name);
+            if path.as_os_str().len() >= PATH_MAX {
+                return Err(Wrong::Path("its path is too long"));
+            }
+            let stat = match rustix::fs::statat(&folder.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Some(stat),
+                Err(Errno::NOENT) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let target = match stat.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat))) {
+                Some((FileType::Directory, _)) => {
+                    folder = Folder { fd: open_folder_at(&folder.fd, Path::new(&name))?, path };
+                    continue;
+                }
+                Some((FileType::Symlink, _)) => rustix::fs::readlinkat(&folder.fd, &name, Vec::new())?,
+                Some((_, true)) => {
+                    let made = self.make_folder(&folder, &name)?;
+                    self.imitate(&made, None)?;
+                    folder = made;
+                    continue;
+                }
+                Some(_) => return Err(Wrong::Path("it is in what is no folder")),
+                None => match self.below(&path)? {
+                    Some(found) if found.kind() == FileType::Symlink => {
+                        rustix::fs::readlinkat(&found.folder, &found.name, Vec::new())?
+                    }
+                    found => {
+                        let found = found.filter(|found| found.kind() == FileType::Directory);
+                        let made = self.make_folder(&folder, &name)?;
+                        self.imitate(&made, found.as_ref())?;
+                        folder = made;
+                        continue;
+                    }
+                },
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Wrong::Path("its path leads through too many links"));
+            }
+            let target = target.as_bytes();
+            if target.starts_with(b"/") {
+                folder = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
+            }
+            let parts = target.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+            todo.extend(parts.rev().map(|part| OsString::from_vec(part.to_vec())));
+        }
+        Ok(folder)
+    }
+
+    /// Makes a folder, or takes the one that is there. One that takes the place of something else of this layer hides
+    /// what is below, as that did.
+    fn make_folder(&mut self, parent: &Folder, name: &OsStr) -> Result<Folder, Wrong> {
+        let path = parent.path.join(name);
+        let stat = match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let hides = match stat {
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                return Ok(Folder { fd: open_folder_at(&parent.fd, Path::new(name))?, path });
+            }
+            Some(_) => {
+                rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty())?;
+                true
+            }
+            None => false,
+        };
+        rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700))?;
+        let folder = Folder { fd: open_folder_at(&parent.fd, Path::new(name))?, path };
+        if hides {
+            self.make_opaque(&folder)?;
+        }
+        Ok(folder)
+    }
+
+    fn make_opaque(&mut self, folder: &Folder) -> Result<(), Wrong> {
+        if !folder.path.as_os_str().is_empty() {
+            rustix::fs::fsetxattr(&folder.fd, OVERLAY_OPAQUE, b"y", XattrFlags::empty())?;
+        }
+        self.opaque.insert(folder.path.clone());
+        Ok(())
+    }
+
+    /// Hides what the stack has under a name. What this layer has stays.
+    fn hide(&mut self, parent: &Folder, name: &OsStr) -> Result<(), Wrong> {
+        match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let fd = open_folder_at(&parent.fd, Path::new(name))?;
+                self.make_opaque(&Folder { fd, path: parent.path.join(name) })
+            }
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => {
+                let mode = Mode::empty();
+                Ok(rustix::fs::mknodat(&parent.fd, name, FileType::CharacterDevice, mode, 0)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes way for something that is no folder.
+    fn clear(&mut self, parent: &Folder, name: &OsStr) -> Result<(), Wrong> {
+        match rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => {
+                remove(parent.fd.as_fd(), name)?;
+                let path = parent.path.join(name);
+                self.opaque.retain(|folder| !folder.starts_with(&path));
+                self.times.retain(|folder, _| !folder.starts_with(&path));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<'a> Meta<'a> {
+    fn of(stat: &Stat, attributes: &'a [Attribute]) -> Self {
+        Self {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            attributes,
+        }
+    }
+
+    /// Sets all on a file that is open.
+    fn set(&self, file: impl AsFd) -> Result<(), Wrong> {
+        self.set_folder(&file)?;
+        Ok(rustix::fs::futimens(&file, &times(self.mtime))?)
+    }
+
+    /// Sets all but the time. The owner goes first: a change of it takes setuid bits and capabilities away.
+    fn set_folder(&self, file: impl AsFd) -> Result<(), Wrong> {
+        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|error| self.unmapped(error))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode))?;
+        for (name, value) in self.attributes.iter().filter(|(name, _)| is_kept(name)) {
+            match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+                // What this file system does not take is left out, as containerd does.
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what can be set on what is neither a file nor a folder.
+    fn set_node(&self, parent: BorrowedFd<'_>, name: &OsStr, is_link: bool) -> Result<(), Wrong> {
+        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::chownat(parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| self.unmapped(error))?;
+        if !is_link {
+            // Nobody else works in this folder: it is the node that was made a moment ago.
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.mode), AtFlags::empty())?;
+        }
+        Ok(rustix::fs::utimensat(parent, name, &times(self.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// A user namespace that lacks an id refuses it with `EINVAL`; without one, `EPERM` says that this is not root.
+    fn unmapped(&self, error: Errno) -> Wrong {
+        match error {
+            Errno::INVAL | Errno::PERM => Wrong::Owner(self.uid, self.gid),
+            error => error.into(),
+        }
+    }
+}
+
+fn times((seconds, nanoseconds): (i64, i64)) -> Timestamps {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Makes an empty file that is not there yet.
+fn create(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat2(parent, name, flags, Mode::from_raw_mode(0o600), BENEATH)?))
+}
+
+/// The names of a path, without those that lead nowhere. An absolute path is one from the layer's root.
+fn names(path: &[u8]) -> Result<Vec<&[u8]>, Wrong> {
+    if path.len() >= PATH_MAX {
+        return Err(Wrong::Path("its path is too long"));
+    }
+    if path.contains(&0) {
+        return Err(Wrong::Path("there is a NUL in its path"));
+    }
+    let names: Vec<&[u8]> =
+        path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    if names.contains(&b"..".as_slice()) {
+        return Err(Wrong::Path("its path has .. in it"));
+    }
+    Ok(names)
+}
+
+/// Removes a folder and all in it. Folders are opened from the top, so that depth costs no file descriptors; a path
+/// longer than [`PATH_MAX`] is an error.
+fn remove(top: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let mut todo = vec![PathBuf::from(name)];
+    while let Some(path) = todo.last().cloned() {
+        let folder = open_folder_at(top, &path)?;
+        let before = todo.len();
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if matches!(name.as_bytes(), b"." | b"..") {
+                continue;
+            }
+            match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::ISDIR) => todo.push(path.join(name)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if todo.len() == before {
+            let parent = open_folder_at(top, path.parent().unwrap_or(Path::new("")))?;
+            rustix::fs::unlinkat(&parent, path.file_name().unwrap_or(name), AtFlags::REMOVEDIR)?;
+            todo.pop();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Images from registries into the store.
+
+use camino::Utf8Path;
+use imgforge_core::image_config::ImageConfig;
+use imgforge_engine::{BuildError, CancellationToken, Login};
+use imgforge_registry::{
+    Credentials, Descriptor, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
+};
+
+use crate::build::{engine_error, store_error};
+use crate::engine::{Embedded, silent, words};
+use crate::store::ImageRecord;
+use crate::worker::message::{self, Layer, Reply, Request};
+
+/// What is larger is no configuration.
+const MAX_CONFIG: u64 = 16 << 20;
+
+impl Embedded {
+    /// Pulls an image, and gives it its reference as a name when that has a tag.
+    pub(crate) async fn pull_reference(
+        &self,
+        name: &str,
+        login: Option<Login>,
+        platform: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<ImageRecord, BuildError> {
+        let reference: ImageReference = name.parse().map_err(|error| gone(name, &error))?;
+        tokio::select! {
+            pulled = self.pull_now(name, &reference, login, platform, cancel) => pulled,
+            () = cancel.cancelled() => Err(BuildError::Cancelled),
+        }
+    }
+
+    async fn pull_now(
+        &self,
+        name: &str,
+        reference: &ImageReference,
+        login: Option<Login>,
+        platform: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<ImageRecord, BuildError> {
+        let registry =
+            Registry::new(self.options(&reference.host, login)).map_err(|error| gone(name, &error))?;
+        let repository = reference.repository.as_str();
+        let manifest = registry
+            .manifest(repository, &reference.reference())
+            .await
+            .map_err(|error| gone(name, &error))?
+            .ok_or_else(|| BuildError::Refused {
+                message: format!("{name}: not found: the registry has no such image"),
+            })?;
+        let manifest = match manifest.entries() {
+            Some(entries) => {
+                let entry = choose(entries, platform.unwrap_or("linux/amd64")).ok_or_else(|| {
+                    BuildError::Refused {
+                        message: format!("{name} has nothing for {}", platform.unwrap_or("linux/amd64")),
+                    }
+                })?;
+                let reference = Reference::Digest(entry.digest.clone());
+                let found = registry.manifest(repository, &reference).await;
+                found.map_err(|error| gone(name, &error))?.ok_or_else(|| BuildError::Refused {
+                    message: format!("{name}: not found: the registry lacks {}", entry.digest),
+                })?
+            }
+            None => manifest,
+        };
+        self.take(name, &registry, repository, &manifest, cancel).await
+    }
+
+    async fn take(
+        &self,
+        name: &str,
+        registry: &Registry,
+        repository: &str,
+        manifest: &Manifest,
+        cancel: &CancellationToken,
+    ) -> Result<ImageRecord, BuildError> {
+        let wrong = |why: &str| BuildError::Refused { message: format!("{name}: {why}") };
+        let config = manifest.config().ok_or_else(|| wrong("it is no image"))?;
+        let bytes =
+            registry.blob(repository, config, MAX_CONFIG).await.map_err(|error| gone(name, &error))?;
+        let parsed: ImageConfig = serde_json::from_slice(&bytes)
+            .map_err(|error| wrong(&format!("its configuration is not understood: {error}")))?;
+        if parsed.rootfs.diff_ids.len() != manifest.layers().len() {
+            return Err(wrong("its configuration names other layers than its manifest"));
+        }
+        let scratch = self.store.scratch().map_err(store_error)?;
+        let fetching = manifest
+            .layers()
+            .iter()
+            .map(|layer| self.fetch(name, registry, repository, layer, scratch.path()));
+        futures_util::future::try_join_all(fetching).await?;
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut stack = Vec::new();
+        let mut chain: Option<String> = None;
+        for (descriptor, diff_id) in manifest.layers().iter().zip(&parsed.rootfs.diff_ids) {
+            let id = crate::store::chain_id(chain.as_deref(), diff_id);
+            let known = self.store.layer(&id).map_err(store_error)?;
+            let layer = match (known, self.store.folder(&id)) {
+                (Some(layer), Some(_)) => layer,
+                _ => self.unpack(name, descriptor, diff_id, &id, &stack, cancel).await?,
+            };
+            stack.extend(self.store.folder(&id));
+            // Another compression of the same layer may be known: the manifest's own is what has its digest.
+            layers.push(Layer {
+                digest: descriptor.digest.to_string(),
+                size: descriptor.size,
+                media_type: descriptor.media_type.clone(),
+                ..layer
+            });
+            chain = Some(id);
+        }
+        self.store.put_pulled(&bytes, &layers, manifest.bytes()).map_err(store_error)
+    }
+
+    async fn fetch(
+        &self,
+        name: &str,
+        registry: &Registry,
+        repository: &str,
+        layer: &Descriptor,
+        scratch: &Utf8Path,
+    ) -> Result<(), BuildError> {
+        if self.store.has_blob(layer.digest.as_str()) {
+            return Ok(());
+        }
+        let file = scratch.join(layer.digest.hex());
+        registry
+            .download_blob(repository, layer, &file, ProgressSink::silent())
+            .await
+            .map_err(|error| gone(name, &error))?;
+        self.store.adopt_blob(&file, layer.digest.as_str()).map_err(store_error)
+    }
+
+    async fn unpack(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+        diff_id: &str,
+        chain: &str,
+        stack: &[camino::Utf8PathBuf],
+        cancel: &CancellationToken,
+    ) -> Result<Layer, BuildError> {
+        let blob = self.store.blob(descriptor.digest.as_str()).map_err(store_error)?;
+        let scratch = self.store.scratch().map_err(store_error)?;
+        let folder = scratch.path().join("layer");
+        let request =
+            Request::Unpack(message::Unpack { blob, stack: stack.to_vec(), folder: folder.clone() });
+        let unpacked_size = match self.work(scratch.path(), &request, silent(), cancel).await? {
+            Reply::Unpack(found) if found.diff_id == diff_id => found.size,
+            Reply::Unpack(found) => {
+                return Err(BuildError::Refused {
+                    message: format!("{name}: a layer is {}, and not {diff_id}", found.diff_id),
+                });
+            }
+            other => return Err(engine_error(format!("{name} cannot be unpacked: {}", words(&other)))),
+        };
+        let layer = Layer {
+            diff_id: diff_id.to_owned(),
+            digest: descriptor.digest.to_string(),
+            size: descriptor.size,
+            media_type: descriptor.media_type.clone(),
+            unpacked_size,
+        };
+        self.store.adopt_folder(&folder, &layer, chain).map_err(store_error)?;
+        Ok(layer)
+    }
+
+    /// How a registry is reached.
+    fn options(&self, host: &str, login: Option<Login>) -> Options {
+        let known = self.settings.registries.iter().find(|options| options.host == host).cloned();
+        let mut options = known.unwrap_or_else(|| Options::new(host, Credentials::docker()));
+        if let Some(login) = login {
+            options.credentials = Credentials::login(login.user, login.password);
+        }
+        options
+    }
+}
+
+/// The entry of an index for a platform: one without a variant fits where none is asked for.
+fn choose<'d>(entries: &'d [Descriptor], platform: &str) -> Option<&'d Descriptor> {
+    let mut parts = platform.split('/');
+    let (os, architecture, variant) = (parts.next()?, parts.next()?, parts.next());
+    let fits = |entry: &&Descriptor| {
+        entry.platform.as_ref().is_some_and(|of| {
+            of.os == os
+                && of.architecture == architecture
+                && variant.is_none_or(|v| of.variant.as_deref() == Some(v))
+        })
+    };
+    entries.iter().find(fits)
+}
+
+fn gone(name: &str, error: &imgforge_registry::Error) -> BuildError {
+    BuildError::Refused { message: format!("{name}: {error}") }
+}

@@ -1,0 +1,282 @@
+//! The process that becomes the program: what must be done inside the namespaces.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::Signal;
+
+use super::place::{self, PLAIN, Root};
+use super::{ADDRESS, Source, Spec, Trouble, capabilities, device, loopback};
+use crate::accounts::{self, Account};
+
+/// What Docker hides (moby's `oci/defaults.go`).
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// What can only be read (the same).
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Where programs are looked for when the environment does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The whole of this process, until it is the program.
+pub fn main() -> ExitCode {
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
+        return ExitCode::FAILURE;
+    };
+    let trouble = match prepare(&socket) {
+        Ok((spec, account)) => become_program(&spec, &account),
+        Err(error) => Trouble { code: None, message: error.to_string() },
+    };
+    // Whoever would read it has ended when this fails.
+    let _ = serde_json::to_writer(&socket, &trouble);
+    ExitCode::FAILURE
+}
+
+fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
+    die_with_parent()?;
+    socket.write_all(&[0])?;
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes)?;
+    let spec: Spec = serde_json::from_slice(&bytes)?;
+    rustix::process::setsid()?;
+    if !spec.joins {
+        settle(&spec)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let root = Root::open(Path::new("/"))?;
+    let account = accounts::look_up(root.fd(), &spec.user)?;
+    enter_workdir(&spec.workdir)?;
+    Ok((spec, account))
+}
+
+/// Namespaces, and what is in them.
+fn settle(spec: &Spec) -> io::Result<()> {
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    if !spec.host_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    nix::sched::unshare(flags).map_err(|error| say("namespaces", error.into()))?;
+    rustix::system::sethostname(spec.host_name.as_bytes())
+        .map_err(|error| say("the host name", error.into()))?;
+    if !spec.host_network {
+        loopback::up().map_err(|error| say("the loopback interface", error))?;
+        if spec.has_address {
+            loopback::add(ADDRESS).map_err(|error| say("the container's address", error))?;
+        }
+    }
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    rustix::process::umask(Mode::empty());
+    mounts(spec)
+}
+
+/// The kernel forgets this whenever a process changes who it is.
+fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+fn mounts(spec: &Spec) -> io::Result<()> {
+    let root = Root::open(spec.root.as_std_path())?;
+    root.mount("proc", "/proc", &[], PLAIN).map_err(|error| say("proc", error))?;
+    sys(&root).map_err(|error| say("sysfs", error))?;
+    device::mount(&root)?;
+    for mount in &spec.mounts {
+        match &mount.source {
+            Source::Path { path, read_only } => root.bind(path.as_std_path(), &mount.target, *read_only)?,
+            Source::Tmpfs { size, mode } => {
+                let (mode, size) = (format!("{mode:o}"), size.map(|size| size.to_string()));
+                let mut options = vec![("mode", Some(mode.as_str()))];
+                options.extend(size.as_deref().map(|size| ("size", Some(size))));
+                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+                root.mount("tmpfs", &mount.target, &options, flags)?;
+            }
+        }
+    }
+    for path in READ_ONLY {
+        protect(&root, path).map_err(|error| say(path, error))?;
+    }
+    for path in MASKED {
+        mask(&root, path).map_err(|error| say(path, error))?;
+    }
+    if spec.read_only {
+        root.make_read_only("/")?;
+    }
+    rustix::process::chdir(spec.root.as_std_path())?;
+    rustix::process::pivot_root(".", ".").map_err(|error| say("pivot_root", error.into()))?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// A user namespace that does not own the network namespace may not mount sysfs; the host's is shown then.
+fn sys(root: &Root) -> io::Result<()> {
+    let flags = PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    match place::create("sysfs", &[], flags) {
+        Ok(mounted) => Ok(place::attach(&mounted, &root.ensure("/sys", true)?)?),
+        Err(Errno::PERM) => {
+            root.bind(Path::new("/sys"), "/sys", true)?;
+            // What is mounted there came with it, and this user may have been given a part of it.
+            root.mount("tmpfs", "/sys/fs/cgroup", &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn protect(root: &Root, path: &str) -> io::Result<()> {
+    match root.at(path) {
+        Ok(_) => root.bind(&spelled(root, path)?, path, true),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn mask(root: &Root, path: &str) -> io::Result<()> {
+    let target = match root.at(path) {
+        Ok(target) => target,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode) == FileType::Directory {
+        return root.mount("tmpfs", path, &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY);
+    }
+    root.bind(Path::new("/dev/null"), path, false)
+}
+
+/// A path below a root as this process, which is not in it yet, reaches it.
+fn spelled(root: &Root, path: &str) -> io::Result<PathBuf> {
+    Ok(std::fs::read_link(place::own(&root.at(path)?))?)
+}
+
+fn enter_workdir(path: &str) -> io::Result<()> {
+    let path = if path.is_empty() { "/" } else { path };
+    match rustix::process::chdir(path) {
+        Err(Errno::NOENT) => {
+            std::fs::create_dir_all(path).map_err(|error| say(path, error))?;
+            Ok(rustix::process::chdir(path)?)
+        }
+        other => other.map_err(|error| say(path, error.into())),
+    }
+}
+
+/// Gives up what is not the program's, and becomes it. Returns only when that fails.
+fn become_program(spec: &Spec, account: &Account) -> Trouble {
+    if let Err(error) = give_up(account) {
+        return Trouble { code: None, message: error.to_string() };
+    }
+    let variable = |name: &str| spec.env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
+    let Some(name) = spec.argv.first() else {
+        return Trouble { code: None, message: "there is no command".into() };
+    };
+    let program = match find(name, variable("PATH").map_or(PATH, |path| path)) {
+        Ok(program) => program,
+        Err(trouble) => return trouble,
+    };
+    let mut command = Command::new(&program);
+    command.arg0(name).args(&spec.argv[1..]).env_clear().stdin(Stdio::null());
+    if variable("HOME").is_none() {
+        command.env("HOME", &account.home);
+    }
+    command.envs(spec.env.iter().map(|(key, value)| (key, value)));
+    let error = command.exec();
+    let program = program.display();
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) => Trouble {
+            code: Some(127),
+            message: format!(
+                "{program} is there, but what it needs to run is not: the interpreter of its first line, or its dynamic loader"
+            ),
+        },
+        Some(Errno::NOEXEC) => Trouble {
+            code: Some(126),
+            message: format!("{program} is no program of this machine, and has no `#!` line"),
+        },
+        _ => Trouble { code: Some(126), message: format!("{program} cannot be executed: {error}") },
+    }
+}
+
+fn give_up(account: &Account) -> io::Result<()> {
+    let owner = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    if account.uid != 0 {
+        // So that the program can open /dev/stdout, as runc has it. A user namespace may not know the id.
+        let _ = rustix::fs::fchown(io::stdout(), Some(owner.0), None);
+        let _ = rustix::fs::fchown(io::stderr(), Some(owner.0), None);
+    }
+    capabilities::bound().map_err(|error| say("capabilities", error))?;
+    let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        // A user namespace with one id has no groups to give up.
+        Err(Errno::PERM) if groups.is_empty() => {}
+        other => other.map_err(|error| say("groups", error.into()))?,
+    }
+    let who = format!("user {}:{}", account.uid, account.gid);
+    let unmapped = |error: Errno| match error {
+        Errno::INVAL => io::Error::other(format!(
+            "{who}: this user has no subordinate id for it (see /etc/subuid and /etc/subgid)"
+        )),
+        error => say(&who, error.into()),
+    };
+    rustix::thread::set_thread_res_gid(owner.1, owner.1, owner.1).map_err(unmapped)?;
+    rustix::thread::set_thread_res_uid(owner.0, owner.0, owner.0).map_err(unmapped)?;
+    die_with_parent()
+}
+
+/// The program that a name means, as `execvp` finds it.
+fn find(name: &str, path: &str) -> Result<PathBuf, Trouble> {
+    let absent = || Trouble { code: Some(127), message: format!("{name}: there is no such program") };
+    let denied = |program: &Path| Trouble {
+        code: Some(126),
+        message: format!(
+            "{} may not be executed: it has no mode bit that allows it, or it is a folder",
+            program.display()
+        ),
+    };
+    if name.contains('/') {
+        let program = PathBuf::from(name);
+        return match rustix::fs::accessat(CWD, &program, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) if program.is_dir() => Err(denied(&program)),
+            Ok(()) => Ok(program),
+            Err(Errno::ACCESS) => Err(denied(&program)),
+            Err(_) => Err(absent()),
+        };
+    }
+    let mut refused = None;
+    for folder in path.split(':') {
+        let folder = if folder.is_empty() { "." } else { folder };
+        let program = Path::new(OsStr::from_bytes(folder.as_bytes())).join(name);
+        match rustix::fs::accessat(CWD, &program, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) if program.is_file() => return Ok(program),
+            Err(Errno::ACCESS) => refused = Some(program),
+            _ => {}
+        }
+    }
+    Err(refused.map_or_else(absent, |program| denied(&program)))
+}
+
+fn say(what: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

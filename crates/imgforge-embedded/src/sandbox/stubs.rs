@@ -1,0 +1,230 @@
+//! Mount points that a file system does not have: they are made before a command runs and taken away after it, so that
+//! a layer does not tell of them.
+//!
+//! The rules are BuildKit's (`executor/stubs.go`): what is still empty afterwards goes, and the times of the folder
+//! that held it stay. Beyond that, folders that were only copied up to hold a mount point are taken out of the upper
+//! folder, where nothing else has changed them.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use camino::Utf8Path;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+/// How many links a path may pass through, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What was made, and what was copied up for it.
+#[derive(Debug)]
+pub struct Stubs {
+    root: OwnedFd,
+    /// In the order in which they were made; without links.
+    made: Vec<PathBuf>,
+    /// Folders as they were before something was made in them, the deepest last.
+    lifted: Vec<(PathBuf, Stat)>,
+}
+
+impl Stubs {
+    /// Begins with a mounted file system.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn new(root: &Utf8Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
+        Ok(Self { root, made: Vec::new(), lifted: Vec::new() })
+    }
+
+    /// Makes a mount point where there is none: a folder, or an empty file.
+    ///
+    /// # Errors
+    /// A path that leads through a file, or too many links.
+    pub fn make(&mut self, path: &str, is_folder: bool) -> io::Result<()> {
+        let resolved = resolve(self.root.as_fd(), Path::new(path))?;
+        let names: Vec<OsString> = resolved.iter().map(OsString::from).collect();
+        let mut done = PathBuf::new();
+        for (index, name) in names.iter().enumerate() {
+            let parent_path = done.clone();
+            done.push(name);
+            if exists(self.root.as_fd(), &done)? {
+                continue;
+            }
+            let parent = open_folder(self.root.as_fd(), &parent_path)?;
+            self.remember(&parent_path)?;
+            let before = rustix::fs::fstat(&parent)?;
+            let is_last = index + 1 == names.len();
+            if is_last && !is_folder {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+            } else {
+                rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+            }
+            set_mtime(parent.as_fd(), &before)?;
+            self.made.push(done.clone());
+        }
+        Ok(())
+    }
+
+    /// Remembers a folder and those above it that were there before.
+    fn remember(&mut self, folder: &Path) -> io::Result<()> {
+        let mut path = PathBuf::new();
+        for name in folder {
+            path.push(name);
+            if self.made.contains(&path) || self.lifted.iter().any(|(known, _)| *known == path) {
+                continue;
+            }
+            let fd = open_folder(self.root.as_fd(), &path)?;
+            self.lifted.push((path.clone(), rustix::fs::fstat(&fd)?));
+        }
+        Ok(())
+    }
+
+    /// Takes away what is still empty. The file system is still mounted.
+    pub fn remove(&self) -> io::Result<()> {
+        for path in self.made.iter().rev() {
+            let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { continue };
+            // The command may have removed it, or put something in its place.
+            let Ok(parent) = open_folder(self.root.as_fd(), parent) else { continue };
+            let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let before = rustix::fs::fstat(&parent)?;
+            let flags = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => AtFlags::REMOVEDIR,
+                FileType::RegularFile if stat.st_size == 0 => AtFlags::empty(),
+                _ => continue,
+            };
+            match rustix::fs::unlinkat(&parent, name, flags) {
+                Ok(()) => set_mtime(parent.as_fd(), &before)?,
+                Err(Errno::NOTEMPTY) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes folders out of the upper folder that nothing but a mount point has brought there. It is not mounted any
+    /// more.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn settle(&self, upper: &Utf8Path) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let upper = rustix::fs::open(upper.as_std_path(), flags, Mode::empty())?;
+        // Deepest first; the order of the list has every folder after the one that holds it.
+        for (path, before) in self.lifted.iter().rev() {
+            let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { continue };
+            let Ok(parent) = open_folder(upper.as_fd(), parent) else { continue };
+            let Ok(folder) = open_folder(upper.as_fd(), path) else { continue };
+            let now = rustix::fs::fstat(&folder)?;
+            let same = (now.st_mode, now.st_uid, now.st_gid, now.st_mtime, now.st_mtime_nsec)
+                == (before.st_mode, before.st_uid, before.st_gid, before.st_mtime, before.st_mtime_nsec);
+            if !same || is_opaque(folder.as_fd()) {
+                continue;
+            }
+            let held = rustix::fs::fstat(&parent)?;
+            match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) => set_mtime(parent.as_fd(), &held)?,
+                Err(Errno::NOTEMPTY) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an upper folder hides what is below it.
+fn is_opaque(folder: BorrowedFd<'_>) -> bool {
+    let mut value = [0; 4];
+    rustix::fs::fgetxattr(folder, "user.overlay.opaque", &mut value[..]).is_ok()
+}
+
+/// A path without links; what does not exist stays as it is. It never leads out of `root`.
+///
+/// # Errors
+/// Too many links, a path that goes through a file.
+pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path) -> io::Result<PathBuf> {
+    let mut done = PathBuf::new();
+    let mut rest: Vec<OsString> = names(path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            done.pop();
+            continue;
+        }
+        done.push(&name);
+        let stat = match stat(root, &done) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        let fd = open_any(root, &done)?;
+        let target = rustix::fs::readlinkat(&fd, "", Vec::new())?;
+        let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes())).to_owned();
+        done.pop();
+        if target.is_absolute() {
+            done = PathBuf::new();
+        }
+        rest.extend(names(&target));
+    }
+    Ok(done)
+}
+
+/// The names in a path, last first.
+fn names(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.rev().collect()
+}
+
+fn open_any(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+}
+
+fn stat(root: BorrowedFd<'_>, path: &Path) -> Result<Stat, Errno> {
+    rustix::fs::fstat(open_any(root, path)?)
+}
+
+fn exists(root: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
+    match stat(root, path) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a folder whose path has no links.
+fn open_folder(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map_err(|error| {
+        io::Error::new(io::Error::from(error).kind(), format!("/{}: {error}", path.display()))
+    })
+}
+
+fn set_mtime(folder: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
+    let of = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
+    };
+    let times = Timestamps {
+        last_access: of(stat.st_atime, stat.st_atime_nsec),
+        last_modification: of(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok(rustix::fs::futimens(folder, &times)?)
+}

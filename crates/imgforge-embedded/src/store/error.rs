@@ -1,0 +1,62 @@
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+/// What can go wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk does not do what it should.
+    #[error("{path}: {error}")]
+    Io {
+        /// Where.
+        path: Utf8PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It was made by another version of this program.
+    #[error(
+        "{dir} has the form of another version of imgforge; remove it, and everything in it is built again"
+    )]
+    Format {
+        /// Its folder.
+        dir: Utf8PathBuf,
+    },
+    /// A blob is not there.
+    #[error("the blob {digest} is not in the store any more; `imgforge build` makes it again")]
+    Missing {
+        /// Its digest.
+        digest: String,
+    },
+    /// A blob is not what its digest says. It is removed.
+    #[error("the blob {digest} was damaged and has been removed; `imgforge build` makes it again")]
+    Corrupt {
+        /// Its digest.
+        digest: String,
+    },
+    /// Something is no digest.
+    #[error("\"{digest}\" is no sha256 digest")]
+    Digest {
+        /// The text.
+        digest: String,
+    },
+    /// A blob is not understood.
+    #[error("{digest} is not understood: {why}")]
+    Content {
+        /// Its digest.
+        digest: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl StoreError {
+    pub(super) fn io(path: &Utf8Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Io { path, error }
+    }
+
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}

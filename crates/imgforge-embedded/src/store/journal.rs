@@ -1,0 +1,201 @@
+//! Which images there are and what they are called. A change is a line at the end of a file, so that it costs the same
+//! however many images there are; the last line without an end is one that a killed process had begun, and counts for
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::images::ImageRecord;
+
+/// One change.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Change {
+    /// An image is there.
+    Image(Box<ImageRecord>),
+    /// A name leads to an image.
+    Name { reference: String, id: String },
+    /// A name leads nowhere any more.
+    Unname { reference: String },
+    /// An image is gone, and its names with it.
+    Gone { id: String },
+}
+
+/// More dead lines than living ones by this many, and the file is written anew.
+const SLACK: usize = 4000;
+
+/// The journal, as far as it was read.
+pub(super) struct Journal {
+    path: Utf8PathBuf,
+    /// Which file was read, and how far.
+    inode: u64,
+    offset: u64,
+    lines: usize,
+    images: BTreeMap<String, ImageRecord>,
+    names: BTreeMap<String, String>,
+}
+
+impl Journal {
+    pub(super) fn open(path: &Utf8Path) -> Result<Self, StoreError> {
+        let mut journal = Self {
+            path: path.to_owned(),
+            inode: 0,
+            offset: 0,
+            lines: 0,
+            images: BTreeMap::new(),
+            names: BTreeMap::new(),
+        };
+        journal.read()?;
+        Ok(journal)
+    }
+
+    /// Reads what others have written.
+    pub(super) fn read(&mut self) -> Result<(), StoreError> {
+        match File::open(&self.path) {
+            Ok(mut file) => self.read_from(&mut file).map_err(StoreError::io(&self.path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io(&self.path)(error)),
+        }
+    }
+
+    fn read_from(&mut self, file: &mut File) -> io::Result<()> {
+        let inode = file.metadata()?.ino();
+        if inode != self.inode {
+            (self.inode, self.offset, self.lines) = (inode, 0, 0);
+            self.images.clear();
+            self.names.clear();
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            self.offset += line.len() as u64;
+            self.lines += 1;
+            // A line that makes no sense was damaged: what it said is built again.
+            if let Ok(change) = serde_json::from_slice(line) {
+                self.apply(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Image(record) => {
+                self.images.insert(record.id.clone(), *record);
+            }
+            Change::Name { reference, id } => {
+                self.names.insert(reference, id);
+            }
+            Change::Unname { reference } => {
+                self.names.remove(&reference);
+            }
+            Change::Gone { id } => {
+                self.images.remove(&id);
+                self.names.retain(|_, named| *named != id);
+            }
+        }
+    }
+
+    /// Writes changes behind what others have written, decided by what is there then.
+    pub(super) fn change<T>(
+        &mut self,
+        decide: impl FnOnce(&Self) -> (Vec<Change>, T),
+    ) -> Result<T, StoreError> {
+        let path = self.path.clone();
+        let mut file = self.locked().map_err(StoreError::io(&path))?;
+        self.read_from(&mut file).map_err(StoreError::io(&path))?;
+        let (changes, answer) = decide(self);
+        if changes.is_empty() {
+            return Ok(answer);
+        }
+        let mut text = Vec::new();
+        for change in &changes {
+            serde_json::to_writer(&mut text, change).expect("texts and numbers are JSON");
+            text.push(b'\n');
+        }
+        // What a killed process had begun is written over.
+        let mut write = || {
+            file.set_len(self.offset)?;
+            file.seek(SeekFrom::Start(self.offset))?;
+            file.write_all(&text)
+        };
+        write().map_err(StoreError::io(&path))?;
+        self.offset += text.len() as u64;
+        self.lines += changes.len();
+        changes.into_iter().for_each(|change| self.apply(change));
+        if self.lines > 2 * (self.images.len() + self.names.len()) + SLACK {
+            self.rewrite().map_err(StoreError::io(&path))?;
+        }
+        Ok(answer)
+    }
+
+    /// The file, locked: the one that has the name then, since it may be replaced before the lock is there.
+    fn locked(&self) -> io::Result<File> {
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&self.path)?;
+            file.lock()?;
+            let current = fs::metadata(&self.path).map(|metadata| metadata.ino()).ok();
+            if current == Some(file.metadata()?.ino()) {
+                return Ok(file);
+            }
+        }
+    }
+
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut text = Vec::new();
+        let images = self.images.values().map(|record| Change::Image(Box::new(record.clone())));
+        let names = self
+            .names
+            .iter()
+            .map(|(reference, id)| Change::Name { reference: reference.clone(), id: id.clone() });
+        let mut lines = 0;
+        for change in images.chain(names) {
+            serde_json::to_writer(&mut text, &change)?;
+            text.push(b'\n');
+            lines += 1;
+        }
+        let part = self.path.with_extension("new");
+        fs::write(&part, &text)?;
+        self.inode = fs::metadata(&part)?.ino();
+        fs::rename(&part, &self.path)?;
+        (self.offset, self.lines) = (text.len() as u64, lines);
+        Ok(())
+    }
+
+    pub(super) fn images(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.images.values()
+    }
+
+    pub(super) fn image(&self, id: &str) -> Option<&ImageRecord> {
+        self.images.get(id)
+    }
+
+    pub(super) fn named(&self, reference: &str) -> Option<&str> {
+        self.names.get(reference).map(String::as_str)
+    }
+
+    pub(super) fn names(&self) -> &BTreeMap<String, String> {
+        &self.names
+    }
+
+    /// The only image whose id begins with these digits.
+    pub(super) fn by_prefix(&self, digits: &str) -> Option<&ImageRecord> {
+        let wanted = format!("sha256:{digits}");
+        let mut found = self.images.range(wanted.clone()..).take_while(|(id, _)| id.starts_with(&wanted));
+        let first = found.next();
+        first.filter(|_| found.next().is_none()).map(|(_, record)| record)
+    }
+
+    /// The ids that have a name.
+    pub(super) fn with_names(&self) -> BTreeSet<&str> {
+        self.names.values().map(String::as_str).collect()
+    }
+}

@@ -1,0 +1,249 @@
+//! Carries out a step of a build.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+
+use super::Stop;
+use super::message::{Action, Mount, MountKind, Network, Reply, Run, Step, Tree};
+use crate::sandbox::overlay::{Overlay, make_folder};
+use crate::sandbox::stubs::{Stubs, resolve};
+use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec};
+use crate::{accounts, copy, layer};
+
+/// What BuildKit writes there, with our host name.
+const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
+    // The kernel stamps files with a clock that is a few milliseconds behind.
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - 1;
+    let overlay = Overlay::writable(&step.stack, folder)?;
+    let mut stubs = None;
+    let mut ended = None;
+    match &step.action {
+        Action::Run(run) => {
+            let made = stubs.insert(Stubs::new(overlay.root())?);
+            ended = self::run(run, overlay.root(), made, folder, stop)?;
+        }
+        Action::Copy(what) => {
+            let source = match &what.tree {
+                Tree::Stack(stack) => Some(Overlay::read_only(stack, &trees(folder, "source")?)?),
+                Tree::Context(_) => None,
+            };
+            copy::copy(overlay.root(), source.as_ref().map(Overlay::root), what, step.epoch)?;
+        }
+        Action::Folder { path, owner } => folders(overlay.root(), path, owner)?,
+    }
+    if ended.is_none() {
+        stubs.as_ref().map_or(Ok(()), Stubs::remove)?;
+    }
+    let upper = overlay.unmount()?;
+    let reply = match ended {
+        Some(reply) => reply,
+        None => {
+            stubs.map_or(Ok(()), |stubs| stubs.settle(&upper))?;
+            let clamp = layer::Clamp { since, epoch: step.epoch };
+            let layer = layer::pack(&upper, &step.stack, clamp, step.compression, &step.blob)?;
+            if layer.is_some() {
+                std::fs::rename(&upper, &step.folder)?;
+            }
+            Reply::Step(layer)
+        }
+    };
+    // The work folder is one that nobody else may even read.
+    for name in ["root", "upper", "work", "empty", "trees"] {
+        super::remove(&folder.join(name))?;
+    }
+    Ok(reply)
+}
+
+/// A folder for what is mounted beside the root.
+fn trees(folder: &Utf8Path, name: &str) -> io::Result<Utf8PathBuf> {
+    let trees = folder.join("trees");
+    make_folder(&trees)?;
+    let tree = trees.join(name);
+    make_folder(&tree)?;
+    Ok(tree)
+}
+
+/// Makes a folder and those above it that are missing, with their owner.
+pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
+    let account = accounts::look_up(&root, owner)?;
+    let owner = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let resolved = resolve(root.as_fd(), Path::new(path))?;
+    let mut folder: OwnedFd = root;
+    for name in &resolved {
+        match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(&folder, name, Some(owner.0), Some(owner.1), flags)
+                    .map_err(|error| owned(error, path, &account))?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(said(error, path)),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        folder = rustix::fs::openat2(&folder, name, flags, Mode::empty(), ResolveFlags::BENEATH)
+            .map_err(|error| said(error, path))?;
+    }
+    Ok(())
+}
+
+fn owned(error: Errno, path: &str, account: &accounts::Account) -> io::Error {
+    match error {
+        Errno::INVAL => io::Error::other(format!(
+            "{path} cannot belong to {}:{}: this user has no subordinate id for it (see /etc/subuid)",
+            account.uid, account.gid
+        )),
+        error => said(error, path),
+    }
+}
+
+fn said(error: Errno, path: &str) -> io::Error {
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("{path}: {error}"))
+}
+
+/// Runs a command. `None` when it has ended with 0.
+fn run(
+    run: &Run,
+    root: &Utf8Path,
+    stubs: &mut Stubs,
+    folder: &Utf8Path,
+    stop: &Stop,
+) -> io::Result<Option<Reply>> {
+    let (mounts, _kept) = prepare(run, folder)?;
+    mount_points(stubs, &mounts)?;
+    let spec = Spec {
+        root: root.to_owned(),
+        argv: run.argv.clone(),
+        env: run.env.clone(),
+        workdir: run.workdir.clone(),
+        user: run.user.clone(),
+        mounts,
+        host_network: run.network == Network::Host,
+        host_name: HOST_NAME.into(),
+        read_only: false,
+        has_address: false,
+        joins: false,
+    };
+    let timeout = run.timeout.map(Duration::from_secs);
+    let program = Program::take(folder)?;
+    match sandbox::run(&spec, &program, Outputs::merged()?, |_| Ok(()), |child| stop.wait(child, timeout)) {
+        Ok(None) => Ok(Some(Reply::TimedOut)),
+        Ok(Some(0)) => Ok(None),
+        Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
+        Err(sandbox::Trouble { code: Some(code), message }) => {
+            writeln!(io::stdout(), "{message}")?;
+            Ok(Some(Reply::Failed(code)))
+        }
+        Err(sandbox::Trouble { code: None, message }) => Err(io::Error::other(message)),
+    }
+}
+
+/// Makes what is mounted on where it is missing.
+pub(super) fn mount_points(stubs: &mut Stubs, mounts: &[Bind]) -> io::Result<()> {
+    let mut covered = vec!["/proc", "/sys", "/dev"];
+    for path in &covered {
+        stubs.make(path, true)?;
+    }
+    for mount in mounts {
+        // What is in another mount is made there.
+        if !covered.iter().any(|outer| Path::new(&mount.target).starts_with(outer)) {
+            stubs.make(&mount.target, is_folder(&mount.source)?)?;
+        }
+        covered.push(&mount.target);
+    }
+    Ok(())
+}
+
+fn is_folder(source: &Source) -> io::Result<bool> {
+    match source {
+        Source::Path { path, .. } => Ok(std::fs::metadata(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?
+            .is_dir()),
+        Source::Tmpfs { .. } => Ok(true),
+    }
+}
+
+/// What is mounted while a command runs, for it to be seen inside.
+struct Kept {
+    files: Memory,
+    trees: Vec<Overlay>,
+}
+
+/// What a command has mounted, and what must stay mounted meanwhile.
+fn prepare(run: &Run, folder: &Utf8Path) -> io::Result<(Vec<Bind>, Kept)> {
+    // Secrets are among what is written here; they stay in memory.
+    let mut kept = Kept { files: Memory::mount(trees(folder, "files")?)?, trees: Vec::new() };
+    let files = kept.files.folder().to_owned();
+    let resolv = match run.network {
+        Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        Network::None => Vec::new(),
+    };
+    std::fs::write(files.join("resolv.conf"), resolv)?;
+    std::fs::write(files.join("hosts"), HOSTS)?;
+    let mut binds: Vec<Bind> = ["resolv.conf", "hosts"]
+        .into_iter()
+        .map(|name| Bind {
+            target: format!("/etc/{name}"),
+            source: Source::Path { path: files.join(name), read_only: true },
+        })
+        .collect();
+    for (index, mount) in run.mounts.iter().enumerate() {
+        binds.push(bind(mount, index, folder, &files, &mut kept.trees)?);
+    }
+    Ok((binds, kept))
+}
+
+fn bind(
+    mount: &Mount,
+    index: usize,
+    folder: &Utf8Path,
+    files: &Utf8Path,
+    kept: &mut Vec<Overlay>,
+) -> io::Result<Bind> {
+    let source = match &mount.kind {
+        MountKind::Host { path, read_only } => Source::Path { path: path.clone(), read_only: *read_only },
+        MountKind::Tmpfs { size, mode } => Source::Tmpfs { size: *size, mode: *mode },
+        MountKind::File { content, mode, uid, gid } => {
+            let path = files.join(index.to_string());
+            std::fs::write(&path, content)?;
+            rustix::fs::chown(path.as_std_path(), Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
+            rustix::fs::chmod(path.as_std_path(), Mode::from_raw_mode(*mode))?;
+            Source::Path { path, read_only: true }
+        }
+        MountKind::Tree { tree, path, read_only } => {
+            let place = trees(folder, &index.to_string())?;
+            let root = match tree {
+                Tree::Stack(stack) => {
+                    let overlay = if *read_only {
+                        Overlay::read_only(stack, &place)?
+                    } else {
+                        Overlay::writable(stack, &place)?
+                    };
+                    kept.push(overlay);
+                    place.join("root")
+                }
+                Tree::Context(entries) => {
+                    copy::materialise(entries, &place, copy::CONTEXT_TIME)?;
+                    place
+                }
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
+            let resolved = resolve(fd.as_fd(), Path::new(path))?;
+            let path =
+                Utf8PathBuf::try_from(root.into_std_path_buf().join(resolved)).map_err(io::Error::other)?;
+            Source::Path { path, read_only: *read_only }
+        }
+    };
+    Ok(Bind { target: mount.target.clone(), source })
+}

@@ -1,0 +1,466 @@
+//! Workers carry real steps out: busybox in a sandbox, on overlay mounts.
+
+use std::sync::{Arc, Mutex};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_embedded::worker::message::{
+    Action, Compression, Content, ContextEntry, ContextKind, Copy, CopySource, EntryKind, Look, Mount,
+    MountKind, Network, Reply, Request, Run, Step, Tree,
+};
+use imgforge_embedded::worker::{Client, WorkerError};
+use tokio_util::sync::CancellationToken;
+
+/// A store in a folder of its own: a layer with busybox in it, and places for workers.
+struct Fixture {
+    folder: tempfile::TempDir,
+    client: Client,
+    count: std::cell::Cell<u32>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("imgforge-worker-").tempdir().unwrap();
+        let base = folder.path().join("base/bin");
+        std::fs::create_dir_all(&base).unwrap();
+        std::fs::copy("/bin/busybox", base.join("busybox")).expect("busybox-static is installed");
+        for name in ["sh", "true", "cat", "ls", "id", "echo", "mkdir", "sleep", "rm", "touch", "env", "pwd"] {
+            std::os::unix::fs::symlink("busybox", base.join(name)).unwrap();
+        }
+        let client = Client::new(env!("CARGO_BIN_EXE_imgforge-worker"));
+        Self { folder, client, count: std::cell::Cell::new(0) }
+    }
+
+    fn path(&self) -> &Utf8Path {
+        Utf8Path::from_path(self.folder.path()).unwrap()
+    }
+
+    fn base(&self) -> Utf8PathBuf {
+        self.path().join("base")
+    }
+
+    fn new_folder(&self) -> Utf8PathBuf {
+        self.count.set(self.count.get() + 1);
+        let folder = self.path().join(format!("worker-{}", self.count.get()));
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    /// A step's request, and where its layer comes to be.
+    fn step(&self, action: Action) -> (Request, Utf8PathBuf) {
+        let layer = self.path().join(format!("layer-{}", self.count.get()));
+        let step = Step {
+            stack: vec![self.base()],
+            action,
+            blob: self.path().join(format!("blob-{}", self.count.get())),
+            folder: layer.clone(),
+            epoch: 1_700_000_000,
+            compression: Compression::Gzip,
+        };
+        (Request::Step(step), layer)
+    }
+
+    async fn ask(&self, request: &Request) -> (Result<Reply, WorkerError>, String) {
+        self.ask_until(request, &CancellationToken::new()).await
+    }
+
+    async fn ask_until(
+        &self,
+        request: &Request,
+        cancel: &CancellationToken,
+    ) -> (Result<Reply, WorkerError>, String) {
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let sink = printed.clone();
+        let output = Arc::new(move |_: bool, bytes: &[u8]| sink.lock().unwrap().extend_from_slice(bytes));
+        let reply = self.client.run(&self.new_folder(), request, output, cancel).await;
+        let printed = String::from_utf8(printed.lock().unwrap().clone()).unwrap();
+        (reply, printed)
+    }
+
+    async fn sh(&self, script: &str) -> (Reply, String, Utf8PathBuf) {
+        let (request, layer) = self.step(Action::Run(run(script)));
+        let (reply, printed) = self.ask(&request).await;
+        (reply.unwrap(), printed, layer)
+    }
+}
+
+fn run(script: &str) -> Run {
+    Run {
+        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec![("PATH".into(), "/bin".into())],
+        workdir: "/".into(),
+        user: String::new(),
+        mounts: Vec::new(),
+        network: Network::None,
+        timeout: None,
+    }
+}
+
+#[tokio::test]
+async fn a_command_changes_files_and_they_become_a_layer() {
+    let fixture = Fixture::new();
+    let (reply, printed, layer) =
+        fixture.sh("echo hello; echo world >&2; echo new > /file; id; ls -la /proc/self/fd").await;
+    assert!(matches!(reply, Reply::Step(Some(_))), "{reply:?}");
+    assert!(printed.starts_with("hello\nworld\nuid=0 gid=0\n"), "{printed}");
+    assert_eq!(std::fs::read_to_string(layer.join("file")).unwrap(), "new\n");
+    assert_eq!(list(&layer), ["file"], "nothing tells of the mounts");
+}
+
+/// Whether a process has this word on its command line.
+fn runs(word: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
+    })
+}
+
+/// A number of seconds that nothing else on this machine sleeps.
+fn seconds() -> String {
+    format!("{}", 100_000_000 + u64::from(fastrand::u32(..)))
+}
+
+#[tokio::test]
+async fn a_command_that_touches_nothing_gives_no_layer() {
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.base().join("etc")).unwrap();
+    std::fs::create_dir_all(fixture.base().join("usr/share")).unwrap();
+    let mut run = run("cat /etc/hosts /usr/share/deep/er; cat /proc/self/mounts > /dev/null");
+    run.mounts.push(file("/usr/share/deep/er", "seen\n"));
+    let (request, layer) = fixture.step(Action::Run(run));
+    let (reply, printed) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::Step(None))), "{reply:?} {printed}");
+    assert!(printed.ends_with("seen\n") && printed.contains("127.0.0.1\tlocalhost"), "{printed}");
+    assert!(!layer.exists());
+    // What a command does in a folder that was copied up for a mount point is in the layer.
+    let (_, _, layer) = fixture.sh("touch /etc/new").await;
+    assert_eq!(list(&layer.join("etc")), ["new"]);
+}
+
+fn file(target: &str, content: &str) -> Mount {
+    let kind = MountKind::File { content: content.into(), mode: 0o440, uid: 0, gid: 7 };
+    Mount { target: target.into(), kind }
+}
+
+fn list(folder: &Utf8Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        folder.read_dir_utf8().unwrap().map(|entry| entry.unwrap().file_name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn how_a_command_ends_is_told_as_a_shell_tells_it() {
+    let fixture = Fixture::new();
+    let code = async |script: &str| match fixture.sh(script).await.0 {
+        Reply::Failed(code) => code,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(code("exit 7").await, 7);
+    assert_eq!(code("nowhere").await, 127);
+    // Process 1 is not killed by signals of its own namespace that it does not handle, as in Docker.
+    assert_eq!(code("sh -c 'kill -9 $$'; exit $?").await, 137);
+    let exec = async |program: &str| {
+        let argv = vec![program.to_owned()];
+        let (request, _) = fixture.step(Action::Run(Run { argv, ..run("") }));
+        let (reply, printed) = fixture.ask(&request).await;
+        match reply {
+            Ok(Reply::Failed(code)) => (code, printed),
+            other => panic!("{other:?} {printed}"),
+        }
+    };
+    assert_eq!(exec("nowhere").await, (127, "nowhere: there is no such program\n".into()));
+    std::fs::write(fixture.base().join("bin/text"), "#!/nowhere\n").unwrap();
+    assert_eq!(exec("/bin/text").await.0, 126);
+    rustix::fs::chmod(fixture.base().join("bin/text").as_std_path(), 0o755.into()).unwrap();
+    let (code, printed) = exec("text").await;
+    assert_eq!(code, 127);
+    assert!(printed.contains("interpreter"), "{printed}");
+}
+
+#[tokio::test]
+async fn after_its_time_a_command_and_all_that_it_started_is_killed() {
+    let fixture = Fixture::new();
+    let long = seconds();
+    let run = Run { timeout: Some(1), ..run(&format!("sleep {long} & echo begun; sleep {long}")) };
+    let (request, layer) = fixture.step(Action::Run(run));
+    let begun = std::time::Instant::now();
+    let (reply, printed) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::TimedOut)), "{reply:?}");
+    assert_eq!(printed, "begun\n");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(!runs(&long), "a process is left");
+    assert!(!layer.exists());
+}
+
+#[tokio::test]
+async fn a_process_in_the_background_ends_with_the_command() {
+    let fixture = Fixture::new();
+    let long = seconds();
+    let (reply, ..) = fixture.sh(&format!("sleep {long} & touch /done")).await;
+    assert!(matches!(reply, Reply::Step(Some(_))), "{reply:?}");
+    assert!(!runs(&long), "a process is left");
+}
+
+#[tokio::test]
+async fn a_cancelled_worker_leaves_nothing() {
+    let fixture = Fixture::new();
+    for how in ["cancelled", "dropped"] {
+        let long = seconds();
+        let (request, layer) = fixture.step(Action::Run(run(&format!("sleep {long} & sleep {long}"))));
+        let cancel = CancellationToken::new();
+        let asked = fixture.ask_until(&request, &cancel);
+        let stop = async {
+            while !runs(&long) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            if how == "cancelled" {
+                cancel.cancel();
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            (reply, _) = asked => assert!(matches!(reply, Err(WorkerError::Cancelled)), "{reply:?}"),
+            () = stop => assert_eq!(how, "dropped"),
+        }
+        if how == "dropped" {
+            // The kernel needs a moment for what was killed.
+            for _ in 0..200 {
+                if !runs(&long) {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        assert!(!runs(&long), "{how}: a process is left");
+        assert!(!layer.exists());
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(fixture.path().as_str()), "{mounts}");
+}
+
+#[tokio::test]
+async fn a_command_has_no_more_than_it_has_in_docker() {
+    let fixture = Fixture::new();
+    // Somebody has started the program with a file open.
+    let leak = std::fs::File::open("/proc/self/status").unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    let script = "ls /sys/class/net; cat /sys/class/net/lo/flags; ls /proc/self/fd | wc -l; \
+        grep -E '^Cap(Inh|Eff|Bnd|Amb)|^NoNew' /proc/self/status; umask; cat /proc/sys/kernel/hostname; \
+        cat /proc/timer_list /proc/keys | wc -c; ls /sys/firmware | wc -l; ls /dev; \
+        (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused; mount -t tmpfs x /mnt 2>/dev/null || echo refused";
+    for name in ["wc", "grep", "mount"] {
+        std::os::unix::fs::symlink("busybox", fixture.base().join("bin").join(name)).unwrap();
+    }
+    let (reply, printed, _) = fixture.sh(script).await;
+    assert!(matches!(reply, Reply::Step(None)), "{reply:?} {printed}");
+    let expected = "lo\n0x9\n4\n\
+        CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n\
+        NoNewPrivs:\t0\n0022\nimgforge\n0\n0\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\n\
+        stdout\ntty\nurandom\nzero\nrefused\nrefused\n";
+    assert_eq!(printed, expected);
+}
+
+#[tokio::test]
+async fn a_command_runs_as_the_user_that_the_image_knows() {
+    let fixture = Fixture::new();
+    std::fs::create_dir(fixture.base().join("etc")).unwrap();
+    std::fs::write(fixture.base().join("etc/passwd"), "web:x:1000:1001::/srv:/bin/sh\n").unwrap();
+    std::fs::write(fixture.base().join("etc/group"), "web:x:1001:\nlogs:x:7:web\n").unwrap();
+    let script = "id -u; id -g; id -G; echo $HOME; grep CapEff /proc/self/status; pwd; echo by name > /dev/stdout; \
+        touch mine 2>/dev/null || echo refused";
+    std::os::unix::fs::symlink("busybox", fixture.base().join("bin/grep")).unwrap();
+    let of = async |user: &str| {
+        let (request, _) =
+            fixture.step(Action::Run(Run { user: user.into(), workdir: "/made/here".into(), ..run(script) }));
+        let (reply, printed) = fixture.ask(&request).await;
+        assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
+        printed
+    };
+    let rest = "CapEff:\t0000000000000000\n/made/here\nby name\nrefused\n";
+    assert_eq!(of("web").await, format!("1000\n1001\n1001 7\n/srv\n{rest}"));
+    assert_eq!(of("55:66").await, format!("55\n66\n66\n/\n{rest}"));
+    let (request, _) = fixture.step(Action::Run(Run { user: "nobody".into(), ..run("true") }));
+    let (reply, _) = fixture.ask(&request).await;
+    assert!(matches!(&reply, Ok(Reply::Error(text)) if text.contains("no user nobody")), "{reply:?}");
+}
+
+#[tokio::test]
+async fn what_is_mounted_for_a_command_is_no_part_of_its_layer() {
+    let fixture = Fixture::new();
+    let other = fixture.path().join("other");
+    std::fs::create_dir_all(other.join("lib")).unwrap();
+    std::fs::write(other.join("lib/tool"), "tool\n").unwrap();
+    std::os::unix::fs::symlink("/lib", other.join("link")).unwrap();
+    let host = fixture.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    let mount = |target: &str, kind| Mount { target: target.into(), kind };
+    let context = vec![
+        ContextEntry { path: "dir".into(), kind: ContextKind::Folder },
+        ContextEntry {
+            path: "dir/text".into(),
+            kind: ContextKind::File { executable: false, content: Content::Bytes(b"context\n".into()) },
+        },
+    ];
+    let tree = |tree, path: &str, read_only| MountKind::Tree { tree, path: path.into(), read_only };
+    let mounts = vec![
+        file("/run/secrets/key", "secret\n"),
+        mount("/cache", MountKind::Host { path: host.clone(), read_only: false }),
+        mount("/fixed", MountKind::Host { path: host.clone(), read_only: true }),
+        mount("/tree", tree(Tree::Stack(vec![other.clone()]), "link", true)),
+        mount("/free", tree(Tree::Stack(vec![other]), "", false)),
+        mount("/one", tree(Tree::Context(context.clone()), "dir/text", true)),
+        mount("/context", tree(Tree::Context(context), "", false)),
+        mount("/memory", MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 }),
+        mount("/memory/in/it", tree(Tree::Context(Vec::new()), "", true)),
+    ];
+    let script = "cat /run/secrets/key /tree/tool /one /context/dir/text; echo kept > /cache/kept; \
+        (echo x > /fixed/x) 2>/dev/null || echo fixed; (echo x > /tree/x) 2>/dev/null || echo fixed; \
+        echo x > /free/x; echo x > /context/x; echo x > /memory/x; ls /memory; \
+        (echo x > /run/secrets/key) 2>/dev/null || echo fixed; echo new > /new";
+    let (request, layer) = fixture.step(Action::Run(Run { mounts, ..run(script) }));
+    let (reply, printed) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?} {printed}");
+    assert_eq!(printed, "secret\ntool\ncontext\ncontext\nfixed\nfixed\nin\nx\nfixed\n");
+    assert_eq!(list(&layer), ["new"]);
+    assert_eq!(list(&host), ["kept"]);
+}
+
+#[tokio::test]
+async fn hundreds_of_layers_are_one_file_system() {
+    let fixture = Fixture::new();
+    let mut stack = vec![fixture.base()];
+    for number in 0..400 {
+        let layer = fixture.path().join(format!("a-layer-with-a-rather-long-name-{number:0>64}"));
+        std::fs::create_dir(&layer).unwrap();
+        std::fs::write(layer.join(format!("file-{number}")), "").unwrap();
+        stack.push(layer);
+    }
+    let (Request::Step(step), _) =
+        fixture.step(Action::Run(run("ls / | wc -l; test -f /file-0 && test -f /file-399")))
+    else {
+        panic!()
+    };
+    for name in ["wc", "test"] {
+        std::os::unix::fs::symlink("busybox", fixture.base().join("bin").join(name)).unwrap();
+    }
+    let (reply, printed) = fixture.ask(&Request::Step(Step { stack, ..step })).await;
+    assert!(matches!(reply, Ok(Reply::Step(None))), "{reply:?} {printed}");
+    // With bin, etc, proc, sys, dev.
+    assert_eq!(printed, "405\n");
+}
+
+#[tokio::test]
+async fn folders_are_made_on_nothing_with_their_owner() {
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new();
+    let (Request::Step(step), layer) =
+        fixture.step(Action::Folder { path: "/srv/app".into(), owner: "12:34".into() })
+    else {
+        panic!()
+    };
+    let (reply, _) = fixture.ask(&Request::Step(Step { stack: Vec::new(), ..step })).await;
+    assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
+    for path in ["srv", "srv/app"] {
+        let found = std::fs::metadata(layer.join(path)).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (12, 34, 0o755));
+    }
+}
+
+#[tokio::test]
+async fn copies_come_from_a_context_and_from_other_layers() {
+    let fixture = Fixture::new();
+    let copy = |tree, source: &str| {
+        Action::Copy(Copy {
+            tree,
+            sources: vec![CopySource::Path(source.into())],
+            target: "/to/".into(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+            unpack: false,
+        })
+    };
+    let content = ContextKind::File { executable: true, content: Content::Bytes(b"text".into()) };
+    let context = vec![ContextEntry { path: "file".into(), kind: content }];
+    let (request, layer) = fixture.step(copy(Tree::Context(context), "file"));
+    let (reply, _) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
+    let (request, second) = fixture.step(copy(Tree::Stack(vec![fixture.base(), layer]), "/to/file"));
+    let (reply, _) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
+    assert_eq!(std::fs::read_to_string(second.join("to/file")).unwrap(), "text");
+}
+
+#[tokio::test]
+async fn layers_are_looked_at_and_removed() {
+    let fixture = Fixture::new();
+    let paths = ["/bin/sh", "/bin", "/nowhere", "/bin/busybox/x"].map(str::to_owned).to_vec();
+    let look = Look { stack: vec![fixture.base()], paths, follow: false };
+    let (reply, _) = fixture.ask(&Request::Look(look)).await;
+    let Ok(Reply::Look(found)) = reply else { panic!("{reply:?}") };
+    let kinds: Vec<_> = found.iter().map(|entry| entry.as_ref().map(|entry| &entry.kind)).collect();
+    assert!(
+        matches!(kinds[..], [Some(EntryKind::Link(target)), Some(EntryKind::Folder), None, None] if target == "busybox")
+    );
+    let (reply, _) = fixture.ask(&Request::Walk(vec![fixture.base()])).await;
+    let Ok(Reply::Walk(found)) = reply else { panic!("{reply:?}") };
+    let names: Vec<_> = found.iter().map(|(path, _)| path.as_str()).take(3).collect();
+    assert_eq!(names, ["/bin", "/bin/busybox", "/bin/cat"]);
+    let gone = fixture.path().join("gone");
+    std::fs::create_dir_all(gone.join("in/it")).unwrap();
+    let (reply, _) = fixture.ask(&Request::Remove(vec![gone.clone(), fixture.path().join("nowhere")])).await;
+    assert!(matches!(reply, Ok(Reply::Remove)), "{reply:?}");
+    assert!(!gone.exists());
+}
+
+#[tokio::test]
+async fn somebody_who_is_not_root_has_a_user_namespace() {
+    let mut fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.base().join("opt")).unwrap();
+    let exe = fixture.path().join("imgforge-worker");
+    std::fs::copy(env!("CARGO_BIN_EXE_imgforge-worker"), &exe).unwrap();
+    let script = fixture.path().join("as-nobody");
+    let text = format!(
+        "#!/bin/bash\nchown -R 65534:65534 {folder}\ncd {folder}\nexec setpriv --reuid 65534 --regid 65534 \
+         --clear-groups bash -c 'exec -a imgforge-worker {exe} \"$0\"' \"$1\"\n",
+        folder = fixture.path()
+    );
+    std::fs::write(&script, text).unwrap();
+    rustix::fs::chmod(script.as_std_path(), 0o755.into()).unwrap();
+    fixture.client = Client::new(&script);
+    for network in [Network::None, Network::Host] {
+        let run = Run {
+            network,
+            ..run("id -u; rm -r /opt /bin/env; echo new > /file; ls /dev/null /proc/self/fd/0")
+        };
+        let (request, layer) = fixture.step(Action::Run(run));
+        let (reply, printed) = fixture.ask(&request).await;
+        assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?} {printed}");
+        assert!(printed.starts_with("0\n/dev/null"), "{printed}");
+        assert_eq!(list(&layer), ["bin", "file", "opt"]);
+        assert_eq!(list(&layer.join("bin")), ["env"]);
+        let found = std::fs::metadata(layer.join("file")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&found), 65534);
+    }
+    let (request, _) = fixture.step(Action::Run(Run { user: "1000".into(), ..run("true") }));
+    let (reply, _) = fixture.ask(&request).await;
+    assert!(matches!(&reply, Ok(Reply::Error(text)) if text.contains("/etc/subuid")), "{reply:?}");
+}
+
+/// Run with `--ignored --nocapture`: what a step costs.
+#[tokio::test]
+#[ignore = "measures"]
+async fn a_trivial_step_takes_so_long() {
+    let fixture = Fixture::new();
+    for _ in 0..5 {
+        fixture.sh("true").await;
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let (reply, ..) = fixture.sh("true").await;
+        assert!(matches!(reply, Reply::Step(None)), "{reply:?}");
+    }
+    println!("{:?} a step", begun.elapsed() / 100);
+}

@@ -1,0 +1,115 @@
+//! Images out of the engine: as files for other programs, or from the embedded engine into Docker.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::BufWriter;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::name::ImageName;
+use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write_layout};
+use imgforge_engine::{Docker, Host};
+
+use crate::build::runtime;
+use crate::{Error, Session};
+
+/// Where images are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveTarget {
+    /// A folder: an OCI image layout, which is added to when it is there.
+    OciLayout(Utf8PathBuf),
+    /// A file that `docker load` takes.
+    DockerArchive(Utf8PathBuf),
+}
+
+impl Session {
+    /// Writes images that the engine holds, under their release tags and content tags. Returns how many.
+    ///
+    /// # Errors
+    /// [`Error::NotBuilt`] for images that are not there as the workspace describes them; a target that cannot be
+    /// written.
+    pub fn export_images(&self, selected: &BTreeSet<ImageName>, to: &ArchiveTarget) -> Result<usize, Error> {
+        runtime()?.block_on(async {
+            let engine = self.engine().await?;
+            let named = self.held(&*engine, selected).await?;
+            let taken = take(&*engine, &named, &self.root).await?;
+            let (path, written) = match to {
+                ArchiveTarget::OciLayout(folder) => (folder, write_layout(&taken.exported, &named, folder)),
+                ArchiveTarget::DockerArchive(file) => (file, write_file(&taken.exported, &named, file)),
+            };
+            written.map_err(|error| Error::Archive { message: format!("{path}: {error}") })?;
+            Ok(named.len())
+        })
+    }
+
+    /// Gives the Docker daemon images that the embedded engine holds, under their release tags and content tags.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// [`Error::NotBuilt`] for images that are not there as the workspace describes them; a daemon that does not answer
+    /// or does not take them.
+    pub fn load(&self, selected: &BTreeSet<ImageName>) -> Result<usize, Error> {
+        runtime()?.block_on(async {
+            let docker = Docker::connect().await?;
+            let engine = self.finder().embedded("")?;
+            let named = self.held(&engine, selected).await?;
+            let taken = take(&engine, &named, &self.root).await?;
+            let file = taken.folder.join("archive.tar");
+            write_file(&taken.exported, &named, &file)
+                .map_err(|error| Error::Archive { message: format!("{file}: {error}") })?;
+            docker.load(&file).await?;
+            Ok(named.len())
+        })
+    }
+
+    /// The engine's ids and the names of images, all of which must be there.
+    async fn held(&self, engine: &dyn Host, selected: &BTreeSet<ImageName>) -> Result<Vec<Named>, Error> {
+        let lock = self.read_lock()?;
+        self.check_lock(&lock)?;
+        let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;
+        let (mut named, mut absent) = (Vec::new(), Vec::new());
+        for prepared in tokio::task::block_in_place(|| self.prepare(selected, &lock, &[]))? {
+            let target = prepared.target;
+            if !selected.contains(&target.name) {
+                continue;
+            }
+            let Some(held) = inventory.holds(&target.name, target.fingerprint) else {
+                absent.push(target.name.to_string());
+                continue;
+            };
+            let content = format!("{}:{}", self.repository(&target.name), target.fingerprint.content_tag());
+            let mut names = target.release_references;
+            names.push(content);
+            named.push(Named { id: held.id.clone(), names });
+        }
+        if absent.is_empty() { Ok(named) } else { Err(Error::NotBuilt { images: absent }) }
+    }
+}
+
+/// What was taken out of an engine, in a folder that goes with it.
+struct Taken {
+    exported: Exported,
+    folder: Utf8PathBuf,
+    #[expect(dead_code, reason = "keeps the folder")]
+    kept: tempfile::TempDir,
+}
+
+/// Beside the store, so that nothing has to be copied.
+async fn take(engine: &dyn Host, named: &[Named], root: &Utf8Path) -> Result<Taken, Error> {
+    let own = root.join(".imgforge");
+    let io = |error| Error::Io { path: own.clone(), error };
+    std::fs::create_dir_all(&own).map_err(io)?;
+    let kept = tempfile::Builder::new().prefix("export-").tempdir_in(&own).map_err(io)?;
+    let folder = Utf8PathBuf::try_from(kept.path().to_owned()).map_err(|error| io(error.into_io_error()))?;
+    let ids: Vec<String> = named.iter().map(|image| image.id.clone()).collect();
+    let exported = engine.export(&ids, BTreeSet::new(), &folder).await?;
+    Ok(Taken { exported, folder, kept })
+}
+
+/// The file is there only when it is whole.
+fn write_file(exported: &Exported, named: &[Named], file: &Utf8Path) -> Result<(), ExportError> {
+    let folder = file.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let part = tempfile::NamedTempFile::new_in(folder)?;
+    write_archive(exported, named, BufWriter::new(File::options().write(true).open(part.path())?))?;
+    part.persist(file).map_err(|error| error.error)?;
+    Ok(())
+}

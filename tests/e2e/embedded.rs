@@ -1,0 +1,263 @@
+//! The embedded engine as a user meets it: no daemon, the same commands.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use imgforge_testkit::docker::Docker;
+use imgforge_testkit::registry::{Registry, Setup};
+use imgforge_testkit::workspace::{Ran, TestWorkspace};
+
+use crate::{IMGFORGE, small_family, with_action};
+
+/// The command with the embedded engine.
+fn command(workspace: &TestWorkspace, args: &[&str]) -> Command {
+    let mut command = workspace.command(IMGFORGE, args);
+    command.env("IMGFORGE_ENGINE", "embedded").env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    command
+}
+
+fn run(workspace: &TestWorkspace, args: &[&str]) -> Ran {
+    Ran::of(command(workspace, args).output().unwrap())
+}
+
+/// The digest of the manifest that a name leads to in a workspace's store.
+fn digest(workspace: &TestWorkspace, reference: &str) -> String {
+    let index = std::fs::read_to_string(workspace.root().join(".imgforge/store/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let is_it =
+        |entry: &&serde_json::Value| entry["annotations"]["org.opencontainers.image.ref.name"] == reference;
+    let entry = index["manifests"].as_array().unwrap().iter().find(is_it);
+    entry.unwrap_or_else(|| panic!("no {reference} in {index:#}"))["digest"].as_str().unwrap().to_owned()
+}
+
+/// The digests of an image's layers.
+fn layers(workspace: &TestWorkspace, image: &str) -> serde_json::Value {
+    let digest = latest(workspace, image);
+    let blob = workspace.root().join(".imgforge/store/blobs/sha256").join(&digest["sha256:".len()..]);
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(blob).unwrap()).unwrap();
+    manifest["layers"].clone()
+}
+
+fn latest(workspace: &TestWorkspace, image: &str) -> String {
+    digest(workspace, &format!("{}:latest", workspace.repository(image)))
+}
+
+#[test]
+fn a_change_builds_the_image_and_its_descendants_and_undoing_it_builds_nothing() {
+    let family = small_family();
+    let first = run(&family, &["build"]).ok();
+    assert!(first.stderr.contains("5 built"), "{}", first.stderr);
+    let before = latest(&family, "left");
+    let again = run(&family, &["build"]).ok();
+    assert!(again.stderr.contains("Fresh 5 images"), "{}", again.stderr);
+    assert!(again.stderr.contains("the embedded engine"), "{}", again.stderr);
+
+    family.write("mid/mid.conf", "two\n");
+    let plan = run(&family, &["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "build"), ["left", "mid", "other", "right"]);
+    run(&family, &["build"]).ok();
+    assert_ne!(latest(&family, "left"), before);
+
+    family.write("mid/mid.conf", "one\n");
+    let undone = run(&family, &["build"]).ok();
+    assert!(undone.stderr.contains("Fresh 5 images"), "{}", undone.stderr);
+    assert_eq!(latest(&family, "left"), before, "release tags go back with the change");
+}
+
+#[test]
+fn two_machines_make_the_same_bytes() {
+    let family = small_family();
+    run(&family, &["build"]).ok();
+    let first: Vec<String> =
+        ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
+    // Another store, other times of the same files.
+    std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    family.write("mid/mid.conf", "one\n");
+    run(&family, &["build"]).ok();
+    let second: Vec<String> =
+        ["base", "mid", "left", "right", "other"].map(|name| latest(&family, name)).into();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn what_comes_out_as_it_was_leaves_its_children_as_they_are() {
+    let family = small_family();
+    family.image("mid", "    from \"base\"\n    run \"echo made > /made\"");
+    run(&family, &["build"]).ok();
+    let before = layers(&family, "left");
+    family.image("mid", "    from \"base\"\n    run \"echo made > /made; true\"");
+    let built = run(&family, &["build"]).ok();
+    assert!(built.stderr.contains("4 same as before"), "{}", built.stderr);
+    assert_eq!(layers(&family, "left"), before);
+    let fresh = run(&family, &["build"]).ok();
+    assert!(fresh.stderr.contains("Fresh 5 images"), "{}", fresh.stderr);
+}
+
+#[test]
+fn a_failed_step_is_told_at_its_line_with_its_log() {
+    let family = small_family();
+    family.image("mid", "    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"echo before it fails; exit 7\"");
+    let failed = run(&family, &["build"]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    for part in ["mid/image.kdl:4", "status 7", "before it fails", "run \"echo before it fails; exit 7\""] {
+        assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
+    }
+    family.image("mid", "    from \"base\"\n    run \"no-such-program\"");
+    let failed = run(&family, &["build"]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    assert!(failed.stderr.contains("status 127"), "{}", failed.stderr);
+}
+
+#[test]
+fn where_no_daemon_answers_and_none_was_named_it_is_used_and_says_so() {
+    let family = small_family();
+    let mut command = family.command(IMGFORGE, &["build"]);
+    // A namespace of its own in which the usual socket is not there.
+    let script = "mount -t tmpfs none /var/run/ 2>/dev/null; exec \"$0\" \"$@\"";
+    let program = command.get_program().to_owned();
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut hidden = Command::new("unshare");
+    hidden.args(["-m", "sh", "-c", script]).arg(program).args(args).current_dir(family.root());
+    hidden.env("IMGFORGE_LOCAL", "1").env_remove("DOCKER_HOST");
+    let ran = Ran::of(hidden.output().unwrap()).ok();
+    assert!(ran.stderr.contains("no Docker daemon answers at unix:///var/run/docker.sock"), "{}", ran.stderr);
+    assert!(latest(&family, "left").starts_with("sha256:"));
+    // Who has named one means it.
+    command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    assert_eq!(Ran::of(command.output().unwrap()).code, 3);
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_the_store_whole() {
+    let family = small_family();
+    family.image(
+        "mid",
+        "    from \"base\"\n    copy \"mid.conf\" \"/etc/mid.conf\"\n    run \"sleep 0.3; echo x > /x\"",
+    );
+    let mut delay = Duration::from_millis(20);
+    for round in 0..12 {
+        family.write("mid/mid.conf", &format!("round {round}\n"));
+        let mut child =
+            command(&family, &["build"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        delay += Duration::from_millis(60);
+    }
+    run(&family, &["build"]).ok();
+    let fresh = run(&family, &["build"]).ok();
+    assert!(fresh.stderr.contains("Fresh 5 images"), "{}", fresh.stderr);
+    // No mount of it is left, and what was begun is gone.
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(family.root().as_str()), "{mounts}");
+}
+
+#[test]
+fn two_builds_at_once_in_one_store_both_end_well() {
+    let family = small_family();
+    let children: Vec<_> = (0..3)
+        .map(|_| command(&family, &["build"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in children {
+        Ran::of(child.wait_with_output().unwrap()).ok();
+    }
+    let fresh = run(&family, &["build"]).ok();
+    assert!(fresh.stderr.contains("Fresh 5 images"), "{}", fresh.stderr);
+}
+
+#[test]
+fn a_corrupt_blob_is_found_and_built_again() {
+    let family = small_family();
+    run(&family, &["build"]).ok();
+    let before = latest(&family, "left");
+    let blobs = family.root().join(".imgforge/store/blobs/sha256");
+    for blob in blobs.read_dir_utf8().unwrap() {
+        let path = blob.unwrap().into_path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Layers only: configurations and manifests are JSON.
+        if bytes.first() != Some(&b'{') {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("left");
+    let exported = run(&family, &["export", "left", "--oci", out.to_str().unwrap()]);
+    assert_eq!(exported.code, 1, "{}", exported.stderr);
+    assert!(exported.stderr.contains("build"), "{}", exported.stderr);
+    run(&family, &["build"]).ok();
+    run(&family, &["export", "left", "--oci", out.to_str().unwrap()]).ok();
+    assert_eq!(latest(&family, "left"), before);
+}
+
+#[test]
+fn images_go_out_as_a_layout_as_an_archive_and_into_docker() {
+    let family = small_family();
+    run(&family, &["build"]).ok();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    run(&family, &["export", "left", "--oci", &path("layout")]).ok();
+    let inspected = Command::new("skopeo")
+        .args(["inspect", &format!("oci:{}:{}:latest", path("layout"), family.repository("left"))])
+        .output()
+        .unwrap();
+    assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
+    run(&family, &["export", "left", "--docker-archive", &path("left.tar")]).ok();
+    let loaded = Docker::run(&["load", "-i", &path("left.tar")]);
+    let reference = format!("{}:latest", family.repository("left"));
+    assert!(loaded.contains(&reference), "{loaded}");
+    assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(), "left");
+    Docker::run(&["rmi", "-f", &reference]);
+
+    let mut load = family.command(IMGFORGE, &["load", "left", "other"]);
+    load.env("IMGFORGE_ENGINE", "embedded");
+    Ran::of(load.output().unwrap()).ok();
+    assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(), "left");
+    let other = format!("{}:latest", family.repository("other"));
+    assert_eq!(
+        Docker::run(&["run", "--rm", "--network", "none", &other, "cat", "/left-name"]).trim(),
+        "left"
+    );
+}
+
+#[test]
+fn images_are_pushed_and_pulled_without_a_daemon() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let family = TestWorkspace::at(&format!("{}/acme", registry.host()));
+    family.busybox_base("base");
+    family.image("app", "    from \"base\"\n    run \"echo pushed > /name\"");
+    run(&family, &["build", "--push"]).ok();
+    let before = latest(&family, "app");
+    // Another machine: nothing is built, what a new image needs is pulled.
+    std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
+    family.image("child", "    from \"app\"\n    run \"cp /name /copy\"");
+    let built = run(&family, &["build"]).ok();
+    assert!(built.stderr.contains("1 built"), "{}", built.stderr);
+    assert!(built.stderr.contains("Pulled app"), "{}", built.stderr);
+    // And Docker runs the same image.
+    let reference = format!("{}:latest", family.repository("app"));
+    Docker::run(&["pull", &reference]);
+    assert_eq!(
+        Docker::run(&["run", "--rm", "--network", "none", &reference, "cat", "/name"]).trim(),
+        "pushed"
+    );
+    Docker::run(&["rmi", "-f", &reference]);
+    assert!(before.starts_with("sha256:"));
+}
+
+#[test]
+fn a_container_runs_answers_and_stops_without_a_daemon() {
+    let family = TestWorkspace::new();
+    family.busybox_base("base");
+    family.write("web/index.html", "hello from nowhere\n");
+    family.image(
+        "web",
+        "    from \"base\"\n    copy \"index.html\" \"/www/index.html\"\n    expose 8080\n    \
+         cmd \"httpd\" \"-f\" \"-p\" \"8080\" \"-h\" \"/www\"\n    \
+         test \"answers\" {\n        http \"http://{container}:8080/\" status=200\n    }",
+    );
+    let built = run(&family, &["build"]).ok();
+    assert!(built.stderr.contains("1 test"), "{}", built.stderr);
+}
