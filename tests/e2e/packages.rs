@@ -26,7 +26,9 @@ pub(crate) fn essential() -> &'static [(Utf8PathBuf, String)] {
         source.image("os", "    root \"debian\"");
         source.run(IMGFORGE, &["update"]).ok();
         let root = Utf8Path::new(source.root());
-        let session = imgforge::Session::open(root, &imgforge::OpenOptions { cache: false, ..Default::default() }).unwrap();
+        let session =
+            imgforge::Session::open(root, &imgforge::OpenOptions { cache: false, ..Default::default() })
+                .unwrap();
         let lock = session.read_lock().unwrap();
         // The user's cache keeps them from run to run; the example family has the same.
         let cache = imgforge_packages::Cache::user().unwrap();

@@ -72,7 +72,11 @@ fn families(size: usize) -> Result<()> {
                 Ok(took) => {
                     let took = took.as_secs_f64();
                     let base = *embedded.get_or_insert(took);
-                    if builder == Builder::Embedded { format!("{took:.3}") } else { format!("{took:.2} ({:.1} x)", took / base) }
+                    if builder == Builder::Embedded {
+                        format!("{took:.3}")
+                    } else {
+                        format!("{took:.2} ({:.1} x)", took / base)
+                    }
                 }
                 Err(error) => format!("not run: {error}"),
             };

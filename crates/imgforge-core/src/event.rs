@@ -20,6 +20,11 @@ pub enum Event {
         /// How many may be built at once.
         slots: usize,
     },
+    /// An engine is used that is not the usual one.
+    Engine {
+        /// Which, and why.
+        notice: String,
+    },
     /// Files are being fetched (package indexes, packages).
     Fetching {
         /// What, in a few words: `packages`, `package indexes`.

@@ -17,7 +17,7 @@ use crate::engine::Embedded;
 use crate::fetch;
 use crate::key::{FilesKey, Inputs, StepKey, context_hash, key};
 use crate::lines::Lines;
-use crate::store::{ImageRecord, Remembered};
+use crate::store::Remembered;
 use crate::worker::message::{self, Content, ContextEntry, ContextKind, Layer, Reply, Request, Tree};
 
 /// When everything in an image was made that does not say it itself: the first second of 2000, which zip archives can
@@ -197,16 +197,18 @@ impl Builder<'_> {
         }
         tell(false);
         let layer = self.carry_out(step, action, state, files, fetched).await?;
-        let chain = layer.as_ref().map(|layer| {
-            crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id)
-        });
+        let chain = layer
+            .as_ref()
+            .map(|layer| crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id));
         self.engine.store.put_step(key.as_str(), &Remembered { chain }).map_err(store_error)?;
         Ok(layer)
     }
 
     /// What a step has given before, if that is still there.
     fn known(&self, key: &StepKey, _state: &State) -> Result<Option<Option<Layer>>, BuildError> {
-        let Some(remembered) = self.engine.store.step(key.as_str()).map_err(store_error)? else { return Ok(None) };
+        let Some(remembered) = self.engine.store.step(key.as_str()).map_err(store_error)? else {
+            return Ok(None);
+        };
         let Some(chain) = remembered.chain else { return Ok(Some(None)) };
         Ok(self.engine.store.layer(&chain).map_err(store_error)?.map(Some))
     }
@@ -335,14 +337,13 @@ impl Builder<'_> {
         let mut mounts = Vec::new();
         for (mount, tree) in run.mounts.iter().zip(trees) {
             let kind = match (&mount.kind, tree) {
-                (MountKind::Bind { source, writable, .. }, Some(tree)) => message::MountKind::Tree {
-                    tree,
-                    path: source.clone(),
-                    read_only: !writable,
-                },
+                (MountKind::Bind { source, writable, .. }, Some(tree)) => {
+                    message::MountKind::Tree { tree, path: source.clone(), read_only: !writable }
+                }
                 (MountKind::Cache { from: Some(_), .. }, _) => {
                     return Err(BuildError::Refused {
-                        message: "a cache mount that begins as a copy (from=) is not known to this engine".into(),
+                        message: "a cache mount that begins as a copy (from=) is not known to this engine"
+                            .into(),
                     });
                 }
                 (MountKind::Cache { id, sharing, read_only, .. }, _) => {
@@ -353,7 +354,11 @@ impl Builder<'_> {
                     message::MountKind::Host { path, read_only: *read_only }
                 }
                 (MountKind::Tmpfs { size }, _) => message::MountKind::Tmpfs { size: *size, mode: 0o1777 },
-                (MountKind::Secret { id, required: false, .. } | MountKind::Ssh { id, required: false, .. }, _) => {
+                (
+                    MountKind::Secret { id, required: false, .. }
+                    | MountKind::Ssh { id, required: false, .. },
+                    _,
+                ) => {
                     let _ = id;
                     continue;
                 }
@@ -412,7 +417,9 @@ impl Builder<'_> {
                 });
             }
             let fetched = fetch::fetch(url, checksum.as_deref(), &self.cancel).await?;
-            hashes.push(blake3::hash(&fetched.bytes).to_hex().to_string());
+            // Its name and its time are in the layer too.
+            let hash = blake3::hash(&fetched.bytes);
+            hashes.push(format!("{hash} {:?} {:?}", fetched.name, fetched.time));
             files.push(message::CopySource::File {
                 name: fetched.name,
                 mode: 0o600,
@@ -436,20 +443,20 @@ impl Builder<'_> {
             labels.extend(self.request.labels.clone());
         }
         let content = content(&state.config);
-        let before = self.engine.store.list().map_err(store_error)?;
+        let before = self.engine.store.with_content(&content).map_err(store_error)?;
         let name = self.request.labels.get(labels::IMAGE);
-        let is_same = |record: &&ImageRecord| record.content == content && record.labels.get(labels::IMAGE) == name;
-        let same_as = before.iter().filter(is_same).filter_map(|record| record.labels.get(labels::FINGERPRINT)?.parse().ok());
-        let same_as: Vec<Fingerprint> = same_as.filter(|_| name.is_some()).collect();
-        let image = self.engine.store.put_image(&state.config, &state.layers, &content).map_err(store_error)?;
+        let same = before.iter().filter(|record| name.is_some() && record.labels.get(labels::IMAGE) == name);
+        let same_as: Vec<Fingerprint> =
+            same.filter_map(|record| record.labels.get(labels::FINGERPRINT)?.parse().ok()).collect();
+        let image =
+            self.engine.store.put_image(&state.config, &state.layers, &content).map_err(store_error)?;
         Ok(BuiltImage { id: image.id, size: image.size, same_as })
     }
 }
 
-/// The hash of what an image is: its configuration, which names its layers, without the labels that say what it was made
-/// from.
+/// The hash of what an image is: its configuration, which names its layers, without what says how it was made.
 fn content(config: &ImageConfig) -> String {
-    let mut config = config.clone();
+    let mut config = ImageConfig { history: Vec::new(), ..config.clone() };
     if let Some(labels) = &mut config.config.labels {
         labels.retain(|name, _| !name.starts_with("imgforge."));
     }
@@ -510,10 +517,9 @@ fn context(request: &BuildRequest) -> Result<Vec<ContextEntry>, BuildError> {
             EntryKind::File { hash, executable, origin, .. } => ContextKind::File {
                 executable: *executable,
                 content: match origin {
-                    Origin::Source(path) => Content::File {
-                        path: request.root.join(path),
-                        blake3: Some(hash.to_string()),
-                    },
+                    Origin::Source(path) => {
+                        Content::File { path: request.root.join(path), blake3: Some(hash.to_string()) }
+                    }
                     Origin::Generated(bytes) => Content::Bytes(bytes.to_vec()),
                 },
             },
@@ -523,7 +529,9 @@ fn context(request: &BuildRequest) -> Result<Vec<ContextEntry>, BuildError> {
     for file in &request.supplied {
         let content = match &file.content {
             SuppliedContent::Bytes(bytes) => Content::Bytes(bytes.clone()),
-            SuppliedContent::File(path) if path.is_file() => Content::File { path: path.clone(), blake3: None },
+            SuppliedContent::File(path) if path.is_file() => {
+                Content::File { path: path.clone(), blake3: None }
+            }
             SuppliedContent::File(path) => {
                 return Err(BuildError::Unreadable { path: path.clone(), message: "it is not there".into() });
             }

@@ -38,7 +38,9 @@ pub struct Settings {
 pub struct Embedded {
     pub(crate) store: Store,
     pub(crate) settings: Settings,
-    client: Client,
+    pub(crate) client: Client,
+    /// The containers that it runs.
+    pub(crate) held: crate::containers::Held,
     /// One lock for each thing that two builds must not do at the same time.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -51,7 +53,13 @@ impl Embedded {
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let store = Store::open(&settings.store).map_err(into_error)?;
         let client = Client::new(settings.worker.clone());
-        Ok(Self { store, settings, client, turns: Mutex::default() })
+        Ok(Self {
+            store,
+            settings,
+            client,
+            held: crate::containers::Held::default(),
+            turns: Mutex::default(),
+        })
     }
 
     /// Waits until nobody else carries the same step out.
@@ -120,7 +128,13 @@ impl Embedded {
                 Reply::Error(message) if message.contains("No space left on device") => {
                     return Err(BuildError::NoSpace);
                 }
-                other => return Err(engine_error(format!("{} cannot be unpacked: {}", layer.digest, words(&other)))),
+                other => {
+                    return Err(engine_error(format!(
+                        "{} cannot be unpacked: {}",
+                        layer.digest,
+                        words(&other)
+                    )));
+                }
             }
             self.store.adopt_folder(&folder, layer, chain).map_err(store_error)?;
             stack.extend(self.store.folder(chain));
@@ -139,17 +153,24 @@ impl Embedded {
             Some(record) => record,
             None => self.pull_reference(name, None, Some(platform), cancel).await?,
         };
-        self.store.image(&record).map_err(store_error)
+        Ok((self.store.config(&record).map_err(store_error)?, record.layers))
     }
 
     /// The folders of an image's layers, lowest first.
-    pub(crate) async fn stack(&self, record: &ImageRecord) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
+    pub(crate) async fn stack(
+        &self,
+        record: &ImageRecord,
+    ) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
+<<<<<<< HEAD
         let (config, layers) = self.store.image(record).map_err(store_error)?;
+=======
+        let config = self.store.config(record).map_err(store_error)?;
+>>>>>>> main
         let mut chain: Vec<String> = Vec::new();
-        for layer in &layers {
+        for layer in &record.layers {
             chain.push(crate::store::chain_id(chain.last().map(String::as_str), &layer.diff_id));
         }
-        let stack = self.unpacked(&layers, &chain, &CancellationToken::new()).await?;
+        let stack = self.unpacked(&record.layers, &chain, &CancellationToken::new()).await?;
         Ok((config, stack))
     }
 
@@ -180,17 +201,25 @@ impl Embedded {
         folder: &Utf8Path,
     ) -> Result<Exported, Error> {
         let mut exported = Exported::default();
+        let mut damaged = None;
         for image in images {
             let record = self.find(image)?;
-            let (_, layers) = self.store.image(&record).map_err(into_error)?;
             let config = self.store.read_blob(&record.id).map_err(into_error)?;
             exported.configs.insert(record.id.clone(), config);
-            for layer in layers {
+            for layer in record.layers {
                 if there.contains(&layer.diff_id) || exported.layers.contains_key(&layer.diff_id) {
                     continue;
                 }
                 // Whoever pushes it may remove it afterwards; a link costs nothing.
-                let blob = self.store.blob(&layer.digest).map_err(into_error)?;
+                let blob = match self.store.blob(&layer.digest) {
+                    Ok(blob) => blob,
+                    // Each that is damaged is found, so that one build makes all of them again.
+                    Err(error @ (StoreError::Corrupt { .. } | StoreError::Missing { .. })) => {
+                        damaged = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(into_error(error)),
+                };
                 let file = folder.join(layer.digest.replace(':', "-"));
                 if std::fs::hard_link(&blob, &file).is_err() {
                     std::fs::copy(&blob, &file).map_err(export::ExportError::Io)?;
@@ -204,7 +233,7 @@ impl Embedded {
                 exported.layers.insert(layer.diff_id, blob);
             }
         }
-        Ok(exported)
+        damaged.map_or(Ok(exported), |error| Err(into_error(error)))
     }
 }
 
@@ -214,6 +243,10 @@ impl Engine for Embedded {
             "" => "the embedded engine".into(),
             why => format!("the embedded engine, since {why}"),
         }
+    }
+
+    fn notice(&self) -> Option<String> {
+        (!self.settings.why.is_empty()).then(|| format!("embedded, since {}", self.settings.why))
     }
 
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>> {
@@ -251,13 +284,17 @@ impl Engine for Embedded {
         async move { self.store.untag(reference).map_err(into_error) }.boxed()
     }
 
-    fn read_file<'a>(&'a self, image: &'a str, path: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+    fn read_file<'a>(
+        &'a self,
+        image: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
         self.read(image, path).boxed()
     }
 
     fn config<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<imgforge_engine::ImageConfig, Error>> {
         async move {
-            let (config, _) = self.store.image(&self.find(image)?).map_err(into_error)?;
+            let config = self.store.config(&self.find(image)?).map_err(into_error)?;
             let pairs = config.config.env.iter().filter_map(|pair| pair.split_once('='));
             let env: BTreeMap<String, String> = pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
             let test = config.config.healthcheck.map(|check| check.test).unwrap_or_default();
@@ -272,12 +309,7 @@ impl Engine for Embedded {
     }
 
     fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        async move {
-            let Some(record) = self.store.find(image).map_err(into_error)? else { return Ok(None) };
-            let (_, layers) = self.store.image(&record).map_err(into_error)?;
-            Ok(Some(stored(record, &layers)))
-        }
-        .boxed()
+        async move { Ok(self.store.find(image).map_err(into_error)?.map(stored)) }.boxed()
     }
 
     fn export<'a>(
@@ -297,17 +329,16 @@ impl Engine for Embedded {
                 .pull_reference(&reference, login, None, &CancellationToken::new())
                 .await
                 .map_err(of_build)?;
-            let (_, layers) = self.store.image(&record).map_err(into_error)?;
-            Ok(stored(record, &layers))
+            Ok(stored(record))
         }
         .boxed()
     }
 }
 
-fn stored(record: ImageRecord, layers: &[Layer]) -> Stored {
+fn stored(record: ImageRecord) -> Stored {
     Stored {
         id: record.id,
-        layers: layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+        layers: record.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
         labels: record.labels,
         size: record.size,
     }

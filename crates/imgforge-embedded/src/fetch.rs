@@ -37,7 +37,8 @@ pub(crate) async fn fetch(
 }
 
 fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
-    let config = ureq::Agent::config_builder().timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
+    let config =
+        ureq::Agent::config_builder().timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
     let agent = ureq::Agent::new_with_config(config.build());
     let mut answer = agent.get(url).call().map_err(|error| error.to_string())?;
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());

@@ -125,3 +125,168 @@ pub(crate) fn context_hash<'a>(
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use imgforge_core::dockerfile::program::{Copy, CopySource, From, Mount, RunNetwork};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BEGIN: Inputs<'static> = Inputs {
+        chain: "sha256:a",
+        files: &[],
+        fetched: &[],
+        network: false,
+        epoch: 1,
+        platform: "linux/amd64",
+        packing: "gzip",
+    };
+
+    fn run() -> Run {
+        Run {
+            argv: vec!["sh".into(), "-c".into(), "true".into()],
+            env: vec![("A".into(), "1".into())],
+            workdir: "/".into(),
+            user: String::new(),
+            mounts: vec![bind("/mnt", "a", false)],
+            network: None,
+            heredocs: Vec::new(),
+        }
+    }
+
+    fn bind(target: &str, source: &str, writable: bool) -> Mount {
+        let kind = MountKind::Bind { from: From::Context, source: source.into(), writable };
+        Mount { target: target.into(), kind }
+    }
+
+    fn copy() -> Copy {
+        Copy {
+            is_add: false,
+            from: From::Context,
+            sources: vec![CopySource::Path("a".into())],
+            target: "/x".into(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn whatever_changes_a_step_changes_its_key() {
+        let run_with = |change: &dyn Fn(&mut Run)| {
+            let mut run = run();
+            change(&mut run);
+            key(&Action::Run(run), &BEGIN)
+        };
+        let copy_with = |change: &dyn Fn(&mut Copy)| {
+            let mut copy = copy();
+            change(&mut copy);
+            key(&Action::Copy(copy), &BEGIN)
+        };
+        let path = |text: &str| CopySource::Path(text.into());
+        let inline =
+            |name: &str, content: &str| CopySource::Inline { name: name.into(), content: content.into() };
+        let workdir = |path: &str, user: &str| Action::Workdir { path: path.into(), user: user.into() };
+        let tmpfs = |size| Mount { target: "/mnt".into(), kind: MountKind::Tmpfs { size } };
+        let stack = |chain: &str| [FilesKey::Stack(chain.into())];
+        let (one, other) = (stack("a"), stack("b"));
+        let context = [FilesKey::Context("a".into())];
+        let fetched = ["a".to_owned()];
+        let with = |inputs: Inputs<'_>| key(&Action::Run(run()), &inputs);
+        let keys = vec![
+            run_with(&|_| {}),
+            run_with(&|run| run.argv[2] = "false".into()),
+            run_with(&|run| run.argv = vec!["sh".into(), "-c true".into()]),
+            run_with(&|run| run.argv.push(String::new())),
+            run_with(&|run| run.env[0].1 = "2".into()),
+            run_with(&|run| run.env[0] = ("A1".into(), String::new())),
+            run_with(&|run| run.env.push(("B".into(), "1".into()))),
+            run_with(&|run| run.env.clear()),
+            run_with(&|run| run.workdir = "/a".into()),
+            run_with(&|run| run.user = "web".into()),
+            run_with(&|run| run.network = Some(RunNetwork::None)),
+            run_with(&|run| run.heredocs.push(("EOF".into(), "text".into()))),
+            run_with(&|run| run.mounts.clear()),
+            run_with(&|run| run.mounts = vec![bind("/mnt2", "a", false)]),
+            run_with(&|run| run.mounts = vec![bind("/mnt", "b", false)]),
+            run_with(&|run| run.mounts = vec![bind("/mnt", "a", true)]),
+            run_with(&|run| run.mounts = vec![tmpfs(None)]),
+            run_with(&|run| run.mounts = vec![tmpfs(Some(1))]),
+            copy_with(&|_| {}),
+            copy_with(&|copy| copy.is_add = true),
+            copy_with(&|copy| copy.sources = vec![path("b")]),
+            copy_with(&|copy| copy.sources = vec![path("a"), path("b")]),
+            copy_with(&|copy| copy.sources = vec![path("b"), path("a")]),
+            copy_with(&|copy| copy.sources = vec![inline("a", "x")]),
+            copy_with(&|copy| copy.sources = vec![inline("a", "y")]),
+            copy_with(&|copy| copy.target = "/x/".into()),
+            copy_with(&|copy| copy.chown = Some("1".into())),
+            copy_with(&|copy| copy.chmod = Some(0o600)),
+            copy_with(&|copy| copy.link = true),
+            copy_with(&|copy| copy.parents = true),
+            copy_with(&|copy| copy.excludes.push("*.txt".into())),
+            key(&workdir("/a", ""), &BEGIN),
+            key(&workdir("/b", ""), &BEGIN),
+            key(&workdir("/a", "web"), &BEGIN),
+            with(Inputs { chain: "sha256:b", ..BEGIN }),
+            with(Inputs { chain: "", ..BEGIN }),
+            with(Inputs { files: &one, ..BEGIN }),
+            with(Inputs { files: &other, ..BEGIN }),
+            with(Inputs { files: &context, ..BEGIN }),
+            with(Inputs { files: &[FilesKey::None], ..BEGIN }),
+            with(Inputs { fetched: &fetched, ..BEGIN }),
+            with(Inputs { network: true, ..BEGIN }),
+            with(Inputs { epoch: 2, ..BEGIN }),
+            with(Inputs { platform: "linux/arm64", ..BEGIN }),
+            with(Inputs { packing: "zstd", ..BEGIN }),
+        ];
+        let different: BTreeSet<&StepKey> = keys.iter().collect();
+        assert_eq!(different.len(), keys.len());
+        // Where the files come from is no input: what they are is.
+        assert_eq!(copy_with(&|copy| copy.from = From::Stage(0)), copy_with(&|_| {}));
+    }
+
+    fn texts() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec("[ab\"\\\\, \\[\\]]{0,4}", 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn commands_have_one_key_when_they_are_the_same(one in texts(), other in texts()) {
+            let of = |argv: &[String], env: &[String]| {
+                let env = env.iter().map(|value| ("A".to_owned(), value.clone())).collect();
+                key(&Action::Run(Run { argv: argv.to_vec(), env, ..run() }), &BEGIN)
+            };
+            prop_assert_eq!(of(&one, &[]) == of(&other, &[]), one == other);
+            prop_assert_eq!(of(&[], &one) == of(&[], &other), one == other);
+            prop_assert_eq!(of(&one, &other) == of(&other, &one), one == other);
+        }
+
+        #[test]
+        fn contexts_have_one_hash_when_they_are_the_same(
+            one in prop::collection::vec(("[ab]{1,2}", "[xy]{0,2}", 0..3), 0..4),
+            other in prop::collection::vec(("[ab]{1,2}", "[xy]{0,2}", 0..3), 0..4),
+        ) {
+            let entries = |made: &[(String, String, i32)]| -> Vec<ContextEntry> {
+                let entry = |(path, text, kind): &(String, String, i32)| ContextEntry {
+                    path: path.clone(),
+                    kind: match kind {
+                        0 => ContextKind::Link { target: text.clone() },
+                        executable => ContextKind::File {
+                            executable: *executable == 1,
+                            content: Content::Bytes(text.clone().into_bytes()),
+                        },
+                    },
+                };
+                made.iter().map(entry).collect()
+            };
+            let (first, second) = (context_hash(&entries(&one)).unwrap(), context_hash(&entries(&other)).unwrap());
+            prop_assert_eq!(first == second, one == other);
+        }
+    }
+}

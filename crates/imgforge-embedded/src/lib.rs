@@ -8,13 +8,13 @@
 
 pub mod accounts;
 mod build;
+mod containers;
 pub mod copy;
 mod engine;
 mod fetch;
 mod key;
 pub mod layer;
 mod lines;
-mod missing;
 mod pull;
 pub mod sandbox;
 pub mod store;

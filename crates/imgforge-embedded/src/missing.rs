@@ -85,5 +85,4 @@ impl Containers for Embedded {
     ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
         async { Err(missing()) }.boxed()
     }
-
 }

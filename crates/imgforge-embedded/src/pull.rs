@@ -39,17 +39,22 @@ impl Embedded {
         platform: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<ImageRecord, BuildError> {
-        let registry = Registry::new(self.options(&reference.host, login)).map_err(|error| gone(name, &error))?;
+        let registry =
+            Registry::new(self.options(&reference.host, login)).map_err(|error| gone(name, &error))?;
         let repository = reference.repository.as_str();
         let manifest = registry
             .manifest(repository, &reference.reference())
             .await
             .map_err(|error| gone(name, &error))?
-            .ok_or_else(|| BuildError::Refused { message: format!("{name}: not found: the registry has no such image") })?;
+            .ok_or_else(|| BuildError::Refused {
+                message: format!("{name}: not found: the registry has no such image"),
+            })?;
         let manifest = match manifest.entries() {
             Some(entries) => {
                 let entry = choose(entries, platform.unwrap_or("linux/amd64")).ok_or_else(|| {
-                    BuildError::Refused { message: format!("{name} has nothing for {}", platform.unwrap_or("linux/amd64")) }
+                    BuildError::Refused {
+                        message: format!("{name} has nothing for {}", platform.unwrap_or("linux/amd64")),
+                    }
                 })?;
                 let reference = Reference::Digest(entry.digest.clone());
                 let found = registry.manifest(repository, &reference).await;
@@ -72,14 +77,18 @@ impl Embedded {
     ) -> Result<ImageRecord, BuildError> {
         let wrong = |why: &str| BuildError::Refused { message: format!("{name}: {why}") };
         let config = manifest.config().ok_or_else(|| wrong("it is no image"))?;
-        let bytes = registry.blob(repository, config, MAX_CONFIG).await.map_err(|error| gone(name, &error))?;
+        let bytes =
+            registry.blob(repository, config, MAX_CONFIG).await.map_err(|error| gone(name, &error))?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes)
             .map_err(|error| wrong(&format!("its configuration is not understood: {error}")))?;
         if parsed.rootfs.diff_ids.len() != manifest.layers().len() {
             return Err(wrong("its configuration names other layers than its manifest"));
         }
         let scratch = self.store.scratch().map_err(store_error)?;
-        let fetching = manifest.layers().iter().map(|layer| self.fetch(name, registry, repository, layer, scratch.path()));
+        let fetching = manifest
+            .layers()
+            .iter()
+            .map(|layer| self.fetch(name, registry, repository, layer, scratch.path()));
         futures_util::future::try_join_all(fetching).await?;
         let mut layers: Vec<Layer> = Vec::new();
         let mut stack = Vec::new();
@@ -135,7 +144,8 @@ impl Embedded {
         let blob = self.store.blob(descriptor.digest.as_str()).map_err(store_error)?;
         let scratch = self.store.scratch().map_err(store_error)?;
         let folder = scratch.path().join("layer");
-        let request = Request::Unpack(message::Unpack { blob, stack: stack.to_vec(), folder: folder.clone() });
+        let request =
+            Request::Unpack(message::Unpack { blob, stack: stack.to_vec(), folder: folder.clone() });
         let unpacked_size = match self.work(scratch.path(), &request, silent(), cancel).await? {
             Reply::Unpack(found) if found.diff_id == diff_id => found.size,
             Reply::Unpack(found) => {
@@ -173,7 +183,9 @@ fn choose<'d>(entries: &'d [Descriptor], platform: &str) -> Option<&'d Descripto
     let (os, architecture, variant) = (parts.next()?, parts.next()?, parts.next());
     let fits = |entry: &&Descriptor| {
         entry.platform.as_ref().is_some_and(|of| {
-            of.os == os && of.architecture == architecture && variant.is_none_or(|v| of.variant.as_deref() == Some(v))
+            of.os == os
+                && of.architecture == architecture
+                && variant.is_none_or(|v| of.variant.as_deref() == Some(v))
         })
     };
     entries.iter().find(fits)

@@ -414,3 +414,53 @@ async fn layers_are_looked_at_and_removed() {
     assert!(matches!(reply, Ok(Reply::Remove)), "{reply:?}");
     assert!(!gone.exists());
 }
+
+#[tokio::test]
+async fn somebody_who_is_not_root_has_a_user_namespace() {
+    let mut fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.base().join("opt")).unwrap();
+    let exe = fixture.path().join("imgforge-worker");
+    std::fs::copy(env!("CARGO_BIN_EXE_imgforge-worker"), &exe).unwrap();
+    let script = fixture.path().join("as-nobody");
+    let text = format!(
+        "#!/bin/bash\nchown -R 65534:65534 {folder}\ncd {folder}\nexec setpriv --reuid 65534 --regid 65534 \
+         --clear-groups bash -c 'exec -a imgforge-worker {exe} \"$0\"' \"$1\"\n",
+        folder = fixture.path()
+    );
+    std::fs::write(&script, text).unwrap();
+    rustix::fs::chmod(script.as_std_path(), 0o755.into()).unwrap();
+    fixture.client = Client::new(&script);
+    for network in [Network::None, Network::Host] {
+        let run = Run {
+            network,
+            ..run("id -u; rm -r /opt /bin/env; echo new > /file; ls /dev/null /proc/self/fd/0")
+        };
+        let (request, layer) = fixture.step(Action::Run(run));
+        let (reply, printed) = fixture.ask(&request).await;
+        assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?} {printed}");
+        assert!(printed.starts_with("0\n/dev/null"), "{printed}");
+        assert_eq!(list(&layer), ["bin", "file", "opt"]);
+        assert_eq!(list(&layer.join("bin")), ["env"]);
+        let found = std::fs::metadata(layer.join("file")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&found), 65534);
+    }
+    let (request, _) = fixture.step(Action::Run(Run { user: "1000".into(), ..run("true") }));
+    let (reply, _) = fixture.ask(&request).await;
+    assert!(matches!(&reply, Ok(Reply::Error(text)) if text.contains("/etc/subuid")), "{reply:?}");
+}
+
+/// Run with `--ignored --nocapture`: what a step costs.
+#[tokio::test]
+#[ignore = "measures"]
+async fn a_trivial_step_takes_so_long() {
+    let fixture = Fixture::new();
+    for _ in 0..5 {
+        fixture.sh("true").await;
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let (reply, ..) = fixture.sh("true").await;
+        assert!(matches!(reply, Reply::Step(None)), "{reply:?}");
+    }
+    println!("{:?} a step", begun.elapsed() / 100);
+}

@@ -161,11 +161,8 @@ pub trait Containers: Send + Sync {
     /// # Errors
     /// Those of the connection: `ConnectionRefused` when nothing listens there; `NotConnected` for a container without a
     /// network.
-    fn connect<'a>(
-        &'a self,
-        container: &'a Started,
-        port: u16,
-    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
+    fn connect<'a>(&'a self, container: &'a Started, port: u16)
+    -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 
     /// What a container is doing.
     fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>>;

@@ -155,6 +155,11 @@ pub trait Engine: Send + Sync {
     /// What it is and where, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
     fn describe(&self) -> String;
 
+    /// What people should know of its choice before it begins, in a few words; nothing for the usual one.
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
     /// What it holds of a workspace, in one request.
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>>;
 

@@ -159,7 +159,7 @@ impl Run {
             }
             Event::TargetFinished { target, outcome, .. } => return self.finished(target, outcome),
             Event::Interrupted => self.interrupted = true,
-            Event::Warning { .. } | Event::Promoted { .. } => {}
+            Event::Engine { .. } | Event::Warning { .. } | Event::Promoted { .. } => {}
             Event::Finished { .. } => {
                 self.running.clear();
                 self.fetches.clear();
@@ -170,7 +170,13 @@ impl Run {
 
     /// Targets that are done with, of those that there is work on.
     pub(crate) fn done(&self) -> usize {
-        self.built + self.same + self.tested + self.pulled + self.failed.len() + self.skipped() + self.cancelled.len()
+        self.built
+            + self.same
+            + self.tested
+            + self.pulled
+            + self.failed.len()
+            + self.skipped()
+            + self.cancelled.len()
     }
 
     /// Targets that were skipped.

@@ -71,6 +71,9 @@ impl Teller {
             Event::TargetFinished { target, outcome, took } => {
                 self.finished(target, outcome, *took, ended.as_ref())
             }
+            Event::Engine { notice } if !quiet => {
+                format!("{}{}\n", word(p.dim, "Engine"), one_line(notice))
+            }
             Event::Warning { message } if !quiet => {
                 format!("{}{}\n", word(p.warn, "Warning"), one_line(message))
             }

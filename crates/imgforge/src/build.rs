@@ -397,6 +397,9 @@ impl Session {
     ) -> Result<BuildReport, Error> {
         let Planned { prepared, inventory, plan, engine, registry, remotes, hashed, asked } = planned;
         let Way { record, options, only_tests } = way;
+        if let Some(notice) = engine.notice() {
+            reporter.event(&Event::Engine { notice });
+        }
         for message in &plan.warnings {
             reporter.event(&Event::Warning { message: message.clone() });
         }

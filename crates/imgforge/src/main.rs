@@ -59,7 +59,15 @@ struct Global {
     #[arg(short, long, global = true)]
     verbose: bool,
     /// What builds and runs images: docker, embedded (no daemon), or auto: Docker where it answers
-    #[arg(long, global = true, value_name = "ENGINE", env = "IMGFORGE_ENGINE", default_value = "auto", hide_possible_values = true, hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ENGINE",
+        env = "IMGFORGE_ENGINE",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_env = true
+    )]
     engine: EngineName,
     /// Read every file again instead of trusting its size and times
     #[arg(long, global = true)]

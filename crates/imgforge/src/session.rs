@@ -10,8 +10,8 @@ use imgforge_core::select;
 use imgforge_core::source::WorkTree;
 use imgforge_core::workspace::{self, Workspace};
 
-use crate::engines::EngineChoice;
 use crate::Error;
+use crate::engines::EngineChoice;
 use crate::tags::Outside;
 
 /// How a workspace is opened.

@@ -33,7 +33,7 @@ pub const CONTEXT_TIME: i64 = 0;
 /// # Errors
 /// A source that is missing, a target that cannot be written, an owner that the image does not know.
 pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) -> io::Result<()> {
-    let target = Target::open(root, epoch)?;
+    let target = Target::open(root, epoch, !copy.link)?;
     let source = match (&copy.tree, stack) {
         (crate::worker::message::Tree::Context(entries), _) => Source::context(entries, CONTEXT_TIME),
         (crate::worker::message::Tree::Stack(_), Some(folder)) => Source::disk(folder)?,
@@ -95,7 +95,7 @@ pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) 
 /// # Errors
 /// A file that has changed since it was hashed, a disk that is full.
 pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> io::Result<()> {
-    let target = Target::open(folder, epoch)?;
+    let target = Target::open(folder, epoch, true)?;
     let source = Source::context(entries, CONTEXT_TIME);
     let mut copier = Copier {
         source: &source,
@@ -178,7 +178,7 @@ impl Copier<'_> {
         if is_folder {
             self.target.make_folders(to, self.change.owner)?;
         }
-        let resolved = view.resolve(to)?;
+        let resolved = self.target.resolve(to)?;
         if view.meta(&resolved).is_ok_and(|meta| meta.kind == FileType::Directory) {
             return Ok((resolved, name.as_os_str().to_owned()));
         }
@@ -206,12 +206,12 @@ impl Copier<'_> {
 
     /// The content of a folder into another, which is made if it is not there.
     fn folder(&mut self, from: &Path, to: &Path, meta: &Meta) -> io::Result<()> {
-        let resolved = self.target.view().resolve(to)?;
+        let resolved = self.target.resolve(to)?;
         let existing = self.target.view().meta(&resolved).ok();
+        let is_new = existing.is_none();
         if existing.is_some_and(|meta| meta.kind != FileType::Directory) {
             return Err(io::Error::other(format!("/{} is no folder", resolved.display())));
         }
-        let is_new = self.target.view().meta(&resolved).is_err();
         self.target.make_folders(&resolved, self.change.owner)?;
         let folder = self.target.folder(&resolved)?;
         self.content(from, Path::new(""), folder.as_fd())?;

@@ -26,15 +26,18 @@ pub(super) struct Target {
     root: OwnedFd,
     /// The same, to be looked at.
     view: Source<'static>,
+    /// Whether links in paths are followed. Where they are not, folders take their place, as a layer that knows nothing
+    /// of those below makes it (`COPY --link`).
+    follow: bool,
     /// The time of folders that have no source.
     epoch: i64,
 }
 
 impl Target {
-    pub(super) fn open(root: &Utf8Path, epoch: i64) -> io::Result<Self> {
+    pub(super) fn open(root: &Utf8Path, epoch: i64, follow: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
-        Ok(Self { root: fd, view: Source::disk(root)?, epoch })
+        Ok(Self { root: fd, view: Source::disk(root)?, follow, epoch })
     }
 
     /// The root as something to look at.
@@ -42,14 +45,33 @@ impl Target {
         &self.view
     }
 
-    /// Makes a folder and those above it that are missing. Links are followed; `path` is without them afterwards.
+    /// A path of the root, with its links followed if they are to be.
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        if self.follow {
+            return self.view.resolve(path);
+        }
+        let mut clean = PathBuf::new();
+        for name in names(path) {
+            if name == ".." {
+                clean.pop();
+            } else {
+                clean.push(name);
+            }
+        }
+        Ok(clean)
+    }
+
+    /// Makes a folder and those above it that are missing. The path that it has without links.
     /// New folders are 0755 and belong to `owner`, or to root.
     pub(super) fn make_folders(&self, path: &Path, owner: Option<(u32, u32)>) -> io::Result<PathBuf> {
-        let resolved = self.view.resolve(path)?;
+        let resolved = self.resolve(path)?;
         let mut done = PathBuf::new();
         for name in names(&resolved) {
             let parent = self.folder(&done)?;
             done.push(&name);
+            if !self.follow && self.view.meta(&done).is_ok_and(|meta| meta.kind != FileType::Directory) {
+                self.clear(parent.as_fd(), &name)?;
+            }
             match rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
                     let (uid, gid) = owner.unwrap_or((0, 0));

@@ -152,6 +152,22 @@ fn links_of_the_target_are_followed_inside_it_only() {
 }
 
 #[test]
+fn a_copy_that_is_a_layer_by_itself_puts_folders_where_links_were() {
+    let root = root();
+    std::fs::create_dir(root.at("real")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("absolute")).unwrap();
+    std::os::unix::fs::symlink("/real", root.at("folder")).unwrap();
+    let mut request = from_context(&["a.txt"], "/absolute/one");
+    request.link = true;
+    copy(&root.1, None, &request, 0).unwrap();
+    let mut request = from_context(&["d/e"], "/folder");
+    request.link = true;
+    let error = copy(&root.1, None, &request, 0).unwrap_err();
+    assert!(error.to_string().contains("/folder is no folder"), "{error}");
+    assert_eq!(root.list(), ["absolute/", "absolute/one", "folder", "real/"]);
+}
+
+#[test]
 fn owners_modes_and_exclusions() {
     let root = root();
     std::fs::create_dir(root.at("etc")).unwrap();
@@ -182,7 +198,8 @@ fn a_stack_keeps_owners_times_names_and_attributes() {
     rustix::fs::setxattr(from.at("d/one").as_std_path(), "user.note", b"x", rustix::fs::XattrFlags::empty())
         .unwrap();
     let time = 1_000_000_000;
-    let times = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
+    let times =
+        std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
     std::fs::File::open(from.at("d/one")).unwrap().set_times(times).unwrap();
     copy(&to.1, Some(&from.1), &of(Tree::Stack(vec![]), &["d"], "/d"), 0).unwrap();
     let one = std::fs::metadata(to.at("d/one")).unwrap();

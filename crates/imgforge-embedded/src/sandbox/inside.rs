@@ -12,11 +12,11 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::sched::CloneFlags;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::Signal;
 
 use super::place::{self, PLAIN, Root};
-use super::{Source, Spec, Trouble, capabilities, device, loopback};
+use super::{ADDRESS, Source, Spec, Trouble, capabilities, device, loopback};
 use crate::accounts::{self, Account};
 
 /// What Docker hides (moby's `oci/defaults.go`).
@@ -62,6 +62,18 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
     socket.read_to_end(&mut bytes)?;
     let spec: Spec = serde_json::from_slice(&bytes)?;
     rustix::process::setsid()?;
+    if !spec.joins {
+        settle(&spec)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let root = Root::open(Path::new("/"))?;
+    let account = accounts::look_up(root.fd(), &spec.user)?;
+    enter_workdir(&spec.workdir)?;
+    Ok((spec, account))
+}
+
+/// Namespaces, and what is in them.
+fn settle(spec: &Spec) -> io::Result<()> {
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
@@ -74,14 +86,13 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
         .map_err(|error| say("the host name", error.into()))?;
     if !spec.host_network {
         loopback::up().map_err(|error| say("the loopback interface", error))?;
+        if spec.has_address {
+            loopback::add(ADDRESS).map_err(|error| say("the container's address", error))?;
+        }
     }
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     rustix::process::umask(Mode::empty());
-    mounts(&spec)?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    let root = Root::open(Path::new("/"))?;
-    let account = accounts::look_up(root.fd(), &spec.user)?;
-    enter_workdir(&spec.workdir)?;
-    Ok((spec, account))
+    mounts(spec)
 }
 
 /// The kernel forgets this whenever a process changes who it is.
@@ -127,7 +138,11 @@ fn sys(root: &Root) -> io::Result<()> {
     let flags = PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY;
     match place::create("sysfs", &[], flags) {
         Ok(mounted) => Ok(place::attach(&mounted, &root.ensure("/sys", true)?)?),
-        Err(Errno::PERM) => root.bind(Path::new("/sys"), "/sys", true),
+        Err(Errno::PERM) => {
+            root.bind(Path::new("/sys"), "/sys", true)?;
+            // What is mounted there came with it, and this user may have been given a part of it.
+            root.mount("tmpfs", "/sys/fs/cgroup", &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -1,7 +1,7 @@
 //! Runs one program in namespaces of its own: mount, pid, ipc, uts, cgroup and, where it reaches nothing, network.
 //!
 //! It takes two calls of this program: the first process of a pid namespace must be started by one outside it, and
-//! only a new process is inside. The first is the worker ([`start`]), the second ([`inside`]) makes the mounts that
+//! only a new process is inside. The first is the worker ([`run`]), the second ([`inside`]) makes the mounts that
 //! must be made inside, gives up what it may do, and becomes the program that was asked for. So that program is
 //! process 1, as in Docker, and when it ends the kernel ends all others with it.
 
@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,10 @@ pub const NAME: &str = "imgforge-sandbox";
 
 /// The host name of everything that a build runs; always the same, so that it cannot make two builds differ.
 pub const HOST_NAME: &str = "imgforge";
+
+/// The address of a container in its own network: whoever connects to it from outside arrives there, so that what
+/// listens on 127.0.0.1 alone is not reached, as in Docker.
+pub const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 88, 0, 2);
 
 /// What runs and what it sees.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +57,10 @@ pub struct Spec {
     pub host_name: String,
     /// Whether nothing outside its mounts can be written.
     pub read_only: bool,
+    /// Whether it has [`ADDRESS`] beside 127.0.0.1.
+    pub has_address: bool,
+    /// Whether it joins a container: namespaces and mounts are there.
+    pub joins: bool,
 }
 
 /// A mount beside the root.
@@ -92,55 +100,134 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// A program that runs.
+/// Where a program's output goes.
 #[derive(Debug)]
-pub struct Running {
-    /// Its process.
-    pub child: Child,
+pub struct Outputs {
+    /// Its stdout.
+    pub stdout: OwnedFd,
+    /// Its stderr.
+    pub stderr: OwnedFd,
 }
 
-/// Starts a program. Its stdout and stderr are as given, its stdin is empty. It is killed when the calling thread
-/// ends.
+impl Outputs {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self {
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    /// This process's stdout for both.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn merged() -> io::Result<Self> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self { stderr: stdout.try_clone()?, stdout })
+    }
+}
+
+/// Runs a program in namespaces of its own. `before` is given its process before it knows what it becomes, `wait` when
+/// it is the program. Its stdin is empty.
 ///
 /// # Errors
-/// [`Trouble`] when it cannot be started; nothing of it is left then.
-pub fn start(spec: &Spec, stdout: OwnedFd, stderr: OwnedFd) -> Result<Running, Trouble> {
-    let trouble = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| Trouble { code: None, message: format!("{what}: {error}") }
+/// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
+pub fn run<T: Send>(
+    spec: &Spec,
+    program: &Program,
+    outputs: Outputs,
+    before: impl FnOnce(u32) -> io::Result<()> + Send,
+    wait: impl FnOnce(&mut Child) -> io::Result<T> + Send,
+) -> Result<T, Trouble> {
+    // A thread that has a new pid namespace for its children can make no other thread, and may not be allowed to go
+    // back. So it is one of its own, and it stays, because what it starts is killed when it ends.
+    let thread = || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWPID)
+            .map_err(|error| trouble("a pid namespace")(error.into()))?;
+        enter(spec, program, outputs, before, wait)
     };
+    std::thread::scope(|scope| scope.spawn(thread).join()).unwrap_or_else(|_| {
+        Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() })
+    })
+}
+
+/// The same in the pid namespace that this thread has for its children.
+///
+/// # Errors
+/// The same.
+pub fn enter<T>(
+    spec: &Spec,
+    program: &Program,
+    outputs: Outputs,
+    before: impl FnOnce(u32) -> io::Result<()>,
+    wait: impl FnOnce(&mut Child) -> io::Result<T>,
+) -> Result<T, Trouble> {
     let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
-    let own = std::fs::File::open("/proc/self/ns/pid").map_err(trouble("/proc/self/ns/pid"))?;
-    // From here on a child is process 1 of a namespace, and no thread can be made; the second call undoes that.
-    nix::sched::unshare(CloneFlags::CLONE_NEWPID)
-        .map_err(|error| trouble("a pid namespace")(error.into()))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
+    let mut command = Command::new(own(&program.0));
+    command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(outputs.stdout).stderr(outputs.stderr);
     let child = command.spawn();
+    // It holds the other end of the socket.
     drop(command);
-    nix::sched::setns(own.as_fd(), CloneFlags::CLONE_NEWPID)
-        .map_err(|error| trouble("the pid namespace")(error.into()))?;
     let mut child = child.map_err(trouble("the sandbox cannot be started"))?;
-    match talk(spec, &ours) {
-        Ok(None) => Ok(Running { child }),
-        Ok(Some(found)) => {
-            let _ = child.wait();
-            Err(found)
-        }
-        Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(trouble("the sandbox has ended")(error))
-        }
+    let talked = before(child.id()).and_then(|()| talk(spec, &ours));
+    let waited = match talked {
+        Ok(None) => wait(&mut child).map_err(trouble("the program")),
+        Ok(Some(found)) => Err(found),
+        Err(error) => Err(trouble("the sandbox has ended")(error)),
+    };
+    if waited.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
     }
+    waited
+}
+
+/// This program, as a sandbox executes it: a file that nobody can write. What runs in a sandbox can reach it as
+/// `/proc/PID/exe`, and would have the next call of it do as it likes (CVE-2019-5736).
+#[derive(Debug)]
+pub struct Program(OwnedFd);
+
+impl Program {
+    /// Takes it through a mount that can only be read. `folder` is in this process's own mount namespace.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn take(folder: &Utf8Path) -> io::Result<Self> {
+        let (name, copy) = (folder.join("program"), folder.join("program.copy"));
+        let mut source = std::fs::read_link("/proc/self/exe")?;
+        let id = |path: &std::path::Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+        if id(&source) != id("/proc/self/exe".as_ref()) {
+            // Another one has been put in its place.
+            std::fs::copy("/proc/self/exe", &copy)?;
+            source = copy.clone().into();
+        }
+        std::fs::write(&name, "")?;
+        let root = place::Root::open(folder.as_std_path())?;
+        root.bind(&source, "program", true)?;
+        let taken = root.at("program")?;
+        // It stays what it is for whoever has it open.
+        rustix::mount::unmount(name.as_std_path(), rustix::mount::UnmountFlags::DETACH)?;
+        std::fs::remove_file(&name)?;
+        if source == copy {
+            std::fs::remove_file(&copy)?;
+        }
+        Ok(Self(taken))
+    }
+}
+
+fn trouble(what: &'static str) -> impl Fn(io::Error) -> Trouble {
+    move |error| Trouble { code: None, message: format!("{what}: {error}") }
 }
 
 /// Gives the new process what it must know, once it says that it dies with this one. Returns its trouble: it says
 /// nothing more when it has become the program.
 fn talk(spec: &Spec, mut socket: &UnixStream) -> io::Result<Option<Trouble>> {
     socket.read_exact(&mut [0])?;
-    serde_json::to_writer(socket, spec)?;
-    socket.flush()?;
+    socket.write_all(&serde_json::to_vec(spec)?)?;
     socket.shutdown(std::net::Shutdown::Write)?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
@@ -165,7 +252,7 @@ impl Memory {
     }
 
     /// Where it is.
-    pub fn folder(&self) -> &camino::Utf8Path {
+    pub fn folder(&self) -> &Utf8Path {
         &self.folder
     }
 }

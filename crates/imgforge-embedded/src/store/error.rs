@@ -14,19 +14,21 @@ pub enum StoreError {
         error: io::Error,
     },
     /// It was made by another version of this program.
-    #[error("{dir} has the form of another version of imgforge; remove it, and everything in it is built again")]
+    #[error(
+        "{dir} has the form of another version of imgforge; remove it, and everything in it is built again"
+    )]
     Format {
         /// Its folder.
         dir: Utf8PathBuf,
     },
     /// A blob is not there.
-    #[error("the blob {digest} is not in the store any more; `imgforge build --force` makes it again")]
+    #[error("the blob {digest} is not in the store any more; `imgforge build` makes it again")]
     Missing {
         /// Its digest.
         digest: String,
     },
     /// A blob is not what its digest says. It is removed.
-    #[error("the blob {digest} was damaged and has been removed; `imgforge build --force` makes it again")]
+    #[error("the blob {digest} was damaged and has been removed; `imgforge build` makes it again")]
     Corrupt {
         /// Its digest.
         digest: String,

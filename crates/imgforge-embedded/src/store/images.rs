@@ -33,8 +33,8 @@ pub struct ImageRecord {
     pub media_type: String,
     /// The size of its files in bytes.
     pub size: u64,
-    /// The size of each layer's files in bytes.
-    pub layer_sizes: Vec<u64>,
+    /// Its layers, lowest first.
+    pub layers: Vec<Layer>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// The hash of what it is without what it was made from; empty for what was pulled.
@@ -51,15 +51,6 @@ pub struct ImageRecord {
 #[serde(rename_all = "camelCase")]
 struct Manifest {
     media_type: Option<String>,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
 }
 
 impl Store {
@@ -120,7 +111,7 @@ impl Store {
             manifest_size: manifest.len() as u64,
             media_type: parsed.media_type.unwrap_or_else(|| MANIFEST.to_owned()),
             size: layers.iter().map(|layer| layer.unpacked_size).sum(),
-            layer_sizes: layers.iter().map(|layer| layer.unpacked_size).collect(),
+            layers: layers.to_vec(),
             labels: config.config.labels.clone().unwrap_or_default(),
             content: content.to_owned(),
             created: jiff::Timestamp::now().as_second(),
@@ -133,7 +124,7 @@ impl Store {
         Ok(record)
     }
 
-    /// All images, with their names.
+    /// All images whose blobs are there, with their names. Others are as if they were not there: they are built again.
     ///
     /// # Errors
     /// Those of the disk.
@@ -147,7 +138,19 @@ impl Store {
                 record.names.push(reference.clone());
             }
         }
+        let mut known = BTreeMap::new();
+        all.retain(|_, record| self.is_whole(record, &mut known));
         Ok(all.into_values().collect())
+    }
+
+    /// Those images with this content.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn with_content(&self, content: &str) -> Result<Vec<ImageRecord>, StoreError> {
+        let mut journal = self.journal();
+        journal.read()?;
+        Ok(journal.images().filter(|record| record.content == content).cloned().collect())
     }
 
     /// The image with this name or id, or the only one whose id begins so.
@@ -166,23 +169,21 @@ impl Store {
         Ok(found.cloned())
     }
 
-    /// An image's configuration and layers, lowest first.
+    /// An image's configuration.
     ///
     /// # Errors
     /// A blob that is missing or damaged.
-    pub fn image(&self, record: &ImageRecord) -> Result<(ImageConfig, Vec<Layer>), StoreError> {
-        let config: ImageConfig = parse(&record.id, &self.read_blob(&record.id)?)?;
-        let manifest: Manifest = parse(&record.manifest, &self.read_blob(&record.manifest)?)?;
-        let layers = manifest.layers.into_iter().zip(&config.rootfs.diff_ids).zip(&record.layer_sizes);
-        let layers = layers.map(|((descriptor, diff_id), unpacked_size)| Layer {
-            diff_id: diff_id.clone(),
-            digest: descriptor.digest,
-            size: descriptor.size,
-            media_type: descriptor.media_type,
-            unpacked_size: *unpacked_size,
-        });
-        let layers = layers.collect();
-        Ok((config, layers))
+    pub fn config(&self, record: &ImageRecord) -> Result<ImageConfig, StoreError> {
+        parse(&record.id, &self.read_blob(&record.id)?)
+    }
+
+    /// Whether every blob of an image is there. Their bytes are not looked at.
+    fn is_whole(&self, record: &ImageRecord, known: &mut BTreeMap<String, bool>) -> bool {
+        let layers = record.layers.iter().map(|layer| &layer.digest);
+        [&record.id, &record.manifest]
+            .into_iter()
+            .chain(layers)
+            .all(|digest| *known.entry(digest.clone()).or_insert_with(|| self.has_blob(digest)))
     }
 
     /// Names an image; the name is taken from the one that had it.

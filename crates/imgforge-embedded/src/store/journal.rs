@@ -152,7 +152,10 @@ impl Journal {
     fn rewrite(&mut self) -> io::Result<()> {
         let mut text = Vec::new();
         let images = self.images.values().map(|record| Change::Image(Box::new(record.clone())));
-        let names = self.names.iter().map(|(reference, id)| Change::Name { reference: reference.clone(), id: id.clone() });
+        let names = self
+            .names
+            .iter()
+            .map(|(reference, id)| Change::Name { reference: reference.clone(), id: id.clone() });
         let mut lines = 0;
         for change in images.chain(names) {
             serde_json::to_writer(&mut text, &change)?;

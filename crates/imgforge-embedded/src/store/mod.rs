@@ -236,7 +236,12 @@ impl Store {
         match fs::rename(&whole, &path) {
             Ok(()) => Ok(()),
             // Another build has made the same; but its blob may have been another, or be gone.
-            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 let text = fs::read(whole.join("layer.json")).map_err(StoreError::io(&whole))?;
                 write_in(&self.workplace, &path.join("layer.json"), &text)
             }
@@ -281,9 +286,9 @@ impl Store {
 
 /// The digits of a `sha256:` digest, which are safe in a path.
 fn hex(digest: &str) -> Result<&str, StoreError> {
-    let digits = digest.strip_prefix("sha256:").filter(|hex| {
-        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    });
+    let digits = digest
+        .strip_prefix("sha256:")
+        .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
     digits.ok_or_else(|| StoreError::Digest { digest: digest.to_owned() })
 }
 

@@ -31,14 +31,16 @@ fn images_and_names_are_seen_by_other_processes_at_once() {
     assert_eq!(one.find("x/app:v1").unwrap().unwrap().id, b.id);
     assert_eq!(one.find(&b.id[7..20]).unwrap().unwrap().id, b.id);
     assert_eq!(one.find("x/other").unwrap(), None);
-    let names: Vec<Vec<String>> = one.list().unwrap().into_iter().filter(|r| r.id == a.id).map(|r| r.names).collect();
+    let names: Vec<Vec<String>> =
+        one.list().unwrap().into_iter().filter(|r| r.id == a.id).map(|r| r.names).collect();
     assert_eq!(names, [["localhost:5000/app:latest", "x/app:latest"]]);
     one.untag("x/app").unwrap();
     assert_eq!(other.find(&a.id).unwrap().map(|record| record.id), Some(a.id.clone()));
     one.untag("localhost:5000/app:latest").unwrap();
     assert_eq!(other.find(&a.id).unwrap(), None);
     drop((one, other));
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(place.1.join("index.json")).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.1.join("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
     let index = oci_spec::image::ImageIndex::from_file(place.1.join("index.json")).unwrap();
     assert_eq!(index.manifests()[0].digest().to_string(), b.manifest);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::NAME;
@@ -56,6 +56,21 @@ impl Client {
         Self { exe: exe.into() }
     }
 
+    /// Starts a worker. It is killed when what is returned is dropped.
+    pub(crate) fn spawn(&self, folder: &Utf8Path, request: &Request) -> Result<Child, WorkerError> {
+        let asked = serde_json::to_vec(request).map_err(|error| system("the request")(error.into()))?;
+        let file = folder.join("request.json");
+        std::fs::write(&file, asked).map_err(system(file.as_str()))?;
+        let mut command = Command::new(&self.exe);
+        command.arg0(NAME).arg(folder).env_clear();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        if let Some(path) = std::env::var_os("PATH") {
+            // newuidmap is looked for there.
+            command.env("PATH", path);
+        }
+        command.spawn().map_err(system("a worker cannot be started"))
+    }
+
     /// Has one request carried out. `folder` is there, and nobody else's; it holds what is only needed meanwhile, and
     /// should be removed afterwards.
     ///
@@ -71,21 +86,7 @@ impl Client {
         output: Output,
         cancel: &CancellationToken,
     ) -> Result<Reply, WorkerError> {
-        let system = |what: &str| {
-            let what = what.to_owned();
-            move |error| WorkerError::System { what, error }
-        };
-        let asked = serde_json::to_vec(request).map_err(|error| system("the request")(error.into()))?;
-        let file = folder.join("request.json");
-        std::fs::write(&file, asked).map_err(system(file.as_str()))?;
-        let mut command = Command::new(&self.exe);
-        command.arg0(NAME).arg(folder).env_clear();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        if let Some(path) = std::env::var_os("PATH") {
-            // newuidmap is looked for there.
-            command.env("PATH", path);
-        }
-        let mut child = command.spawn().map_err(system("a worker cannot be started"))?;
+        let mut child = self.spawn(folder, request)?;
         let mut stdin = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let last = std::sync::Mutex::new(Vec::new());
@@ -133,7 +134,12 @@ impl Client {
     }
 }
 
-async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl FnMut(&[u8])) {
+fn system(what: &str) -> impl FnOnce(std::io::Error) -> WorkerError {
+    let what = what.to_owned();
+    move |error| WorkerError::System { what, error }
+}
+
+pub(crate) async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl FnMut(&[u8])) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; 1 << 14];
     while let Ok(read) = from.read(&mut buffer).await {

@@ -35,12 +35,14 @@ pub enum Reply {
     Look(Vec<Option<Entry>>),
     /// By absolute path.
     Walk(Vec<(String, Entry)>),
-    /// How it has ended; 128 and the signal's number when it was killed.
-    Container(i64),
+    /// How it has ended.
+    Container(Ended),
     /// How it has ended.
     Exec(i64),
     /// Done.
     Remove,
+    /// The program of a container, or one that should run in it, cannot be started.
+    NotStarted(NotStarted),
     /// The command of a step has ended with this code.
     Failed(i64),
     /// It took longer than it may.
@@ -338,18 +340,20 @@ pub struct Container {
     pub id: String,
     /// The unpacked layers, lowest first.
     pub stack: Vec<Utf8PathBuf>,
-    /// Its own folder: `upper`, `work`, `log`, `state.json` are made in it.
+    /// Its own folder: `upper`, `work`, `state.json` (an [`Alive`]) and the socket `dial` are made in it.
     pub folder: Utf8PathBuf,
     /// The program and its arguments.
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
-    /// Absolute.
+    /// Absolute. It is made where it is missing.
     pub workdir: String,
     /// `USER[:GROUP]`, as the image knows them; empty for root.
     pub user: String,
-    /// In order.
-    pub mounts: Vec<Mount>,
+    /// What lives longer than it.
+    pub volumes: Vec<Volume>,
+    /// Where there is a file system in memory.
+    pub tmpfs: Vec<String>,
     /// How much memory it may use, in bytes.
     pub memory: Option<u64>,
     /// How much of the processors, in thousandths of one.
@@ -358,8 +362,52 @@ pub struct Container {
     pub read_only: bool,
     /// Ports: the container's, and the address on this machine (port 0: a free one).
     pub ports: Vec<(u16, std::net::SocketAddr)>,
-    /// Files that are written before it starts: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+    /// Files that are mounted in it: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
     pub files: BTreeMap<String, String>,
+}
+
+/// A folder of this machine in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Volume {
+    /// The folder, absolute. It is made where it is missing.
+    pub path: Utf8PathBuf,
+    /// Absolute, in the container.
+    pub target: String,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether it gets what the image has there, while it is empty.
+    pub fill: bool,
+}
+
+/// A container that runs, as `state.json` in its folder tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Its process 1, as this machine numbers it.
+    pub pid: i32,
+    /// When that was started, in ticks since the machine was: numbers of processes come again.
+    pub start: u64,
+    /// Its control groups.
+    pub groups: Vec<Utf8PathBuf>,
+    /// Its ports, and where each is reached.
+    pub ports: Vec<(u16, std::net::SocketAddr)>,
+}
+
+/// How a container has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Its exit code; 128 and the signal's number when it was killed.
+    pub code: i64,
+    /// Whether a process of it was killed because its memory was not enough.
+    pub out_of_memory: bool,
+}
+
+/// Why a program cannot be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotStarted {
+    /// 127 when there is no such program, 126 when it cannot be executed.
+    pub code: i64,
+    /// In words for people.
+    pub message: String,
 }
 
 /// A program that is run in a container.

@@ -5,12 +5,15 @@
 //! ends. Its mounts are in a namespace of its own, so nothing of them is left, however it ends.
 
 mod client;
+pub(crate) mod container;
+mod exec;
+mod limits;
 mod look;
 pub mod message;
 mod namespace;
 mod step;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +21,10 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+pub(crate) use self::client::copy as pump;
 pub use self::client::{Client, Output, WorkerError};
 use self::message::{Reply, Request};
 use crate::{layer, sandbox};
@@ -51,8 +56,15 @@ pub fn called() -> Option<ExitCode> {
 /// Carries out what `FOLDER/request.json` asks.
 pub fn main(folder: &Utf8Path) -> ExitCode {
     close_inherited();
-    let reply = answer(folder).unwrap_or_else(|error| Reply::Error(error.to_string()));
-    match write(folder, &reply) {
+    // The folder's path may lead elsewhere when this process is in a container.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let written = rustix::fs::open(folder.as_std_path(), flags, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|fd| {
+            let reply = answer(folder).unwrap_or_else(|error| Reply::Error(error.to_string()));
+            write(&fd, &reply)
+        });
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{folder}/reply.json: {error}");
@@ -75,13 +87,16 @@ fn close_inherited() {
 fn answer(folder: &Utf8Path) -> io::Result<Reply> {
     let request = std::fs::read(folder.join("request.json"))?;
     let request: Request = serde_json::from_slice(&request)?;
-    namespace::enter()?;
     let stop = Stop::default();
+    if let Request::Exec(exec) = request {
+        return exec::carry_out(&exec, folder, &stop);
+    }
+    namespace::enter()?;
     stop.watch()?;
     match request {
         Request::Step(step) => step::carry_out(&step, folder, &stop),
         Request::Unpack(unpack) => {
-            let unpacked = layer::unpack_within(&unpack.blob, &unpack.stack, &unpack.folder, u64::MAX);
+            let unpacked = layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder);
             let layer::Unpacked { diff_id, size, .. } = unpacked.map_err(io::Error::other)?;
             Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
         }
@@ -93,14 +108,23 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
             }
             Ok(Reply::Remove)
         }
-        Request::Container(_) | Request::Exec(_) => Err(io::Error::other("not there yet")),
+        Request::Container(container) => container::carry_out(&container, &stop),
+        Request::Exec(_) => Err(io::Error::other("it has been carried out")),
     }
 }
 
-fn write(folder: &Utf8Path, reply: &Reply) -> io::Result<()> {
-    let new = folder.join("reply.json.new");
-    std::fs::write(&new, serde_json::to_vec(reply)?)?;
-    std::fs::rename(new, folder.join("reply.json"))
+fn write(folder: &OwnedFd, reply: &Reply) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let new = rustix::fs::openat(folder, "reply.json.new", flags, Mode::from_raw_mode(0o600))?;
+    std::fs::File::from(new).write_all(&serde_json::to_vec(reply)?)?;
+    Ok(rustix::fs::renameat(folder, "reply.json.new", folder, "reply.json")?)
+}
+
+/// When a process was started, in ticks since the machine was (`proc(5)`, `/proc/PID/stat`).
+pub(crate) fn start_of(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, a name in brackets, may hold anything.
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Removes a folder with all that is in it. What is not there is no error.
@@ -120,14 +144,18 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Ends this process as soon as its stdin does.
+    /// Ends this process as soon as its stdin does. A byte that comes there is the number of a signal for what runs.
     fn watch(&self) -> io::Result<()> {
         let stop = self.clone();
         let watch = move || {
-            let mut buffer = [0; 64];
-            while !matches!(io::stdin().read(&mut buffer), Ok(0) | Err(_)) {}
-            let running = stop.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(running) = running {
+            let mut byte = [0];
+            while let Ok(1) = io::stdin().read(&mut byte) {
+                let signal = Signal::from_named_raw(i32::from(byte[0]));
+                if let (Some(running), Some(signal)) = (stop.running(), signal) {
+                    let _ = pidfd_send_signal(running.as_fd(), signal);
+                }
+            }
+            if let Some(running) = stop.running() {
                 let _ = pidfd_send_signal(running.as_fd(), Signal::KILL);
                 // It has ended when all that it has started has.
                 let _ = ended(&running, None);
@@ -136,6 +164,10 @@ impl Stop {
         };
         std::thread::Builder::new().name("stop".into()).stack_size(256 << 10).spawn(watch)?;
         Ok(())
+    }
+
+    fn running(&self) -> Option<Arc<OwnedFd>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a process; kills it after `timeout`. `None` then.

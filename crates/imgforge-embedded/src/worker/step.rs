@@ -13,7 +13,7 @@ use super::Stop;
 use super::message::{Action, Mount, MountKind, Network, Reply, Run, Step, Tree};
 use crate::sandbox::overlay::{Overlay, make_folder};
 use crate::sandbox::stubs::{Stubs, resolve};
-use crate::sandbox::{self, Bind, HOST_NAME, Memory, Source, Spec};
+use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec};
 use crate::{accounts, copy, layer};
 
 /// What BuildKit writes there, with our host name.
@@ -72,7 +72,7 @@ fn trees(folder: &Utf8Path, name: &str) -> io::Result<Utf8PathBuf> {
 }
 
 /// Makes a folder and those above it that are missing, with their owner.
-fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()> {
+pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
     let account = accounts::look_up(&root, owner)?;
@@ -120,17 +120,7 @@ fn run(
     stop: &Stop,
 ) -> io::Result<Option<Reply>> {
     let (mounts, _kept) = prepare(run, folder)?;
-    let mut covered = vec!["/proc", "/sys", "/dev"];
-    for path in &covered {
-        stubs.make(path, true)?;
-    }
-    for mount in &mounts {
-        // What is in another mount is made there.
-        if !covered.iter().any(|outer| Path::new(&mount.target).starts_with(outer)) {
-            stubs.make(&mount.target, is_folder(&mount.source)?)?;
-        }
-        covered.push(&mount.target);
-    }
+    mount_points(stubs, &mounts)?;
     let spec = Spec {
         root: root.to_owned(),
         argv: run.argv.clone(),
@@ -141,22 +131,37 @@ fn run(
         host_network: run.network == Network::Host,
         host_name: HOST_NAME.into(),
         read_only: false,
-    };
-    let stdout = || io::stdout().as_fd().try_clone_to_owned();
-    let mut running = match sandbox::start(&spec, stdout()?, stdout()?) {
-        Ok(running) => running,
-        Err(sandbox::Trouble { code: Some(code), message }) => {
-            writeln!(io::stdout(), "{message}")?;
-            return Ok(Some(Reply::Failed(code)));
-        }
-        Err(sandbox::Trouble { code: None, message }) => return Err(io::Error::other(message)),
+        has_address: false,
+        joins: false,
     };
     let timeout = run.timeout.map(Duration::from_secs);
-    Ok(match stop.wait(&mut running.child, timeout)? {
-        None => Some(Reply::TimedOut),
-        Some(0) => None,
-        Some(code) => Some(Reply::Failed(code)),
-    })
+    let program = Program::take(folder)?;
+    match sandbox::run(&spec, &program, Outputs::merged()?, |_| Ok(()), |child| stop.wait(child, timeout)) {
+        Ok(None) => Ok(Some(Reply::TimedOut)),
+        Ok(Some(0)) => Ok(None),
+        Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
+        Err(sandbox::Trouble { code: Some(code), message }) => {
+            writeln!(io::stdout(), "{message}")?;
+            Ok(Some(Reply::Failed(code)))
+        }
+        Err(sandbox::Trouble { code: None, message }) => Err(io::Error::other(message)),
+    }
+}
+
+/// Makes what is mounted on where it is missing.
+pub(super) fn mount_points(stubs: &mut Stubs, mounts: &[Bind]) -> io::Result<()> {
+    let mut covered = vec!["/proc", "/sys", "/dev"];
+    for path in &covered {
+        stubs.make(path, true)?;
+    }
+    for mount in mounts {
+        // What is in another mount is made there.
+        if !covered.iter().any(|outer| Path::new(&mount.target).starts_with(outer)) {
+            stubs.make(&mount.target, is_folder(&mount.source)?)?;
+        }
+        covered.push(&mount.target);
+    }
+    Ok(())
 }
 
 fn is_folder(source: &Source) -> io::Result<bool> {

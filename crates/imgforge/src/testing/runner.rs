@@ -11,7 +11,9 @@ use imgforge_core::event::Event;
 use imgforge_core::manifest::{Check, CommandCheck, HttpCheck, Millis};
 use imgforge_core::services::READY;
 use imgforge_core::testing::{CheckFailure, ImageTest, TestResult};
-use imgforge_engine::containers::{ContainerState, ExecOutput, Health, OutputSink, RunRequest, Started, Stream};
+use imgforge_engine::containers::{
+    ContainerState, ExecOutput, Health, OutputSink, RunRequest, Started, Stream,
+};
 use imgforge_engine::{CancellationToken, Containers, Engine, EventSender, ImageConfig};
 use imgforge_report::human_duration;
 use tokio::sync::oneshot;

@@ -13,7 +13,9 @@ use crate::verbs::{Selection, open};
 ///
 /// They have the names there that they have here: release tags and content tags.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  imgforge build --engine embedded && imgforge load\n  imgforge load guestbook")]
+#[command(
+    after_help = "Examples:\n  imgforge build --engine embedded && imgforge load\n  imgforge load guestbook"
+)]
 pub(crate) struct Load {
     #[command(flatten)]
     selection: Selection,

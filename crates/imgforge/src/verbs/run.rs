@@ -11,8 +11,8 @@ use clap::Args;
 use imgforge::core::manifest::Log;
 use imgforge::core::name::ImageName;
 use imgforge::core::services::Services;
-use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
 use imgforge::engine::Containers;
+use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
 use imgforge::report::{clean, human_duration};
 use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 use clap::Args;
-use imgforge::engine::containers::RunningContainer;
 use imgforge::engine::Containers;
+use imgforge::engine::containers::RunningContainer;
 use imgforge::report::{clean, human_duration};
 use imgforge::{Error, runtime};
 use schemars::JsonSchema;

@@ -1,0 +1,160 @@
+//! What is kept of a container on the disk: `containers/ID/` in the store. Other calls of imgforge find it there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::image_config::Healthcheck;
+use serde::{Deserialize, Serialize};
+
+use crate::worker::container::STATE;
+use crate::worker::message::{Alive, Ended};
+use crate::worker::start_of;
+
+/// A container, as it was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// The image's id.
+    pub(super) image: String,
+    /// The image's, and its own.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Its layers, lowest first.
+    pub(super) stack: Vec<Utf8PathBuf>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) workdir: String,
+    pub(super) user: String,
+    /// The number of the signal that stops it.
+    pub(super) stop_signal: u8,
+    pub(super) healthcheck: Option<Healthcheck>,
+    /// The folders of volumes that were made for it alone.
+    pub(super) own_volumes: Vec<Utf8PathBuf>,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Status {
+    /// It was never started, or is being started.
+    Made,
+    Running(Alive),
+    Ended(Ended),
+}
+
+/// The folder of all containers.
+#[derive(Debug, Clone)]
+pub(super) struct Folder(pub(super) Utf8PathBuf);
+
+impl Folder {
+    pub(super) fn of(&self, id: &str) -> Utf8PathBuf {
+        self.0.join(id)
+    }
+
+    /// All that there are. What is being made or removed is passed over.
+    pub(super) fn all(&self) -> io::Result<Vec<Record>> {
+        let listed = match self.0.read_dir_utf8() {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut all = Vec::new();
+        for entry in listed {
+            all.extend(read::<Record>(&entry?.path().join("container.json"))?);
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// The one with this id or name, or the only one whose id begins so.
+    pub(super) fn find(&self, container: &str) -> io::Result<Option<Record>> {
+        if container.len() == 64 && container.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return read(&self.of(container).join("container.json"));
+        }
+        let mut all = self.all()?;
+        if let Some(index) = all.iter().position(|record| record.name == container) {
+            return Ok(Some(all.swap_remove(index)));
+        }
+        if container.len() < 4 {
+            return Ok(None);
+        }
+        all.retain(|record| record.id.starts_with(container));
+        Ok(if all.len() == 1 { all.pop() } else { None })
+    }
+
+    pub(super) fn write(&self, record: &Record) -> io::Result<()> {
+        write(&self.of(&record.id), "container.json", record)
+    }
+
+    /// Notes how one has ended, when all that it has printed is on the disk.
+    pub(super) fn write_end(&self, id: &str, ended: Ended) -> io::Result<()> {
+        write(&self.of(id), "ended.json", &ended)
+    }
+
+    pub(super) fn status(&self, id: &str) -> io::Result<Status> {
+        let folder = self.of(id);
+        if let Some(ended) = read(&folder.join("ended.json"))? {
+            return Ok(Status::Ended(ended));
+        }
+        match read::<Alive>(&folder.join(STATE))? {
+            None => Ok(Status::Made),
+            Some(alive) if start_of(alive.pid) == Some(alive.start) => Ok(Status::Running(alive)),
+            // Whoever should have noted its end was killed with it, or will do so soon.
+            Some(_) => match read(&folder.join("ended.json"))? {
+                Some(ended) => Ok(Status::Ended(ended)),
+                None => Ok(Status::Ended(Ended { code: 137, out_of_memory: false })),
+            },
+        }
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Utf8Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
+    }
+}
+
+fn write(folder: &Utf8Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let new = folder.join(format!("{name}.new"));
+    fs::write(&new, serde_json::to_vec(value)?)?;
+    fs::rename(new, folder.join(name))
+}
+
+/// The number of a signal: `SIGTERM`, `term`, `15`.
+pub(super) fn signal(text: &str) -> Option<u8> {
+    if let Ok(number) = text.parse::<u8>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let index = NAMES.iter().position(|known| *known == name)?;
+    u8::try_from(index + 1).ok()
+}
+
+/// The signals by their numbers on the architectures that imgforge runs on (`signal(7)`).
+const NAMES: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in
+            [("SIGTERM", 15), ("quit", 3), ("SIGCONT", 18), ("9", 9), ("SIGHUP", 1), ("SIGWINCH", 28)]
+        {
+            assert_eq!(signal(text), Some(number), "{text}");
+        }
+        for text in ["", "0", "65", "SIGNOTHING", "-1"] {
+            assert_eq!(signal(text), None, "{text}");
+        }
+    }
+}
