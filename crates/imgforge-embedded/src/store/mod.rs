@@ -18,6 +18,8 @@ mod error;
 mod images;
 mod import;
 mod journal;
+#[cfg(test)]
+mod processes;
 mod prune;
 mod scratch;
 #[cfg(test)]

@@ -73,7 +73,8 @@ impl Store {
         for (name, path) in entries(&self.dir.join("layers"))? {
             let chain = format!("sha256:{name}");
             let text = path.join("layer.json");
-            let layer: Option<Layer> = fs::read(&text).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let layer: Option<Layer> =
+                fs::read(&text).ok().and_then(|text| serde_json::from_slice(&text).ok());
             if chains.contains(&chain) || is_young(&text, since) {
                 blobs.extend(layer.map(|layer| layer.digest));
                 chains.insert(chain);
@@ -83,7 +84,8 @@ impl Store {
             }
         }
         for (key, path) in entries(&self.dir.join("steps"))? {
-            let step: Option<Remembered> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let step: Option<Remembered> =
+                fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             let is_needed = match step {
                 Some(Remembered { chain: Some(chain) }) => chains.contains(&chain),
                 Some(Remembered { chain: None }) => is_young(&path, since),
@@ -126,9 +128,8 @@ impl Store {
 
     fn prune_alone(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
         let removed = self.unneeded(keep, since)?;
-        self.journal().change(|_| {
-            (removed.images.iter().map(|id| Change::Gone { id: id.clone() }).collect(), ())
-        })?;
+        self.journal()
+            .change(|_| (removed.images.iter().map(|id| Change::Gone { id: id.clone() }).collect(), ()))?;
         self.write_index()?;
         for key in &removed.steps {
             remove(&self.dir.join("steps").join(key))?;
@@ -178,5 +179,75 @@ fn remove(path: &Utf8Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{check, layered, place};
+    use super::*;
+    use crate::worker::message::Compression;
+
+    fn soon() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn what_no_image_needs_goes_and_what_one_needs_stays() {
+        let place = place();
+        let store = Store::open(&place.1).unwrap();
+        let named = layered(&store, &["base", "named"], Compression::Gzip);
+        let kept = layered(&store, &["base", "kept"], Compression::Zstd);
+        let gone = layered(&store, &["base", "gone"], Compression::Gzip);
+        store.tag(&named.id, "x:1").unwrap();
+        store.put_blob(b"of nobody").unwrap();
+        let keep = BTreeSet::from([kept.id.clone()]);
+        let young = store.unneeded(&keep, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(young, Unneeded::default());
+        let found = store.unneeded(&keep, soon()).unwrap();
+        assert_eq!(found.images, std::slice::from_ref(&gone.id));
+        // Configuration, manifest and upper layer; and what nobody has.
+        assert_eq!((found.blobs.len(), found.layers.len(), found.steps.len()), (4, 1, 1));
+        let blob = |digest: &str| fs::metadata(store.blob_path(digest).unwrap()).unwrap().len();
+        let blobs: u64 = found.blobs.iter().map(|digest| blob(digest)).sum();
+        assert_eq!(found.bytes, blobs + gone.layers[1].unpacked_size);
+        let pruned = store.prune(&keep, soon()).unwrap();
+        assert_eq!(pruned.removed, found);
+        assert_eq!(pruned.folders.len(), 1);
+        assert!(pruned.folders[0].join("fs/file").exists());
+        drop(pruned);
+        let ids: Vec<String> = store.list().unwrap().into_iter().map(|record| record.id).collect();
+        assert_eq!(BTreeSet::from_iter(ids), BTreeSet::from([named.id.clone(), kept.id.clone()]));
+        check(&store, &named);
+        check(&store, &kept);
+        assert_eq!(store.unneeded(&keep, soon()).unwrap(), Unneeded::default());
+        // The same image can be made again.
+        let again = layered(&store, &["base", "gone"], Compression::Gzip);
+        assert_eq!(again.id, gone.id);
+        check(&store, &again);
+    }
+
+    #[test]
+    fn a_store_that_others_use_is_not_pruned_and_leftovers_are() {
+        let place = place();
+        let store = Store::open(&place.1).unwrap();
+        let other = Store::open(&place.1).unwrap();
+        layered(&store, &["x"], Compression::Gzip);
+        for _ in 0..2 {
+            assert!(matches!(store.prune(&BTreeSet::new(), soon()), Err(StoreError::Busy { .. })));
+        }
+        assert_eq!(other.list().unwrap().len(), 1);
+        drop(other);
+        let dead = place.1.join("tmp/1-dead/deep");
+        fs::create_dir_all(&dead).unwrap();
+        let pruned = store.prune(&BTreeSet::new(), soon()).unwrap();
+        assert!(
+            !place.1.join("tmp/1-dead").exists()
+                && pruned.folders.iter().any(|path| path.ends_with("1-dead"))
+        );
+        assert_eq!(store.list().unwrap(), []);
+        assert_eq!(place.1.join("blobs/sha256").read_dir_utf8().unwrap().count(), 0);
     }
 }
