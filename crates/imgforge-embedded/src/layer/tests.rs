@@ -76,29 +76,10 @@ impl Place {
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
         let options = std::ffi::CString::new(options.trim_end_matches(',')).unwrap();
-<<<<<<< HEAD
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
-                let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
-                rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount(
-                    "overlay",
-                    point.path(),
-                    "overlay",
-                    MountFlags::empty(),
-                    options.as_c_str(),
-                )
-                .unwrap();
-                work(point.path())
-            });
-            thread.join().unwrap()
-=======
         in_namespace(|| {
             let options = Some(options.as_c_str());
             rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options).unwrap();
             work(point.path())
->>>>>>> main
         })
     }
 
@@ -447,11 +428,6 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
         for (folder, threads) in [(&one, 2), (&two, 7)] {
             assert!(packed(folder, threads) == first, "{tool} with {threads} threads differs");
         }
-<<<<<<< HEAD
-        let output =
-            Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
-        let plain = output.stderr(Stdio::inherit()).output().expect("gzip and zstd are installed");
-=======
         let blob = std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap();
         let mut command = Command::new(tool);
         let plain = command
@@ -460,7 +436,6 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
             .stderr(Stdio::inherit())
             .output()
             .expect("gzip and zstd are there");
->>>>>>> main
         assert!(plain.status.success());
         assert_eq!(format!("sha256:{}", sha256(&plain.stdout)), first.0.diff_id);
         assert_eq!(plain.stdout.len() as u64, first.0.unpacked_size);
