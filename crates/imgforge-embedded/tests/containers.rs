@@ -1,6 +1,7 @@
 //! Containers of the embedded engine: busybox, built by it, and run by its workers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, Publish
 use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+const WORKER: &str = env!("CARGO_BIN_EXE_imgforge-worker");
+
 /// A store of its own, and an engine.
 struct Bench {
     dir: tempfile::TempDir,
@@ -24,8 +27,23 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("imgforge-containers-").tempdir().unwrap();
         std::fs::copy("/bin/busybox", dir.path().join("busybox")).expect("busybox-static is installed");
-        let engine = open(Utf8Path::from_path(dir.path()).unwrap());
+        let engine = open(Utf8Path::from_path(dir.path()).unwrap(), WORKER.as_ref());
         Self { dir, engine }
+    }
+
+    /// The same; its workers are `nobody`.
+    fn rootless() -> Self {
+        let mut bench = Self::new();
+        let dir = bench.path();
+        std::fs::copy(env!("CARGO_BIN_EXE_imgforge-worker"), dir.join("imgforge-worker")).unwrap();
+        let text = format!(
+            "#!/bin/bash\nchown -R 65534:65534 {dir}\ncd {dir}\nexec setpriv --reuid 65534 --regid 65534 \
+             --clear-groups bash -c 'exec -a imgforge-worker {dir}/imgforge-worker \"$0\"' \"$1\"\n"
+        );
+        std::fs::write(dir.join("as-nobody"), text).unwrap();
+        rustix::fs::chmod(dir.join("as-nobody").as_std_path(), 0o755.into()).unwrap();
+        bench.engine = open(&dir, dir.join("as-nobody").as_std_path());
+        bench
     }
 
     fn path(&self) -> Utf8PathBuf {
@@ -86,12 +104,12 @@ impl Bench {
     }
 }
 
-fn open(dir: &Utf8Path) -> Embedded {
+fn open(dir: &Utf8Path, worker: &Path) -> Embedded {
     Embedded::open(Settings {
         store: dir.join("store"),
         why: String::new(),
         registries: Vec::new(),
-        worker: env!("CARGO_BIN_EXE_imgforge-worker").into(),
+        worker: worker.to_owned(),
     })
     .unwrap()
 }
@@ -195,7 +213,7 @@ async fn programs_join_a_container_and_see_what_it_sees() {
     let caps = exec("grep -E 'Cap(Eff|Bnd)' /proc/self/status; ls -l /proc/self/fd | wc -l", Some("0")).await;
     assert_eq!(caps.stdout, "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n5\n");
     // Another call of imgforge finds it, joins it, and stops it.
-    let other = open(&bench.path());
+    let other = open(&bench.path(), WORKER.as_ref());
     let found = other.find("joined").await.unwrap().unwrap();
     assert_eq!((found.id.as_str(), found.image.as_deref()), (started.id.as_str(), Some("app")));
     assert_eq!(other.running(Some("app")).await.unwrap(), [found.clone()]);
@@ -387,7 +405,7 @@ async fn a_container_ends_with_the_engine_that_has_started_it() {
         // A runtime that ends as that of a program does which has ended.
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let request = RunRequest { image, command: script, ..RunRequest::default() };
-        let started = runtime.block_on(open(&store).start(request)).unwrap();
+        let started = runtime.block_on(open(&store, WORKER.as_ref()).start(request)).unwrap();
         runtime.shutdown_background();
         started.id
     })
@@ -397,4 +415,26 @@ async fn a_container_ends_with_the_engine_that_has_started_it() {
     until(async || !bench.engine.state(&id).await.unwrap().running).await;
     assert_eq!(bench.engine.state(&id).await.unwrap().exit_code, 137);
     bench.engine.remove(&id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_who_is_not_root_has_containers_too() {
+    let bench = Bench::rootless();
+    let image = bench.image("RUN mkdir /www && echo hello > /www/index.html\nVOLUME /data").await;
+    let request = RunRequest {
+        image: image.clone(),
+        command: words(&["sh", "-c", "trap 'exit 4' TERM; httpd -p 80 -h /www; sleep 1000 & wait"]),
+        tmpfs: vec!["/tmp".into()],
+        ..RunRequest::default()
+    };
+    let started = bench.engine.start(request).await.unwrap();
+    until(async || bench.engine.connect(&started, 80).await.is_ok()).await;
+    let found = bench.engine.exec(&started.id, &["sh", "-c", "id -u; wget -qO- 127.0.0.1; touch /data/x /tmp/x /x"]).await;
+    assert_eq!(found.unwrap().stdout, "0\nhello\n");
+    bench.engine.stop(&started.id, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(bench.engine.state(&started.id).await.unwrap().exit_code, 4);
+    bench.engine.remove(&started.id).await.unwrap();
+    let request = RunRequest { image, command: words(&["true"]), memory: Some(1 << 24), ..RunRequest::default() };
+    let error = bench.engine.start(request).await.unwrap_err();
+    assert!(error.to_string().contains("memory cannot be limited"), "{error}");
 }
