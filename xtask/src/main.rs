@@ -6,6 +6,7 @@ mod engine;
 mod family;
 mod faults;
 mod images;
+mod layers;
 mod push;
 mod quadlet;
 mod services;
@@ -37,7 +38,7 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `push`, `engine`, `faults` or `faults:PUSHES`.
+        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -64,6 +65,8 @@ enum Topic {
     Push,
     /// The embedded engine.
     Engine,
+    /// Layers packed and unpacked.
+    Layers,
     /// So many pushes into a registry that fails, by processes that are killed.
     Faults(usize),
 }
@@ -77,10 +80,11 @@ impl std::str::FromStr for Topic {
             "services" => Ok(Self::Services),
             "push" => Ok(Self::Push),
             "engine" => Ok(Self::Engine),
+            "layers" => Ok(Self::Layers),
             "faults" => Ok(Self::Faults(1000)),
             text => {
                 let wrong = |_| {
-                    "a number of images, `packages`, `services`, `push`, `engine`, `faults` or `faults:PUSHES`"
+                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`"
                         .to_owned()
                 };
                 match text.strip_prefix("faults:") {
@@ -100,6 +104,7 @@ impl std::fmt::Display for Topic {
             Self::Services => f.write_str("services"),
             Self::Push => f.write_str("push"),
             Self::Engine => f.write_str("engine"),
+            Self::Layers => f.write_str("layers"),
             Self::Faults(pushes) => write!(f, "faults:{pushes}"),
         }
     }
@@ -120,6 +125,7 @@ fn main() -> Result<()> {
             Topic::Services => services::run(),
             Topic::Push => push::run(),
             Topic::Engine => engine::run(),
+            Topic::Layers => layers::run(),
             Topic::Faults(pushes) => faults::run(pushes),
         }),
     }

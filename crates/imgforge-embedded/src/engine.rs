@@ -161,11 +161,7 @@ impl Embedded {
         &self,
         record: &ImageRecord,
     ) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
-<<<<<<< HEAD
-        let (config, layers) = self.store.image(record).map_err(store_error)?;
-=======
         let config = self.store.config(record).map_err(store_error)?;
->>>>>>> main
         let mut chain: Vec<String> = Vec::new();
         for layer in &record.layers {
             chain.push(crate::store::chain_id(chain.last().map(String::as_str), &layer.diff_id));

@@ -23,6 +23,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use camino::Utf8Path;
 use rustix::io::Errno;
 
 pub use pack::pack;
@@ -82,6 +83,14 @@ pub enum LayerError {
         /// What it may.
         limit: u64,
     },
+}
+
+/// Reads a layer through. The hash of its tar (`diff_id`) and the tar's size in bytes.
+///
+/// # Errors
+/// What cannot be read or decompressed.
+pub fn measure(blob: &Utf8Path) -> io::Result<(String, u64)> {
+    decode::Decoded::open(std::fs::File::open(blob)?, u64::MAX)?.finish()
 }
 
 /// A path as people read it.

@@ -98,7 +98,7 @@ struct Place {
 
 impl Pack {
     fn root(&mut self, root: &OwnedFd) -> io::Result<()> {
-        let mut stat = rustix::fs::fstat(root)?;
+        let stat = rustix::fs::fstat(root)?;
         let attributes = attributes(root)?;
         let below = self.stack.find(Path::new(""))?;
         let changed = match &below {
@@ -110,11 +110,14 @@ impl Pack {
         };
         if changed {
             self.header(Path::new("."), &stat, EntryType::Directory, &[], &attributes)?;
-        } else {
-            stat.st_mtime = below.map_or(0, |below| below.stat.st_mtime);
         }
-        self.children(root, Path::new(""), &stat, Place { hidden: false, changed: true })?;
-        Ok(())
+        self.children(root, Path::new(""), &stat, Place { hidden: false, changed })?;
+        if changed {
+            return Ok(());
+        }
+        // The tar does not speak of it: it is unpacked with the time of the one below.
+        let time = below.map_or((0, 0), |below| (below.stat.st_mtime, below.stat.st_mtime_nsec));
+        set_time(root.as_fd(), OsStr::new("."), (time.0, i64::try_from(time.1).unwrap_or(0)))
     }
 
     /// Packs what is in a folder. Whether something is still in it.
@@ -312,12 +315,15 @@ impl Pack {
 
     /// Gives a file the time that it has in the tar.
     fn settle(&self, parent: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result<()> {
-        let seconds = self.clamp.of(stat.st_mtime);
-        let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(())
+        set_time(parent, name, (self.clamp.of(stat.st_mtime), 0))
     }
+}
+
+fn set_time(parent: BorrowedFd<'_>, name: &OsStr, (seconds, nanoseconds): (i64, i64)) -> io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
 }
 
 /// Whether two folders differ in what makes one part of a layer.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -76,29 +76,10 @@ impl Place {
         let lower: Vec<_> = stack.iter().rev().map(|layer| layer.as_str()).collect();
         let options = format!("userxattr,lowerdir={},{options}", lower.join(":"));
         let options = std::ffi::CString::new(options.trim_end_matches(',')).unwrap();
-<<<<<<< HEAD
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
-                let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
-                rustix::mount::mount_change("/", private).unwrap();
-                rustix::mount::mount(
-                    "overlay",
-                    point.path(),
-                    "overlay",
-                    MountFlags::empty(),
-                    options.as_c_str(),
-                )
-                .unwrap();
-                work(point.path())
-            });
-            thread.join().unwrap()
-=======
         in_namespace(|| {
             let options = Some(options.as_c_str());
             rustix::mount::mount("overlay", point.path(), "overlay", MountFlags::empty(), options).unwrap();
             work(point.path())
->>>>>>> main
         })
     }
 
@@ -395,12 +376,7 @@ fn a_step_that_leaves_no_trace_makes_no_layer() {
     assert!(!place.at("blob").exists());
     assert_eq!(upper.read_dir_utf8().unwrap().count(), 0);
     let after = place.view(&[stack[0].clone(), upper]);
-    let differences = differences(&before, &after);
-    // The folder of the layer itself is new.
-    assert!(
-        differences.len() <= 1 && differences.iter().all(|path| path.starts_with("(\n    \"\"")),
-        "{differences:?}"
-    );
+    assert_eq!(differences(&before, &after), Vec::<String>::new());
 }
 
 #[test]
@@ -447,11 +423,6 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
         for (folder, threads) in [(&one, 2), (&two, 7)] {
             assert!(packed(folder, threads) == first, "{tool} with {threads} threads differs");
         }
-<<<<<<< HEAD
-        let output =
-            Command::new(tool).arg("-dc").stdin(std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap());
-        let plain = output.stderr(Stdio::inherit()).output().expect("gzip and zstd are installed");
-=======
         let blob = std::fs::File::open(place.at(&format!("{tool}-2"))).unwrap();
         let mut command = Command::new(tool);
         let plain = command
@@ -460,7 +431,6 @@ fn the_bytes_of_a_layer_depend_neither_on_threads_nor_on_times_nor_on_the_order_
             .stderr(Stdio::inherit())
             .output()
             .expect("gzip and zstd are there");
->>>>>>> main
         assert!(plain.status.success());
         assert_eq!(format!("sha256:{}", sha256(&plain.stdout)), first.0.diff_id);
         assert_eq!(plain.stdout.len() as u64, first.0.unpacked_size);
@@ -857,11 +827,19 @@ enum Change {
     Pipe(String),
 }
 
+/// As `std::fs::write`, which would wait for a reader of a pipe.
+fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
+    io::Write::write_all(&mut file, content)
+}
+
 impl Change {
     fn make(&self, root: &Path) {
         let at = |path: &str| root.join(path);
         let _ = match self {
-            Self::Write(path, content) => std::fs::write(at(path), content),
+            Self::Write(path, content) => write_file(&at(path), content),
             Self::Folder(path) => std::fs::create_dir_all(at(path)),
             Self::Remove(path) => {
                 std::fs::remove_file(at(path)).or_else(|_| std::fs::remove_dir_all(at(path)))
@@ -970,12 +948,7 @@ proptest! {
         let with = |top: &Utf8Path| place.view(&[base.clone(), top.to_owned()]);
         let after = with(&upper);
         let Some(layer) = packed else {
-            // The root's time alone may be another; no layer has it.
-            let views = [place.view(&stack), after].map(|mut view| {
-                view.get_mut(Path::new("")).unwrap().mtime = (0, 0);
-                view
-            });
-            prop_assert_eq!(differences(&views[0], &views[1]), Vec::<String>::new());
+            prop_assert_eq!(differences(&place.view(&stack), &after), Vec::<String>::new());
             return Ok(());
         };
         let unpacked = place.at("unpacked");

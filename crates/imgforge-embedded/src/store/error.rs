@@ -33,6 +33,20 @@ pub enum StoreError {
         /// Its digest.
         digest: String,
     },
+    /// Other processes use the store.
+    #[error("{dir} is in use by another process")]
+    Busy {
+        /// Its folder.
+        dir: Utf8PathBuf,
+    },
+    /// A file from outside holds no images that can be taken.
+    #[error("{path}: {why}")]
+    Import {
+        /// The file or folder.
+        path: Utf8PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// Something is no digest.
     #[error("\"{digest}\" is no sha256 digest")]
     Digest {

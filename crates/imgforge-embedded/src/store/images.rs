@@ -11,7 +11,7 @@ use super::{Store, StoreError, write};
 use crate::worker::message::Layer;
 
 /// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -66,18 +66,17 @@ impl Store {
     ) -> Result<ImageRecord, StoreError> {
         let bytes = serde_json::to_vec(config).expect("texts and numbers are JSON");
         let id = self.put_blob(&bytes)?;
-        let descriptors: Vec<_> = layers
-            .iter()
-            .map(|layer| json!({ "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size }))
-            .collect();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": { "mediaType": CONFIG, "digest": id, "size": bytes.len() },
-            "layers": descriptors,
-        });
-        let manifest = serde_json::to_vec(&manifest).expect("texts and numbers are JSON");
-        self.record(id, config, layers, &manifest, content)
+        self.record(id.clone(), config, layers, &manifest(&id, bytes.len(), layers), content)
+    }
+
+    /// Keeps an image that came without a manifest, with exactly this configuration.
+    ///
+    /// # Errors
+    /// A configuration that is none; those of the disk.
+    pub(super) fn put_archived(&self, config: &[u8], layers: &[Layer]) -> Result<ImageRecord, StoreError> {
+        let id = self.put_blob(config)?;
+        let manifest = manifest(&id, config.len(), layers);
+        self.record(id.clone(), &parse(&id, config)?, layers, &manifest, "")
     }
 
     /// Keeps an image that was pulled, with exactly the configuration and the manifest that it has in its registry.
@@ -249,6 +248,21 @@ impl Drop for Store {
         // It is made again from the journal the next time.
         let _ = self.write_index();
     }
+}
+
+/// The manifest of an image.
+fn manifest(id: &str, size: usize, layers: &[Layer]) -> Vec<u8> {
+    let descriptors: Vec<_> = layers
+        .iter()
+        .map(|layer| json!({ "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size }))
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": { "mediaType": CONFIG, "digest": id, "size": size },
+        "layers": descriptors,
+    });
+    serde_json::to_vec(&manifest).expect("texts and numbers are JSON")
 }
 
 /// A reference with the tag that it means.

@@ -8,6 +8,7 @@
 //! | `steps/HEX` | what a step has given, by the hash of everything that it depends on |
 //! | `caches/HEX` | the folders of cache mounts |
 //! | `tmp/NAME` | what a process is at; its own as long as it holds the lock in it |
+//! | `lock` | locked shared while a process uses the store, and alone while one prunes it |
 //!
 //! Every file comes into being under another name and is renamed when it is whole, and a line of the journal counts when
 //! its end is there, so that a process that is killed leaves everything as it was or as it should be. Nothing waits for
@@ -15,7 +16,11 @@
 
 mod error;
 mod images;
+mod import;
 mod journal;
+#[cfg(test)]
+mod processes;
+mod prune;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -32,6 +37,7 @@ use sha2::{Digest, Sha256};
 pub use self::error::StoreError;
 pub use self::images::ImageRecord;
 use self::journal::Journal;
+pub use self::prune::{Pruned, Unneeded};
 pub use self::scratch::Scratch;
 use self::scratch::Workplace;
 use crate::worker::message::Layer;
@@ -44,6 +50,8 @@ pub struct Store {
     dir: Utf8PathBuf,
     journal: Mutex<Journal>,
     workplace: Workplace,
+    /// Held shared, so that nobody prunes the store.
+    lock: fs::File,
     /// Blobs whose bytes have been compared with their digest.
     verified: Mutex<BTreeSet<String>>,
 }
@@ -75,9 +83,12 @@ impl Store {
             }
             Err(error) => return Err(StoreError::io(&format)(error)),
         }
+        let path = dir.join("lock");
+        let lock = fs::File::create(&path).and_then(|file| file.lock_shared().map(|()| file));
+        let lock = lock.map_err(StoreError::io(&path))?;
         let workplace = Workplace::new(&dir.join("tmp"))?;
         let journal = Mutex::new(Journal::open(&dir.join("journal"))?);
-        let store = Self { dir: dir.to_owned(), journal, workplace, verified: Mutex::default() };
+        let store = Self { dir: dir.to_owned(), journal, workplace, lock, verified: Mutex::default() };
         if !dir.join("index.json").exists() {
             store.write_index()?;
         }
@@ -121,22 +132,13 @@ impl Store {
         if lock(&self.verified).contains(digest) && path.exists() {
             return Ok(path);
         }
-        let mut file = match fs::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let found = match digest_of_file(&path) {
+            Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Missing { digest: digest.to_owned() });
             }
-            Err(error) => return Err(StoreError::io(&path)(error)),
+            found => found?,
         };
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            match file.read(&mut buffer).map_err(StoreError::io(&path))? {
-                0 => break,
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-        if format!("sha256:{}", hex::encode(hasher.finalize())) != digest {
+        if found != digest {
             // What is not there is made again.
             fs::remove_file(&path).map_err(StoreError::io(&path))?;
             return Err(StoreError::Corrupt { digest: digest.to_owned() });
@@ -159,7 +161,7 @@ impl Store {
     /// # Errors
     /// A disk that is full.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<String, StoreError> {
-        let digest = format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
+        let digest = digest_of(bytes);
         let path = self.blob_path(&digest)?;
         if !path.exists() {
             write_in(&self.workplace, &path, bytes)?;
@@ -281,6 +283,22 @@ impl Store {
         let path = self.dir.join("caches").join(blake3::hash(id.as_bytes()).to_hex().as_str());
         fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
         Ok(path)
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+fn digest_of_file(path: &Utf8Path) -> Result<String, StoreError> {
+    let mut file = fs::File::open(path).map_err(StoreError::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer).map_err(StoreError::io(path))? {
+            0 => return Ok(format!("sha256:{}", hex::encode(hasher.finalize()))),
+            read => hasher.update(&buffer[..read]),
+        }
     }
 }
 

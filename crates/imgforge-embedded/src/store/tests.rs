@@ -3,13 +3,56 @@ use std::io::Write;
 use imgforge_core::image_config::ImageConfig;
 
 use super::*;
+use crate::worker::message::Compression;
 
-struct Place(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
+pub(super) struct Place(
+    #[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir,
+    pub(super) Utf8PathBuf,
+);
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::try_from(folder.path().join("store")).unwrap();
     Place(folder, path)
+}
+
+/// An image with a layer of one file for each text, its steps remembered.
+pub(super) fn layered(store: &Store, texts: &[&str], compression: Compression) -> ImageRecord {
+    let mut config = ImageConfig::scratch("linux/amd64");
+    let mut layers = Vec::new();
+    let mut below: Option<String> = None;
+    for text in texts {
+        let scratch = store.scratch().unwrap();
+        let (folder, blob) = (scratch.path().join("fs"), scratch.path().join("blob"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("file"), text).unwrap();
+        let clamp = crate::layer::Clamp { since: 0, epoch: 0 };
+        let layer = crate::layer::pack(&folder, &[], clamp, compression, &blob).unwrap().unwrap();
+        let chain = chain_id(below.as_deref(), &layer.diff_id);
+        store.adopt(&blob, &folder, &layer, &chain).unwrap();
+        let key = hex::encode(Sha256::digest(format!("{chain} {text}")));
+        store.put_step(&key, &Remembered { chain: Some(chain.clone()) }).unwrap();
+        config.rootfs.diff_ids.push(layer.diff_id.clone());
+        layers.push(layer);
+        below = Some(chain);
+    }
+    store.put_image(&config, &layers, "c").unwrap()
+}
+
+/// Panics when an image lacks something or has something wrong.
+pub(super) fn check(store: &Store, record: &ImageRecord) {
+    store.config(record).unwrap();
+    let manifest = store.blob(&record.manifest).unwrap();
+    let manifest = oci_spec::image::ImageManifest::from_file(manifest).unwrap();
+    assert_eq!(manifest.config().digest().to_string(), record.id);
+    assert_eq!(manifest.layers().len(), record.layers.len());
+    let mut below: Option<String> = None;
+    for (layer, descriptor) in record.layers.iter().zip(manifest.layers()) {
+        assert_eq!((descriptor.digest().to_string(), descriptor.size()), (layer.digest.clone(), layer.size));
+        let measured = crate::layer::measure(&store.blob(&layer.digest).unwrap()).unwrap();
+        assert_eq!(measured, (layer.diff_id.clone(), layer.unpacked_size));
+        below = Some(chain_id(below.as_deref(), &layer.diff_id));
+    }
 }
 
 fn image(store: &Store, label: &str) -> ImageRecord {

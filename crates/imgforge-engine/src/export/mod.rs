@@ -161,7 +161,7 @@ fn read_entries(
             found.insert(name, Found::Json(text));
             continue;
         }
-        if !(name.ends_with("layer.tar") || name.starts_with("blobs/")) {
+        if !(name.ends_with(".tar") || name.starts_with("blobs/")) {
             continue;
         }
         let raw = folder.join(format!("raw-{number}"));

@@ -1,0 +1,253 @@
+//! Removes what nothing needs any more.
+//!
+//! The order is such that a process that is killed between two removals leaves only what the next one removes: first
+//! the images, then the steps that would lead to their layers, then the layers, then the blobs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::time::SystemTime;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::journal::Change;
+use super::{Remembered, Scratch, Store, StoreError, chain_id};
+use crate::worker::message::Layer;
+
+/// What nothing needs.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Unneeded {
+    /// Ids of images.
+    pub images: Vec<String>,
+    /// Keys of steps.
+    pub steps: Vec<String>,
+    /// Chain ids of unpacked layers.
+    pub layers: Vec<String>,
+    /// Digests of blobs.
+    pub blobs: Vec<String>,
+    /// What these blobs and layers take, in bytes.
+    pub bytes: u64,
+}
+
+/// What was removed.
+pub struct Pruned {
+    /// What it was.
+    pub removed: Unneeded,
+    /// The unpacked layers that were, and what processes that are gone have left: folders that a worker has to remove,
+    /// since files in them may belong to others. The store itself is rid of them.
+    pub folders: Vec<Utf8PathBuf>,
+    /// The folder that these are in.
+    pub scratch: Scratch,
+}
+
+impl Store {
+    /// What neither an image that has a name nor one of the `keep` (ids) needs. What came into being after `since` is
+    /// kept: somebody may be about to name it, and the layers of a build's other stages spare work when it is repeated.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn unneeded(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Unneeded, StoreError> {
+        let mut found = Unneeded::default();
+        let (mut blobs, mut chains) = (BTreeSet::new(), BTreeSet::new());
+        {
+            let mut journal = self.journal();
+            journal.read()?;
+            let named = journal.with_names();
+            let seconds = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            for record in journal.images() {
+                let is_young = u64::try_from(record.created).is_ok_and(|created| created >= seconds);
+                if !named.contains(record.id.as_str()) && !keep.contains(&record.id) && !is_young {
+                    found.images.push(record.id.clone());
+                    continue;
+                }
+                blobs.extend([record.id.clone(), record.manifest.clone()]);
+                let mut below: Option<String> = None;
+                for layer in &record.layers {
+                    blobs.insert(layer.digest.clone());
+                    let chain = chain_id(below.as_deref(), &layer.diff_id);
+                    chains.insert(chain.clone());
+                    below = Some(chain);
+                }
+            }
+        }
+        for (name, path) in entries(&self.dir.join("layers"))? {
+            let chain = format!("sha256:{name}");
+            let text = path.join("layer.json");
+            let layer: Option<Layer> =
+                fs::read(&text).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            if chains.contains(&chain) || is_young(&text, since) {
+                blobs.extend(layer.map(|layer| layer.digest));
+                chains.insert(chain);
+            } else {
+                found.bytes += layer.map_or(0, |layer| layer.unpacked_size);
+                found.layers.push(chain);
+            }
+        }
+        for (key, path) in entries(&self.dir.join("steps"))? {
+            let step: Option<Remembered> =
+                fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let is_needed = match step {
+                Some(Remembered { chain: Some(chain) }) => chains.contains(&chain),
+                Some(Remembered { chain: None }) => is_young(&path, since),
+                None => false,
+            };
+            if !is_needed {
+                found.steps.push(key);
+            }
+        }
+        for (name, path) in entries(&self.dir.join("blobs/sha256"))? {
+            let digest = format!("sha256:{name}");
+            if !blobs.contains(&digest) && !is_young(&path, since) {
+                found.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                found.blobs.push(digest);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what [`Store::unneeded`] finds. This process must not use the store for anything else meanwhile; others
+    /// that begin to wait until it is done.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when another process uses the store; those of the disk.
+    pub fn prune(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
+        let path = self.dir.join("lock");
+        match self.lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                // Trying has given up the shared one.
+                self.lock.lock_shared().map_err(StoreError::io(&path))?;
+                return Err(StoreError::Busy { dir: self.dir.clone() });
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(StoreError::io(&path)(error)),
+        }
+        let pruned = self.prune_alone(keep, since);
+        self.lock.lock_shared().map_err(StoreError::io(&path))?;
+        pruned
+    }
+
+    fn prune_alone(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
+        let removed = self.unneeded(keep, since)?;
+        self.journal()
+            .change(|_| (removed.images.iter().map(|id| Change::Gone { id: id.clone() }).collect(), ()))?;
+        self.write_index()?;
+        for key in &removed.steps {
+            remove(&self.dir.join("steps").join(key))?;
+        }
+        let scratch = self.scratch()?;
+        let mut folders = Vec::new();
+        let mut take = |path: &Utf8Path, name: &str| {
+            let to = scratch.path().join(name);
+            fs::rename(path, &to).map_err(StoreError::io(path))?;
+            folders.push(to);
+            Ok::<_, StoreError>(())
+        };
+        for chain in &removed.layers {
+            let path = self.dir.join("layers").join(chain.trim_start_matches("sha256:"));
+            take(&path, path.file_name().unwrap_or("layer"))?;
+        }
+        for (name, path) in entries(&self.dir.join("tmp"))? {
+            // Nobody else uses the store: whoever has left it is gone.
+            if !scratch.path().starts_with(&path) {
+                take(&path, &name)?;
+            }
+        }
+        for digest in &removed.blobs {
+            remove(&self.dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:")))?;
+        }
+        Ok(Pruned { removed, folders, scratch })
+    }
+}
+
+/// What is in a folder, by name.
+fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
+    let mut found = Vec::new();
+    for entry in folder.read_dir_utf8().map_err(StoreError::io(folder))? {
+        let entry = entry.map_err(StoreError::io(folder))?;
+        found.push((entry.file_name().to_owned(), entry.into_path()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file was written after a time.
+fn is_young(path: &Utf8Path, since: SystemTime) -> bool {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|written| written >= since)
+}
+
+fn remove(path: &Utf8Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{check, layered, place};
+    use super::*;
+    use crate::worker::message::Compression;
+
+    fn soon() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn what_no_image_needs_goes_and_what_one_needs_stays() {
+        let place = place();
+        let store = Store::open(&place.1).unwrap();
+        let named = layered(&store, &["base", "named"], Compression::Gzip);
+        let kept = layered(&store, &["base", "kept"], Compression::Zstd);
+        let gone = layered(&store, &["base", "gone"], Compression::Gzip);
+        store.tag(&named.id, "x:1").unwrap();
+        store.put_blob(b"of nobody").unwrap();
+        let keep = BTreeSet::from([kept.id.clone()]);
+        let young = store.unneeded(&keep, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(young, Unneeded::default());
+        let found = store.unneeded(&keep, soon()).unwrap();
+        assert_eq!(found.images, std::slice::from_ref(&gone.id));
+        // Configuration, manifest and upper layer; and what nobody has.
+        assert_eq!((found.blobs.len(), found.layers.len(), found.steps.len()), (4, 1, 1));
+        let blob = |digest: &str| fs::metadata(store.blob_path(digest).unwrap()).unwrap().len();
+        let blobs: u64 = found.blobs.iter().map(|digest| blob(digest)).sum();
+        assert_eq!(found.bytes, blobs + gone.layers[1].unpacked_size);
+        let pruned = store.prune(&keep, soon()).unwrap();
+        assert_eq!(pruned.removed, found);
+        assert_eq!(pruned.folders.len(), 1);
+        assert!(pruned.folders[0].join("fs/file").exists());
+        drop(pruned);
+        let ids: Vec<String> = store.list().unwrap().into_iter().map(|record| record.id).collect();
+        assert_eq!(BTreeSet::from_iter(ids), BTreeSet::from([named.id.clone(), kept.id.clone()]));
+        check(&store, &named);
+        check(&store, &kept);
+        assert_eq!(store.unneeded(&keep, soon()).unwrap(), Unneeded::default());
+        // The same image can be made again.
+        let again = layered(&store, &["base", "gone"], Compression::Gzip);
+        assert_eq!(again.id, gone.id);
+        check(&store, &again);
+    }
+
+    #[test]
+    fn a_store_that_others_use_is_not_pruned_and_leftovers_are() {
+        let place = place();
+        let store = Store::open(&place.1).unwrap();
+        let other = Store::open(&place.1).unwrap();
+        layered(&store, &["x"], Compression::Gzip);
+        for _ in 0..2 {
+            assert!(matches!(store.prune(&BTreeSet::new(), soon()), Err(StoreError::Busy { .. })));
+        }
+        assert_eq!(other.list().unwrap().len(), 1);
+        drop(other);
+        let dead = place.1.join("tmp/1-dead/deep");
+        fs::create_dir_all(&dead).unwrap();
+        let pruned = store.prune(&BTreeSet::new(), soon()).unwrap();
+        assert!(
+            !place.1.join("tmp/1-dead").exists()
+                && pruned.folders.iter().any(|path| path.ends_with("1-dead"))
+        );
+        assert_eq!(store.list().unwrap(), []);
+        assert_eq!(place.1.join("blobs/sha256").read_dir_utf8().unwrap().count(), 0);
+    }
+}
