@@ -259,7 +259,7 @@ fn parse_time(value: &[u8]) -> Option<(i64, i64)> {
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let nanoseconds: i64 = format!("{:0<9.9}", fraction).parse().ok()?;
+    let nanoseconds: i64 = format!("{fraction:0<9.9}").parse().ok()?;
     if whole.starts_with('-') && nanoseconds > 0 {
         return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds));
     }

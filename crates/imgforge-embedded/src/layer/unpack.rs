@@ -144,7 +144,7 @@ struct Meta<'a> {
 impl Unpack {
     fn all(mut self, input: Decoded, limit: u64) -> Result<Unpacked, LayerError> {
         let tar_error = |error: io::Error| {
-            if error.get_ref().is_some_and(|error| error.is::<TooLarge>()) {
+            if matches!(error.get_ref(), Some(inner) if inner.is::<TooLarge>()) {
                 return LayerError::TooLarge { limit };
             }
             LayerError::Tar(error)

@@ -132,7 +132,7 @@ fn a_full_disk_is_told_and_leaves_the_store_whole() {
             assert_eq!(store.find("x:1").unwrap().unwrap().id, record.id);
             let pruned = store.prune(&BTreeSet::new(), SystemTime::now() + Duration::from_secs(60)).unwrap();
             assert!(pruned.removed.blobs.len() > 5);
-            store.put_blob(&[7; 50_000]).unwrap();
+            store.put_blob(&vec![7; 50_000]).unwrap();
         };
         scope.spawn(work).join().unwrap();
     });
