@@ -1,13 +1,14 @@
-//! Services on an image whose programs are busybox's, as Alpine's are.
+//! Alpine: services on an image whose programs are busybox's, and packages that apk installs.
 //!
 //! `IMGFORGE_TEST_ALPINE` names a tar of Alpine's minimal root file system; without it there is nothing to test. s6 comes
 //! from Debian's package, with the C library that it needs, in place of Alpine's own package of the same programs.
 
+use imgforge_testkit::apk::Repository;
 use imgforge_testkit::docker::{Container, Docker};
 use imgforge_testkit::workspace::TestWorkspace;
 
 use crate::building::wait_until;
-use crate::imgforge;
+use crate::{imgforge, with_action};
 
 const DOCKERFILE: &str = "\
 FROM scratch
@@ -87,4 +88,61 @@ fn services_run_on_busybox() {
     assert!(container.logs().contains("main: no end\n"));
     Docker::run(&["stop", "-t", "20", &container.id]);
     assert_eq!(container.exit_code(), Some(0));
+}
+
+#[test]
+fn apk_installs_exactly_the_pinned_versions_and_leaves_nothing_else() {
+    let Some(tar) = std::env::var_os("IMGFORGE_TEST_ALPINE") else {
+        eprintln!("skipped: IMGFORGE_TEST_ALPINE does not name a tar of Alpine's minimal root");
+        return;
+    };
+    let workspace = TestWorkspace::new();
+    let described = std::fs::read_to_string(workspace.root().join("imgforge.kdl")).unwrap();
+    workspace.write("imgforge.kdl", &format!("{described}apk \"local\"\n"));
+    workspace.image("alpine", "    dockerfile \"Dockerfile\"");
+    workspace.write(
+        "alpine/Dockerfile",
+        "FROM scratch\nADD alpine.tar.gz /\nCOPY repository /srv/repository\n\
+         RUN cp /srv/repository/test.rsa.pub /etc/apk/keys/ && echo /srv/repository > /etc/apk/repositories\n",
+    );
+    std::fs::copy(tar, workspace.root().join("alpine/alpine.tar.gz")).unwrap();
+    let mut repository = Repository::new(&workspace.root().join("alpine/repository")).unwrap();
+    for version in ["1.0-r0", "1.1-r0"] {
+        let file = [("usr/share/tool/version", version)];
+        repository.add("tool", version, &["libtool-test"], &file).unwrap();
+    }
+    repository.add("libtool-test", "2.0-r3", &[], &[("usr/lib/libtool-test", "library")]).unwrap();
+    repository.publish().unwrap();
+    let pinned = |version: &str| {
+        let packages = format!("packages \"local\" \"tool={version}\"");
+        workspace.image("app", &format!("    from \"alpine\"\n    network \"default\"\n    {packages}"));
+    };
+    let in_app = |args: &[&str]| {
+        let app = workspace.repository("app");
+        Docker::run(&[&["run", "--rm", "--network", "none", &app], args].concat())
+    };
+
+    pinned("1.0-r0");
+    imgforge(&workspace, &["build", "--locked"]).ok();
+    assert_eq!(in_app(&["cat", "/usr/share/tool/version"]), "1.0-r0", "not the newest");
+    let installed = in_app(&["apk", "info", "-v"]);
+    for package in ["tool-1.0-r0", "libtool-test-2.0-r3"] {
+        assert!(installed.lines().any(|line| line == package), "{package} is not in {installed}");
+    }
+    assert_eq!(
+        in_app(&["find", "/var/cache/apk", "/var/log", "/tmp", "-mindepth", "1"]),
+        "",
+        "no cache, no log"
+    );
+
+    pinned("1.1-r0");
+    let plan = imgforge(&workspace, &["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "build"), ["app"]);
+    imgforge(&workspace, &["build", "--locked"]).ok();
+    assert_eq!(in_app(&["cat", "/usr/share/tool/version"]), "1.1-r0");
+
+    pinned("1.2-r0");
+    let failed = imgforge(&workspace, &["build", "--locked"]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    assert!(failed.stderr.contains("tool-1.1-r0"), "apk names the version that there is: {}", failed.stderr);
 }

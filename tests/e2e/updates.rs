@@ -78,6 +78,14 @@ impl Family {
         std::fs::write(workspace.root().join("keys.gpg"), self.key.keyring().unwrap()).unwrap();
     }
 
+    /// Lets this be the registry of the workspace.
+    fn push_to(&self, registry: &Registry) {
+        let manifest = std::fs::read_to_string(self.workspace.root().join("imgforge.kdl")).unwrap();
+        let name = self.workspace.name();
+        let manifest = manifest.replace(&format!("localhost/{name}"), &format!("{}/{name}", registry.host()));
+        self.workspace.write("imgforge.kdl", &manifest);
+    }
+
     fn publish(&self) {
         self.stable.publish(&self.key, &[]).unwrap();
         self.security.publish(&self.key, &[("Label", "Test-Security")]).unwrap();
@@ -323,13 +331,53 @@ fn what_cannot_be_moved_or_asked_for_is_refused_and_the_lock_stays() {
 }
 
 #[test]
+fn a_nightly_run_pushes_exactly_what_a_security_fix_rebuilds_parents_first_and_says_why() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let mut family = Family::new(true);
+    family.push_to(&registry);
+    family.run(&["update"]).ok();
+    family.run(&["build", "--push"]).ok();
+    family.fix_libfoo();
+
+    family.run(&["update", "--security"]).ok();
+    let plan = family.run(&["plan", "--format", "json"]).ok().json();
+    let rows = plan["targets"].as_array().unwrap();
+    let app = rows.iter().find(|row| row["name"] == "app").unwrap();
+    let is_of_libfoo =
+        |reason: &&Value| reason["name"].as_str().is_some_and(|name| name.starts_with("libfoo:"));
+    let reason = app["reasons"].as_array().unwrap().iter().find(is_of_libfoo).unwrap();
+    assert_eq!((&reason["kind"], &reason["security"]), (&json!("package"), &json!(true)), "{app}");
+    let version = |field: &str| reason[field].as_str().unwrap().split(' ').next().unwrap().to_owned();
+    assert_eq!([version("old"), version("new")], ["1.0", "1.0+fix1"]);
+    let shown = family.run(&["plan"]).ok().stdout;
+    assert!(shown.contains("package libfoo 1.0 -> 1.0+fix1 (security)"), "{shown}");
+
+    let ran = family.run(&["build", "--locked", "--push", "--format", "json"]).ok();
+    let report = ran.json();
+    let results: Vec<(&str, &str)> = report["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["name"].as_str().unwrap(), row["result"].as_str().unwrap()))
+        .collect();
+    let built: Vec<&str> =
+        results.iter().filter(|(_, result)| *result == "built").map(|(name, _)| *name).collect();
+    assert_eq!(built, ["app", "site"], "in this order: {results:?}");
+    let fresh: BTreeSet<&str> =
+        results.iter().filter(|(_, result)| *result == "fresh").map(|(name, _)| *name).collect();
+    assert_eq!(fresh, BTreeSet::from(["os", "other"]), "{results:?}");
+
+    // What the registry gives as the newest is what was built.
+    Docker::remove_images_labelled(&format!("imgforge.workspace={}", family.workspace.name()));
+    let site = format!("{}/{}/site:latest", registry.host(), family.workspace.name());
+    assert_eq!(Docker::run(&["run", "--rm", &site, "cat", "/usr/share/libfoo/version"]), "1.0+fix1");
+}
+
+#[test]
 fn packages_kept_in_the_registry_are_there_when_no_mirror_has_them() {
     let registry = Registry::start(Setup::default()).unwrap();
     let mut family = Family::new(false);
-    let manifest = std::fs::read_to_string(family.workspace.root().join("imgforge.kdl")).unwrap();
-    let name = family.workspace.name().to_owned();
-    let manifest = manifest.replace(&format!("localhost/{name}"), &format!("{}/{name}", registry.host()));
-    family.workspace.write("imgforge.kdl", &manifest);
+    family.push_to(&registry);
     family.run(&["update"]).ok();
     family.run(&["build", "os"]).ok();
     let kept = family.run(&["push", "os", "--packages", "--format", "json"]).ok().json();

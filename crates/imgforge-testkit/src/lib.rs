@@ -1,6 +1,7 @@
-//! For tests only: workspaces on disk, a real apt repository, a real container registry with a proxy that fails on
+//! For tests only: workspaces on disk, real apt and apk repositories, a real container registry with a proxy that fails on
 //! demand, and what tests leave in a real Docker Engine.
 
+pub mod apk;
 pub mod apt;
 pub mod docker;
 pub mod engine;

@@ -94,6 +94,16 @@ fn what_nothing_needs_in_the_end_keeps_no_other_from_staying() {
 }
 
 #[test]
+fn where_one_of_two_has_to_move_the_search_ends() {
+    // Only a=1 and b=2 provide v. Whichever of a and b stays, nothing needs it.
+    let old = "a 3\nb 1\nd 1; Depends: a, b (<< 2)";
+    let new = "a 1; Provides: v\nb 2; Provides: v\nd 3; Depends: v";
+    let (packages, behind) = moved(old, &format!("{old}\n{new}"), &["d"], &["d"]);
+    assert!(["a=1 d=3", "b=2 d=3"].contains(&packages.as_str()), "{packages}");
+    assert_eq!(behind, [""; 0]);
+}
+
+#[test]
 fn security_versions_are_told_apart() {
     let mut entries: Vec<IndexEntry> = index("a 1\na 2\na 3").entries;
     entries[1].security = true;
@@ -158,13 +168,30 @@ fn entry(name: &str, version: usize, made: &Made) -> IndexEntry {
     }
 }
 
+/// Whether an alternative takes a package, by its name or by what it provides.
+fn takes(entry: &IndexEntry, alternative: &Alternative) -> bool {
+    let by_name = entry.name == alternative.name
+        && alternative.bound.as_ref().is_none_or(|bound| bound.holds(&entry.version));
+    by_name || (entry.provides == alternative.name && alternative.bound.is_none())
+}
+
+/// Whether anything that is wanted needs the package `name` of a set, directly or not.
+fn is_needed(set: &[&IndexEntry], wanted: &[&str], name: &str) -> bool {
+    let mut needed: Vec<&IndexEntry> = Vec::new();
+    let mut open: Vec<Alternative> = wanted.iter().map(|name| Alternative::any(*name)).collect();
+    while let Some(alternative) = open.pop() {
+        for entry in set.iter().filter(|entry| takes(entry, &alternative)) {
+            if needed.iter().all(|known| known.name != entry.name) {
+                needed.push(entry);
+                open.extend(parse_relations(&entry.depends).into_iter().flatten());
+            }
+        }
+    }
+    needed.iter().any(|entry| entry.name == name)
+}
+
 /// Whether these can be installed together, as Debian policy says it: written without the resolver.
 fn is_sound(set: &[&IndexEntry], wanted: &[&str]) -> bool {
-    let takes = |entry: &IndexEntry, alternative: &Alternative| {
-        let by_name = entry.name == alternative.name
-            && alternative.bound.as_ref().is_none_or(|bound| bound.holds(&entry.version));
-        by_name || (entry.provides == alternative.name && alternative.bound.is_none())
-    };
     let has = |alternative: &Alternative| set.iter().any(|entry| takes(entry, alternative));
     let needs = |entry: &&IndexEntry| parse_relations(&entry.depends).iter().all(|any| any.iter().any(has));
     let peace = |entry: &&IndexEntry| {
@@ -241,7 +268,8 @@ proptest! {
         // One that is not needed any more in its new version goes, as everything else does.
         prop_assert!(was.is_none() || got.is_none() || got == newest, "{name}: {got:?}, but {newest:?} can be had");
         let at = if was.is_some() { newest } else { got };
-        // What could have stayed with all that stays and goes has stayed or gone: nothing has moved in vain.
+        // What could have stayed with all that stays and goes has stayed or gone: nothing has moved in vain. A set in
+        // which nothing needs the package is no better, since there it goes.
         let stays: BTreeSet<&str> = locked.iter()
             .filter(|p| p.name != name && version_of(&result, &p.name) == Some(p.version.as_str()))
             .map(|p| p.name.as_str()).collect();
@@ -249,6 +277,7 @@ proptest! {
             let version = Some(package.version.as_str());
             let better = sound.iter().find(|set| {
                 version_of(set, name) == at && version_of(set, &package.name) == version
+                    && is_needed(set, &wanted, &package.name)
                     && locked.iter().filter(|p| stays.contains(p.name.as_str()))
                         .all(|p| version_of(set, &p.name) == Some(p.version.as_str()))
             });
