@@ -35,7 +35,13 @@ pub(crate) fn run() -> Result<()> {
         size = layer.map_or(0, |layer| layer.unpacked_size);
         let unpacked = Instant::now();
         layer::unpack(&blob, &[], &to)?;
-        row(&format!("imgforge {name}"), size, packed.as_secs_f64(), unpacked.elapsed().as_secs_f64(), &blob)?;
+        row(
+            &format!("imgforge {name}"),
+            size,
+            packed.as_secs_f64(),
+            unpacked.elapsed().as_secs_f64(),
+            &blob,
+        )?;
         fs::remove_dir_all(&to)?;
     }
     for (name, pack, unpack) in

@@ -429,12 +429,16 @@ async fn somebody_who_is_not_root_has_containers_too() {
     };
     let started = bench.engine.start(request).await.unwrap();
     until(async || bench.engine.connect(&started, 80).await.is_ok()).await;
-    let found = bench.engine.exec(&started.id, &["sh", "-c", "id -u; wget -qO- 127.0.0.1; touch /data/x /tmp/x /x"]).await;
+    let found = bench
+        .engine
+        .exec(&started.id, &["sh", "-c", "id -u; wget -qO- 127.0.0.1; touch /data/x /tmp/x /x"])
+        .await;
     assert_eq!(found.unwrap().stdout, "0\nhello\n");
     bench.engine.stop(&started.id, Duration::from_secs(10)).await.unwrap();
     assert_eq!(bench.engine.state(&started.id).await.unwrap().exit_code, 4);
     bench.engine.remove(&started.id).await.unwrap();
-    let request = RunRequest { image, command: words(&["true"]), memory: Some(1 << 24), ..RunRequest::default() };
+    let request =
+        RunRequest { image, command: words(&["true"]), memory: Some(1 << 24), ..RunRequest::default() };
     let error = bench.engine.start(request).await.unwrap_err();
     assert!(error.to_string().contains("memory cannot be limited"), "{error}");
 }

@@ -121,7 +121,23 @@ impl Engines {
         let ids: Vec<String> = ids.into_iter().cloned().collect();
         let folder = Utf8Path::from_path(self.folder.path()).unwrap().join(format!("exported-{column}"));
         std::fs::create_dir(&folder).unwrap();
-        self.both()[column].export(&ids, BTreeSet::new(), &folder).await.unwrap()
+        let engine = self.both()[column];
+        if let Ok(exported) = engine.export(&ids, BTreeSet::new(), &folder).await {
+            return exported;
+        }
+        // A daemon on fuse-overlayfs loses the content of files with two names ("file integrity checksum failed"), and
+        // then gives nothing at all: one by one, the others can be had.
+        let mut all = Exported::default();
+        for (number, id) in ids.iter().enumerate() {
+            let folder = folder.join(number.to_string());
+            std::fs::create_dir(&folder).unwrap();
+            let there = all.layers.keys().cloned().collect();
+            if let Ok(exported) = engine.export(std::slice::from_ref(id), there, &folder).await {
+                all.configs.extend(exported.configs);
+                all.layers.extend(exported.layers);
+            }
+        }
+        all
     }
 }
 
@@ -153,6 +169,9 @@ fn compare(cases: &[(String, String)]) {
         let mut seen = BTreeSet::new();
         for ((name, dockerfile), built) in cases.iter().zip(&built) {
             let differences = match built {
+                [Ok(theirs), Ok(_)] if !docker.configs.contains_key(&theirs.id) => {
+                    vec!["Docker cannot give its image".to_owned()]
+                }
                 [Ok(theirs), Ok(ours)] => {
                     let (theirs, ours) = (Tree::of(&docker, &theirs.id), Tree::of(&embedded, &ours.id));
                     let mut differences = Tree::differences(&theirs.0, &ours.0);

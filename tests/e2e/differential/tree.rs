@@ -119,6 +119,11 @@ impl Tree {
         self.0.retain(|known, _| known != path && !known.starts_with(&below));
     }
 
+    /// What a path is, the time apart.
+    pub(super) fn says(&self, path: &str) -> Option<String> {
+        self.0.get(path.as_bytes()).map(Node::says)
+    }
+
     /// Every path's other names, itself included.
     fn names(&self) -> BTreeMap<usize, Vec<&[u8]>> {
         let mut names: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
