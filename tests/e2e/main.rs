@@ -7,6 +7,7 @@ mod alpine;
 mod badluck;
 mod building;
 mod conformance;
+mod differential;
 mod docs;
 mod embedded;
 mod export;

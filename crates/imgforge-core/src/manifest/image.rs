@@ -186,6 +186,7 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         base,
         expected_parents: Vec::new(),
         packages: Vec::new(),
+        apk_packages: Vec::new(),
         keep_docs: false,
         users: Vec::new(),
         env: BTreeMap::new(),
@@ -393,17 +394,18 @@ fn root(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) -> Option<Roo
 }
 
 fn packages(node: &mut Node<'_, '_, '_>) -> Option<PackageRequest> {
-    let source = node.string("an apt source");
+    let source = node.string("a package source");
     let names = package_names(node);
     Some(PackageRequest { source: source?, names })
 }
 
 /// Debian policy 5.6.1: at least two of lower-case letters, digits, `+`, `-` and `.`, starting with a letter or digit.
+/// Alpine's names have `_` too.
 fn package_names(node: &mut Node<'_, '_, '_>) -> Vec<Located<String>> {
     let is_name = |name: &str| {
         name.len() >= 2
             && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-._".contains(&b))
     };
     let words = node.strings("a package", 1);
     words

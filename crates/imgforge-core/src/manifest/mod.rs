@@ -57,6 +57,8 @@ pub struct WorkspaceManifest {
     pub relock_vanished: bool,
     /// `apt "NAME" { ... }`.
     pub apt: Vec<AptSource>,
+    /// `apk "NAME" { ... }`.
+    pub apk: Vec<ApkSource>,
     /// `group "NAME" "IMAGE"...`.
     pub groups: Vec<Group>,
 }
@@ -108,6 +110,16 @@ pub struct AptSource {
     pub keyring: Option<Located<Utf8PathBuf>>,
 }
 
+/// A source whose packages apk installs inside the build, over the network, in the versions that manifests give: `apk
+/// "alpine" { repository "https://..." }`. They are not in the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApkSource {
+    /// The name that images use.
+    pub name: Located<String>,
+    /// `repository "https://HOST/alpine/v3.20/main"`...; those of the image's `/etc/apk/repositories` when none is given.
+    pub repositories: Vec<Located<String>>,
+}
+
 /// What one `image.kdl` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageManifest {
@@ -123,8 +135,11 @@ pub struct ImageManifest {
     pub base: Located<Base>,
     /// `from "NAME"` beside `dockerfile`: parents that the Dockerfile is expected to have.
     pub expected_parents: Vec<Located<String>>,
-    /// `packages "SOURCE" "NAME"...`; in a `root` too.
+    /// `packages "SOURCE" "NAME"...` of sources that are locked; in a `root` too.
     pub packages: Vec<PackageRequest>,
+    /// `packages "SOURCE" "NAME=VERSION"...` of [apk sources](ApkSource). Which sources these are is known once the workspace is
+    /// put together; until then they are among `packages`.
+    pub apk_packages: Vec<PackageRequest>,
     /// `docs #true`: keep documentation, manual pages and translations of packages.
     pub keep_docs: bool,
     /// `user "NAME" uid=N`.

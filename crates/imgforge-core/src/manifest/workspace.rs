@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
-use super::{AptSource, Group, RegistryPlace, WorkspaceManifest};
+use super::{ApkSource, AptSource, Group, RegistryPlace, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
-const TOP: &[&str] = &["workspace", "apt", "group"];
+const TOP: &[&str] = &["workspace", "apt", "apk", "group"];
 const IN_WORKSPACE: &[&str] =
     &["registry", "version", "supervisor", "platform", "images", "label", "arg", "lock"];
 
@@ -23,7 +23,7 @@ pub fn read_workspace(file: &Arc<SourceFile>) -> (Option<WorkspaceManifest>, Pro
 fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
     let document = reader.document()?;
     let mut once = Once::default();
-    let (mut manifest, mut apt, mut groups) = (None, Vec::new(), Vec::new());
+    let (mut manifest, mut apt, mut apk, mut groups) = (None, Vec::new(), Vec::new(), Vec::new());
     for kdl in document.nodes() {
         let mut node = reader.node(kdl);
         match node.name() {
@@ -33,6 +33,7 @@ fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
                 }
             }
             "apt" => apt.extend(apt_source(node)),
+            "apk" => apk.extend(apk_source(node)),
             "group" => {
                 if let Some(name) = node.string("the group's name") {
                     groups.push(Group { name, members: node.strings("an image", 1) });
@@ -52,10 +53,13 @@ fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
             Problem::at(reader.file, Span::new(0, 0), "the file does not name the workspace", "here");
         reader.push(problem.help("it starts with: workspace \"NAME\""));
     }
-    refuse_duplicates(reader, apt.iter().map(|source: &AptSource| &source.name), "apt source");
+    let sources = apt.iter().map(|source: &AptSource| &source.name);
+    let sources = sources.chain(apk.iter().map(|source: &ApkSource| &source.name));
+    refuse_duplicates(reader, sources, "package source");
     refuse_duplicates(reader, groups.iter().map(|group: &Group| &group.name), "group");
     let mut manifest = manifest?;
     manifest.apt = apt;
+    manifest.apk = apk;
     manifest.groups = groups;
     Some(manifest)
 }
@@ -88,6 +92,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         args: BTreeMap::new(),
         relock_vanished: false,
         apt: Vec::new(),
+        apk: Vec::new(),
         groups: Vec::new(),
     };
     let mut once = Once::default();
@@ -174,6 +179,36 @@ pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Loca
         let problem = Problem::at(node.reader.file, key.span, message, "again here");
         node.reader.push(problem.and(before.span, "first here"));
     }
+}
+
+fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {
+    let name = node.string("the source's name");
+    let reader = node.reader;
+    let mut repositories = Vec::new();
+    for kdl in node.children() {
+        let mut child = reader.node(kdl);
+        match child.name() {
+            "repository" => repositories.extend(child.strings("a repository's address", 1)),
+            other => {
+                reader.unknown(child.name_span(), "node", other, &["repository"]);
+                continue;
+            }
+        }
+        child.done();
+    }
+    node.done();
+    let is_address = |uri: &str| {
+        let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
+        rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()))
+    };
+    for repository in repositories.iter().filter(|repository| !is_address(&repository.value)) {
+        let message = format!("\"{}\" is no repository's address", repository.value);
+        let problem = Problem::at(reader.file, repository.span, message, "not http:// or https://");
+        reader.push(
+            problem.help("for example: repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\""),
+        );
+    }
+    Some(ApkSource { name: name?, repositories })
 }
 
 fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {

@@ -1,1 +1,29 @@
+use super::*;
+use crate::graph::ImageGraph;
+use crate::source::WorkTree;
+use crate::workspace::testing::{root, written};
 
+#[test]
+fn apk_gets_the_packages_sorted_and_only_the_repositories_of_the_source() {
+    let image = "image \"web\" {\n    from \"alpine:3.20\"\n    network \"default\"\n    packages \"alpine\" \
+                 \"nginx=1.26.2-r0\"\n    packages \"alpine\" \"curl=8.9.1-r2\" \"nginx=1.26.2-r0\"\n}\n";
+    let command = |source: &str| {
+        let kdl = format!("workspace \"acme\"\napk \"alpine\" {source}\n");
+        let dir = written(&[("imgforge.kdl", kdl.as_bytes()), ("web/image.kdl", image.as_bytes())]);
+        let source = WorkTree::uncached(root(&dir));
+        let workspace = crate::workspace::load(&source, None).unwrap();
+        let graph = ImageGraph::new(&workspace).unwrap();
+        let rendered = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap();
+        assert_eq!(rendered.network, Network::Default);
+        let line = rendered.dockerfile.lines().find_map(|line| line.strip_prefix("RUN ")).unwrap().to_owned();
+        let words: Vec<String> = serde_json::from_str(&line).unwrap();
+        assert_eq!(words[..2], ["/bin/sh", "-c"]);
+        words[3..].join(" ")
+    };
+    assert_eq!(command(""), "apk add --no-cache --no-progress curl=8.9.1-r2 nginx=1.26.2-r0");
+    assert_eq!(
+        command("{ repository \"https://a/main\" \"https://a/community\"; }"),
+        "apk add --no-cache --no-progress --repositories-file /dev/null --repository https://a/main --repository \
+         https://a/community curl=8.9.1-r2 nginx=1.26.2-r0"
+    );
+}

@@ -1,6 +1,6 @@
 //! What a template knows of its image: the `image` value, made from the manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::context;
 use minijinja::value::Value;
@@ -38,6 +38,7 @@ pub(super) fn of(
         inherits_user => inherited.is_some(),
         users => manifest.users.iter().map(account).collect::<Vec<_>>(),
         packages => (has_packages && !is_root).then(|| context! { at => mark(packages_span(manifest)) }),
+        apk => apk(workspace, manifest),
         args => args(workspace, manifest),
         env => named(&manifest.env),
         labels => labels(workspace, manifest),
@@ -53,6 +54,25 @@ pub(super) fn of(
         user,
     };
     context! { image => values }
+}
+
+/// apk with its arguments. `--repositories-file` keeps the image's own repositories out where the source names some.
+fn apk(workspace: &Workspace, manifest: &ImageManifest) -> Option<Value> {
+    let first = manifest.apk_packages.first()?;
+    let source = workspace.manifest.apk.iter().find(|source| source.name.value == first.source.value)?;
+    // apk 3 writes a log with times.
+    let mut argv = vec!["/bin/sh", "-c", "apk \"$@\" && rm -f /var/log/apk.log", "apk"];
+    argv.extend(["add", "--no-cache", "--no-progress"]);
+    if !source.repositories.is_empty() {
+        argv.extend(["--repositories-file", "/dev/null"]);
+    }
+    for repository in &source.repositories {
+        argv.extend(["--repository", &repository.value]);
+    }
+    let names = manifest.apk_packages.iter().flat_map(|request| &request.names);
+    argv.extend(names.map(|name| name.value.as_str()).collect::<BTreeSet<_>>());
+    let argv: Vec<String> = argv.into_iter().map(str::to_owned).collect();
+    Some(context! { at => mark(first.source.span), argv })
 }
 
 /// Whether the image is where the supervisor's packages come in.

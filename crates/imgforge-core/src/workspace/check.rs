@@ -6,7 +6,7 @@ use super::load::Unread;
 use super::{Image, Workspace};
 use crate::diagnostic::{Located, Problem, Problems};
 use crate::dockerfile::EdgeKind;
-use crate::manifest::Base;
+use crate::manifest::{Base, Network};
 use crate::name::{ImageName, nearest};
 use crate::testing;
 
@@ -18,11 +18,13 @@ pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
             check_sources(workspace, image, &mut problems);
         }
         let manifest = &image.manifest;
-        if manifest.packages.is_empty() && manifest.users.is_empty() && manifest.tests.is_empty() {
+        let has_packages = !manifest.packages.is_empty() || !manifest.apk_packages.is_empty();
+        if !has_packages && manifest.users.is_empty() && manifest.tests.is_empty() {
             continue;
         }
         if let Some(mut chain) = chain(workspace, image) {
             check_packages(workspace, image, &chain, &mut problems);
+            check_apk_packages(image, &chain, &mut problems);
             check_users(image, &chain, &mut problems);
             chain.reverse();
             if !is_unresolved(workspace, chain[0]) {
@@ -79,9 +81,16 @@ fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) 
         Base::Root(root) => Some(&root.source),
         _ => None,
     };
-    let asked: Vec<&Located<String>> =
-        root.into_iter().chain(manifest.packages.iter().map(|p| &p.source)).collect();
-    let known = || workspace.manifest.apt.iter().map(|apt| apt.name.value.as_str());
+    let requests = manifest.packages.iter().chain(&manifest.apk_packages);
+    let asked: Vec<&Located<String>> = root.into_iter().chain(requests.map(|p| &p.source)).collect();
+    let apt = || workspace.manifest.apt.iter().map(|apt| apt.name.value.as_str());
+    let apk = || workspace.manifest.apk.iter().map(|apk| apk.name.value.as_str());
+    let known = || apt().chain(apk());
+    if let Some(root) = root.filter(|root| apk().any(|name| name == root.value)) {
+        let message = "a root is made of Debian packages";
+        let problem = Problem::at(&manifest.file, root.span, message, "an apk source");
+        problems.push(problem.help("stand on an image of Alpine: from \"alpine:3.20\""));
+    }
     for source in &asked {
         if !known().any(|name| name == source.value) {
             let message = format!("there is no package source \"{}\"", source.value);
@@ -139,6 +148,44 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
             )));
         }
     }
+}
+
+/// apk installs these in the build: over the network, in versions that the manifest gives, into an image that has apk.
+fn check_apk_packages(image: &Image, chain: &[&Image], problems: &mut Problems) {
+    let manifest = &image.manifest;
+    let Some(first) = manifest.apk_packages.first() else { return };
+    for name in manifest.apk_packages.iter().flat_map(|request| &request.names) {
+        let version = name.value.split_once('=').map(|(_, version)| version);
+        if !version.is_some_and(is_apk_version) {
+            let message = format!("\"{}\" has no exact version", name.value);
+            let problem = Problem::at(&manifest.file, name.span, message, "NAME=VERSION is expected");
+            problems.push(problem.help(
+                "packages of an apk source are not in the lock, so the manifest says the version: \"nginx=1.26.2-r0\"",
+            ));
+        }
+    }
+    if manifest.network.as_ref().is_none_or(|network| network.value == Network::None) {
+        let message = "packages of an apk source come over the network";
+        let problem = Problem::at(&manifest.file, first.source.span, message, "with network \"none\"");
+        problems.push(problem.help("say in this image: network \"default\""));
+    }
+    let bottom = chain[chain.len() - 1];
+    let why = match &bottom.manifest.base.value {
+        Base::Root(_) => "is made of Debian packages",
+        Base::Scratch => "stands on nothing",
+        Base::From(_) | Base::Dockerfile(_) => return,
+    };
+    let message = "packages of an apk source need an image with apk below them";
+    let problem = Problem::at(&manifest.file, first.source.span, message, "nothing to install them with");
+    problems.push(problem.help(format!("\"{}\" {why}; stand on an image of Alpine", bottom.name())));
+}
+
+/// A version as apk writes them (apk-package(5)): no range, and nothing that a later package could answer too.
+fn is_apk_version(version: &str) -> bool {
+    let revision = version.rsplit_once("-r").map(|(_, revision)| revision);
+    version.starts_with(|c: char| c.is_ascii_digit())
+        && version.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-~".contains(&b))
+        && revision.is_some_and(|r| !r.is_empty() && r.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// One uid never under two names, one name never with two uids.

@@ -40,10 +40,16 @@ pub fn load(source: &dyn Source, cache: Option<&ManifestCache>) -> Result<Worksp
         }
     };
     let (images, mut unread) = read_images(source, manifest.as_ref(), cache, &mut problems);
-    let by_name = one_of_each_name(images, &mut problems);
+    let mut by_name = one_of_each_name(images, &mut problems);
     // Without the workspace's own manifest the images are still looked at, but nothing that it could say is missed.
     unread.workspace = manifest.is_none();
     let manifest = manifest.unwrap_or_else(placeholder);
+    let is_apk = |name: &str| manifest.apk.iter().any(|source| source.name.value == name);
+    for image in by_name.values_mut().filter(|image| !image.packages.is_empty()) {
+        let packages = std::mem::take(&mut image.packages);
+        (image.apk_packages, image.packages) =
+            packages.into_iter().partition(|request| is_apk(&request.source.value));
+    }
     let workspace = resolve(manifest, by_name, source, &unread, &mut problems);
     problems.extend(check::check(&workspace, &unread));
     if problems.has_errors() { Err(problems) } else { Ok(workspace) }
@@ -100,6 +106,7 @@ fn placeholder() -> WorkspaceManifest {
         args: BTreeMap::new(),
         relock_vanished: false,
         apt: Vec::new(),
+        apk: Vec::new(),
         groups: Vec::new(),
     }
 }

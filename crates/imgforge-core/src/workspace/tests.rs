@@ -1,6 +1,6 @@
 use insta::assert_snapshot;
 
-use super::testing::{good, problems_of, root, shown, written};
+use super::testing::{good, loaded, problems_of, root, shown, written};
 use super::*;
 use crate::manifest::ManifestCache;
 use crate::source::WorkTree;
@@ -119,6 +119,40 @@ fn packages_need_a_root_below_them() {
         ("a/image.kdl", "image \"a\" {\n    from \"scratch\"\n}\n"),
         ("b/image.kdl", "image \"b\" {\n    from \"a\"\n    packages \"debian\" \"nginx\"\n}\n"),
     ]));
+}
+
+#[test]
+fn packages_of_an_apk_source_need_exact_versions_a_network_and_an_image_with_apk() {
+    let with_apk = |image: &str, more: &[(&str, &str)]| {
+        let text = "workspace \"acme\"\napk \"alpine\"\napt \"debian\" { suite \"bookworm\" }\n";
+        let files = [&[("imgforge.kdl", text), ("web/image.kdl", image)], more].concat();
+        loaded(&files).map(|_| ()).map_err(shown)
+    };
+    let on_alpine = |names: &str, rest: &str| {
+        let image = format!(
+            "image \"web\" {{\n    from \"alpine:3.20\"\n    packages \"alpine\" {names}\n    {rest}\n}}\n"
+        );
+        with_apk(&image, &[])
+    };
+    assert_eq!(
+        on_alpine(r#""nginx=1.26.2-r0" "lua5.4_x=5.4.6_git20240101-r11""#, "network \"default\""),
+        Ok(())
+    );
+    for loose in ["nginx", "nginx=1.26", "nginx=~1.26-r0", "nginx=1.26-r", "nginx=1.26-r0 -rX"] {
+        let problems = on_alpine(&format!("{loose:?}"), "network \"default\"").unwrap_err();
+        assert!(problems.contains("has no exact version"), "{problems}");
+    }
+    for network in ["", "network \"none\""] {
+        let problems = on_alpine(r#""nginx=1.26.2-r0""#, network).unwrap_err();
+        assert!(problems.contains("come over the network"), "{problems}");
+    }
+    let os = [("os/image.kdl", "image \"os\" {\n    root \"debian\"\n}\n")];
+    let image =
+        "image \"web\" {\n    from \"os\"\n    packages \"alpine\" \"aa=1-r0\"\n    network \"default\"\n}\n";
+    let problems = with_apk(image, &os).unwrap_err();
+    assert!(problems.contains("\"os\" is made of Debian packages"), "{problems}");
+    let problems = with_apk("image \"web\" {\n    root \"alpine\"\n}\n", &[]).unwrap_err();
+    assert!(problems.contains("a root is made of Debian packages"), "{problems}");
 }
 
 #[test]

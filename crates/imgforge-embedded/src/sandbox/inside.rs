@@ -13,7 +13,8 @@ use nix::sched::CloneFlags;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::place::{self, PLAIN, Root};
 use super::{ADDRESS, Source, Spec, Trouble, capabilities, device, loopback};
@@ -62,7 +63,9 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
     socket.read_to_end(&mut bytes)?;
     let spec: Spec = serde_json::from_slice(&bytes)?;
     rustix::process::setsid()?;
-    if !spec.joins {
+    if spec.joins {
+        join().map_err(|error| say("the container", error))?;
+    } else {
         settle(&spec)?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -70,6 +73,19 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
     let account = accounts::look_up(root.fd(), &spec.user)?;
     enter_workdir(&spec.workdir)?;
     Ok((spec, account))
+}
+
+/// The namespaces of the container whose pid namespace this process was made in: its process 1 has them.
+fn join() -> io::Result<()> {
+    // Nobody in there looks into this process while it still is more than they are.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let first = rustix::process::pidfd_open(Pid::INIT, PidfdFlags::empty())?;
+    let types = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    Ok(move_into_thread_name_spaces(first.as_fd(), types)?)
 }
 
 /// Namespaces, and what is in them.

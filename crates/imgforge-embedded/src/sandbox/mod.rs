@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::sync::mpsc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::sched::CloneFlags;
@@ -136,22 +137,33 @@ impl Outputs {
 ///
 /// # Errors
 /// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
-pub fn run<T: Send>(
+pub fn run<T>(
     spec: &Spec,
     program: &Program,
     outputs: Outputs,
     before: impl FnOnce(u32) -> io::Result<()> + Send,
-    wait: impl FnOnce(&mut Child) -> io::Result<T> + Send,
+    wait: impl FnOnce(&mut Child) -> io::Result<T>,
 ) -> Result<T, Trouble> {
+    let (begun, begins) = mpsc::channel();
+    let (done, is_done) = mpsc::channel::<()>();
     // A thread that has a new pid namespace for its children can make no other thread, and may not be allowed to go
     // back. So it is one of its own, and it stays, because what it starts is killed when it ends.
-    let thread = || {
-        nix::sched::unshare(CloneFlags::CLONE_NEWPID)
-            .map_err(|error| trouble("a pid namespace")(error.into()))?;
-        enter(spec, program, outputs, before, wait)
+    let thread = move || {
+        let started = nix::sched::unshare(CloneFlags::CLONE_NEWPID)
+            .map_err(|error| trouble("a pid namespace")(error.into()))
+            .and_then(|()| begin(spec, program, outputs, before));
+        let _ = begun.send(started);
+        let _ = is_done.recv();
     };
-    std::thread::scope(|scope| scope.spawn(thread).join()).unwrap_or_else(|_| {
-        Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() })
+    std::thread::scope(|scope| {
+        scope.spawn(thread);
+        let started = begins.recv();
+        let ended = match started {
+            Ok(started) => started.and_then(|child| finish(child, wait)),
+            Err(_) => Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() }),
+        };
+        drop(done);
+        ended
     })
 }
 
@@ -163,27 +175,48 @@ pub fn enter<T>(
     spec: &Spec,
     program: &Program,
     outputs: Outputs,
-    before: impl FnOnce(u32) -> io::Result<()>,
     wait: impl FnOnce(&mut Child) -> io::Result<T>,
 ) -> Result<T, Trouble> {
+    begin(spec, program, outputs, |_| Ok(())).and_then(|child| finish(child, wait))
+}
+
+fn begin(
+    spec: &Spec,
+    program: &Program,
+    outputs: Outputs,
+    before: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<Child, Trouble> {
     let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
     let mut command = Command::new(own(&program.0));
     command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(outputs.stdout).stderr(outputs.stderr);
     let child = command.spawn();
     // It holds the other end of the socket.
     drop(command);
-    let mut child = child.map_err(trouble("the sandbox cannot be started"))?;
-    let talked = before(child.id()).and_then(|()| talk(spec, &ours));
-    let waited = match talked {
-        Ok(None) => wait(&mut child).map_err(trouble("the program")),
-        Ok(Some(found)) => Err(found),
-        Err(error) => Err(trouble("the sandbox has ended")(error)),
-    };
+    let child = child.map_err(trouble("the sandbox cannot be started"))?;
+    match before(child.id()).and_then(|()| talk(spec, &ours)) {
+        Ok(None) => Ok(child),
+        Ok(Some(found)) => {
+            end(child);
+            Err(found)
+        }
+        Err(error) => {
+            end(child);
+            Err(trouble("the sandbox has ended")(error))
+        }
+    }
+}
+
+fn finish<T>(mut child: Child, wait: impl FnOnce(&mut Child) -> io::Result<T>) -> Result<T, Trouble> {
+    let waited = wait(&mut child).map_err(trouble("the program"));
     if waited.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
+        end(child);
     }
     waited
+}
+
+fn end(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// This program, as a sandbox executes it: a file that nobody can write. What runs in a sandbox can reach it as

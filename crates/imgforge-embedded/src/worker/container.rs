@@ -158,7 +158,9 @@ fn serve(
     folder: &Utf8Path,
     limits: &Limits,
 ) -> io::Result<()> {
-    let network = Arc::new(OwnedFd::from(std::fs::File::open(format!("/proc/{}/ns/net", child.id()))?));
+    // One that has ended already has no network any more.
+    let Ok(network) = std::fs::File::open(format!("/proc/{}/ns/net", child.id())) else { return Ok(()) };
+    let network = Arc::new(OwnedFd::from(network));
     let mut ports = Vec::new();
     for (port, listener) in listeners {
         ports.push((port, listener.local_addr()?));

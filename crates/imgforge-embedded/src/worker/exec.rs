@@ -13,7 +13,7 @@ use super::message::{Alive, Exec, NotStarted, Reply};
 use super::{Stop, limits, namespace, start_of};
 use crate::sandbox::{self, Outputs, Program, Spec, Trouble};
 
-/// Joins the container's namespaces: this process has one thread when it begins.
+/// Joins the container as far as a process can that still needs this machine's files. It has one thread when it begins.
 pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
     let ended = || io::Error::other("the container does not run");
     let alive = std::fs::read(exec.folder.join(STATE)).map_err(|_| ended())?;
@@ -30,12 +30,6 @@ pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Resu
     }
     namespace::enter_mounts()?;
     let program = Program::take(folder)?;
-    let types = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::NETWORK
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP;
-    move_into_thread_name_spaces(process.as_fd(), types)?;
     stop.watch()?;
     // From here on there can be no other thread.
     nix::sched::setns(process.as_fd(), CloneFlags::CLONE_NEWPID)?;
@@ -52,7 +46,7 @@ pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Resu
         has_address: false,
         joins: true,
     };
-    match sandbox::enter(&spec, &program, Outputs::own()?, |_| Ok(()), |child| stop.wait(child, None)) {
+    match sandbox::enter(&spec, &program, Outputs::own()?, |child| stop.wait(child, None)) {
         Ok(code) => Ok(Reply::Exec(code.unwrap_or(137))),
         Err(Trouble { code: Some(code), message }) => Ok(Reply::NotStarted(NotStarted { code, message })),
         Err(Trouble { code: None, message }) => Err(io::Error::other(message)),

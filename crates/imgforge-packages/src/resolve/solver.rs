@@ -5,7 +5,7 @@
 //! package that provides. A parent's package is locked: other versions of its name are there for explanations only.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use imgforge_core::lock::LockedPackage;
 use resolvo::utils::{Pool, VersionSet};
@@ -174,7 +174,10 @@ pub(super) fn solve(
     let chosen = match solver.solve(Problem::new().requirements(requirements)) {
         Ok(chosen) => chosen,
         Err(UnsolvableOrCancelled::Unsolvable(conflict)) => {
-            return Err(shorten(&conflict.display_user_friendly(&solver).to_string()));
+            let mut explanation = Explanation::default();
+            // An error is only that it has said enough.
+            let _ = write!(explanation, "{}", conflict.display_user_friendly(&solver));
+            return Err(explanation.text());
         }
         Err(UnsolvableOrCancelled::Cancelled(_)) => return Err("the search was stopped".to_owned()),
     };
@@ -186,14 +189,42 @@ pub(super) fn solve(
     Ok(entries.collect())
 }
 
-fn shorten(text: &str) -> String {
-    let mut lines: Vec<&str> =
-        text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with("The following packages")).collect();
-    if lines.len() > REASON_LINES {
-        lines.truncate(REASON_LINES);
-        lines.push("...");
+/// The first lines of what the solver says. It is stopped there, since among packages that need each other in a circle
+/// resolvo 0.12 goes round without an end.
+#[derive(Debug, Default)]
+struct Explanation {
+    lines: Vec<String>,
+    unfinished: String,
+}
+
+impl Explanation {
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.unfinished);
+        if !line.trim().is_empty() && !line.starts_with("The following packages") {
+            self.lines.push(line);
+        }
     }
-    lines.join("\n")
+
+    fn text(mut self) -> String {
+        self.end_line();
+        if self.lines.len() > REASON_LINES {
+            self.lines.truncate(REASON_LINES);
+            self.lines.push("...".to_owned());
+        }
+        self.lines.join("\n")
+    }
+}
+
+impl fmt::Write for Explanation {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (n, part) in text.split('\n').enumerate() {
+            if n > 0 {
+                self.end_line();
+            }
+            self.unfinished.push_str(part);
+        }
+        if self.lines.len() > REASON_LINES { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 /// A candidate of the solver.

@@ -166,6 +166,15 @@ fn dependencies_may_go_round_in_a_circle() {
 }
 
 #[test]
+fn a_circle_that_cannot_be_had_is_explained_in_a_few_lines() {
+    // The solver's own explanation of this has no end: b needs c, which needs b.
+    let circle = "a 1; Depends: b | c\nb 1; Depends: c\nc 1; Depends: b, d\nd 1; Conflicts: b";
+    let text = solve(&index(circle), "a", &[]).unwrap_err().to_string();
+    assert!(text.contains("b * | c *") && text.ends_with("\n..."), "{text}");
+    assert!(text.lines().count() < 20, "{text}");
+}
+
+#[test]
 fn a_name_that_is_not_there_gets_the_nearest_one() {
     refused("nginx-light 1", "ngnix-light", &["did you mean \"nginx-light\"?", "in stable"]);
     refused("a 1; Depends: gone", "a", &["a 1", "gone"]);

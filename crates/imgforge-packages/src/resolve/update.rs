@@ -70,11 +70,21 @@ impl Index {
             .filter(|(name, versions)| is_there(name) && !versions.is_empty())
             .map(|(name, versions)| (name.as_str(), versions.as_slice()))
             .collect();
-        let search = Search { universe: &universe, roots, locked: &locked };
-        let Found { roots, pins, behind } =
-            search.find(&moves).map_err(|reason| unsolvable(request, reason))?;
-        let chosen = solver::solve(&universe, &roots, &pins).map_err(|reason| unsolvable(request, reason))?;
-        let mut packages = self.without_orphans(&universe, &search.roots, &chosen, &locked);
+        let mut search = Search { universe: &universe, roots, locked: &locked, last: Vec::new() };
+        let mut rounds = 0;
+        let (mut packages, behind) = loop {
+            let found = search.find(&moves).map_err(|reason| unsolvable(request, reason))?;
+            let chosen = solver::solve(&universe, &found.roots, &found.pins)
+                .map_err(|reason| unsolvable(request, reason))?;
+            let packages = self.without_orphans(&universe, &search.roots, &chosen, &locked);
+            let in_vain = found.in_vain(&packages, &moves);
+            // Each round puts one name at least behind the others: more rounds than names find nothing new.
+            rounds += 1;
+            if in_vain.is_empty() || rounds > locked.len() {
+                break (packages, found.behind);
+            }
+            search.last.extend(in_vain);
+        };
         packages.retain(|package| !there.contains(package.name.as_str()));
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Updated { packages, behind })
@@ -175,6 +185,8 @@ struct Search<'s> {
     universe: &'s Universe<'s>,
     roots: Vec<Alternative>,
     locked: &'s [&'s LockedPackage],
+    /// Names that may stay only where that moves no other: in the end nothing has needed them.
+    last: Vec<&'s str>,
 }
 
 /// What is to be asked for.
@@ -185,6 +197,20 @@ struct Found<'s> {
     pins: Vec<Pin<'s>>,
     /// The names that do not get their best version.
     behind: Vec<String>,
+    /// Names that cannot stay, each with how many of `pins` it could not stay beside.
+    leaving: Vec<(&'s str, usize)>,
+}
+
+impl<'s> Found<'s> {
+    /// Names that have stayed, and kept others from staying, and are not even needed among the `packages` that have come of
+    /// it.
+    fn in_vain(&self, packages: &[LockedPackage], moves: &[(&str, &[String])]) -> Vec<&'s str> {
+        let is_there = |name: &str| packages.iter().any(|package| package.name == name);
+        let moved = self.leaving.iter().filter(|(name, _)| is_there(name));
+        let beside = moved.map(|(_, count)| *count).max().unwrap_or_default();
+        let stayed = self.pins[..beside].iter().map(|(name, _)| *name);
+        stayed.filter(|name| !is_there(name) && moves.iter().all(|(moved, _)| moved != name)).collect()
+    }
 }
 
 impl<'s> Search<'s> {
@@ -192,7 +218,12 @@ impl<'s> Search<'s> {
         let best: Vec<Pin<'s>> = moves.iter().map(|(name, versions)| (*name, versions[0].as_str())).collect();
         let all = [best.clone(), self.others(&best)].concat();
         if self.can(&self.roots, &all) {
-            return Ok(Found { roots: self.roots.clone(), pins: all, behind: Vec::new() });
+            return Ok(Found {
+                roots: self.roots.clone(),
+                pins: all,
+                behind: Vec::new(),
+                leaving: Vec::new(),
+            });
         }
         let (pins, behind) =
             if self.can(&self.roots, &best) { (best, Vec::new()) } else { self.moved(moves) };
@@ -232,24 +263,26 @@ impl<'s> Search<'s> {
             .map(|at| self.universe.at(*at))
             .map(|entry| (entry.name.as_str(), entry.version.as_str()))
             .collect();
-        let (stays, unsure): (Vec<Pin<'s>>, Vec<Pin<'s>>) =
-            self.others(&pins).into_iter().partition(|pin| chosen.contains(pin));
+        let rank = |name: &str| self.last.iter().rposition(|last| *last == name).map_or(0, |at| at + 1);
+        let (stays, mut unsure): (Vec<Pin<'s>>, Vec<Pin<'s>>) =
+            self.others(&pins).into_iter().partition(|pin| chosen.contains(pin) && rank(pin.0) == 0);
+        unsure.sort_by_key(|pin| rank(pin.0));
         pins.extend(stays);
         let mut leaving = Vec::new();
         for pin in unsure {
             pins.push(pin);
             if !self.can(&roots, &pins) {
                 pins.pop();
-                leaving.push(Alternative::any(pin.0));
+                leaving.push((pin.0, pins.len()));
             }
         }
-        for name in leaving {
-            roots.push(name);
+        for (name, _) in &leaving {
+            roots.push(Alternative::any(*name));
             if !self.can(&roots, &pins) {
                 roots.pop();
             }
         }
-        Ok(Found { roots, pins, behind })
+        Ok(Found { roots, pins, behind, leaving })
     }
 
     fn can(&self, roots: &[Alternative], pins: &[Pin<'_>]) -> bool {

@@ -4,7 +4,7 @@
 //! The same code looks over a file before anything is built. What depends on an image that has not been seen is then
 //! left out, and what is wrong whatever that image says is found.
 
-use super::instruction::{CopyLine, Instruction, Kind, RunLine, Word, problem};
+use super::instruction::{CopyLine, Instruction, Kind, Missing, RunLine, Word, problem};
 use super::mount::Place;
 use super::read;
 use super::shell::{self, NoValue, Rules, Value};
@@ -52,9 +52,6 @@ impl Scope {
         }
     }
 }
-
-/// Why an instruction does nothing: it is wrong, or (`None`) hangs on an image that has not been seen.
-type Missing = Option<ParseProblem>;
 
 /// What an instruction comes to.
 #[derive(Default)]
@@ -157,7 +154,7 @@ impl<'a> Evaluator<'a> {
         let done = match self.apply(instruction) {
             Ok(done) => done,
             Err(found) => {
-                self.problems.extend(found);
+                self.problems.extend(found.0);
                 return;
             }
         };
@@ -218,8 +215,8 @@ impl<'a> Evaluator<'a> {
             Kind::Env(pairs) => self.env(pairs).and_then(history),
             Kind::Label(pairs) => {
                 let mut text = "LABEL".to_owned();
-                for (name, value) in pairs {
-                    let (name, value) = (self.expand(name)?, self.expand(value)?);
+                let pairs = pairs.iter().map(|(name, value)| Ok((self.expand(name)?, self.expand(value)?)));
+                for (name, value) in Missing::all(pairs)? {
                     text.push_str(&format!(" {name}={value}"));
                     self.config.config.labels.get_or_insert_default().insert(name, value);
                 }
@@ -239,14 +236,12 @@ impl<'a> Evaluator<'a> {
             }
             Kind::Expose(words) => self.expose(words).and_then(history),
             Kind::Volume(words) => {
-                let mut paths = Vec::new();
-                for word in words {
-                    let path = self.expand(word)?;
-                    if path.is_empty() {
-                        return Err(Some(problem(word.span, "a VOLUME cannot be empty", None)));
+                let paths = Missing::all(words.iter().map(|word| match self.expand(word)? {
+                    path if path.is_empty() => {
+                        Err(problem(word.span, "a VOLUME cannot be empty", None).into())
                     }
-                    paths.push(path);
-                }
+                    path => Ok(path),
+                }))?;
                 let text = format!("VOLUME [{}]", paths.join(" "));
                 let volumes = self.config.config.volumes.get_or_insert_default();
                 volumes.extend(paths.into_iter().map(|path| (path, Empty {})));
@@ -256,7 +251,7 @@ impl<'a> Evaluator<'a> {
                 let text = self.expand(word)?;
                 if !signal::is_signal(&text) {
                     let help = Some("a name like SIGTERM or TERM, or a number");
-                    return Err(Some(problem(word.span, format!("there is no signal {text}"), help)));
+                    return Err(problem(word.span, format!("there is no signal {text}"), help).into());
                 }
                 self.config.config.stop_signal = Some(text.clone());
                 history(format!("STOPSIGNAL {text}"))
@@ -317,7 +312,7 @@ impl<'a> Evaluator<'a> {
 
     fn args(&mut self, args: &[(String, Option<Word>)]) -> Result<String, Missing> {
         let mut texts = vec!["ARG".to_owned()];
-        let mut result = Ok(());
+        let mut results = Vec::new();
         for (name, default) in args {
             let value = match (self.program.args.get(name), default) {
                 (Some(value), _) => Ok(Some(value.clone())),
@@ -336,11 +331,11 @@ impl<'a> Evaluator<'a> {
                 Err(found) => {
                     self.scope.set(name, None);
                     self.scope.args.push((name.clone(), None));
-                    result = result.and(Err(found));
+                    results.push(Err(found));
                 }
             }
         }
-        result.map(|()| texts.join(" "))
+        Missing::all::<()>(results).map(|_| texts.join(" "))
     }
 
     fn env(&mut self, pairs: &[(Word, Word)]) -> Result<String, Missing> {
@@ -348,7 +343,7 @@ impl<'a> Evaluator<'a> {
         let expanded: Vec<_> =
             pairs.iter().map(|(name, value)| (self.expand(name), self.expand(value))).collect();
         let mut text = "ENV".to_owned();
-        let mut result = Ok(());
+        let mut results = Vec::new();
         for pair in expanded {
             match pair {
                 (Ok(name), Ok(value)) => {
@@ -358,30 +353,31 @@ impl<'a> Evaluator<'a> {
                 }
                 (Ok(name), Err(found)) => {
                     self.scope.set(&name, None);
-                    result = result.and(Err(found));
+                    results.push(Err(found));
                 }
                 (Err(found), _) => {
                     self.scope.is_open = true;
-                    result = result.and(Err(found));
+                    results.push(Err(found));
                 }
             }
         }
-        result.map(|()| text)
+        Missing::all::<()>(results).map(|_| text)
     }
 
     fn expose(&mut self, words: &[Word]) -> Result<String, Missing> {
         let mut sorted: Vec<&Word> = words.iter().collect();
         sorted.sort_by(|a, b| a.value.cmp(&b.value));
-        let mut ports = Vec::new();
-        for word in sorted {
+        let ports = sorted.into_iter().map(|word| {
             let lookup = |name: &str| self.scope.lookup(name);
-            for text in missing(shell::words(&word.value, self.rules(), &lookup), word.span)? {
+            let texts = missing(shell::words(&word.value, self.rules(), &lookup), word.span)?;
+            let ports = texts.iter().map(|text| {
                 let help = Some("a number up to 65535 or a range, and maybe /tcp, /udp or /sctp");
-                let found = expanded_ports(&text)
-                    .ok_or_else(|| problem(word.span, format!("{text} is no port"), help))?;
-                ports.extend(found);
-            }
-        }
+                let message = format!("{text} is no port");
+                expanded_ports(text).ok_or_else(|| problem(word.span, message, help).into())
+            });
+            Missing::all(ports)
+        });
+        let ports = Missing::all(ports)?.into_iter().flatten().flatten().collect::<Vec<_>>();
         let text = format!("EXPOSE [{}]", ports.join(" "));
         let exposed = self.config.config.exposed_ports.get_or_insert_default();
         exposed.extend(ports.into_iter().map(|port| (port, Empty {})));
@@ -423,20 +419,21 @@ impl<'a> Evaluator<'a> {
     }
 
     fn run_line(&mut self, line: &RunLine, span: Span) -> Result<Done, Missing> {
-        let (command, files) = heredoc_command(&line.command, &line.heredocs)
-            .map_err(|message| Some(problem(span, message, None)))?;
+        let (command, files) =
+            heredoc_command(&line.command, &line.heredocs).map_err(|message| problem(span, message, None))?;
         let argv = with_shell(self.config.config.shell.as_deref(), &command);
-        let mut mounts: Vec<Mount> = Vec::new();
         let workdir = self.current_dir();
-        for raw in &line.mounts {
+        let mut ssh = 0;
+        let mounts: Vec<Mount> = Missing::all(line.mounts.iter().map(|raw| {
             let from = raw.from().map(|word| self.source(&word)).transpose()?;
-            let ssh = mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Ssh { .. })).count();
             let place = Place { workdir: workdir.as_deref(), from, ssh };
-            mounts.push(raw.evaluate(place, &|text, span| self.expand_text(text, span))?);
-        }
+            let mount = raw.evaluate(place, &|text, span| self.expand_text(text, span))?;
+            ssh += usize::from(matches!(mount.kind, MountKind::Ssh { .. }));
+            Ok(mount)
+        }))?;
         let mut env: Vec<(String, String)> = Vec::new();
         for (name, value) in &self.scope.variables {
-            env.push((name.clone(), value.clone().ok_or(None)?));
+            env.push((name.clone(), value.clone().ok_or_else(Missing::unknown)?));
         }
         let socket = mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh { .. }));
         if let Some(socket) = socket.filter(|_| env.iter().all(|(name, _)| name != "SSH_AUTH_SOCK")) {
@@ -450,7 +447,7 @@ impl<'a> Evaluator<'a> {
         let action = Action::Run(Run {
             argv,
             env,
-            workdir: workdir.ok_or(None)?,
+            workdir: workdir.ok_or_else(Missing::unknown)?,
             user: self.config.config.user.clone(),
             mounts,
             network: line.network,
@@ -484,11 +481,11 @@ impl<'a> Evaluator<'a> {
     fn copy(&self, line: &CopyLine, span: Span) -> Result<Done, Missing> {
         let keyword = if line.is_add { "ADD" } else { "COPY" };
         if let Some(span) = line.keep_git_dir {
-            return Err(Some(problem(span, "git sources are not supported here, nor --keep-git-dir", None)));
+            return Err(problem(span, "git sources are not supported here, nor --keep-git-dir", None).into());
         }
         let from = line.from.as_ref().map(|word| self.source(word)).transpose()?;
         if from.as_ref().is_some_and(|from| *from == From::Image("scratch".into())) {
-            return Err(Some(problem(span, "scratch is empty: there is nothing to copy from it", None)));
+            return Err(problem(span, "scratch is empty: there is nothing to copy from it", None).into());
         }
         let some = |word: &Option<Word>| match word {
             Some(word) => Ok(Some(self.expand(word)?).filter(|text| !text.is_empty())),
@@ -513,22 +510,21 @@ impl<'a> Evaluator<'a> {
                 text.push_str(&format!(" --{name}={value}"));
             }
         }
-        let mut sources = Vec::new();
-        for word in &line.sources {
+        let mut sources = Missing::all(line.sources.iter().map(|word| {
             let source = self.expand(word)?;
             text.push_str(&format!(" {source}"));
-            sources.push(copy_source(line, &source, checksum.as_ref(), word.span)?);
-        }
+            Ok(copy_source(line, &source, checksum.as_ref(), word.span)?)
+        }))?;
         let is_url = |source: &CopySource| matches!(source, CopySource::Url { .. });
         if let (Some(_), Some(word)) = (&checksum, &line.checksum)
             && !(matches!(sources.as_slice(), [one] if is_url(one)))
         {
-            return Err(Some(problem(word.span, "--checksum goes with exactly one URL", None)));
+            return Err(problem(word.span, "--checksum goes with exactly one URL", None).into());
         }
         if let Some((true, span)) = line.unpack
             && sources.iter().any(is_url)
         {
-            return Err(Some(problem(span, "what is fetched cannot be unpacked here: --unpack", None)));
+            return Err(problem(span, "what is fetched cannot be unpacked here: --unpack", None).into());
         }
         for heredoc in &line.inline {
             text.push_str(&format!(" <<{}", heredoc.name));
@@ -539,7 +535,7 @@ impl<'a> Evaluator<'a> {
             }
             sources.push(CopySource::Inline { name: heredoc.name.clone(), content });
         }
-        let target = line.target.as_ref().ok_or(None)?;
+        let target = line.target.as_ref().ok_or_else(Missing::unknown)?;
         let written = self.expand(target)?;
         let is_folder = sources.len() > 1
             || matches!(written.as_str(), "" | ".")
@@ -547,7 +543,7 @@ impl<'a> Evaluator<'a> {
             || written.ends_with("/.");
         let mut path = match written.starts_with('/') {
             true => golang::clean(&written),
-            false => golang::join(&self.current_dir().ok_or(None)?, &written),
+            false => golang::join(&self.current_dir().ok_or_else(Missing::unknown)?, &written),
         };
         if is_folder && path != "/" {
             path.push('/');
@@ -595,8 +591,8 @@ fn is_counted(kind: &Kind) -> bool {
 
 fn missing<T>(result: Result<T, NoValue>, span: Span) -> Result<T, Missing> {
     result.map_err(|error| match error {
-        NoValue::Unknown => None,
-        NoValue::Wrong(message) => Some(problem(span, message, None)),
+        NoValue::Unknown => Missing::unknown(),
+        NoValue::Wrong(message) => problem(span, message, None).into(),
     })
 }
 

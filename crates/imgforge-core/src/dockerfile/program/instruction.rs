@@ -78,6 +78,37 @@ pub(super) fn problem(span: Span, message: impl Into<String>, help: Option<&str>
     ParseProblem { span, message: message.into(), help: help.map(str::to_owned) }
 }
 
+/// Why something cannot be evaluated: it is wrong, or (when there are no problems) hangs on an image that has not been
+/// seen.
+#[derive(Debug, Default)]
+pub(super) struct Missing(pub(super) Vec<ParseProblem>);
+
+impl From<ParseProblem> for Missing {
+    fn from(problem: ParseProblem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl Missing {
+    /// What hangs on an image that has not been seen.
+    pub(super) fn unknown() -> Self {
+        Self::default()
+    }
+
+    /// All of `results`, or everything that is wrong with them.
+    pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Self>>) -> Result<Vec<T>, Self> {
+        let mut values = Vec::new();
+        let mut missing: Option<Self> = None;
+        for result in results {
+            match result {
+                Ok(value) => values.push(value),
+                Err(found) => missing.get_or_insert_default().0.extend(found.0),
+            }
+        }
+        missing.map_or(Ok(values), Err)
+    }
+}
+
 type Parsed<T> = Result<T, ParseProblem>;
 
 impl Instruction {

@@ -1,7 +1,7 @@
 //! `RUN --mount`: its fields and what they mean.
 
 use super::golang;
-use super::instruction::{Word, problem};
+use super::instruction::{Missing, Word, problem};
 use super::{From, Mount, MountKind, Sharing};
 use crate::diagnostic::{Located, Span};
 use crate::dockerfile::ParseProblem;
@@ -41,7 +41,7 @@ impl RawMount {
         let span = flag.span;
         let wrong = |message: String, help: Option<&str>| Err(problem(span, message, help));
         let Some(fields) = csv(&flag.value) else {
-            return wrong("a quote in --mount is not closed".into(), None);
+            return wrong("the quotes in --mount do not hold whole fields".into(), None);
         };
         let mut parsed = Vec::new();
         for field in fields {
@@ -183,17 +183,14 @@ pub(super) struct Place<'a> {
     pub(super) ssh: usize,
 }
 
-/// Why there is no mount: `None` when it is not known yet.
-pub(super) type NoMount = Option<ParseProblem>;
-
 impl RawMount {
     /// The mount, when its variables are known. `expand` expands a value.
     pub(super) fn evaluate(
         &self,
         place: Place<'_>,
-        expand: &dyn Fn(&str, Span) -> Result<String, NoMount>,
-    ) -> Result<Mount, NoMount> {
-        let wrong = |message: String| Some(problem(self.span, message, None));
+        expand: &dyn Fn(&str, Span) -> Result<String, Missing>,
+    ) -> Result<Mount, Missing> {
+        let wrong = |message: String| problem(self.span, message, None);
         let mut fields = Fields {
             kind: "bind".into(),
             source: String::new(),
@@ -219,13 +216,13 @@ impl RawMount {
         let is_empty = place.from == Some(From::Image("scratch".into()));
         if is_empty && fields.kind == "bind" {
             let help = Some("a mount of type=tmpfs is an empty folder");
-            return Err(Some(problem(self.span, "scratch is empty: there is nothing in it to mount", help)));
+            return Err(problem(self.span, "scratch is empty: there is nothing in it to mount", help).into());
         }
         let source = golang::join("/", &fields.source)[1..].to_owned();
         let absolute = |target: &str| match place.workdir {
             _ if target.starts_with('/') => Ok(golang::clean(target)),
             Some(workdir) => Ok(golang::join("/", &golang::join(workdir, target))),
-            None => Err(None),
+            None => Err(Missing::unknown()),
         };
         let (uid, gid) = (fields.uid.unwrap_or(0), fields.gid.unwrap_or(0));
         let kind = match fields.kind.as_str() {
@@ -273,7 +270,7 @@ impl RawMount {
         };
         let target = absolute(&fields.target)?;
         if target == "/" {
-            return Err(wrong("nothing can be mounted on /".into()));
+            return Err(wrong("nothing can be mounted on /".into()).into());
         }
         Ok(Mount { target, kind })
     }
@@ -296,6 +293,9 @@ fn csv(line: &str) -> Option<Vec<String>> {
         let (field, after) = match rest.strip_prefix('"') {
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
+                if rest[..end].contains('"') {
+                    return None;
+                }
                 (rest[..end].to_owned(), &rest[end..])
             }
             Some(quoted) => {

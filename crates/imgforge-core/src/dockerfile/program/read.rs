@@ -155,7 +155,7 @@ fn instructions(text: &str, at: usize, escape: char, problems: &mut Vec<ParsePro
         }
         let mut raw = split(logical, 0, number, escape);
         match heredocs(&raw, &mut lines) {
-            Ok(found) => raw.take_heredocs(&found, lines.at),
+            Ok((found, end)) => raw.take_heredocs(&found, end),
             Err(message) => {
                 let help = Some("it ends with a line that says just its name".to_owned());
                 problems.push(ParseProblem { span: raw.keyword.span, message, help });
@@ -233,17 +233,18 @@ fn flags(logical: &Logical, from: usize, to: usize, escape: char) -> (Vec<Locate
     (found, at)
 }
 
-/// The heredocs that a line announces, read from the lines after it.
-fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<Vec<Heredoc>, String> {
+/// The heredocs that a line announces, read from the lines after it, and where the last of them ends.
+fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), String> {
     let instruction = raw.inner.as_deref().unwrap_or(raw);
     let may_have = matches!(instruction.keyword.value.as_str(), "RUN" | "COPY" | "ADD");
     if !may_have || !raw.text.contains("<<") || json(&instruction.rest).is_ok_and(|list| list.is_some()) {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::new('\\') };
     // A line with an open quote has no heredocs.
     let words = shell::words(&raw.text, rules, &|_| Value::Unset).unwrap_or_default();
     let mut found = Vec::new();
+    let mut last = 0;
     for word in words {
         let Some(mut heredoc) = heredoc(&word)? else { continue };
         let start = lines.at;
@@ -253,6 +254,7 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<Vec<Heredoc>, String> {
             let bare = if heredoc.strip_tabs { line.trim_start_matches('\t') } else { line };
             if bare == heredoc.name {
                 end = Some(at);
+                last = at + line.len();
                 break;
             }
         }
@@ -260,7 +262,7 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<Vec<Heredoc>, String> {
         heredoc.content = lines.text[start..end].to_owned();
         found.push(heredoc);
     }
-    Ok(found)
+    Ok((found, last))
 }
 
 /// `<<NAME`, `<<-NAME`, `3<<"NAME"`; `<<<` is none.

@@ -48,7 +48,7 @@ impl Rules {
 
 /// One word, whatever white space is in it.
 pub(super) fn word(text: &str, rules: Rules, lookup: &dyn Fn(&str) -> Value) -> Result<String, NoValue> {
-    Ok(Lexer { rest: text, rules, lookup }.until(None, rules.keep_escapes)?.text)
+    Ok(read(text, rules, lookup)?.text)
 }
 
 /// The words that are left when variables are expanded; quotes hold white space together.
@@ -57,13 +57,21 @@ pub(super) fn words(
     rules: Rules,
     lookup: &dyn Fn(&str) -> Value,
 ) -> Result<Vec<String>, NoValue> {
-    Ok(Lexer { rest: text, rules, lookup }.until(None, rules.keep_escapes)?.words())
+    Ok(read(text, rules, lookup)?.words())
+}
+
+fn read(text: &str, rules: Rules, lookup: &dyn Fn(&str) -> Value) -> Result<Out, NoValue> {
+    let mut lexer = Lexer { rest: text, rules, lookup, is_unknown: false };
+    let out = lexer.until(None, rules.keep_escapes).map_err(NoValue::Wrong)?;
+    if lexer.is_unknown { Err(NoValue::Unknown) } else { Ok(out) }
 }
 
 struct Lexer<'a> {
     rest: &'a str,
     rules: Rules,
     lookup: &'a dyn Fn(&str) -> Value,
+    /// Whether the value of an unknown variable counts. Reading goes on: what is wrong is wrong anyway.
+    is_unknown: bool,
 }
 
 /// What has been read: the text as one word, and as several.
@@ -101,8 +109,8 @@ impl Out {
     }
 }
 
-fn wrong<T>(message: impl Into<String>) -> Result<T, NoValue> {
-    Err(NoValue::Wrong(message.into()))
+fn wrong<T>(message: impl Into<String>) -> Result<T, String> {
+    Err(message.into())
 }
 
 impl Lexer<'_> {
@@ -117,14 +125,14 @@ impl Lexer<'_> {
     }
 
     /// Up to `end`, which is taken away too, or the end of the text.
-    fn until(&mut self, end: Option<char>, keep_escapes: bool) -> Result<Out, NoValue> {
+    fn until(&mut self, end: Option<char>, keep_escapes: bool) -> Result<Out, String> {
         let outer = std::mem::replace(&mut self.rules.keep_escapes, keep_escapes);
         let out = self.pieces(end);
         self.rules.keep_escapes = outer;
         out
     }
 
-    fn pieces(&mut self, end: Option<char>) -> Result<Out, NoValue> {
+    fn pieces(&mut self, end: Option<char>) -> Result<Out, String> {
         let mut out = Out::default();
         while let Some(c) = self.next() {
             match c {
@@ -153,7 +161,7 @@ impl Lexer<'_> {
         if self.rules.keep_quotes { quote.to_string() } else { String::new() }
     }
 
-    fn single_quoted(&mut self) -> Result<String, NoValue> {
+    fn single_quoted(&mut self) -> Result<String, String> {
         let mut out = self.quote('\'');
         loop {
             match self.next() {
@@ -164,7 +172,7 @@ impl Lexer<'_> {
         }
     }
 
-    fn double_quoted(&mut self) -> Result<String, NoValue> {
+    fn double_quoted(&mut self) -> Result<String, String> {
         let mut out = self.quote('"');
         loop {
             match self.next() {
@@ -204,22 +212,26 @@ impl Lexer<'_> {
         out
     }
 
-    fn lookup(&self, name: &str) -> Result<Option<String>, NoValue> {
+    /// The value of a variable, if it has one; something when it is not known.
+    fn lookup(&mut self, name: &str) -> Option<String> {
         match (self.lookup)(name) {
-            Value::Set(value) => Ok(Some(value)),
-            Value::Unset => Ok(None),
-            Value::Unknown => Err(NoValue::Unknown),
+            Value::Set(value) => Some(value),
+            Value::Unset => None,
+            Value::Unknown => {
+                self.is_unknown = true;
+                Some(String::new())
+            }
         }
     }
 
     /// After a `$`.
-    fn variable(&mut self) -> Result<String, NoValue> {
+    fn variable(&mut self) -> Result<String, String> {
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
                 return Ok("$".into());
             }
-            return Ok(match self.lookup(&name)? {
+            return Ok(match self.lookup(&name) {
                 Some(value) => value,
                 None if self.rules.keep_unset => format!("${name}"),
                 None => String::new(),
@@ -238,7 +250,7 @@ impl Lexer<'_> {
             return self.conditional(&name, operator, true);
         }
         match operator {
-            '}' => Ok(match self.lookup(&name)? {
+            '}' => Ok(match self.lookup(&name) {
                 Some(value) => value,
                 None if self.rules.keep_unset => format!("${{{name}}}"),
                 None => String::new(),
@@ -251,29 +263,34 @@ impl Lexer<'_> {
     }
 
     /// `${X-word}`, `${X+word}` and `${X?word}`; with a colon, an empty value is like none.
-    fn conditional(&mut self, name: &str, operator: char, colon: bool) -> Result<String, NoValue> {
+    fn conditional(&mut self, name: &str, operator: char, colon: bool) -> Result<String, String> {
         let mark = if colon { ":" } else { "" };
         if !matches!(operator, '-' | '+' | '?') {
             return wrong(format!("{mark}{operator} is no operator in ${{{name}{mark}{operator}…}}"));
         }
-        // The word counts even where its value is not used: what is wrong in it is wrong.
-        let word = self.until(Some('}'), false).map(|out| out.text);
-        if let Err(NoValue::Wrong(message)) = word {
-            return wrong(message);
-        }
-        let value = self.lookup(name)?;
-        if value.is_none() && self.rules.keep_unset {
-            return Ok(format!("${{{name}{mark}{operator}{}}}", word?));
-        }
+        // The word is read even where its value does not count: what is wrong in it is wrong.
+        let before = std::mem::replace(&mut self.is_unknown, false);
+        let word = self.until(Some('}'), false)?.text;
+        let is_word_unknown = std::mem::replace(&mut self.is_unknown, before);
+        let value = match (self.lookup)(name) {
+            Value::Set(value) => Some(value),
+            Value::Unset => None,
+            Value::Unknown => {
+                self.is_unknown = true;
+                return Ok(String::new());
+            }
+        };
         let is_set = value.as_ref().is_some_and(|value| !colon || !value.is_empty());
+        let keeps = value.is_none() && self.rules.keep_unset;
+        self.is_unknown |= is_word_unknown && (keeps || is_set == (operator == '+'));
         match operator {
+            _ if keeps => Ok(format!("${{{name}{mark}{operator}{word}}}")),
             '-' if is_set => Ok(value.unwrap_or_default()),
-            '-' => word,
-            '+' if is_set => word,
+            '-' => Ok(word),
+            '+' if is_set => Ok(word),
             '+' => Ok(String::new()),
             _ if is_set => Ok(value.unwrap_or_default()),
             _ => {
-                let word = word?;
                 let state = if value.is_some() { "empty" } else { "not set" };
                 let message = if word.is_empty() { format!("it is {state}") } else { word };
                 wrong(format!("{name}: {message}"))
@@ -282,12 +299,15 @@ impl Lexer<'_> {
     }
 
     /// `${X#pattern}`, `${X##pattern}`, `${X%pattern}`, `${X%%pattern}`.
-    fn trimmed(&mut self, name: &str, operator: char) -> Result<String, NoValue> {
+    fn trimmed(&mut self, name: &str, operator: char) -> Result<String, String> {
         let pattern = self.until(Some('}'), true)?.text;
-        let value = match self.lookup(name)? {
+        let value = match self.lookup(name) {
             None if self.rules.keep_unset => return Ok(format!("${{{name}{operator}{pattern}}}")),
             value => value.unwrap_or_default(),
         };
+        if self.is_unknown {
+            return Ok(String::new());
+        }
         let (pattern, greedy) = match pattern.strip_prefix(operator) {
             Some(pattern) => (pattern, true),
             None => (pattern.as_str(), false),
@@ -301,17 +321,20 @@ impl Lexer<'_> {
     }
 
     /// `${X/pattern/replacement}` and `${X//pattern/replacement}`.
-    fn replaced(&mut self, name: &str) -> Result<String, NoValue> {
+    fn replaced(&mut self, name: &str) -> Result<String, String> {
         let all = self.peek() == Some('/');
         if all {
             self.next();
         }
         let pattern = self.until(Some('/'), true)?.text;
         let replacement = self.until(Some('}'), true)?.text;
-        let value = match self.lookup(name)? {
+        let value = match self.lookup(name) {
             None if self.rules.keep_unset => return Ok(format!("${{{name}/{pattern}/{replacement}}}")),
             value => value.unwrap_or_default(),
         };
+        if self.is_unknown {
+            return Ok(String::new());
+        }
         let regex = regex(&pattern, true, false)?;
         Ok(if all {
             // Go's ReplaceAllString, and the crate's, read `$1` in the replacement.
@@ -334,7 +357,7 @@ impl Lexer<'_> {
     }
 }
 
-fn trim_start(pattern: &str, value: &str, greedy: bool) -> Result<String, NoValue> {
+fn trim_start(pattern: &str, value: &str, greedy: bool) -> Result<String, String> {
     let end = regex(pattern, greedy, true)?.find(value).map_or(0, |found| found.end());
     Ok(value[end..].to_owned())
 }
@@ -357,7 +380,7 @@ fn reversed_pattern(pattern: &str) -> String {
 }
 
 /// `*` and `?` of a shell pattern as a regular expression; there are no brackets.
-fn regex(pattern: &str, greedy: bool, at_start: bool) -> Result<Regex, NoValue> {
+fn regex(pattern: &str, greedy: bool, at_start: bool) -> Result<Regex, String> {
     let mut out = if at_start { "^".to_owned() } else { String::new() };
     let mut chars = pattern.chars().peekable();
     while let Some(c) = chars.next() {

@@ -86,6 +86,14 @@ fn a_package_that_no_suite_has_any_more_stays_where_it_does_not_move() {
 }
 
 #[test]
+fn what_nothing_needs_in_the_end_keeps_no_other_from_staying() {
+    // With d=1, b=1 has nobody for v; but with b=2 nothing needs d, nor c.
+    let old = "a 2; Depends: b | e\nb 1; Depends: v\nc 2; Depends: d (<< 2); Provides: v\nd 1";
+    let new = "b 2\nc 3; Depends: d\nd 3; Provides: v";
+    check(old, new, &["a"], &["c"], "a=2 b=1 d=3");
+}
+
+#[test]
 fn security_versions_are_told_apart() {
     let mut entries: Vec<IndexEntry> = index("a 1\na 2\na 3").entries;
     entries[1].security = true;
