@@ -11,8 +11,12 @@
 //! | `lock` | locked shared while a process uses the store, and alone while one prunes it |
 //!
 //! Every file comes into being under another name and is renamed when it is whole, and a line of the journal counts when
-//! its end is there, so that a process that is killed leaves everything as it was or as it should be. Nothing waits for
-//! the disk: what a power cut has damaged has another digest than its name says, and is made again.
+//! its end is there, so that a process that is killed leaves everything as it was or as it should be.
+//!
+//! Nothing waits for the disk, so that a power cut can damage what was written last. A damaged blob has another digest
+//! than its name says, and a damaged line of JSON does not read: both are made again. The files of an unpacked layer
+//! have nothing to be compared with: until [`Store::flush`] has put them on the disk, `layers/HEX/boot` has the id of
+//! the machine's boot, and in another boot they are unpacked from the blob again.
 
 mod error;
 mod images;
@@ -45,6 +49,9 @@ use crate::worker::message::Layer;
 /// The form of everything here. A store of another one is refused.
 const FORMAT: &str = "1\n";
 
+/// Another one each time that the machine starts (`random(4)`).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// A store. Several processes may use it at once.
 pub struct Store {
     dir: Utf8PathBuf,
@@ -52,6 +59,10 @@ pub struct Store {
     workplace: Workplace,
     /// Held shared, so that nobody prunes the store.
     lock: fs::File,
+    /// The id of this boot of the machine.
+    boot: String,
+    /// Chain ids of layers that this process has unpacked since the last [`Store::flush`].
+    unflushed: Mutex<BTreeSet<String>>,
     /// Blobs whose bytes have been compared with their digest.
     verified: Mutex<BTreeSet<String>>,
 }
@@ -87,8 +98,17 @@ impl Store {
         let lock = fs::File::create(&path).and_then(|file| file.lock_shared().map(|()| file));
         let lock = lock.map_err(StoreError::io(&path))?;
         let workplace = Workplace::new(&dir.join("tmp"))?;
+        let boot = fs::read_to_string(BOOT_ID).map_err(StoreError::io(Utf8Path::new(BOOT_ID)))?;
         let journal = Mutex::new(Journal::open(&dir.join("journal"))?);
-        let store = Self { dir: dir.to_owned(), journal, workplace, lock, verified: Mutex::default() };
+        let store = Self {
+            dir: dir.to_owned(),
+            journal,
+            workplace,
+            lock,
+            boot,
+            unflushed: Mutex::default(),
+            verified: Mutex::default(),
+        };
         if !dir.join("index.json").exists() {
             store.write_index()?;
         }
@@ -204,8 +224,35 @@ impl Store {
 
     /// The folder of the files of the layer at the top of a chain, when it is unpacked.
     pub fn folder(&self, chain: &str) -> Option<Utf8PathBuf> {
-        let path = self.layer_path(chain).ok()?.join("fs");
+        let path = self.layer_path(chain).ok()?;
+        let path = self.is_trusted(&path).then(|| path.join("fs"))?;
         path.exists().then_some(path)
+    }
+
+    /// Whether the files of a layer are what they were when it was unpacked.
+    fn is_trusted(&self, layer: &Utf8Path) -> bool {
+        match fs::read_to_string(layer.join("boot")) {
+            Ok(boot) => boot == self.boot,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Puts everything on the disk, the unpacked layers above all: without it, those are unpacked again after the
+    /// machine has started anew. It takes as long as the disk does, and is nothing when no layer is new.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let layers = std::mem::take(&mut *lock(&self.unflushed));
+        if layers.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.lock).map_err(|error| StoreError::io(&self.dir)(error.into()))?;
+        for chain in layers {
+            // It may have been pruned meanwhile.
+            let _ = fs::remove_file(self.layer_path(&chain)?.join("boot"));
+        }
+        Ok(())
     }
 
     /// Keeps a layer: its blob and its unpacked files, which are moved.
@@ -235,8 +282,19 @@ impl Store {
         fs::rename(folder, whole.join("fs")).map_err(StoreError::io(folder))?;
         let text = serde_json::to_vec(layer).expect("texts and numbers are JSON");
         fs::write(whole.join("layer.json"), text).map_err(StoreError::io(&whole))?;
+        fs::write(whole.join("boot"), &self.boot).map_err(StoreError::io(&whole))?;
+        // One process at a time: what is replaced below must not be what another has just put there.
+        let layers = self.dir.join("layers");
+        let turn = fs::File::open(&layers).and_then(|folder| folder.lock().map(|()| folder));
+        let _turn = turn.map_err(StoreError::io(&layers))?;
+        if path.exists() && !self.is_trusted(&path) {
+            fs::rename(&path, scratch.path().join("damaged")).map_err(StoreError::io(&path))?;
+        }
         match fs::rename(&whole, &path) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                lock(&self.unflushed).insert(chain.to_owned());
+                Ok(())
+            }
             // Another build has made the same; but its blob may have been another, or be gone.
             Err(error)
                 if matches!(

@@ -128,9 +128,11 @@ impl Store {
 
     fn prune_alone(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
         let removed = self.unneeded(keep, since)?;
-        self.journal()
-            .change(|_| (removed.images.iter().map(|id| Change::Gone { id: id.clone() }).collect(), ()))?;
-        self.write_index()?;
+        // On a full disk nothing can be written before something is gone: images without their blobs are none either.
+        let told = match self.forget(&removed) {
+            Err(error) if error.is_disk_full() => false,
+            told => told.map(|()| true)?,
+        };
         for key in &removed.steps {
             remove(&self.dir.join("steps").join(key))?;
         }
@@ -155,7 +157,17 @@ impl Store {
         for digest in &removed.blobs {
             remove(&self.dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:")))?;
         }
+        if !told {
+            self.forget(&removed)?;
+        }
         Ok(Pruned { removed, folders, scratch })
+    }
+
+    /// Takes images out of the journal and the index.
+    fn forget(&self, removed: &Unneeded) -> Result<(), StoreError> {
+        let gone = || removed.images.iter().map(|id| Change::Gone { id: id.clone() }).collect();
+        self.journal().change(|_| (gone(), ()))?;
+        self.write_index()
     }
 }
 

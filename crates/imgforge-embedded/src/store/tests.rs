@@ -199,3 +199,32 @@ fn chain_ids_are_those_of_the_specification() {
     assert_eq!(chain_id(Some(&a), &a), format!("sha256:{expected}"));
     assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
 }
+
+#[test]
+fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
+    let place = place();
+    let store = Store::open(&place.1).unwrap();
+    let record = layered(&store, &["a", "b"], Compression::Gzip);
+    let chains = [
+        record.layers[0].diff_id.clone(),
+        chain_id(Some(&record.layers[0].diff_id), &record.layers[1].diff_id),
+    ];
+    assert!(chains.iter().all(|chain| store.folder(chain).is_some()));
+    // As if the machine had started anew: nothing can be trusted, and what is adopted takes its place.
+    for chain in &chains {
+        fs::write(store.layer_path(chain).unwrap().join("boot"), "another\n").unwrap();
+    }
+    assert_eq!(store.folder(&chains[0]), None);
+    let scratch = store.scratch().unwrap();
+    let folder = scratch.path().join("again");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("whole"), "x").unwrap();
+    store.adopt_folder(&folder, &record.layers[0], &chains[0]).unwrap();
+    assert!(store.folder(&chains[0]).unwrap().join("whole").exists());
+    store.flush().unwrap();
+    assert!(!store.layer_path(&chains[0]).unwrap().join("boot").exists());
+    assert!(store.folder(&chains[0]).is_some());
+    // What cannot be read is as if it were of another boot.
+    fs::write(store.layer_path(&chains[0]).unwrap().join("boot"), "").unwrap();
+    assert_eq!(store.folder(&chains[0]), None);
+}
