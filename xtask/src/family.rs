@@ -86,7 +86,8 @@ impl Family {
         self.builds(slots, |n| self.docker_build(n))
     }
 
-    /// `buildah build` of every image, with its cache of layers and its storage in `storage`; see
+    /// `buildah build` of every image, with its cache of layers and its storage in `storage`, in its quickest isolation,
+    /// which has the host's network; see
     /// [`builds`](Self::builds).
     pub(crate) fn buildah_builds(&self, slots: usize, storage: &Path) -> Result<()> {
         self.builds(slots, |n| self.buildah_build(n, storage))
@@ -144,7 +145,7 @@ impl Family {
             .arg("--runroot")
             .arg(storage.join("run"))
             .args(["--storage-driver", "overlay", "build", "-q", "--layers", "--isolation", "chroot"])
-            .args(["--network", "none", "--pull-never", "-t", &self.plain_reference(n), "-f"])
+            .args(["--network", "host", "--pull-never", "-t", &self.plain_reference(n), "-f"])
             .arg(self.dir(n).join("Dockerfile.plain"))
             .arg(self.dir(n))
             .stdout(Stdio::null())

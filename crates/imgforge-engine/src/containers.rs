@@ -150,6 +150,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// What runs images.
 pub trait Containers: Send + Sync {
+    /// Whether a container goes on when the process that has started it has ended.
+    fn keeps_containers(&self) -> bool {
+        true
+    }
+
     /// Starts a container. One that cannot be started is removed again.
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>>;
 

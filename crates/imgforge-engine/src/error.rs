@@ -32,8 +32,8 @@ pub enum Error {
         /// What is wrong, and what to do.
         message: String,
     },
-    /// The daemon refuses.
-    #[error("the Docker daemon says: {message}")]
+    /// The engine refuses what was asked of it.
+    #[error("the engine refuses: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -109,8 +109,8 @@ pub enum BuildError {
     /// It was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// The daemon's disk is full.
-    #[error("the Docker daemon has no space left on its disk; `docker system df` shows what takes it")]
+    /// The engine's disk is full.
+    #[error("the engine has no space left on its disk")]
     NoSpace,
     /// The engine failed.
     #[error(transparent)]

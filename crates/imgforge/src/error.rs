@@ -112,6 +112,9 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A container cannot go on by itself.
+    #[error("a container of the embedded engine ends with the command that has started it, so it cannot be detached")]
+    Detach,
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -131,6 +134,7 @@ impl Error {
             | Self::NoRegistry
             | Self::NoPromotion { .. }
             | Self::NotBuilt { .. }
+            | Self::Detach
             | Self::StaleLock(_)
             | Self::NotLocked { .. } => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
@@ -167,6 +171,7 @@ impl Error {
             Self::NotTested { .. } => {
                 Some("`imgforge build --push` builds, tests, pushes and promotes".into())
             }
+            Self::Detach => Some("leave --detach out and run it in another terminal, or run it in Docker: `imgforge load`".into()),
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),

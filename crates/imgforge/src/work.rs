@@ -25,7 +25,7 @@ use crate::testing::{Stopped, Subject, TestRecord, Tester};
 use crate::{Error, Session};
 
 /// What to do when the engine's disk is full.
-const MAKE_ROOM: &str = "make room where Docker keeps its images, for example: docker image prune";
+const MAKE_ROOM: &str = "make room where the engine keeps its images: imgforge prune, or docker image prune";
 
 /// Why a target could not be built, or what its tests have found, for people. A target may have several.
 #[derive(Debug, Clone)]

@@ -71,6 +71,10 @@ enum Problem {
 }
 
 impl Containers for Embedded {
+    fn keeps_containers(&self) -> bool {
+        false
+    }
+
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>> {
         async move {
             let (record, container) = self.prepare(request).await?;

@@ -11,7 +11,7 @@ use clap::Args;
 use imgforge::core::manifest::Log;
 use imgforge::core::name::ImageName;
 use imgforge::core::services::Services;
-use imgforge::engine::Containers;
+use imgforge::engine::Host;
 use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
 use imgforge::report::{clean, human_duration};
 use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
@@ -143,6 +143,9 @@ impl Run {
         global: &Global,
     ) -> Result<u8, Error> {
         let engine = session.engine().await?;
+        if self.detach && !engine.keeps_containers() {
+            return Err(Error::Detach);
+        }
         let started = engine.start(request).await?;
         if !global.quiet {
             tell(image, &started, self.detach);
@@ -170,7 +173,7 @@ impl Run {
 
 /// Shows the container's output to its end. `cancel` stops it in order, `kill` at once.
 async fn follow(
-    engine: &dyn Containers,
+    engine: &dyn Host,
     id: &str,
     sink: OutputSink,
     grace: Duration,
