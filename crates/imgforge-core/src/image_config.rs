@@ -1,6 +1,8 @@
 //! The configuration of an image: what the OCI image specification says ("OCI Image Configuration"), and what Docker
 //! has beside it ("Docker Image Specification v1.3": `Healthcheck`, `OnBuild`, `Shell`).
 
+#![allow(clippy::zero_sized_map_values, reason = "Go's sets are JSON objects with empty values")]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

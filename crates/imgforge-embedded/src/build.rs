@@ -48,6 +48,9 @@ impl State {
     }
 }
 
+/// What a step has given: its layer, if it has changed something.
+struct Known(Option<Layer>);
+
 /// What all steps of a build share.
 struct Builder<'a> {
     engine: &'a Embedded,
@@ -114,7 +117,7 @@ pub(crate) async fn build(
     }
     let last = needed.last().and_then(|last| builder.stages.remove(last)).map(|(_, state)| state);
     let last = last.ok_or_else(|| BuildError::Refused { message: "there is no stage".into() })?;
-    builder.finish(last).await
+    builder.finish(last)
 }
 
 impl Builder<'_> {
@@ -191,7 +194,7 @@ impl Builder<'_> {
         let key = key(action, &inputs);
         // Two images with the same step on the same files carry it out once.
         let _turn = self.engine.turn(&key).await;
-        if let Some(layer) = self.known(&key, state)? {
+        if let Some(Known(layer)) = self.known(&key)? {
             tell(true);
             return Ok(layer);
         }
@@ -205,12 +208,11 @@ impl Builder<'_> {
     }
 
     /// What a step has given before, if that is still there.
-    fn known(&self, key: &StepKey, _state: &State) -> Result<Option<Option<Layer>>, BuildError> {
-        let Some(remembered) = self.engine.store.step(key.as_str()).map_err(store_error)? else {
-            return Ok(None);
-        };
-        let Some(chain) = remembered.chain else { return Ok(Some(None)) };
-        Ok(self.engine.store.layer(&chain).map_err(store_error)?.map(Some))
+    fn known(&self, key: &StepKey) -> Result<Option<Known>, BuildError> {
+        let store = &self.engine.store;
+        let Some(remembered) = store.step(key.as_str()).map_err(store_error)? else { return Ok(None) };
+        let Some(chain) = remembered.chain else { return Ok(Some(Known(None))) };
+        Ok(store.layer(&chain).map_err(store_error)?.map(|layer| Known(Some(layer))))
     }
 
     async fn carry_out(
@@ -435,7 +437,7 @@ impl Builder<'_> {
     }
 
     /// Writes the image.
-    async fn finish(self, mut state: State) -> Result<BuiltImage, BuildError> {
+    fn finish(self, mut state: State) -> Result<BuiltImage, BuildError> {
         state.config.created = Some(self.created());
         state.config.rootfs.diff_ids = state.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         if !self.request.labels.is_empty() {

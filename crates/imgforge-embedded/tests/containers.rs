@@ -1,5 +1,7 @@
 //! Containers of the embedded engine: busybox, built by it, and run by its workers.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -216,7 +218,7 @@ async fn programs_join_a_container_and_see_what_it_sees() {
     let other = open(&bench.path(), WORKER.as_ref());
     let found = other.find("joined").await.unwrap().unwrap();
     assert_eq!((found.id.as_str(), found.image.as_deref()), (started.id.as_str(), Some("app")));
-    assert_eq!(other.running(Some("app")).await.unwrap(), [found.clone()]);
+    assert_eq!(other.running(Some("app")).await.unwrap(), std::slice::from_ref(&found));
     assert_eq!(other.running(Some("none")).await.unwrap(), []);
     assert_eq!(other.exec(&started.id[..12], &["hostname"]).await.unwrap().stdout, format!("{host}\n"));
     other.stop("joined", Duration::from_secs(10)).await.unwrap();

@@ -1,5 +1,7 @@
 //! Workers carry real steps out: busybox in a sandbox, on overlay mounts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::{Arc, Mutex};
 
 use camino::{Utf8Path, Utf8PathBuf};

@@ -113,7 +113,9 @@ pub enum Error {
         error: std::io::Error,
     },
     /// A container cannot go on by itself.
-    #[error("a container of the embedded engine ends with the command that has started it, so it cannot be detached")]
+    #[error(
+        "a container of the embedded engine ends with the command that has started it, so it cannot be detached"
+    )]
     Detach,
     /// Ctrl-C.
     #[error("interrupted")]
@@ -138,13 +140,13 @@ impl Error {
             | Self::StaleLock(_)
             | Self::NotLocked { .. } => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
-            Self::Engine(imgforge_engine::Error::Embedded { .. }) => 1,
-            Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
-            Self::Io { .. }
+            Self::Engine(imgforge_engine::Error::Embedded { .. })
+            | Self::Io { .. }
             | Self::ContentTag { .. }
             | Self::NotTested { .. }
             | Self::NotPushed { .. }
             | Self::Archive { .. } => 1,
+            Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Interrupted => 130,
         }
     }
@@ -171,7 +173,10 @@ impl Error {
             Self::NotTested { .. } => {
                 Some("`imgforge build --push` builds, tests, pushes and promotes".into())
             }
-            Self::Detach => Some("leave --detach out and run it in another terminal, or run it in Docker: `imgforge load`".into()),
+            Self::Detach => Some(
+                "leave --detach out and run it in another terminal, or run it in Docker: `imgforge load`"
+                    .into(),
+            ),
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),

@@ -172,10 +172,10 @@ impl Builder {
         let id = lock(&self.ids).get(name).cloned().unwrap_or_else(|| job.content_reference.clone());
         if let (Some(testing), Some(subject)) = (&self.tests, &job.subject) {
             let (record, fingerprint) = (&testing.record, job.prepared.target.fingerprint);
-            let results = match same_as.iter().any(|before| record.passed(*before, subject.hash)) {
-                // The same files have passed the same tests.
-                true => Vec::new(),
-                false => testing.tester.test(subject, &id, &cancel).await?,
+            let results = if same_as.iter().any(|before| record.passed(*before, subject.hash)) {
+                Vec::new()
+            } else {
+                testing.tester.test(subject, &id, &cancel).await?
             };
             if results.iter().any(|result| !result.passed()) {
                 let mut causes = self.causes(name);
@@ -246,9 +246,10 @@ impl Builder {
             Some(base) => self.size_of(base).await,
             None => 0,
         };
-        let outcome = match built.same_as.is_empty() {
-            true => Outcome::Built { size: built.size, added: built.size.saturating_sub(base) },
-            false => Outcome::Same { size: built.size },
+        let outcome = if built.same_as.is_empty() {
+            Outcome::Built { size: built.size, added: built.size.saturating_sub(base) }
+        } else {
+            Outcome::Same { size: built.size }
         };
         Ok((outcome, built.same_as))
     }

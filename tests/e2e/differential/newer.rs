@@ -8,7 +8,9 @@ use super::tree::Tree;
 use super::{Engines, block_on, build};
 
 /// A Dockerfile on the base, and paths with what they are, as [`Tree::says`] tells it. `None`: it is not there.
-const CASES: &[(&str, &[(&str, Option<&str>)])] = &[
+type Case = (&'static str, &'static [(&'static str, Option<&'static str>)]);
+
+const CASES: &[Case] = &[
     ("RUN <<EOF\necho one > /x\necho two >> /x\nEOF", &[("x", Some(r#"file "one\ntwo\n" 0644 0:0"#))]),
     (
         "RUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"awk\" > \"/x\" }\nEOF",

@@ -74,7 +74,7 @@ impl Tree {
             let owner = (header.uid().unwrap(), header.gid().unwrap());
             let kind = header.entry_type();
             let device = (header.device_major().ok().flatten(), header.device_minor().ok().flatten());
-            let target = entry.link_name_bytes().map(|target| target.into_owned());
+            let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
             let mut xattrs = BTreeMap::new();
             for extension in entry.pax_extensions().unwrap().into_iter().flatten() {
                 let extension = extension.unwrap();

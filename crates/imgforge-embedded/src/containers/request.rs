@@ -45,7 +45,7 @@ impl Embedded {
         let mut volumes =
             request.volumes.iter().map(|text| self.volume(text)).collect::<Result<Vec<_>, _>>()?;
         let mut own_volumes = Vec::new();
-        for target in settings.volumes.into_iter().flat_map(BTreeMap::into_keys) {
+        for target in settings.volumes.unwrap_or_default().into_keys() {
             let same = |other: &str| other.trim_end_matches('/') == target.trim_end_matches('/');
             if volumes.iter().any(|volume| same(&volume.target))
                 || request.tmpfs.iter().any(|path| same(path))

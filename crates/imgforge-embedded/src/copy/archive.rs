@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, OFlags};
 use tar::EntryType;
 
-use super::target::{Change, Target, copy_all};
+use super::target::{self, Change, Target, copy_all};
 use super::tree::{self, Meta, Reader, Source, names};
 
 /// An archive that can be read.
@@ -80,8 +80,7 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
         let Some(meta) = meta(&entry)? else { continue };
         let clean = clean(&path);
         let Some(name) = clean.file_name() else { continue };
-        let parent =
-            parents(&root, &view, clean.parent().unwrap_or(Path::new("")), target).map_err(|e| at(&e))?;
+        let parent = parents(&root, &view, clean.parent().unwrap_or(Path::new(""))).map_err(|e| at(&e))?;
         let attributes = attributes(&mut entry)?;
         let place = parent.1.join(name);
         let parent = parent.0;
@@ -89,12 +88,12 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
         match (there, meta.kind) {
             (None, _) | (Some(FileType::Directory), FileType::Directory) => {}
             (Some(FileType::Directory), _) => remove_all(&parent, name).map_err(|error| at(&error))?,
-            (Some(_), _) => target.clear(parent.as_fd(), name).map_err(|error| at(&error))?,
+            (Some(_), _) => target::clear(parent.as_fd(), name).map_err(|error| at(&error))?,
         }
         let fd = parent.as_fd();
         match entry.header().entry_type() {
             EntryType::Directory => {
-                target.make_folder(fd, name).map_err(|error| at(&error))?;
+                target::make_folder(fd, name).map_err(|error| at(&error))?;
                 times.push((place.clone(), meta.clone()));
             }
             EntryType::Symlink => {
@@ -112,17 +111,17 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
                 continue;
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                target.make_node(fd, name, &meta).map_err(|error| at(&error))?;
+                target::make_node(fd, name, &meta).map_err(|error| at(&error))?;
             }
-            _ => copy_all(&mut entry, &mut target.create(fd, name)?).map_err(|error| at(&error))?,
+            _ => copy_all(&mut entry, &mut target::create(fd, name)?).map_err(|error| at(&error))?,
         }
-        target.set_attributes(fd, name, &attributes)?;
-        target.set_meta(fd, name, &meta, Change::default()).map_err(|error| at(&error))?;
+        target::set_attributes(fd, name, &attributes)?;
+        target::set_meta(fd, name, &meta, Change::default()).map_err(|error| at(&error))?;
     }
     // A folder's time is that of the archive also after files were put into it.
     for (path, meta) in times.iter().rev() {
         let parent = tree::open_in(root.as_fd(), path.parent().unwrap_or(Path::new("")), OFlags::RDONLY)?;
-        target.set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, Change::default())?;
+        target::set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, Change::default())?;
     }
     Ok(())
 }
@@ -183,18 +182,13 @@ fn clean(path: &Path) -> PathBuf {
 }
 
 /// Opens the folder that something goes into, and makes what is missing of it. Its path is without links then.
-fn parents(
-    root: &OwnedFd,
-    view: &Source<'_>,
-    path: &Path,
-    target: &Target,
-) -> io::Result<(OwnedFd, PathBuf)> {
+fn parents(root: &OwnedFd, view: &Source<'_>, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let resolved = view.resolve(path)?;
     let mut done = PathBuf::new();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let mut folder = tree::open_in(root.as_fd(), &done, flags)?;
     for name in names(&resolved) {
-        if target.make_folder(folder.as_fd(), &name)? {
+        if target::make_folder(folder.as_fd(), &name)? {
             rustix::fs::chmodat(&folder, &name, rustix::fs::Mode::from_raw_mode(0o755), AtFlags::empty())?;
         }
         done.push(&name);

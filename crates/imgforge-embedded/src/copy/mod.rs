@@ -198,10 +198,10 @@ impl Copier<'_> {
     ) -> io::Result<()> {
         let (folder, name) = self.place(name, to, is_folder)?;
         let parent = self.target.folder(&folder)?;
-        self.target.clear(parent.as_fd(), &name)?;
-        self.target.write(parent.as_fd(), &name, bytes)?;
+        target::clear(parent.as_fd(), &name)?;
+        target::write(parent.as_fd(), &name, bytes)?;
         let owner = Some(self.change.owner.unwrap_or((0, 0)));
-        self.target.set_meta(parent.as_fd(), &name, meta, Change { owner, ..self.change })
+        target::set_meta(parent.as_fd(), &name, meta, Change { owner, ..self.change })
     }
 
     /// The content of a folder into another, which is made if it is not there.
@@ -217,8 +217,8 @@ impl Copier<'_> {
         self.content(from, Path::new(""), folder.as_fd())?;
         if let (true, Some(name)) = (is_new, resolved.file_name()) {
             let parent = self.target.folder(resolved.parent().unwrap_or(Path::new("")))?;
-            self.target.set_attributes(parent.as_fd(), name, &self.source.attributes(from)?)?;
-            self.target.set_meta(parent.as_fd(), name, meta, self.change)?;
+            target::set_attributes(parent.as_fd(), name, &self.source.attributes(from)?)?;
+            target::set_meta(parent.as_fd(), name, meta, self.change)?;
         }
         Ok(())
     }
@@ -238,15 +238,15 @@ impl Copier<'_> {
                     .map_err(|error| tree::with_path(&error, &format!("/{}", path.display())))?;
                 continue;
             }
-            self.target.make_folder(to, &name)?;
+            target::make_folder(to, &name)?;
             let folder = tree::open_in(
                 to,
                 Path::new(&name),
                 rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY,
             )?;
             self.content(&path, &below, folder.as_fd())?;
-            self.target.set_attributes(to, &name, &self.source.attributes(&path)?)?;
-            self.target.set_meta(to, &name, &meta, self.change)?;
+            target::set_attributes(to, &name, &self.source.attributes(&path)?)?;
+            target::set_meta(to, &name, &meta, self.change)?;
         }
         Ok(())
     }
@@ -261,7 +261,7 @@ impl Copier<'_> {
         if meta.kind == FileType::Socket {
             return Ok(());
         }
-        self.target.clear(to, name)?;
+        target::clear(to, name)?;
         if let Some(id) = meta.linked {
             if let Some(first) = self.linked.get(&id) {
                 rustix::fs::linkat(rustix::fs::CWD, first, to, name, AtFlags::empty())?;
@@ -271,14 +271,14 @@ impl Copier<'_> {
             self.linked.insert(id, std::fs::read_link(tree::own(to))?.join(name));
         }
         match meta.kind {
-            FileType::RegularFile => self.target.write(to, name, &mut self.source.open(from)?)?,
+            FileType::RegularFile => target::write(to, name, &mut self.source.open(from)?)?,
             FileType::Symlink => rustix::fs::symlinkat(self.source.link(from)?, to, name)?,
-            _ => self.target.make_node(to, name, meta)?,
+            _ => target::make_node(to, name, meta)?,
         }
         if meta.kind != FileType::Symlink {
-            self.target.set_attributes(to, name, &self.source.attributes(from)?)?;
+            target::set_attributes(to, name, &self.source.attributes(from)?)?;
         }
-        self.target.set_meta(to, name, meta, self.change)
+        target::set_meta(to, name, meta, self.change)
     }
 
     fn is_excluded(&self, below: &Path) -> bool {

@@ -70,7 +70,7 @@ impl Target {
             let parent = self.folder(&done)?;
             done.push(&name);
             if !self.follow && self.view.meta(&done).is_ok_and(|meta| meta.kind != FileType::Directory) {
-                self.clear(parent.as_fd(), &name)?;
+                clear(parent.as_fd(), &name)?;
             }
             match rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
@@ -84,7 +84,7 @@ impl Target {
                         rdev: 0,
                         linked: None,
                     };
-                    self.set_meta(parent.as_fd(), &name, &meta, Change::default())?;
+                    set_meta(parent.as_fd(), &name, &meta, Change::default())?;
                 }
                 Err(Errno::EXIST) if self.view.meta(&done)?.kind == FileType::Directory => {}
                 Err(Errno::EXIST) => {
@@ -101,97 +101,89 @@ impl Target {
         open_in(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|error| tree::with_path(&error, &format!("/{}", path.display())))
     }
+}
 
-    /// Makes way for something that is no folder.
-    pub(super) fn clear(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) => Err(io::Error::other(format!(
-                "{} is a folder there, and cannot be replaced by a file",
-                name.display()
-            ))),
-            Err(error) => Err(error.into()),
-        }
+/// Makes way for something that is no folder.
+pub(super) fn clear(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => Err(io::Error::other(format!(
+            "{} is a folder there, and cannot be replaced by a file",
+            name.display()
+        ))),
+        Err(error) => Err(error.into()),
     }
+}
 
-    /// Makes a folder, or takes the one that is there. Whether it is new.
-    pub(super) fn make_folder(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
-        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => {
-                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    return Ok(false);
-                }
-                Err(io::Error::other(format!("{} is no folder there", name.display())))
+/// Makes a folder, or takes the one that is there. Whether it is new.
+pub(super) fn make_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => {
+            let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                return Ok(false);
             }
-            Err(error) => Err(error.into()),
+            Err(io::Error::other(format!("{} is no folder there", name.display())))
         }
+        Err(error) => Err(error.into()),
     }
+}
 
-    /// Writes a regular file.
-    pub(super) fn write(&self, parent: BorrowedFd<'_>, name: &OsStr, from: &mut Reader) -> io::Result<()> {
-        let mut file = self.create(parent, name)?;
-        // What need not be looked at is copied inside the kernel.
-        match from.file() {
-            Some(source) => drop(io::copy(&mut &*source, &mut file)?),
-            None => copy_all(from, &mut file)?,
-        }
-        Ok(())
+/// Writes a regular file.
+pub(super) fn write(parent: BorrowedFd<'_>, name: &OsStr, from: &mut Reader) -> io::Result<()> {
+    let mut file = create(parent, name)?;
+    // What need not be looked at is copied inside the kernel.
+    match from.file() {
+        Some(source) => drop(io::copy(&mut &*source, &mut file)?),
+        None => copy_all(from, &mut file)?,
     }
+    Ok(())
+}
 
-    /// Makes an empty file that is not there yet.
-    pub(super) fn create(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
-    }
+/// Makes an empty file that is not there yet.
+pub(super) fn create(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
+}
 
-    /// Makes what is neither a file nor a folder nor a link.
-    pub(super) fn make_node(&self, parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
-        rustix::fs::mknodat(parent, name, meta.kind, Mode::from_raw_mode(0o600), meta.rdev)?;
-        Ok(())
-    }
+/// Makes what is neither a file nor a folder nor a link.
+pub(super) fn make_node(parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
+    rustix::fs::mknodat(parent, name, meta.kind, Mode::from_raw_mode(0o600), meta.rdev)?;
+    Ok(())
+}
 
-    /// Gives a path its owner, mode and time, in this order: a change of owner takes setuid bits away.
-    pub(super) fn set_meta(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &OsStr,
-        meta: &Meta,
-        change: Change,
-    ) -> io::Result<()> {
-        let (uid, gid) = change.owner.unwrap_or((meta.uid, meta.gid));
-        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| unmapped(error, name, uid, gid))?;
-        if meta.kind != FileType::Symlink {
-            let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
-        }
-        let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1 };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(())
+/// Gives a path its owner, mode and time, in this order: a change of owner takes setuid bits away.
+pub(super) fn set_meta(parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta, change: Change) -> io::Result<()> {
+    let (uid, gid) = change.owner.unwrap_or((meta.uid, meta.gid));
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|error| unmapped(error, name, uid, gid))?;
+    if meta.kind != FileType::Symlink {
+        let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
+        rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
     }
+    let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
 
-    /// Gives a path extended attributes. What this file system does not take is left out, as BuildKit does.
-    pub(super) fn set_attributes(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &OsStr,
-        attributes: &[(Vec<u8>, Vec<u8>)],
-    ) -> io::Result<()> {
-        if attributes.is_empty() {
-            return Ok(());
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-        for (name, value) in attributes {
-            let _ =
-                rustix::fs::setxattr(own(fd.as_fd()), OsStr::from_bytes(name), value, XattrFlags::empty());
-        }
-        Ok(())
+/// Gives a path extended attributes. What this file system does not take is left out, as BuildKit does.
+pub(super) fn set_attributes(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    attributes: &[(Vec<u8>, Vec<u8>)],
+) -> io::Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
     }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    for (name, value) in attributes {
+        let _ = rustix::fs::setxattr(own(fd.as_fd()), OsStr::from_bytes(name), value, XattrFlags::empty());
+    }
+    Ok(())
 }
 
 /// A user namespace with few ids refuses others with `EINVAL`.

@@ -32,7 +32,7 @@ pub(super) fn mount(root: &Root) -> io::Result<()> {
             Ok(()) => {}
             // In a user namespace no device can be made, but the host's can be shown.
             Err(Errno::PERM) => {
-                root.bind(Path::new(&format!("/dev/{name}")), &format!("/dev/{name}"), false)?
+                root.bind(Path::new(&format!("/dev/{name}")), &format!("/dev/{name}"), false)?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -185,7 +185,7 @@ fn mask(root: &Root, path: &str) -> io::Result<()> {
 
 /// A path below a root as this process, which is not in it yet, reaches it.
 fn spelled(root: &Root, path: &str) -> io::Result<PathBuf> {
-    Ok(std::fs::read_link(place::own(&root.at(path)?))?)
+    std::fs::read_link(place::own(&root.at(path)?))
 }
 
 fn enter_workdir(path: &str) -> io::Result<()> {

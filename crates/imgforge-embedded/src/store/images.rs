@@ -191,9 +191,12 @@ impl Store {
     /// Those of the disk.
     pub fn tag(&self, id: &str, reference: &str) -> Result<(), StoreError> {
         let reference = whole(reference);
-        self.journal().change(|journal| match journal.named(&reference) == Some(id) {
-            true => (Vec::new(), ()),
-            false => (vec![Change::Name { reference, id: id.to_owned() }], ()),
+        self.journal().change(|journal| {
+            if journal.named(&reference) == Some(id) {
+                (Vec::new(), ())
+            } else {
+                (vec![Change::Name { reference, id: id.to_owned() }], ())
+            }
         })
     }
 
@@ -207,9 +210,10 @@ impl Store {
             let changes = match journal.named(&whole) {
                 Some(id) => {
                     let is_last = journal.names().values().filter(|named| *named == id).count() == 1;
-                    match is_last {
-                        true => vec![Change::Gone { id: id.to_owned() }],
-                        false => vec![Change::Unname { reference: whole }],
+                    if is_last {
+                        vec![Change::Gone { id: id.to_owned() }]
+                    } else {
+                        vec![Change::Unname { reference: whole }]
                     }
                 }
                 None if journal.image(reference).is_some() && !journal.with_names().contains(reference) => {

@@ -192,9 +192,12 @@ fn parse(mounts: &str, own: &str) -> Vec<Hierarchy> {
         }
         let controllers: Vec<String> =
             if is_new { Vec::new() } else { options.split(',').map(str::to_owned).collect() };
-        let is_ours = |names: &str| match is_new {
-            true => names.is_empty(),
-            false => names.split(',').any(|name| controllers.iter().any(|one| one == name)),
+        let is_ours = |names: &str| {
+            if is_new {
+                names.is_empty()
+            } else {
+                names.split(',').any(|name| controllers.iter().any(|one| one == name))
+            }
         };
         let path = own.lines().find_map(|line| {
             let (names, path) = line.split_once(':')?.1.split_once(':')?;

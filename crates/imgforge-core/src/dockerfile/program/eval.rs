@@ -189,9 +189,8 @@ impl<'a> Evaluator<'a> {
             }
             hidden = line.mounts.iter().filter_map(|mount| mount.secret_variable()).collect();
         }
-        let lookup = |name: &str| match hidden.contains(&name) {
-            true => Value::Set("****".into()),
-            false => self.scope.lookup(name),
+        let lookup = |name: &str| {
+            if hidden.contains(&name) { Value::Set("****".into()) } else { self.scope.lookup(name) }
         };
         let text = match instruction.kind {
             Kind::Run(_) | Kind::Copy(_) | Kind::Workdir(_) => {
@@ -541,9 +540,10 @@ impl<'a> Evaluator<'a> {
             || matches!(written.as_str(), "" | ".")
             || written.ends_with('/')
             || written.ends_with("/.");
-        let mut path = match written.starts_with('/') {
-            true => golang::clean(&written),
-            false => golang::join(&self.current_dir().ok_or_else(Missing::unknown)?, &written),
+        let mut path = if written.starts_with('/') {
+            golang::clean(&written)
+        } else {
+            golang::join(&self.current_dir().ok_or_else(Missing::unknown)?, &written)
         };
         if is_folder && path != "/" {
             path.push('/');

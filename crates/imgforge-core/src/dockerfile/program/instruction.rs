@@ -449,7 +449,7 @@ fn healthcheck(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<Healthcheck> {
         "NONE" => return Err(problem(raw.span, "HEALTHCHECK NONE takes nothing after it", None)),
         "CMD" => match json(raw, rest)? {
             Some(list) if !list.is_empty() => {
-                check.test = ["CMD".to_owned()].into_iter().chain(list).collect()
+                check.test = ["CMD".to_owned()].into_iter().chain(list).collect();
             }
             None if !rest.is_empty() => check.test = vec!["CMD-SHELL".into(), rest.to_owned()],
             _ => return Err(problem(raw.span, "HEALTHCHECK CMD needs a command", None)),

@@ -564,7 +564,7 @@ impl Stage {
                         MountKind::Bind { from, .. } => Some(from),
                         MountKind::Cache { from, .. } => from.as_ref(),
                         MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
-                    }))
+                    }));
                 }
                 Some(Action::Workdir { .. }) | None => {}
             }

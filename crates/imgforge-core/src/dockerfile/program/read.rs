@@ -249,7 +249,7 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), S
         let Some(mut heredoc) = heredoc(&word)? else { continue };
         let start = lines.at;
         let mut end = None;
-        while let Some((_, at, line)) = lines.next() {
+        for (_, at, line) in lines.by_ref() {
             let line = line.trim_end_matches(['\r', '\n']);
             let bare = if heredoc.strip_tabs { line.trim_start_matches('\t') } else { line };
             if bare == heredoc.name {
@@ -259,7 +259,7 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), S
             }
         }
         let Some(end) = end else { return Err(format!("the heredoc \"{}\" has no end", heredoc.name)) };
-        heredoc.content = lines.text[start..end].to_owned();
+        heredoc.content.push_str(&lines.text[start..end]);
         found.push(heredoc);
     }
     Ok((found, last))
@@ -318,7 +318,8 @@ fn directives(text: &str, at: usize, problems: &mut Vec<ParseProblem>) -> char {
             problem(format!("there are two directives {key}"), "one is enough");
         }
         match (key.as_str(), value) {
-            ("escape", "\\") => {}
+            // What BuildKit's linter looks at says nothing to an engine.
+            ("escape", "\\") | ("check", _) => {}
             ("escape", "`") => escape = '`',
             ("escape", _) => problem(format!("{value} cannot escape"), "`escape` takes \\ or `"),
             ("syntax", _) if is_our_syntax(value) => {}
@@ -326,8 +327,6 @@ fn directives(text: &str, at: usize, problems: &mut Vec<ParseProblem>) -> char {
                 format!("{value} is a syntax of its own, which is not known here"),
                 "this engine reads docker/dockerfile",
             ),
-            // What BuildKit's linter looks at.
-            ("check", _) => {}
             _ => break,
         }
         seen.push(key);

@@ -4,6 +4,7 @@ use super::super::Below;
 use super::{image, last, program, settings};
 use crate::image_config::{Healthcheck, ImageConfig, Settings};
 
+#[expect(clippy::unnecessary_wraps, reason = "what it is compared with")]
 fn list(words: &[&str]) -> Option<Vec<String>> {
     Some(words.iter().map(|word| (*word).to_owned()).collect())
 }

@@ -33,7 +33,7 @@ fn read_and_evaluate(text: &str) -> Result<(), TestCaseError> {
                         prop_assert!(copy.sources.len() == 1 || copy.target.ends_with('/'));
                     }
                     Some(Action::Run(run)) => {
-                        prop_assert!(run.workdir.starts_with('/') && !run.argv.is_empty())
+                        prop_assert!(run.workdir.starts_with('/') && !run.argv.is_empty());
                     }
                     Some(Action::Workdir { path, .. }) => prop_assert!(path.starts_with('/')),
                     None => {}
@@ -159,9 +159,10 @@ fn instruction() -> impl Strategy<Value = String> {
         pairs.clone().prop_map(|pairs| format!("ARG {pairs}")),
         pairs.prop_map(|pairs| format!("label {pairs}")),
         (mount, "[a-z $'&|;]{1,12}x").prop_map(|(mount, line)| format!("RUN {mount}{}", line.trim())),
-        (mount_free_heredoc(), any::<bool>()).prop_map(|(body, quoted)| match quoted {
-            true => format!("RUN <<'EOF'\n{body}EOF"),
-            false => format!("COPY <<EOF <<-two /d/\n{body}EOF\n\t{body}two"),
+        (mount_free_heredoc(), any::<bool>()).prop_map(|(body, quoted)| if quoted {
+            format!("RUN <<'EOF'\n{body}EOF")
+        } else {
+            format!("COPY <<EOF <<-two /d/\n{body}EOF\n\t{body}two")
         }),
         (copy_flags, proptest::collection::vec(path(), 1..4), path())
             .prop_map(|(flags, sources, target)| format!("COPY {flags}{} {target}", sources.join(" "))),
