@@ -261,3 +261,58 @@ fn a_container_runs_answers_and_stops_without_a_daemon() {
     let built = run(&family, &["build"]).ok();
     assert!(built.stderr.contains("1 test"), "{}", built.stderr);
 }
+
+/// Every image's digest of a family, by name.
+fn digests(workspace: &TestWorkspace) -> std::collections::BTreeMap<String, String> {
+    let index = std::fs::read_to_string(workspace.root().join(".imgforge/store/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let entries = index["manifests"].as_array().unwrap().iter();
+    let pair = |entry: &serde_json::Value| {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        (text(&entry["annotations"]["org.opencontainers.image.ref.name"]), text(&entry["digest"]))
+    };
+    entries.map(pair).collect()
+}
+
+#[test]
+fn the_example_family_is_the_same_on_every_machine_and_answers_without_a_daemon() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let family = TestWorkspace::copy_of(root);
+    run(&family, &["build"]).ok();
+    let first = digests(&family);
+    assert!(first.len() >= 18, "{first:?}");
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let publish = format!("{port}:80");
+    let mut child = command(&family, &["run", "guestbook", "-p", &publish])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut answer = String::new();
+    for _ in 0..300 {
+        std::thread::sleep(Duration::from_millis(100));
+        answer = get(port).unwrap_or_default();
+        if answer.contains("guestbook") {
+            break;
+        }
+    }
+    assert!(answer.contains("A guestbook"), "{answer}");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "it is stopped in order");
+
+    std::fs::remove_dir_all(family.root().join(".imgforge/store")).unwrap();
+    run(&family, &["build", "--no-test"]).ok();
+    assert_eq!(digests(&family), first);
+}
+
+/// What a server on loopback answers to one GET.
+fn get(port: u16) -> std::io::Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -16,8 +16,10 @@ const TOOLS: &[(&str, &str)] = &[
     ("openssl", "/usr/bin/openssl"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),
+    ("skopeo", "/usr/bin/skopeo"),
     ("socat", "/usr/bin/socat"),
     ("systemd", "/usr/bin/systemd-analyze"),
+    ("zstd", "/usr/bin/zstd"),
 ];
 
 /// Formatting, lints, documentation, tests: stops at the first that fails.

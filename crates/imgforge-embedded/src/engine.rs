@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
@@ -10,8 +11,8 @@ use futures_util::future::BoxFuture;
 use imgforge_core::image_config::ImageConfig;
 use imgforge_core::plan::Inventory;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, CancellationToken, Engine, Error, Exported, PullRequest, StepSink,
-    Stored, export, labels,
+    BuildError, BuildRequest, BuiltImage, CancellationToken, Containers, Engine, Error, Exported,
+    PullRequest, StepSink, Stored, export, labels,
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -20,6 +21,9 @@ use crate::key::StepKey;
 use crate::store::{ImageRecord, Store, StoreError};
 use crate::worker::message::{self, Layer, Reply, Request};
 use crate::worker::{Client, Output, WorkerError};
+
+/// What is younger is not tidied away.
+const YOUNG: Duration = Duration::from_secs(24 * 3600);
 
 /// What an embedded engine is opened with.
 #[derive(Debug, Clone)]
@@ -315,6 +319,26 @@ impl Engine for Embedded {
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>> {
         async move { tokio::task::block_in_place(|| self.export_images(images, &there, folder)) }.boxed()
+    }
+
+    fn tidy(&self, remove: bool) -> BoxFuture<'_, Result<u64, Error>> {
+        async move {
+            let since = SystemTime::now() - YOUNG;
+            let keep = self.images_in_use().await?;
+            if !remove {
+                return Ok(self.store.unneeded(&keep, since).map_err(into_error)?.bytes);
+            }
+            let pruned = self.store.prune(&keep, since).map_err(into_error)?;
+            // Files in them may belong to others: a worker is root of them.
+            let scratch = self.store.scratch().map_err(into_error)?;
+            let request = Request::Remove(pruned.folders);
+            let reply = self.work(scratch.path(), &request, silent(), &CancellationToken::new()).await;
+            match reply.map_err(of_build)? {
+                Reply::Remove => Ok(pruned.removed.bytes),
+                other => Err(Error::Embedded { message: words(&other) }),
+            }
+        }
+        .boxed()
     }
 
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {

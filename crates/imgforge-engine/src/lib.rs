@@ -205,6 +205,12 @@ pub trait Engine: Send + Sync {
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>>;
 
+    /// Finds what the engine keeps beside images and that none of them needs, and removes it if `remove`; what is younger
+    /// than a day stays. How many bytes it is. Nothing for an engine that sees to that itself.
+    fn tidy(&self, _remove: bool) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async { Ok(0) })
+    }
+
     /// Pulls an image from a registry. It has no tag afterwards.
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>>;
 }

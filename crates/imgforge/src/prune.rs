@@ -50,6 +50,8 @@ pub struct Pruned {
     pub packages: usize,
     /// Their bytes.
     pub package_bytes: u64,
+    /// What the embedded engine keeps beside images and none of them needs (layers, steps), in bytes.
+    pub store_bytes: u64,
     /// Manifests in the registry.
     pub manifests: Vec<PrunedManifest>,
     /// How many manifests under content tags stay in the registry.
@@ -155,6 +157,8 @@ impl Session {
                     }
                 }
             }
+            // Last: what the images that have gone needed goes too.
+            pruned.store_bytes = engine.tidy(options.yes).await?;
             Ok(pruned)
         })
     }

@@ -57,6 +57,8 @@ pub(crate) struct PruneOutput {
     packages: usize,
     /// Their size in bytes.
     package_bytes: u64,
+    /// What the embedded engine keeps beside images and none of them needs, in bytes.
+    store_bytes: u64,
     /// Manifests in the registry.
     manifests: Vec<ManifestRow>,
     /// How many manifests of the workspace's images stay in the registry.
@@ -97,8 +99,11 @@ impl Prune {
                 (pruned.packages, "downloaded package"),
                 (pruned.manifests.len(), "manifest"),
             ];
-            let parts: Vec<String> =
+            let mut parts: Vec<String> =
                 parts.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| count(*n, noun)).collect();
+            if pruned.store_bytes > 0 {
+                parts.push(format!("{} of the store", human_size(pruned.store_bytes)));
+            }
             match (parts.is_empty(), self.yes) {
                 (true, _) => say(DIM, "Removed", "nothing: all of it is needed"),
                 (_, true) => say(GOOD, "Removed", parts.join(", ")),
@@ -118,6 +123,9 @@ fn text(pruned: &Pruned) -> String {
     if pruned.packages > 0 {
         let (files, size) = (count(pruned.packages, "file"), human_size(pruned.package_bytes));
         let _ = writeln!(text, "  packages  {files}, {size}");
+    }
+    if pruned.store_bytes > 0 {
+        let _ = writeln!(text, "  store     {} of layers and blobs", human_size(pruned.store_bytes));
     }
     for manifest in &pruned.manifests {
         let _ = writeln!(text, "  registry  {}:{}", manifest.name, manifest.tags.join(" "));
@@ -143,6 +151,7 @@ fn output(pruned: &Pruned, removed: bool) -> PruneOutput {
         images_kept: pruned.images_kept,
         packages: pruned.packages,
         package_bytes: pruned.package_bytes,
+        store_bytes: pruned.store_bytes,
         manifests: pruned.manifests.iter().map(manifest).collect(),
         manifests_kept: pruned.manifests_kept,
     }
