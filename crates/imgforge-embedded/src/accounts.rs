@@ -77,6 +77,17 @@ pub fn look_up(root: impl AsFd, text: &str) -> io::Result<Account> {
     Ok(account)
 }
 
+/// Whom something belongs to that a build makes for `USER[:GROUP]`: a number alone is the group's too (Dockerfile
+/// reference, "COPY --chown").
+///
+/// # Errors
+/// A name that the image does not know.
+pub fn owner(root: impl AsFd, text: &str) -> io::Result<(u32, u32)> {
+    let account = look_up(root, text)?;
+    let is_number = !text.contains(':') && text.parse::<u32>().is_ok();
+    Ok((account.uid, if is_number { account.uid } else { account.gid }))
+}
+
 /// A file below a folder, links followed inside it; empty when there is none.
 fn read(root: &impl AsFd, path: &str) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -110,6 +121,8 @@ mod tests {
         assert_eq!(of("web:logs").unwrap(), (1000, 7, vec![], "/srv".into()));
         assert_eq!(of("55:66").unwrap(), (55, 66, vec![], "/".into()));
         assert_eq!(of("55").unwrap(), (55, 0, vec![], "/".into()));
+        assert_eq!(owner(&root, "55").unwrap(), (55, 55));
+        assert_eq!(owner(&root, "web").unwrap(), (1000, 1001));
         assert!(of("nobody").unwrap_err().to_string().contains("no user nobody"));
         assert!(of("web:none").unwrap_err().to_string().contains("no group none"));
     }

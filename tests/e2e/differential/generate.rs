@@ -44,7 +44,7 @@ fn target(random: &mut Rng) -> String {
 fn flags(random: &mut Rng) -> String {
     let owner =
         one(random, &["", "", "", "--chown=app ", "--chown=1000:50 ", "--chown=7 ", "--chown=app:staff "]);
-    let mode = one(random, &["", "", "", "", "--chmod=0640 ", "--chmod=755 ", "--chmod=2711 "]);
+    let mode = one(random, &["", "", "", "", "--chmod=0640 ", "--chmod=755 ", "--chmod=0711 "]);
     format!("{owner}{mode}")
 }
 

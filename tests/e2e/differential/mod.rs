@@ -29,7 +29,7 @@ use crate::IMGFORGE;
 const AT_ONCE: usize = 6;
 
 /// How many Dockerfiles are made by chance; `IMGFORGE_DIFFERENTIAL=FIRST-LAST` says other seeds.
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=150;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=60;
 
 /// What all cases stand on: busybox, two users, folders and links to copy over.
 const BASE: &str = r#"FROM scratch
@@ -39,7 +39,7 @@ RUN ["/bin/busybox", "--install", "-s", "/bin"]
 RUN mkdir -p /tmp /var /home/app /real/dir /full/sub && chmod 1777 /tmp && chown app:app /home/app \
  && echo old > /real/file && ln /real/file /real/hard && touch /full/f /full/sub/g /full/sub/h \
  && ln -s real /ln && ln -s /real /abs && ln -s nowhere /dangling && ln -s loop /loop
-ENV FROM_BASE=yes
+ENV INHERITED=yes
 "#;
 
 /// What happens to a case in one engine.
@@ -248,8 +248,15 @@ fn history(config: &serde_json::Value) -> serde_json::Value {
     let rows = config["history"].as_array().into_iter().flatten();
     let texts = rows.filter_map(|row| row["created_by"].as_str());
     texts
+        .map(without_flags)
         .filter(|text| !["EXPOSE ", "HEALTHCHECK ", "RUN "].iter().any(|word| text.starts_with(word)))
         .collect()
+}
+
+/// Without the flags of COPY and ADD, which Docker 20.10 does not write there.
+fn without_flags(text: &str) -> String {
+    let is_kept = |word: &&str| !word.starts_with("--ch") && !word.starts_with("--from");
+    text.split(' ').filter(is_kept).collect::<Vec<_>>().join(" ")
 }
 
 /// Go writes what is empty as `null`, or not at all.

@@ -13,7 +13,7 @@ type Case = (&'static str, &'static [(&'static str, Option<&'static str>)]);
 const CASES: &[Case] = &[
     ("RUN <<EOF\necho one > /x\necho two >> /x\nEOF", &[("x", Some(r#"file "one\ntwo\n" 0644 0:0"#))]),
     (
-        "RUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"awk\" > \"/x\" }\nEOF",
+        "RUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"awk\" > \"/x\" }\nEOF",
         &[("x", Some(r#"file "awk\n" 0644 0:0"#)), ("dev/pipes", None)],
     ),
     (
@@ -21,10 +21,10 @@ const CASES: &[Case] = &[
         &[("x", Some(r#"file "a\n" 0644 0:0"#)), ("y", Some(r#"file "b\n" 0644 0:0"#))],
     ),
     (
-        "COPY --chown=app --chmod=600 <<one <<-'two' /h/\n$FROM_BASE\none\n\t$FROM_BASE\ntwo",
+        "COPY --chown=app --chmod=600 <<one <<-'two' /h/\n$INHERITED\none\n\t$INHERITED\ntwo",
         &[
             ("h/one", Some(r#"file "yes\n" 0600 1000:1000"#)),
-            ("h/two", Some(r#"file "$FROM_BASE\n" 0600 1000:1000"#)),
+            ("h/two", Some(r#"file "$INHERITED\n" 0600 1000:1000"#)),
         ],
     ),
     ("COPY <<EOF /f\nx\nEOF", &[("f", Some(r#"file "x\n" 0644 0:0"#))]),

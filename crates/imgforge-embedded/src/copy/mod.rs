@@ -42,12 +42,7 @@ pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) 
         }
     };
     let owner = match &copy.chown {
-        Some(text) => {
-            let account = accounts::look_up(target.folder(Path::new(""))?, text)?;
-            // A name without a group means the user's own; a number alone is both.
-            let is_number = !text.contains(':') && text.parse::<u32>().is_ok();
-            Some((account.uid, if is_number { account.uid } else { account.gid }))
-        }
+        Some(text) => Some(accounts::owner(target.folder(Path::new(""))?, text)?),
         None => None,
     };
     let excludes = DockerIgnore::parse(&copy.excludes.join("\n"))?;
@@ -57,6 +52,7 @@ pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) 
         change: Change { owner, mode: copy.chmod },
         excludes: (!copy.excludes.is_empty()).then_some(excludes),
         linked: HashMap::new(),
+        cut: 0,
     };
     let is_folder = copy.target.ends_with('/') || copy.sources.len() > 1;
     let to = Path::new(copy.target.trim_start_matches('/'));
@@ -64,6 +60,8 @@ pub fn copy(root: &Utf8Path, stack: Option<&Utf8Path>, copy: &Copy, epoch: i64) 
         match from {
             CopySource::Path(pattern) => {
                 let paths = source.glob(pattern)?;
+                // `a/./b`: only what comes after is kept of the path.
+                copier.cut = pattern.find("/./").map_or(0, |at| tree::names(Path::new(&pattern[..at])).len());
                 for path in paths {
                     copier.one(&path, to, is_folder, copy).map_err(|error| {
                         if error.kind() == io::ErrorKind::NotFound && source.meta(&path).is_err() {
@@ -103,6 +101,7 @@ pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> i
         change: Change::default(),
         excludes: None,
         linked: HashMap::new(),
+        cut: 0,
     };
     copier.content(Path::new(""), Path::new(""), target.folder(Path::new(""))?.as_fd())
 }
@@ -136,6 +135,8 @@ struct Copier<'a> {
     excludes: Option<DockerIgnore>,
     /// The first copy of a file with several names.
     linked: HashMap<(u64, u64), PathBuf>,
+    /// How many names at the beginning of a source's path `--parents` leaves out.
+    cut: usize,
 }
 
 impl Copier<'_> {
@@ -157,7 +158,7 @@ impl Copier<'_> {
             }
         }
         let (to, is_folder) = match (copy.parents, path.parent()) {
-            (true, Some(parent)) => (to.join(parent), true),
+            (true, Some(parent)) => (to.join(parent.iter().skip(self.cut).collect::<PathBuf>()), true),
             _ => (to.to_owned(), is_folder),
         };
         if meta.kind == FileType::Directory {
@@ -165,7 +166,7 @@ impl Copier<'_> {
                 (true, Some(name)) => to.join(name),
                 _ => to,
             };
-            return self.folder(&from, &to, &meta);
+            return self.folder(&from, &to);
         }
         let Some(name) = name else { return Err(io::Error::other("it has no name")) };
         let place = self.place(Path::new(&name), &to, is_folder)?;
@@ -204,22 +205,17 @@ impl Copier<'_> {
         target::set_meta(parent.as_fd(), &name, meta, Change { owner, ..self.change })
     }
 
-    /// The content of a folder into another, which is made if it is not there.
-    fn folder(&mut self, from: &Path, to: &Path, meta: &Meta) -> io::Result<()> {
+    /// The content of a folder into another, which is made if it is not there: with a mode of its own then, as BuildKit
+    /// does it.
+    fn folder(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let resolved = self.target.resolve(to)?;
         let existing = self.target.view().meta(&resolved).ok();
-        let is_new = existing.is_none();
         if existing.is_some_and(|meta| meta.kind != FileType::Directory) {
             return Err(io::Error::other(format!("/{} is no folder", resolved.display())));
         }
         self.target.make_folders(&resolved, self.change.owner)?;
         let folder = self.target.folder(&resolved)?;
         self.content(from, Path::new(""), folder.as_fd())?;
-        if let (true, Some(name)) = (is_new, resolved.file_name()) {
-            let parent = self.target.folder(resolved.parent().unwrap_or(Path::new("")))?;
-            target::set_attributes(parent.as_fd(), name, &self.source.attributes(from)?)?;
-            target::set_meta(parent.as_fd(), name, meta, self.change)?;
-        }
         Ok(())
     }
 

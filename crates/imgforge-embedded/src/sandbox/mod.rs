@@ -280,7 +280,12 @@ impl Memory {
     /// When it cannot be mounted.
     pub fn mount(folder: Utf8PathBuf) -> io::Result<Self> {
         let root = place::Root::open(folder.as_std_path())?;
-        root.mount("tmpfs", "/", &[("mode", Some("700"))], place::PLAIN)?;
+        root.mount(
+            "tmpfs",
+            "/",
+            &[("mode", Some("700"))],
+            place::PLAIN.difference(rustix::mount::MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        )?;
         Ok(Self { folder })
     }
 

@@ -230,9 +230,16 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn write_index(&self) -> Result<(), StoreError> {
-        let mut manifests = Vec::new();
-        for record in self.list()? {
-            for name in &record.names {
+        let path = self.dir.join("index.json");
+        // Nobody changes the journal meanwhile, so that no older list comes to stand in place of a newer one.
+        self.journal().change(|journal| {
+            let mut known = BTreeMap::new();
+            let mut manifests = Vec::new();
+            for (name, id) in journal.names() {
+                let Some(record) = journal.image(id).filter(|record| self.is_whole(record, &mut known))
+                else {
+                    continue;
+                };
                 manifests.push(json!({
                     "mediaType": record.media_type,
                     "digest": record.manifest,
@@ -240,10 +247,10 @@ impl Store {
                     "annotations": { REF_NAME: name },
                 }));
             }
-        }
-        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-        let bytes = serde_json::to_vec(&index).expect("texts and numbers are JSON");
-        write(&self.dir.join("index.json"), &bytes)
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+            let bytes = serde_json::to_vec(&index).expect("texts and numbers are JSON");
+            (Vec::new(), write(&path, &bytes))
+        })?
     }
 }
 

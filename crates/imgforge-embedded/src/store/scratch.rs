@@ -1,5 +1,5 @@
-//! Folders for what is not done yet. Each process has one of its own with a lock in it: when the lock is free, the
-//! process is gone, and what it has left can go too.
+//! Folders for what is not done yet. Each process has one of its own, and a lock on it: when the lock is free, the
+//! process is gone, and what it has left can go too. Whoever removes a folder holds its lock until it is gone.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,9 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::StoreError;
-
-/// The lock's name in a process's folder.
-const LOCK: &str = "lock";
 
 /// The folder of this process.
 #[derive(Clone)]
@@ -30,14 +27,13 @@ impl Workplace {
         loop {
             let dir = all.join(format!("{}-{:08x}", std::process::id(), fastrand::u32(..)));
             fs::create_dir(&dir).map_err(StoreError::io(&dir))?;
-            let path = dir.join(LOCK);
-            let lock = match File::create(&path) {
+            // Between these lines it may be taken for a leftover: it is removed then, and another name is tried.
+            let lock = match File::open(&dir) {
                 Ok(lock) => lock,
-                // Taken for a leftover between the two lines above.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io(&path)(error)),
+                Err(error) => return Err(StoreError::io(&dir)(error)),
             };
-            if lock.try_lock().is_ok() && path.exists() {
+            if lock.try_lock().is_ok() && dir.exists() {
                 return Ok(Self(Arc::new(Inner { dir, lock, count: AtomicU64::new(0) })));
             }
         }
@@ -65,11 +61,9 @@ impl Drop for Inner {
 fn remove_leftovers(all: &Utf8Path) -> io::Result<()> {
     for entry in all.read_dir_utf8()? {
         let path = entry?.into_path();
-        let is_free = match File::open(path.join(LOCK)) {
-            Ok(lock) => lock.try_lock().is_ok(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if is_free {
+        // One that is gone by now was removed by somebody else.
+        let Ok(folder) = File::open(&path) else { continue };
+        if folder.try_lock().is_ok() {
             let _ = fs::remove_dir_all(&path);
         }
     }

@@ -75,8 +75,8 @@ fn trees(folder: &Utf8Path, name: &str) -> io::Result<Utf8PathBuf> {
 pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
-    let account = accounts::look_up(&root, owner)?;
-    let owner = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let (uid, gid) = accounts::owner(&root, owner)?;
+    let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
     let resolved = resolve(root.as_fd(), Path::new(path))?;
     let mut folder: OwnedFd = root;
     for name in &resolved {
@@ -84,7 +84,7 @@ pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()
             Ok(()) => {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 rustix::fs::chownat(&folder, name, Some(owner.0), Some(owner.1), flags)
-                    .map_err(|error| owned(error, path, &account))?;
+                    .map_err(|error| owned(error, path, uid, gid))?;
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(said(error, path)),
@@ -96,11 +96,10 @@ pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()
     Ok(())
 }
 
-fn owned(error: Errno, path: &str, account: &accounts::Account) -> io::Error {
+fn owned(error: Errno, path: &str, uid: u32, gid: u32) -> io::Error {
     match error {
         Errno::INVAL => io::Error::other(format!(
-            "{path} cannot belong to {}:{}: this user has no subordinate id for it (see /etc/subuid)",
-            account.uid, account.gid
+            "{path} cannot belong to {uid}:{gid}: this user has no subordinate id for it (see /etc/subuid)"
         )),
         error => said(error, path),
     }
