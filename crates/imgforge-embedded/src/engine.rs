@@ -34,7 +34,7 @@ pub struct Settings {
     pub why: String,
     /// How registries are reached about which more is known than their hosts.
     pub registries: Vec<imgforge_registry::Options>,
-    /// The program that is its worker: one whose `main` calls [`crate::worker_main`] first.
+    /// The program that is its worker: one whose `main` calls [`crate::called`] first.
     pub worker: PathBuf,
 }
 
