@@ -1,5 +1,15 @@
 //! What the manifests ask of package sources, and whether the lock answers it.
 
+mod changes;
+pub(crate) mod externals;
+pub(crate) mod outdated;
+pub(crate) mod resolve;
+mod usable;
+
+pub use self::changes::{ExternalChange, LockChange};
+pub use self::outdated::{Outdated, OutdatedExternal, OutdatedPackage};
+pub use self::resolve::Moves;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use camino::Utf8Path;

@@ -18,7 +18,7 @@ use imgforge_registry::{
 };
 
 use crate::lock::ARCHITECTURE;
-use crate::resolve::Moves;
+use crate::lock::resolve::Moves;
 use crate::{Error, Session};
 
 /// How many references are asked for at once.

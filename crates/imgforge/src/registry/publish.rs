@@ -9,9 +9,10 @@ use imgforge_core::plan::{Target, Tests};
 use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Engine, EventSender};
 
-use crate::build::{Ask, AskRegistry, runtime, while_telling};
-use crate::promote::{OldBase, Promotion};
-use crate::push::{PushOutcome, ToPush, push};
+use crate::build::planned::{Ask, AskRegistry};
+use crate::build::{runtime, while_telling};
+use crate::registry::promote::{OldBase, Promotion};
+use crate::registry::push::{PushOutcome, ToPush, push};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
 use crate::{Error, Session};

@@ -12,7 +12,7 @@ use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::workspace::Image;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request};
 
-use crate::externals::names_external;
+use crate::lock::externals::names_external;
 use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};

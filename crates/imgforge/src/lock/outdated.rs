@@ -8,8 +8,8 @@ use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_packages::{Index, compare_versions};
 
+use crate::lock::resolve::{Lifts, Moves, Resolution};
 use crate::progress::{EventProgress, pump};
-use crate::resolve::{Lifts, Moves, Resolution};
 use crate::{Error, Session};
 
 /// What a lock lags behind.

@@ -525,7 +525,7 @@ fn gone_external(job: &Job, error: &BuildError) -> Option<Problem> {
     let name = external.reference.split('@').next().unwrap_or_default();
     let message = format!("no registry has {name}@{digest} any more");
     let problem = Problem::at(&external.file, external.span, message, "used here");
-    Some(problem.help(crate::externals::gone_help(&external.reference)))
+    Some(problem.help(crate::lock::externals::gone_help(&external.reference)))
 }
 
 fn build_problem(job: &Job, error: &BuildError) -> Problem {

@@ -1,5 +1,16 @@
 //! The family's place in a registry: what of it is there, under which digest.
 
+mod keep;
+mod promote;
+mod prune;
+pub(crate) mod publish;
+mod push;
+
+pub use self::keep::Kept;
+pub use self::promote::{OldBase, Promotion};
+pub use self::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
+pub use self::publish::{PublishOptions, Published};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
