@@ -13,7 +13,7 @@ fn lock(workspace: &TestWorkspace) -> String {
 }
 
 /// Pushes an image of the engine under another name, which the engine forgets.
-fn push(image: &str, reference: &str) {
+pub(crate) fn push(image: &str, reference: &str) {
     Docker::run(&["tag", image, reference]);
     Docker::run(&["push", reference]);
     Docker::run(&["rmi", reference]);

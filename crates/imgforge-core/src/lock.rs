@@ -80,6 +80,7 @@ impl ForeignPackage {
             path: String::new(),
             size: 0,
             sha256: String::new(),
+            checksum: String::new(),
             security: false,
         }
     }
@@ -99,15 +100,15 @@ pub struct LockedImage {
 /// One package file, as its repository's signed index describes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LockedPackage {
-    /// The apt source's name in the workspace.
+    /// The package source's name in the workspace.
     pub source: String,
     /// Package name.
     pub name: String,
-    /// Debian version, epoch included.
+    /// The version, as its repository writes it.
     pub version: String,
-    /// `amd64` or `all`.
+    /// `amd64` or `all`; of Alpine, `x86_64` or `noarch`.
     pub architecture: String,
-    /// The suite that it was found in.
+    /// The suite that it was found in; of Alpine, the end of the repository's address (`v3.20/main`).
     pub suite: String,
     /// Path below the repository's root (`Filename` in the index).
     pub path: String,
@@ -115,6 +116,9 @@ pub struct LockedPackage {
     pub size: u64,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
+    /// Of a package of Alpine, `C:` of the index, by which the index means this file: `Q1` and the SHA-1 of its control
+    /// segment in base64. Empty for a package of Debian, whose indexes have the SHA-256.
+    pub checksum: String,
     /// Whether it came from a security suite: one whose name ends in `-security`, or whose `Release` file says so.
     pub security: bool,
 }
@@ -149,9 +153,13 @@ impl Lock {
         packages.dedup();
         for p in packages {
             let mark = if p.is_marked() { " security=#true" } else { "" };
+            let checksum = match p.checksum.as_str() {
+                "" => String::new(),
+                checksum => format!(" checksum={}", quoted(checksum)),
+            };
             let _ = writeln!(
                 text,
-                "package {} {} {} {} suite={} path={} size={} sha256={}{mark}",
+                "package {} {} {} {} suite={} path={} size={} sha256={}{checksum}{mark}",
                 quoted(&p.source),
                 quoted(&p.name),
                 quoted(&p.version),
@@ -353,7 +361,7 @@ impl<'a> Reader<'a> {
     }
 
     fn package(&mut self, node: &KdlNode) -> Result<(), String> {
-        only(node, 4, &["suite", "path", "size", "sha256", "security"])?;
+        only(node, 4, &["suite", "path", "size", "sha256", "checksum", "security"])?;
         let security = match node.get("security") {
             None => false,
             Some(value) => value.as_bool().ok_or("security is neither #true nor #false")?,
@@ -378,6 +386,10 @@ impl<'a> Reader<'a> {
             path,
             size: size.ok_or("size is not a number of bytes")?,
             sha256,
+            checksum: match node.get("checksum") {
+                None => String::new(),
+                Some(_) => property(node, "checksum")?,
+            },
         };
         self.locked.insert((package.source.clone(), package.entry()));
         self.lock.packages.push(package);

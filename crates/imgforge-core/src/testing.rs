@@ -168,7 +168,8 @@ pub(crate) fn check(workspace: &Workspace, chain: &[&Image]) -> Problems {
 /// Checks that ask for what the image does not have.
 fn check_needs(image: &Image, chain: &[&Image], runs: Runs, problems: &mut Problems) {
     let file = &image.manifest.file;
-    let has_root = matches!(chain[0].manifest.base.value, Base::Root(_));
+    let has_packages = matches!(chain[0].manifest.base.value, Base::Root(_))
+        || chain.iter().any(|image| !image.manifest.packages.is_empty());
     for test in &image.manifest.tests {
         for Located { value: check, span } in &test.checks {
             let word = check.word();
@@ -185,10 +186,12 @@ fn check_needs(image: &Image, chain: &[&Image], runs: Runs, problems: &mut Probl
                 let problem = Problem::at(file, *span, message, "nobody to ask");
                 problems
                     .push(problem.help("give the image a `healthcheck`, or make its process a `service`"));
-            } else if *check == Check::PackagesAsLocked && !has_root {
+            } else if *check == Check::PackagesAsLocked && !has_packages {
                 let message = "the image is not made of locked packages";
                 let problem = Problem::at(file, *span, message, "nothing to compare");
-                problems.push(problem.help("packages are locked for images that stand on a `root`"));
+                problems.push(
+                    problem.help("packages are locked for images that stand on a `root`, or ask for some"),
+                );
             }
         }
         if let Some(start) = test.start.as_ref().filter(|start| start.value && !runs.something) {

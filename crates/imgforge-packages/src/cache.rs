@@ -1,7 +1,7 @@
 //! The folder of downloads: content-addressed, so that any number of workspaces and processes share it.
 //!
 //! `sha256/HEX` are packages, `partial/HEX` what has come of one so far, `index/HEX` parsed indexes, `roots/HEX.tar`
-//! root file systems, `externals/HEX` the dpkg databases of images from outside. Every file is written under another name and renamed when it is whole, so that a process that
+//! root file systems, `databases/HEX` the package databases of images from outside. Every file is written under another name and renamed when it is whole, so that a process that
 //! is killed leaves nothing wrong behind.
 
 use std::fs;
@@ -65,8 +65,8 @@ impl Cache {
         self.folder.join("index").join(key)
     }
 
-    pub(crate) fn status(&self, digest: &str) -> Utf8PathBuf {
-        self.folder.join("externals").join(digest.trim_start_matches("sha256:"))
+    pub(crate) fn database(&self, digest: &str) -> Utf8PathBuf {
+        self.folder.join("databases").join(digest.trim_start_matches("sha256:"))
     }
 
     pub(crate) fn root(&self, key: &str) -> Utf8PathBuf {

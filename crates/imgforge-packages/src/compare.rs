@@ -1,11 +1,14 @@
-//! Is an image what the lock says? Its dpkg status file knows.
+//! Is an image what the lock says? The database of its packages knows.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use imgforge_core::lock::LockedPackage;
 
+use crate::apk;
 use crate::control::paragraphs;
+use crate::index::IndexEntry;
+use crate::relation::Scheme;
 
 /// One package that is not as the lock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +58,17 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares the text of `/var/lib/dpkg/status` with the packages that an image and its parents have locked. Sorted by
-/// name. Packages that are removed, with or without their configuration, count as not there.
-pub fn compare(status_file: &str, expected: &[LockedPackage]) -> Vec<Difference> {
-    let mut found: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
-    for paragraph in paragraphs(status_file) {
+/// Compares the text of a database (see [`database_paths`](crate::database_paths)) with the packages that an image and its
+/// parents have locked. Sorted by name. Packages that are removed, with or without their configuration, count as not there.
+pub fn compare(scheme: Scheme, database: &str, expected: &[LockedPackage]) -> Vec<Difference> {
+    let of_apk: Vec<IndexEntry> = match scheme {
+        Scheme::Debian => Vec::new(),
+        Scheme::Alpine => apk::entries(database).collect(),
+    };
+    let mut found: BTreeMap<&str, (&str, &str)> =
+        of_apk.iter().map(|entry| (entry.name.as_str(), (entry.version.as_str(), "installed"))).collect();
+    let of_dpkg = paragraphs(database).filter(|_| scheme == Scheme::Debian);
+    for paragraph in of_dpkg {
         let state = paragraph.get("Status").and_then(|status| status.split(' ').nth(2)).unwrap_or("");
         if let (Some(name), false) =
             (paragraph.get("Package"), matches!(state, "not-installed" | "config-files" | ""))
@@ -121,6 +130,7 @@ mod tests {
             path: String::new(),
             size: 0,
             sha256: String::new(),
+            checksum: String::new(),
             security: false,
         }
     }
@@ -134,7 +144,8 @@ Package: more\nStatus: install ok installed\nVersion: 3\n\n\
 Package: half\nStatus: install reinstreq half-installed\nVersion: 1\n\n\
 Package: purged\nStatus: deinstall ok config-files\nVersion: 1\n";
         let expected = ["same", "other", "half", "gone"].map(|name| locked(name, "1"));
-        let shown: Vec<String> = compare(status, &expected).iter().map(ToString::to_string).collect();
+        let shown: Vec<String> =
+            compare(Scheme::Debian, status, &expected).iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
             [
@@ -144,6 +155,6 @@ Package: purged\nStatus: deinstall ok config-files\nVersion: 1\n";
                 "other is there in version 2, but 1 is locked",
             ]
         );
-        assert_eq!(compare("", &[]), []);
+        assert_eq!(compare(Scheme::Debian, "", &[]), []);
     }
 }

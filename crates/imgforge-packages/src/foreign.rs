@@ -1,5 +1,5 @@
 //! The packages of an image that someone else has made, from its layers: dpkg's database, or the pieces of it that images
-//! without dpkg keep for scanners (`status.d`).
+//! without dpkg keep for scanners (`status.d`), or apk's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,21 +8,27 @@ use std::io::{self, BufReader, Read};
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::lock::ForeignPackage;
 
+use crate::apk;
 use crate::cache::{self, Cache};
 use crate::control::paragraphs;
 use crate::deb::invalid;
 use crate::error::Error;
+use crate::index::IndexEntry;
+use crate::relation::Scheme;
 
 const FOLDER: &str = "var/lib/dpkg";
+
+/// Where apk's database is; since apk 3, below `/usr`.
+const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
 
 /// Debian's largest databases have a few MB.
 const LIMIT: u64 = 64 << 20;
 
-/// The dpkg database of an image of these layers, lowest first, as one text; empty when it has none.
+/// The package database of an image of these layers, lowest first, as one text; empty when it has none.
 ///
 /// # Errors
 /// [`Error::Io`] for a layer that cannot be read.
-pub fn dpkg_status(layers: &[Utf8PathBuf]) -> Result<String, Error> {
+pub fn package_database(layers: &[Utf8PathBuf]) -> Result<String, Error> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for path in layers {
         let layer = read_layer(path).map_err(Error::io(path))?;
@@ -33,21 +39,34 @@ pub fn dpkg_status(layers: &[Utf8PathBuf]) -> Result<String, Error> {
 }
 
 /// The database of the image with this digest, if it was kept.
-pub fn kept_status(digest: &str, cache: &Cache) -> Option<String> {
-    std::fs::read_to_string(cache.status(digest)).ok()
+pub fn kept_database(digest: &str, cache: &Cache) -> Option<String> {
+    std::fs::read_to_string(cache.database(digest)).ok()
 }
 
 /// Keeps a database, so that the layers need not be fetched again.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn keep_status(digest: &str, text: &str, cache: &Cache) -> Result<(), Error> {
-    let path = cache.status(digest);
+pub fn keep_database(digest: &str, text: &str, cache: &Cache) -> Result<(), Error> {
+    let path = cache.database(digest);
     cache::replace(&path, |out| io::Write::write_all(out, text.as_bytes()).map_err(Error::io(&path)))
 }
 
+/// Where an image has the database of its packages: one of these files.
+pub fn database_paths(scheme: Scheme) -> &'static [&'static str] {
+    match scheme {
+        Scheme::Debian => &["/var/lib/dpkg/status"],
+        Scheme::Alpine => &["/lib/apk/db/installed", "/usr/lib/apk/db/installed"],
+    }
+}
+
 /// The packages that a database has installed, of one architecture.
-pub fn installed_packages(status: &str, architecture: &str) -> BTreeSet<ForeignPackage> {
+pub fn installed_packages(scheme: Scheme, status: &str, architecture: &str) -> BTreeSet<ForeignPackage> {
+    if scheme == Scheme::Alpine {
+        let package =
+            |IndexEntry { name, version, architecture, .. }| ForeignPackage { name, version, architecture };
+        return apk::entries(status).map(package).collect();
+    }
     let package = |paragraph: crate::control::Paragraph<'_>| {
         // The pieces of images without dpkg say nothing of a state.
         let state = paragraph.get("Status").map_or(Some("installed"), |status| status.split(' ').nth(2));
@@ -61,7 +80,7 @@ pub fn installed_packages(status: &str, architecture: &str) -> BTreeSet<ForeignP
     paragraphs(status).filter_map(package).collect()
 }
 
-/// What one layer says of dpkg's folder.
+/// What one layer says of the databases.
 #[derive(Default)]
 struct Layer {
     files: BTreeMap<String, String>,
@@ -91,6 +110,9 @@ fn read_layer(path: &Utf8Path) -> io::Result<Layer> {
 }
 
 fn is_database(path: &str) -> bool {
+    if APK.contains(&path) {
+        return true;
+    }
     let below = path.strip_prefix(FOLDER).and_then(|rest| rest.strip_prefix('/'));
     below.is_some_and(|below| match below.strip_prefix("status.d/") {
         Some(piece) => !piece.ends_with(".md5sums"),
@@ -144,8 +166,11 @@ mod tests {
     }
 
     fn names(layers: &[Utf8PathBuf]) -> Vec<String> {
-        let text = dpkg_status(layers).unwrap();
-        installed_packages(&text, "amd64").into_iter().map(|p| format!("{}={}", p.name, p.version)).collect()
+        let text = package_database(layers).unwrap();
+        installed_packages(Scheme::Debian, &text, "amd64")
+            .into_iter()
+            .map(|p| format!("{}={}", p.name, p.version))
+            .collect()
     }
 
     fn package(name: &str, version: &str, state: &str) -> String {

@@ -9,6 +9,7 @@ use imgforge_core::lock::{LockedPackage, is_security_suite};
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 
+use crate::apk;
 use crate::cache::{self, Cache, sha256};
 use crate::control::{Paragraph, paragraphs};
 use crate::deb::{Deb, Depth};
@@ -16,12 +17,12 @@ use crate::error::Error;
 use crate::http;
 use crate::machine::{Repository, RepositorySuite};
 use crate::progress::{Meter, Progress};
-use crate::relation::{compare_versions, parse_relations};
+use crate::relation::Scheme;
 use crate::release::{IndexFile, Release};
 use crate::signature;
 
 /// Changes whenever [`IndexEntry`] or how it is read does.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// An `InRelease` file has some 200 KB.
 const INRELEASE_LIMIT: u64 = 16 << 20;
@@ -47,6 +48,10 @@ pub struct IndexEntry {
     pub provides: String,
     pub conflicts: String,
     pub breaks: String,
+    /// Of a package of Alpine, `C:` of the index: which file it is. Its SHA-256 is known once it has been fetched.
+    pub checksum: String,
+    /// Of a package of Alpine: it comes along where all of these are there.
+    pub install_if: String,
     /// Whether its suite is one of security updates. Not kept with the parsed index: the `Release` file says it.
     #[serde(skip)]
     pub security: bool,
@@ -56,6 +61,7 @@ pub struct IndexEntry {
 #[derive(Debug)]
 pub struct Index {
     pub(crate) source: String,
+    pub(crate) scheme: Scheme,
     pub(crate) architecture: String,
     pub(crate) suites: Vec<String>,
     pub(crate) entries: Vec<IndexEntry>,
@@ -73,27 +79,38 @@ pub(crate) type Providers = HashMap<String, Vec<(usize, Option<String>)>>;
 impl Index {
     /// An index of `entries`; those of other architectures are left out. Of the same version in two suites the first
     /// is kept; it counts as a security update when any of them is.
-    pub fn new(source: &str, architecture: &str, suites: &[String], mut entries: Vec<IndexEntry>) -> Self {
-        entries.retain(|e| e.architecture == architecture || e.architecture == "all");
+    pub fn new(source: &str, architecture: &str, suites: &[String], entries: Vec<IndexEntry>) -> Self {
+        Self::of(Scheme::Debian, source, architecture, suites, entries)
+    }
+
+    pub(crate) fn of(
+        scheme: Scheme,
+        source: &str,
+        architecture: &str,
+        suites: &[String],
+        mut entries: Vec<IndexEntry>,
+    ) -> Self {
+        entries.retain(|e| e.architecture == architecture || matches!(&*e.architecture, "all" | "noarch"));
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
             by_name.entry(entry.name.clone()).or_default().push(at);
         }
         let mut doubles = Vec::new();
         for versions in by_name.values_mut().filter(|versions| versions.len() > 1) {
-            versions.sort_by(|a, b| compare_versions(&entries[*b].version, &entries[*a].version));
+            versions.sort_by(|a, b| scheme.compare(&entries[*b].version, &entries[*a].version));
             versions.dedup_by(|later, first| {
                 let is_double = entries[*later].version == entries[*first].version;
                 if is_double {
                     doubles.push(*later);
                     entries[*first].security |=
-                        entries[*later].security && entries[*later].sha256 == entries[*first].sha256;
+                        entries[*later].security && entries[*later].has_file_of(&entries[*first]);
                 }
                 is_double
             });
         }
         Self {
             source: source.to_owned(),
+            scheme,
             architecture: architecture.to_owned(),
             suites: suites.to_vec(),
             entries,
@@ -102,6 +119,11 @@ impl Index {
             recalled: Vec::new(),
             providers: OnceLock::new(),
         }
+    }
+
+    /// By whose rules its versions are compared.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
     }
 
     /// Every version of `name`, newest first.
@@ -127,7 +149,7 @@ impl Index {
     fn same_file(&self, package: &LockedPackage) -> impl Iterator<Item = &IndexEntry> {
         let doubles = self.doubles.iter().filter(|at| self.entries[**at].name == package.name);
         let entries = self.positions(&package.name).iter().chain(doubles).map(|at| &self.entries[*at]);
-        entries.filter(|entry| entry.version == package.version && entry.sha256 == package.sha256)
+        entries.filter(|entry| entry.version == package.version && entry.is_file(package))
     }
 
     /// Reads what `locked` packages that no suite has any more say about themselves, where their files are in the cache:
@@ -136,6 +158,9 @@ impl Index {
         let is_gone = |p: &&LockedPackage| self.versions(&p.name).all(|entry| entry.version != p.version);
         let gone = locked.iter().filter(|package| package.source == self.source).filter(is_gone);
         let read = |package: &LockedPackage| {
+            if self.scheme == Scheme::Alpine {
+                return apk::recall(package, cache);
+            }
             let deb = Deb::read(package, cache, Depth::Control).ok()?;
             let mut entry = IndexEntry::default();
             paragraphs(&deb.control).next()?.fields().try_for_each(|field| entry.set(field))?;
@@ -144,16 +169,19 @@ impl Index {
         self.recalled = gone.filter_map(read).collect();
     }
 
-    /// Takes in what a dpkg database says of packages that no suite has.
-    pub fn recall_status(&mut self, status: &str) {
+    /// Takes in what an image's database says of packages that no suite has.
+    pub fn recall_database(&mut self, database: &str) {
         let read = |paragraph: Paragraph<'_>| {
             let mut entry = IndexEntry::default();
             paragraph.fields().try_for_each(|field| entry.set(field))?;
             Some(entry)
         };
         let known = |entry: &IndexEntry| self.versions(&entry.name).any(|e| e.version == entry.version);
-        let entries: Vec<IndexEntry> =
-            paragraphs(status).filter_map(read).filter(|entry| !known(entry)).collect();
+        let read: Box<dyn Iterator<Item = IndexEntry>> = match self.scheme {
+            Scheme::Debian => Box::new(paragraphs(database).filter_map(read)),
+            Scheme::Alpine => Box::new(apk::entries(database)),
+        };
+        let entries: Vec<IndexEntry> = read.filter(|entry| !known(entry)).collect();
         self.recalled.extend(entries);
     }
 
@@ -177,7 +205,7 @@ impl Index {
         self.providers.get_or_init(|| {
             let mut providers = Providers::new();
             for (at, entry) in self.entries.iter().enumerate() {
-                for provided in parse_relations(&entry.provides).into_iter().flatten() {
+                for provided in self.scheme.relations(&entry.provides).into_iter().flatten() {
                     let version = provided.bound.map(|bound| bound.version);
                     providers.entry(provided.name).or_default().push((at, version));
                 }
@@ -197,6 +225,7 @@ impl Index {
             path: entry.path.clone(),
             size: entry.size,
             sha256: entry.sha256.clone(),
+            checksum: entry.checksum.clone(),
             security: entry.security,
         }
     }
@@ -207,6 +236,9 @@ impl Index {
 /// # Errors
 /// Any of [`Error`]'s about keyrings, servers, signatures and metadata.
 pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progress) -> Result<Index, Error> {
+    if repository.scheme == Scheme::Alpine {
+        return apk::fetch(repository, progress);
+    }
     let meter = Meter::new(progress, "package indexes", 0);
     let agent = http::agent();
     let suites: Vec<Result<Vec<IndexEntry>, Error>> = std::thread::scope(|scope| {
@@ -334,6 +366,18 @@ fn entry(paragraph: Paragraph<'_>, suite: &str) -> Option<IndexEntry> {
 }
 
 impl IndexEntry {
+    fn has_file_of(&self, other: &Self) -> bool {
+        self.checksum == other.checksum && self.sha256 == other.sha256
+    }
+
+    /// Whether a locked package is the very file that this describes.
+    fn is_file(&self, package: &LockedPackage) -> bool {
+        match self.checksum.as_str() {
+            "" => self.sha256 == package.sha256,
+            checksum => checksum == package.checksum,
+        }
+    }
+
     /// Takes in one field; `None` for a size that is no number.
     fn set(&mut self, (field, value): (&str, &str)) -> Option<()> {
         let text = || value.to_owned();

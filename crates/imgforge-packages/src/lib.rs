@@ -1,4 +1,4 @@
-//! Locked Debian packages: repository metadata, signatures, resolver, cache, roots.
+//! Locked packages of Debian and of Alpine: repository metadata, signatures, resolver, cache, roots.
 //!
 //! The way through, each arrow one function:
 //!
@@ -15,6 +15,7 @@
 //! It is apart from the core since it reads the machine, the network and the clock. It blocks, and uses threads:
 //! nothing here needs to wait for thousands of things at once.
 
+pub mod apk;
 mod cache;
 mod compare;
 mod control;
@@ -40,11 +41,11 @@ pub use cache::Cache;
 pub use compare::{Difference, compare};
 pub use download::{Fetched, fetch};
 pub use error::Error;
-pub use foreign::{dpkg_status, installed_packages, keep_status, kept_status};
+pub use foreign::{database_paths, installed_packages, keep_database, kept_database, package_database};
 pub use index::{Index, IndexEntry, fetch_index};
 pub use machine::{Machine, Repository, RepositorySuite};
 pub use progress::{Progress, Silent};
-pub use relation::{Alternative, Bound, Dependency, compare_versions, parse_relations};
+pub use relation::{Alternative, Bound, Dependency, Scheme, compare_versions, parse_relations};
 pub use resolve::{Partial, Request, Updated};
 pub use root::{is_configurable, stage_root};
 pub use scripts::{Options, script_fingerprint};

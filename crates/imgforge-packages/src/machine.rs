@@ -5,10 +5,11 @@
 use std::fs;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::manifest::AptSource;
+use imgforge_core::manifest::{ApkSource, AptSource};
 
 use crate::control::paragraphs;
 use crate::error::Error;
+use crate::relation::Scheme;
 
 /// The keys that Debian's own archives are signed with, where Debian puts them.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -29,11 +30,13 @@ struct Configured {
     keyring: Option<Utf8PathBuf>,
 }
 
-/// An apt source with everything found: what [`fetch_index`](crate::fetch_index) reads.
+/// A package source with everything found: what [`fetch_index`](crate::fetch_index) reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
     /// The source's name in the workspace.
     pub source: String,
+    /// Debian's or Alpine's.
+    pub scheme: Scheme,
     /// `amd64`; packages for `all` architectures are included.
     pub architecture: String,
     /// Its suites in the manifest's order.
@@ -49,8 +52,29 @@ pub struct RepositorySuite {
     pub name: String,
     /// The repository's root, without a slash at its end.
     pub uri: String,
-    /// A file with the OpenPGP keys that may sign it.
+    /// A file with the OpenPGP keys that may sign it; of Alpine, a folder with public keys.
     pub keyring: Utf8PathBuf,
+}
+
+impl Repository {
+    /// The repositories of an apk source, whose folder of keys is in `root`.
+    pub fn of_apk(source: &ApkSource, root: &Utf8Path, architecture: &str) -> Self {
+        let keyring = source.keys.as_ref().map_or_else(|| root.to_owned(), |keys| root.join(&keys.value));
+        let suite = |address: &str| {
+            let uri = address.trim_end_matches('/').to_owned();
+            // Mirrors differ in what comes before.
+            let mut ends: Vec<&str> = uri.rsplit('/').take(2).collect();
+            ends.reverse();
+            RepositorySuite { name: ends.join("/"), uri: uri.clone(), keyring: keyring.clone() }
+        };
+        Self {
+            source: source.name.value.clone(),
+            scheme: Scheme::Alpine,
+            architecture: architecture.to_owned(),
+            suites: source.repositories.iter().map(|address| suite(&address.value)).collect(),
+            components: Vec::new(),
+        }
+    }
 }
 
 impl Machine {
@@ -108,6 +132,7 @@ impl Machine {
         };
         let components: Vec<String> = source.components.iter().map(|c| c.value.clone()).collect();
         Ok(Repository {
+            scheme: Scheme::Debian,
             source: source.name.value.clone(),
             architecture: architecture.to_owned(),
             suites: source.suites.iter().map(|s| suite(&s.value)).collect::<Result<_, _>>()?,

@@ -1,9 +1,11 @@
-//! Relations between packages (Debian policy, chapter 7) and versions.
+//! Relations between packages and versions: Debian's (policy, chapter 7), and Alpine's in the same types.
 
 use std::cmp::Ordering;
 use std::fmt;
 
 use debversion::Version;
+
+use crate::apk;
 
 /// One item of `Depends` and its like: any of these will do, the first rather than the others.
 pub type Dependency = Vec<Alternative>;
@@ -24,6 +26,8 @@ pub struct Alternative {
 pub struct Bound {
     /// How versions compare to `version` that are meant.
     pub operator: Operator,
+    /// Whose versions these are.
+    pub scheme: Scheme,
     /// The version.
     pub version: String,
 }
@@ -41,6 +45,49 @@ pub enum Operator {
     LaterOrEqual,
     /// `>>`
     Later,
+    /// `~` of Alpine: those that begin with the same parts.
+    Like,
+}
+
+/// Whose rules relations are written and versions are compared by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// dpkg's.
+    #[default]
+    Debian,
+    /// apk's.
+    Alpine,
+}
+
+impl Scheme {
+    /// Compares two versions; texts that are no versions come after all that are, in the order of bytes.
+    pub fn compare(self, a: &str, b: &str) -> Ordering {
+        match self {
+            Self::Debian => compare_versions(a, b),
+            Self::Alpine => apk::version::compare(a, b),
+        }
+    }
+
+    /// Reads the value of `Depends`, `Provides`, `Conflicts` or the like; items that make no sense are left out, as
+    /// their repository has signed them and other packages still can be had.
+    pub fn relations(self, text: &str) -> Vec<Dependency> {
+        match self {
+            Self::Debian => parse_relations(text),
+            Self::Alpine => apk::relation::parse(text),
+        }
+    }
+
+    /// The text that [`relations`](Self::relations) reads as these.
+    pub(crate) fn text(self, relations: &[Dependency]) -> String {
+        match self {
+            Self::Debian => {
+                let item =
+                    |any: &Dependency| any.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
+                relations.iter().map(item).collect::<Vec<_>>().join(", ")
+            }
+            Self::Alpine => apk::relation::text(relations),
+        }
+    }
 }
 
 impl Operator {
@@ -52,6 +99,7 @@ impl Operator {
             Self::Equal => "=",
             Self::LaterOrEqual => ">=",
             Self::Later => ">>",
+            Self::Like => "~",
         }
     }
 }
@@ -59,13 +107,14 @@ impl Operator {
 impl Bound {
     /// Exactly `version`.
     pub fn exactly(version: impl Into<String>) -> Self {
-        Self { operator: Operator::Equal, version: version.into() }
+        Self { operator: Operator::Equal, scheme: Scheme::Debian, version: version.into() }
     }
 
     /// Whether `version` is meant.
     pub fn holds(&self, version: &str) -> bool {
-        let order = compare_versions(version, &self.version);
+        let order = self.scheme.compare(version, &self.version);
         match self.operator {
+            Operator::Like => apk::version::is_like(version, &self.version),
             Operator::Earlier => order.is_lt(),
             Operator::EarlierOrEqual => order.is_le(),
             Operator::Equal => order.is_eq(),
@@ -109,12 +158,6 @@ impl fmt::Display for Alternative {
             None => Ok(()),
         }
     }
-}
-
-/// The text that [`parse_relations`] reads as these.
-pub(crate) fn relations_text(relations: &[Dependency]) -> String {
-    let item = |any: &Dependency| any.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
-    relations.iter().map(item).collect::<Vec<_>>().join(", ")
 }
 
 /// Compares two versions as dpkg does; texts that are no versions come after all that are, in the order of bytes.
@@ -165,7 +208,7 @@ fn parse_bound(text: &str) -> Option<Bound> {
         ">>" => Operator::Later,
         _ => return None,
     };
-    Some(Bound { operator, version: version.trim().to_owned() })
+    Some(Bound { operator, scheme: Scheme::Debian, version: version.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -227,7 +270,7 @@ mod tests {
     #[test]
     fn relations_are_written_as_they_are_read() {
         let text = "libc6 (>= 2.36), debconf (>= 0.5) | debconf-2.0, python3:any";
-        assert_eq!(relations_text(&parse_relations(text)), text);
+        assert_eq!(Scheme::Debian.text(&parse_relations(text)), text);
     }
 
     proptest::proptest! {

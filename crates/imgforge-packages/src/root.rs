@@ -76,7 +76,7 @@ fn sorted(packages: &[LockedPackage]) -> Vec<LockedPackage> {
 
 fn key(packages: &[LockedPackage], options: Options) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("imgforge 2026 root archive");
-    hasher.update(scripts::script_fingerprint(options).as_bytes());
+    hasher.update(scripts::script_fingerprint(crate::Scheme::Debian, options).as_bytes());
     for package in packages {
         hasher.update(package.sha256.as_bytes());
     }

@@ -1,5 +1,8 @@
 //! The shell scripts that run inside a build. They are written to be read: `templates/debian` has them.
 
+use crate::apk;
+use crate::relation::Scheme;
+
 /// Changes whenever a root archive of the same packages gets other bytes.
 const ROOT_FORMAT: u32 = 1;
 
@@ -17,7 +20,10 @@ pub struct Options {
 
 /// 64 hex digits that change whenever what the scripts and the root archive produce of the same packages may change:
 /// an input of every image that has packages.
-pub fn script_fingerprint(options: Options) -> String {
+pub fn script_fingerprint(scheme: Scheme, options: Options) -> String {
+    if scheme == Scheme::Alpine {
+        return blake3::hash(apk::INSTALL.as_bytes()).to_hex().to_string();
+    }
     let mut hasher = blake3::Hasher::new_derive_key("imgforge 2026 package scripts");
     hasher.update(&ROOT_FORMAT.to_le_bytes());
     for script in [configure(options), install(options)] {
@@ -48,7 +54,8 @@ mod tests {
 
     #[test]
     fn the_fingerprint_tells_the_options_apart() {
-        let fingerprints = [false, true].map(|keep_docs| script_fingerprint(Options { keep_docs }));
+        let fingerprints =
+            [false, true].map(|keep_docs| script_fingerprint(Scheme::Debian, Options { keep_docs }));
         assert_ne!(fingerprints[0], fingerprints[1]);
         assert!(fingerprints.iter().all(|f| f.len() == 64 && f.bytes().all(|b| b.is_ascii_hexdigit())));
     }

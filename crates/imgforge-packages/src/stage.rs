@@ -203,6 +203,7 @@ mod tests {
             path: String::new(),
             size: 0,
             sha256: String::new(),
+            checksum: String::new(),
             security: false,
         };
         assert_eq!(file_name(&package), "a_1%3a2-3_all.deb");

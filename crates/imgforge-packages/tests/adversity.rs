@@ -62,6 +62,7 @@ impl World {
     fn repository(&self) -> Repository {
         let keyring = self.path("keyring.gpg");
         Repository {
+            scheme: imgforge_packages::Scheme::Debian,
             source: "test".into(),
             architecture: "amd64".into(),
             suites: vec![RepositorySuite { name: "stable".into(), uri: self.server.uri(), keyring }],

@@ -11,8 +11,8 @@ use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::{AptSource, RootInclude};
 use imgforge_packages::{
-    Cache, Machine, Options, Request, Silent, compare, fetch, fetch_index, is_configurable, stage_packages,
-    stage_root,
+    Cache, Machine, Options, Request, Scheme, Silent, compare, fetch, fetch_index, is_configurable,
+    stage_packages, stage_root,
 };
 
 /// The package set that the essential root gets, and what is installed on it.
@@ -90,8 +90,10 @@ fn inside(image: &str, command: &str) -> String {
 }
 
 fn assert_is_as_locked(image: &str, locked: &[LockedPackage]) {
-    let shown: Vec<String> =
-        compare(&inside(image, "cat /var/lib/dpkg/status"), locked).iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = compare(Scheme::Debian, &inside(image, "cat /var/lib/dpkg/status"), locked)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(shown, Vec::<String>::new());
     assert_eq!(inside(image, "dpkg --audit"), "");
     let leftovers = "find /usr/share/man -mindepth 1; ls -d /var/lib/dpkg/*-old /usr/sbin/policy-rc.d /var/log/dpkg.log /var/cache/debconf/*-old \

@@ -64,6 +64,7 @@ impl World {
         let keyring = self.path("keyring.gpg");
         fs::write(&keyring, self.key.keyring().unwrap()).unwrap();
         Repository {
+            scheme: imgforge_packages::Scheme::Debian,
             source: "test".into(),
             architecture: "amd64".into(),
             suites: vec![RepositorySuite { name: "stable".into(), uri: self.server.uri(), keyring }],

@@ -18,7 +18,8 @@ const KEY: &str = "test.rsa.pub";
 pub struct Repository {
     root: Utf8PathBuf,
     key: Utf8PathBuf,
-    index: String,
+    /// Paragraphs.
+    index: Vec<String>,
 }
 
 impl Repository {
@@ -31,7 +32,7 @@ impl Repository {
         let key = root.with_extension("key");
         openssl(&["genrsa", "-out", key.as_str(), "2048"])?;
         openssl(&["rsa", "-in", key.as_str(), "-pubout", "-out", root.join(KEY).as_str()])?;
-        Ok(Self { root: root.to_owned(), key, index: String::new() })
+        Ok(Self { root: root.to_owned(), key, index: Vec::new() })
     }
 
     /// Adds a package of these files (path without a slash at its start, content) that needs others.
@@ -39,30 +40,66 @@ impl Repository {
     /// # Errors
     /// What the file system says.
     pub fn add(&mut self, name: &str, version: &str, needs: &[&str], files: &[(&str, &str)]) -> Result<()> {
+        let needs = needs.join(" ");
+        let fields: &[(&str, &str)] = if needs.is_empty() { &[] } else { &[("D", &needs)] };
+        self.add_with(name, version, fields, files)
+    }
+
+    /// Adds a package with fields of the index: `D` (what it needs), `p` (provides), `i` (`install_if`), `k` (priority).
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn add_with(
+        &mut self,
+        name: &str,
+        version: &str,
+        fields: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> Result<()> {
         let data = gzip(&tar(files)?)?;
         let mut info = format!(
             "pkgname = {name}\npkgver = {version}\npkgdesc = test\nurl = http://localhost\nsize = 1\narch = x86_64\n\
              license = MIT\norigin = {name}\n"
         );
-        for need in needs {
-            writeln!(info, "depend = {need}")?;
+        for (field, value) in fields {
+            match *field {
+                "k" => writeln!(info, "provider_priority = {value}")?,
+                "i" => writeln!(info, "install_if = {value}")?,
+                _ => {
+                    let word = if *field == "D" { "depend" } else { "provides" };
+                    value.split(' ').try_for_each(|one| writeln!(info, "{word} = {one}"))?;
+                }
+            }
         }
         writeln!(info, "datahash = {}", hex::encode(Sha256::digest(&data)))?;
         let control = gzip(open_end(&tar(&[(".PKGINFO", &info)])?))?;
         let checksum = openssl_with(&["dgst", "-sha1", "-binary"], &control)?;
         let checksum = String::from_utf8(openssl_with(&["base64", "-A"], &checksum)?)?;
         let package = [self.signature(&control)?, control, data].concat();
-        write!(
-            self.index,
+        let mut entry = format!(
             "C:Q1{checksum}\nP:{name}\nV:{version}\nA:x86_64\nS:{}\nI:1\nT:test\nU:http://localhost\nL:MIT\no:{name}\n",
             package.len()
-        )?;
-        if !needs.is_empty() {
-            writeln!(self.index, "D:{}", needs.join(" "))?;
+        );
+        for (field, value) in fields {
+            writeln!(entry, "{field}:{value}")?;
         }
-        self.index.push('\n');
-        fs::write(self.root.join(format!("x86_64/{name}-{version}.apk")), package)?;
+        self.index.push(entry);
+        fs::write(self.file(name, version), package)?;
         Ok(())
+    }
+
+    /// Removes a package, as Alpine does when a newer version comes.
+    ///
+    /// # Errors
+    /// When there is no such package.
+    pub fn remove(&mut self, name: &str, version: &str) -> Result<()> {
+        self.index.retain(|entry| !entry.contains(&format!("\nP:{name}\nV:{version}\n")));
+        Ok(fs::remove_file(self.file(name, version))?)
+    }
+
+    /// Where the file of a package is.
+    pub fn file(&self, name: &str, version: &str) -> Utf8PathBuf {
+        self.root.join(format!("x86_64/{name}-{version}.apk"))
     }
 
     /// Writes and signs the index.
@@ -70,7 +107,7 @@ impl Repository {
     /// # Errors
     /// What the file system says.
     pub fn publish(&self) -> Result<()> {
-        let index = gzip(&tar(&[("DESCRIPTION", "test"), ("APKINDEX", &self.index)])?)?;
+        let index = gzip(&tar(&[("DESCRIPTION", "test"), ("APKINDEX", &self.index.join("\n"))])?)?;
         let signed = [self.signature(&index)?, index].concat();
         Ok(fs::write(self.root.join("x86_64/APKINDEX.tar.gz"), signed)?)
     }

@@ -8,11 +8,12 @@ use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
 use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lock::{Lock, LockedPackage};
-use imgforge_core::manifest::Network;
+use imgforge_core::manifest::{ImageManifest, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
 use imgforge_core::workspace::{self, Image};
+use imgforge_packages::Scheme;
 use rayon::prelude::*;
 
 use crate::lock::LockView;
@@ -150,7 +151,15 @@ impl Session {
         }
         if !packages.is_empty() || rendered.dockerfile.contains(PACKAGES) {
             let options = imgforge_packages::Options { keep_docs: image.manifest.keep_docs };
-            inputs.insert(InputKind::Installer, "packages", imgforge_packages::script_fingerprint(options));
+            let asked = image.manifest.packages.first().map(|request| &request.source.value);
+            let source = asked.or(packages.first().map(|package| &package.source));
+            let scheme = source.map(|source| self.scheme(source)).unwrap_or_default();
+            let script = imgforge_packages::script_fingerprint(scheme, options);
+            inputs.insert(InputKind::Installer, "packages", script);
+            if scheme == Scheme::Alpine {
+                // What was asked for by name is written down in the image.
+                inputs.insert(InputKind::Installer, "world", wanted(&image.manifest).join(" "));
+            }
         }
         for (arg, value) in &args {
             inputs.insert(InputKind::Arg, arg, value);
@@ -324,6 +333,14 @@ impl Session {
         let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");
         Ok(self.engine_dockerfile(wanted, &fingerprints))
     }
+}
+
+/// The names of packages that a manifest asks for, sorted, without versions.
+pub(crate) fn wanted(manifest: &ImageManifest) -> Vec<String> {
+    let names = manifest.packages.iter().flat_map(|request| &request.names);
+    let names: BTreeSet<&str> =
+        names.map(|name| name.value.split('=').next().unwrap_or(&name.value)).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// The name of a package among inputs. Its suite is none: the same file from another suite makes the same image.

@@ -104,8 +104,12 @@ impl Scanner<'_> {
             path: self.string(" path=")?,
             size: self.number(" size=")?,
             sha256: self.string(" sha256=")?,
+            checksum: String::new(),
             security: false,
         };
+        if self.rest.starts_with(" checksum=") {
+            package.checksum = self.string(" checksum=")?;
+        }
         package.security = self.skip(" security=#true").is_some() || is_security_suite(&package.suite);
         self.skip("\n")?;
         Some(package)

@@ -20,8 +20,9 @@ fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> 
         (text, "[a-z0-9+]{1,8}").prop_map(|(folder, file)| format!("{}/{file}", folder.replace('.', "_")));
     let suite =
         prop_oneof![Just(("bookworm", false)), Just(("bookworm", true)), Just(("bookworm-security", true))];
-    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, "[0-9a-f]{64}", suite).prop_map(
-        |(source, name, version, path, size, sha256, (suite, security))| LockedPackage {
+    let hashes = ("[0-9a-f]{64}", prop_oneof![Just(String::new()), "Q1[a-zA-Z0-9+/]{3}="]);
+    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, hashes, suite).prop_map(
+        |(source, name, version, path, size, (sha256, checksum), (suite, security))| LockedPackage {
             source,
             name,
             version,
@@ -30,6 +31,7 @@ fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> 
             path,
             size,
             sha256,
+            checksum,
             security,
         },
     );
@@ -132,6 +134,7 @@ fn the_file_is_one_fact_a_line() {
         path: format!("pool/main/{name}_{version}_amd64.deb"),
         size: 1234,
         sha256: "ab".repeat(32),
+        checksum: String::new(),
         security: false,
     };
     let security =

@@ -110,14 +110,17 @@ pub struct AptSource {
     pub keyring: Option<Located<Utf8PathBuf>>,
 }
 
-/// A source whose packages apk installs inside the build, over the network, in the versions that manifests give: `apk
-/// "alpine" { repository "https://..." }`. They are not in the lock.
+/// A source of Alpine's packages: `apk "alpine" { repository "https://..."; keys "keys" }`. With keys to check its indexes
+/// with, its packages are locked. Without, apk installs them inside the build, over the network, in the versions that
+/// manifests give.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApkSource {
     /// The name that images use.
     pub name: Located<String>,
     /// `repository "https://HOST/alpine/v3.20/main"`...; those of the image's `/etc/apk/repositories` when none is given.
     pub repositories: Vec<Located<String>>,
+    /// `keys "FOLDER"`: the public keys that may sign the indexes, under the names that signatures give.
+    pub keys: Option<Located<Utf8PathBuf>>,
 }
 
 /// What one `image.kdl` says.
@@ -137,7 +140,7 @@ pub struct ImageManifest {
     pub expected_parents: Vec<Located<String>>,
     /// `packages "SOURCE" "NAME"...` of sources that are locked; in a `root` too.
     pub packages: Vec<PackageRequest>,
-    /// `packages "SOURCE" "NAME=VERSION"...` of [apk sources](ApkSource). Which sources these are is known once the workspace is
+    /// `packages "SOURCE" "NAME=VERSION"...` of [apk sources](ApkSource) without keys. Which sources these are is known once the workspace is
     /// put together; until then they are among `packages`.
     pub apk_packages: Vec<PackageRequest>,
     /// `docs #true`: keep documentation, manual pages and translations of packages.

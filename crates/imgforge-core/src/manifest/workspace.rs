@@ -184,13 +184,16 @@ pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Loca
 fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {
     let name = node.string("the source's name");
     let reader = node.reader;
-    let mut repositories = Vec::new();
+    let (mut repositories, mut keys) = (Vec::new(), None);
     for kdl in node.children() {
         let mut child = reader.node(kdl);
         match child.name() {
             "repository" => repositories.extend(child.strings("a repository's address", 1)),
+            "keys" => {
+                keys = child.string("a folder").map(|folder| Located::new(folder.value.into(), folder.span));
+            }
             other => {
-                reader.unknown(child.name_span(), "node", other, &["repository"]);
+                reader.unknown(child.name_span(), "node", other, &["repository", "keys"]);
                 continue;
             }
         }
@@ -208,7 +211,14 @@ fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {
             problem.help("for example: repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\""),
         );
     }
-    Some(ApkSource { name: name?, repositories })
+    if let Some(keys) = keys.as_ref().filter(|_| repositories.is_empty()) {
+        let message = "a source with keys needs a repository";
+        let problem = Problem::at(reader.file, keys.span, message, "keys of nothing");
+        reader.push(
+            problem.help("for example: repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\""),
+        );
+    }
+    Some(ApkSource { name: name?, repositories, keys })
 }
 
 fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {

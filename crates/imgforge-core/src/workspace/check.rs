@@ -140,11 +140,18 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
             let message = "packages need an image with a root below them";
             let problem =
                 Problem::at(&manifest.file, asked.source.span, message, "nothing to install them with");
+            let is_apk = workspace.manifest.apk.iter().any(|apk| apk.name.value == asked.source.value);
+            let stand_on = if is_apk {
+                "stand on an image of Alpine from outside".to_owned()
+            } else {
+                format!(
+                    "stand on one that says root \"{}\", or on a Debian image from outside",
+                    asked.source.value
+                )
+            };
             problems.push(problem.help(format!(
-                "the images below end with \"{}\", which has no root; stand on one that says root \"{}\", or on a Debian \
-                 image from outside",
-                bottom.name(),
-                asked.source.value
+                "the images below end with \"{}\", which has no root; {stand_on}",
+                bottom.name()
             )));
         }
     }
@@ -160,7 +167,8 @@ fn check_apk_packages(image: &Image, chain: &[&Image], problems: &mut Problems) 
             let message = format!("\"{}\" has no exact version", name.value);
             let problem = Problem::at(&manifest.file, name.span, message, "NAME=VERSION is expected");
             problems.push(problem.help(
-                "packages of an apk source are not in the lock, so the manifest says the version: \"nginx=1.26.2-r0\"",
+                "packages of an apk source without keys are not in the lock, so the manifest says the version: \
+                 \"nginx=1.26.2-r0\"; or give the source the keys that sign it: keys \"FOLDER\"",
             ));
         }
     }

@@ -44,7 +44,9 @@ pub fn load(source: &dyn Source, cache: Option<&ManifestCache>) -> Result<Worksp
     // Without the workspace's own manifest the images are still looked at, but nothing that it could say is missed.
     unread.workspace = manifest.is_none();
     let manifest = manifest.unwrap_or_else(placeholder);
-    let is_apk = |name: &str| manifest.apk.iter().any(|source| source.name.value == name);
+    // With keys they are locked as Debian's are.
+    let is_apk =
+        |name: &str| manifest.apk.iter().any(|source| source.name.value == name && source.keys.is_none());
     for image in by_name.values_mut().filter(|image| !image.packages.is_empty()) {
         let packages = std::mem::take(&mut image.packages);
         (image.apk_packages, image.packages) =

@@ -16,8 +16,9 @@ use imgforge_core::manifest::RootInclude;
 use imgforge_core::name::nearest;
 
 use crate::error::Error;
-use crate::index::Index;
+use crate::index::{Index, IndexEntry};
 use crate::relation::{Alternative, Bound};
+use present::Present;
 use solver::Universe;
 pub use update::{Partial, Updated};
 
@@ -43,13 +44,48 @@ impl Index {
     /// [`Error::UnknownPackage`], [`Error::UnknownVersion`], or [`Error::Unsolvable`] with the reason.
     pub fn resolve(&self, request: &Request<'_>) -> Result<Vec<LockedPackage>, Error> {
         let mut universe = Universe::new(self, request.installed);
-        let roots = self.roots(request, &mut universe)?;
-        let chosen = solver::solve(&universe, &roots, &[]).map_err(|reason| unsolvable(request, reason))?;
+        let mut roots = self.roots(request, &mut universe)?;
+        let chosen = loop {
+            let chosen =
+                solver::solve(&universe, &roots, &[]).map_err(|reason| unsolvable(request, reason))?;
+            let more = self.coming_along(&universe, &chosen);
+            if more.is_empty() {
+                break chosen;
+            }
+            roots.extend(more);
+        };
         let there: HashSet<&str> = request.installed.iter().map(|p| p.name.as_str()).collect();
         let mut added: Vec<LockedPackage> =
             chosen.into_iter().map(|at| self.lock(at)).filter(|p| !there.contains(p.name.as_str())).collect();
         added.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(added)
+    }
+
+    /// What else has to be there since all that it comes along with is (`install_if` of Alpine's indexes).
+    fn coming_along(&self, universe: &Universe<'_>, chosen: &[usize]) -> Vec<Alternative> {
+        let conditional = self.entries.iter().filter(|entry| !entry.install_if.is_empty());
+        let there: HashSet<&str> = chosen
+            .iter()
+            .map(|at| universe.at(*at))
+            .chain(universe.installed())
+            .map(|e| e.name.as_str())
+            .collect();
+        let mut conditional = conditional.filter(|entry| !there.contains(entry.name.as_str())).peekable();
+        if conditional.peek().is_none() {
+            return Vec::new();
+        }
+        let present =
+            Present::new(self, chosen.iter().map(|at| universe.at(*at)).chain(universe.installed()));
+        let comes = |entry: &&IndexEntry| {
+            let conditions = self.scheme.relations(&entry.install_if);
+            conditions.iter().flatten().all(|condition| present.answering(condition).next().is_some())
+        };
+        let exactly = |entry: &IndexEntry| Alternative {
+            name: entry.name.clone(),
+            qualifier: None,
+            bound: Some(Bound::exactly(&entry.version)),
+        };
+        conditional.filter(comes).map(exactly).collect()
     }
 
     /// What was asked for by name, and what a root begins with.

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::index::IndexEntry;
-use crate::relation::{Alternative, parse_relations};
+use crate::index::{Index, IndexEntry};
+use crate::relation::{Alternative, Scheme};
 
 /// A set of packages, one version of each name.
 pub(super) struct Present<'a> {
+    scheme: Scheme,
     architecture: &'a str,
     entries: Vec<&'a IndexEntry>,
     /// By name, real or virtual: the entries that have it, with the version that it has there.
@@ -14,17 +15,18 @@ pub(super) struct Present<'a> {
 }
 
 impl<'a> Present<'a> {
-    pub(super) fn new(architecture: &'a str, entries: impl IntoIterator<Item = &'a IndexEntry>) -> Self {
+    pub(super) fn new(index: &'a Index, entries: impl IntoIterator<Item = &'a IndexEntry>) -> Self {
+        let (scheme, architecture) = (index.scheme, index.architecture.as_str());
         let entries: Vec<&IndexEntry> = entries.into_iter().collect();
         let mut by_name: HashMap<String, Vec<(usize, Option<String>)>> = HashMap::new();
         for (at, entry) in entries.iter().enumerate() {
             by_name.entry(entry.name.clone()).or_default().push((at, Some(entry.version.clone())));
-            for provided in parse_relations(&entry.provides).into_iter().flatten() {
+            for provided in scheme.relations(&entry.provides).into_iter().flatten() {
                 let version = provided.bound.map(|bound| bound.version);
                 by_name.entry(provided.name).or_default().push((at, version));
             }
         }
-        Self { architecture, entries, by_name }
+        Self { scheme, architecture, entries, by_name }
     }
 
     /// The packages that an alternative takes.
@@ -42,7 +44,7 @@ impl<'a> Present<'a> {
             let entry = self.entries[at];
             if needed.insert(entry.name.as_str()) {
                 for text in [&entry.pre_depends, &entry.depends] {
-                    for alternative in parse_relations(text).iter().flatten() {
+                    for alternative in self.scheme.relations(text).iter().flatten() {
                         open.extend(self.answering(alternative));
                     }
                 }

@@ -16,7 +16,7 @@ use resolvo::{
 };
 
 use crate::index::{Index, IndexEntry};
-use crate::relation::{Alternative, Bound, compare_versions, parse_relations};
+use crate::relation::{Alternative, Bound, Scheme};
 
 /// Lines of the solver's explanation that are shown.
 const REASON_LINES: usize = 12;
@@ -79,6 +79,10 @@ impl<'a> Universe<'a> {
         }
     }
 
+    fn scheme(&self) -> Scheme {
+        self.index.scheme
+    }
+
     pub(super) fn has_guesses(&self) -> bool {
         self.has_guesses
     }
@@ -133,7 +137,7 @@ impl<'a> Universe<'a> {
         let held = self.held.iter().enumerate().map(|(n, entry)| (Choice::Entry(first + n), entry));
         let there = self.installed.iter().map(|(name, entry)| (Choice::Installed((*name).to_owned()), entry));
         let provides = move |(choice, entry): (Choice, &IndexEntry)| {
-            let provided = parse_relations(&entry.provides).into_iter().flatten();
+            let provided = self.scheme().relations(&entry.provides).into_iter().flatten();
             let version = provided.filter(|p| p.name == name).map(|p| p.bound.map(|b| b.version));
             version.map(|version| (choice.clone(), version)).collect::<Vec<_>>()
         };
@@ -283,7 +287,8 @@ impl Provider<'_> {
         let mut sets = vec![self.set(name, Some(Bound::exactly(version)), false)];
         let versions = self.universe.versions(name);
         let entry = versions.iter().map(|choice| self.universe.entry(choice)).find(|e| e.version == version);
-        let provided = entry.map(|entry| parse_relations(&entry.provides)).unwrap_or_default();
+        let provided =
+            entry.map(|entry| self.universe.scheme().relations(&entry.provides)).unwrap_or_default();
         for provided in provided.into_iter().flatten() {
             let name = self.pool.intern_package_name(format!("{VIRTUAL}{}", provided.name));
             let by = entry.map(|entry| (entry.name.clone(), entry.version.clone()));
@@ -455,7 +460,7 @@ impl DependencyProvider for Provider<'_> {
                 .cmp(&tier(&b))
                 .then_with(|| rank(&x.priority).cmp(&rank(&y.priority)))
                 .then_with(|| x.name.cmp(&y.name))
-                .then_with(|| compare_versions(&y.version, &x.version))
+                .then_with(|| self.universe.scheme().compare(&y.version, &x.version))
         });
     }
 
@@ -474,11 +479,12 @@ impl DependencyProvider for Provider<'_> {
                 // What a parent has is complete, or was accepted as it is when the parent was locked.
                 if matches!(choice, Choice::Entry(_)) {
                     for text in [&entry.pre_depends, &entry.depends] {
-                        known.requirements.extend(parse_relations(text).iter().map(|d| self.requirement(d)));
+                        let relations = self.universe.scheme().relations(text);
+                        known.requirements.extend(relations.iter().map(|d| self.requirement(d)));
                     }
                 }
                 for text in [&entry.conflicts, &entry.breaks] {
-                    for banned in parse_relations(text).iter().flatten() {
+                    for banned in self.universe.scheme().relations(text).iter().flatten() {
                         self.constraints(entry, banned, &mut known.constrains);
                     }
                 }

@@ -13,7 +13,7 @@ use super::solver::{self, Universe};
 use super::{Request, unsolvable};
 use crate::error::Error;
 use crate::index::{Index, IndexEntry};
-use crate::relation::{Alternative, Dependency, parse_relations, relations_text};
+use crate::relation::{Alternative, Dependency};
 
 /// What is locked of an image, and what of it moves.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +42,7 @@ impl Index {
     /// only.
     pub fn newer(&self, package: &LockedPackage, security: bool) -> Vec<String> {
         self.versions(&package.name)
-            .take_while(|entry| crate::compare_versions(&entry.version, &package.version).is_gt())
+            .take_while(|entry| self.scheme.compare(&entry.version, &package.version).is_gt())
             .filter(|entry| !security || entry.security)
             .map(|entry| entry.version.clone())
             .collect()
@@ -77,6 +77,11 @@ impl Index {
             let chosen = solver::solve(&universe, &found.roots, &found.pins)
                 .map_err(|reason| unsolvable(request, reason))?;
             let packages = self.without_orphans(&universe, &search.roots, &chosen, &locked);
+            let more = self.coming_along(&universe, &chosen);
+            if !more.is_empty() {
+                search.roots.extend(more);
+                continue;
+            }
             let in_vain = found.in_vain(&packages, &moves);
             // Each round puts one name at least behind the others: more rounds than names find nothing new.
             rounds += 1;
@@ -111,7 +116,7 @@ impl Index {
         let kept = kept.map(|package| Alternative::any(&package.name));
         let roots: Vec<Alternative> = roots.iter().cloned().chain(kept).collect();
         let entries = chosen.iter().map(|at| universe.at(*at)).chain(universe.installed());
-        let needed = Present::new(&self.architecture, entries).needed(&roots);
+        let needed = Present::new(self, entries).needed(&roots);
         lines
             .into_iter()
             .filter(|(at, _)| needed.contains(universe.at(*at).name.as_str()))
@@ -138,7 +143,7 @@ impl Index {
                 .unwrap_or_default()
         };
         let before: Vec<IndexEntry> = partial.locked.iter().chain(partial.before).map(like).collect();
-        let present = Present::new(&self.architecture, &before);
+        let present = Present::new(self, &before);
         let entry = |package: &&LockedPackage| match self.entry_of(package) {
             Some(_) => (like(package), true),
             None => (self.guess(like(package), &present), false),
@@ -151,7 +156,7 @@ impl Index {
     fn guess(&self, entry: IndexEntry, present: &Present<'_>) -> IndexEntry {
         let newest = self.versions(&entry.name).next().map(|newest| newest.version.clone());
         let read = |text: &str| -> Vec<Dependency> {
-            let mut relations = parse_relations(text);
+            let mut relations = self.scheme.relations(text);
             let bounds = relations.iter_mut().flatten().filter_map(|alternative| alternative.bound.as_mut());
             for bound in bounds.filter(|bound| Some(&bound.version) == newest.as_ref()) {
                 bound.version.clone_from(&entry.version);
@@ -160,12 +165,12 @@ impl Index {
         };
         let answered = |any: &Dependency| any.iter().any(|a| present.answering(a).next().is_some());
         let own = |any: &Dependency| any.iter().any(|a| a.name == entry.name);
-        let true_of = |text: &str| relations_text(&keep(read(text), answered));
-        let false_of = |text: &str| relations_text(&keep(read(text), |any| own(any) || !answered(any)));
+        let true_of = |text: &str| self.scheme.text(&keep(read(text), answered));
+        let false_of = |text: &str| self.scheme.text(&keep(read(text), |any| own(any) || !answered(any)));
         IndexEntry {
             pre_depends: true_of(&entry.pre_depends),
             depends: true_of(&entry.depends),
-            provides: relations_text(&read(&entry.provides)),
+            provides: self.scheme.text(&read(&entry.provides)),
             conflicts: false_of(&entry.conflicts),
             breaks: false_of(&entry.breaks),
             ..entry

@@ -8,7 +8,7 @@ use imgforge_core::context::SuppliedFile;
 use imgforge_core::diagnostic::{Problem, Span};
 use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::lock::Lock;
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
@@ -18,9 +18,10 @@ use imgforge_engine::{
     BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, Login, PullRequest,
     StepEvent, StepSink, Work, labels,
 };
+use imgforge_packages::Scheme;
 
-use crate::lock::LockView;
-use crate::prepare::Prepared;
+use crate::lock::{Closure, LockView};
+use crate::prepare::{Prepared, wanted};
 use crate::testing::{Stopped, Subject, TestRecord, Tester};
 use crate::{Error, Session};
 
@@ -41,8 +42,7 @@ struct Job {
     prepared: Prepared,
     request: BuildRequest,
     content_reference: String,
-    /// All packages that the image must end up with; empty when it has none.
-    closure: Vec<LockedPackage>,
+    closure: Closure,
     image: Image,
     /// Whether it is built; otherwise it is there, and only tested.
     is_built: bool,
@@ -223,10 +223,16 @@ impl Builder {
         request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
         let engine = &*self.engine;
         let built = engine.build(request, self.sink(name), cancel).await.map_err(Stop::Build)?;
-        if !job.closure.is_empty() {
-            let status = engine.read_file(&built.id, "/var/lib/dpkg/status").await?;
-            let text = String::from_utf8_lossy(&status.unwrap_or_default()).into_owned();
-            let differences = imgforge_packages::compare(&text, &job.closure);
+        let Closure { scheme, packages } = &job.closure;
+        if !packages.is_empty() {
+            let mut database = None;
+            for path in imgforge_packages::database_paths(*scheme) {
+                if database.is_none() {
+                    database = engine.read_file(&built.id, path).await?;
+                }
+            }
+            let text = String::from_utf8_lossy(&database.unwrap_or_default()).into_owned();
+            let differences = imgforge_packages::compare(*scheme, &text, packages);
             if !differences.is_empty() {
                 // Without a name it would lie about for nobody.
                 engine.untag(&built.id).await?;
@@ -415,10 +421,7 @@ fn job(
     let image = session.workspace.images[name].clone();
     let content_tag = prepared.target.fingerprint.content_tag();
     let content_reference = format!("{}:{content_tag}", session.repository(name));
-    let chain = session.graph.chain(name);
-    let added: Vec<LockedPackage> = chain.into_iter().flat_map(|name| view.added_by(name)).cloned().collect();
-    let below = session.foreign(name, view.externals()).filter(|_| !added.is_empty());
-    let closure = below.map(|package| package.installed("")).chain(added.iter().cloned()).collect();
+    let closure = session.closure(name, view);
     let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
     for (key, value) in [
         (labels::WORKSPACE, session.workspace.manifest.name.value.clone()),
@@ -440,6 +443,9 @@ fn job(
         network: prepared.rendered.network,
         platform: prepared.target.platform.clone(),
     };
+    let asked = image.manifest.packages.first();
+    let scheme = asked.map_or(closure.scheme, |request| session.scheme(&request.source.value));
+    let closure = Closure { scheme, ..closure };
     Job { prepared, request, content_reference, closure, image, is_built: true, subject: None }
 }
 
@@ -451,9 +457,12 @@ async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
     let packages = job.prepared.packages.clone();
     let options = imgforge_packages::Options { keep_docs: job.image.manifest.keep_docs };
     let is_root = matches!(job.image.manifest.base.value, Base::Root(_));
+    let (scheme, wanted) = (job.closure.scheme, wanted(&job.image.manifest));
     let staged = tokio::task::spawn_blocking(move || {
         let cache = imgforge_packages::Cache::user()?;
-        if is_root {
+        if scheme == Scheme::Alpine {
+            Ok(imgforge_packages::apk::stage_packages(&packages, &wanted, &cache))
+        } else if is_root {
             imgforge_packages::stage_root(&packages, options, &cache)
         } else {
             imgforge_packages::stage_packages(&packages, options, &cache)

@@ -11,7 +11,7 @@ use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::lock::{ForeignPackage, Lock, LockedExternal};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::External;
-use imgforge_packages::Cache;
+use imgforge_packages::{Cache, Scheme};
 use imgforge_registry::{
     Credentials, Descriptor, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
     Retry,
@@ -29,8 +29,8 @@ pub(crate) struct Outside<'s> {
     /// One of its places.
     external: &'s External,
     pub(crate) images: BTreeSet<&'s ImageName>,
-    /// Whether packages are put on top of it, so that those that it has must be known.
-    has_packages_above: bool,
+    /// Whose packages are put on top of it, so that those that it has must be known.
+    packages_above: Option<Scheme>,
 }
 
 impl Outside<'_> {
@@ -63,24 +63,24 @@ impl Session {
     /// The references that the lock must know, with those that use them.
     pub(crate) fn outside(&self) -> BTreeMap<&str, Outside<'_>> {
         let mut found: BTreeMap<&str, Outside<'_>> = BTreeMap::new();
-        let mut bases: BTreeSet<&str> = BTreeSet::new();
+        let mut bases: BTreeMap<&str, Scheme> = BTreeMap::new();
         for (name, image) in &self.workspace.images {
-            if !image.manifest.packages.is_empty() {
-                bases.extend(self.outside_base(name));
+            if let Some(asked) = image.manifest.packages.first() {
+                bases.extend(self.outside_base(name).map(|base| (base, self.scheme(&asked.source.value))));
             }
             for external in &image.externals {
                 let outside = found.entry(&external.reference).or_insert_with(|| Outside {
                     external,
                     images: BTreeSet::new(),
-                    has_packages_above: false,
+                    packages_above: None,
                 });
                 outside.images.insert(name);
             }
         }
         for (reference, outside) in &mut found {
-            outside.has_packages_above = bases.contains(reference);
+            outside.packages_above = bases.get(reference).copied();
         }
-        found.retain(|_, outside| outside.has_packages_above || outside.external.pinned().is_none());
+        found.retain(|_, outside| outside.packages_above.is_some() || outside.external.pinned().is_none());
         found
     }
 
@@ -107,7 +107,7 @@ impl Session {
         for (reference, used) in &outside {
             match lock.externals.get(*reference) {
                 None => return stale(format!("it has no digest of {reference}")),
-                Some(locked) if used.has_packages_above && locked.packages.is_empty() => {
+                Some(locked) if used.packages_above.is_some() && locked.packages.is_empty() => {
                     return stale(format!("it does not say which packages {reference} has"));
                 }
                 Some(_) => {}
@@ -131,12 +131,13 @@ impl Session {
         let (mut externals, mut to_ask) = (BTreeMap::new(), Vec::new());
         for (reference, used) in self.outside() {
             let locked = old.externals.get(reference);
-            let is_whole = |locked: &&LockedExternal| !used.has_packages_above || !locked.packages.is_empty();
+            let is_whole =
+                |locked: &&LockedExternal| used.packages_above.is_none() || !locked.packages.is_empty();
             let stays = !self.moves_external(reference, &used, moves);
             match locked.filter(is_whole).filter(|_| stays) {
                 Some(locked) => {
                     let mut locked = locked.clone();
-                    if !used.has_packages_above {
+                    if used.packages_above.is_none() {
                         locked.packages.clear();
                     }
                     externals.insert(reference.to_owned(), locked);
@@ -223,7 +224,7 @@ impl Session {
             },
         };
         if let Some(locked) = locked.filter(|locked| locked.digest == digest.as_str())
-            && !(used.has_packages_above && locked.packages.is_empty())
+            && !(used.packages_above.is_some() && locked.packages.is_empty())
         {
             return Ok(locked.clone());
         }
@@ -249,15 +250,22 @@ impl Session {
             platforms: BTreeMap::from([(platform.to_owned(), own.digest().to_string())]),
             packages: BTreeSet::new(),
         };
-        if used.has_packages_above {
-            let status = status_of(registry, &image.repository, &own).await?;
-            external.packages = imgforge_packages::installed_packages(&status, ARCHITECTURE);
-            if !external.packages.iter().any(|package| package.name == "dpkg") {
-                let problem =
-                    used.problem(format!("{reference} has no dpkg"), "packages are put on top of it");
-                return Err(Stop::Wrong(problem.help(
+        if let Some(scheme) = used.packages_above {
+            let database = database_of(registry, &image.repository, &own).await?;
+            external.packages = imgforge_packages::installed_packages(scheme, &database, ARCHITECTURE);
+            let (installer, help) = match scheme {
+                Scheme::Debian => (
+                    "dpkg",
                     "packages are installed with dpkg: stand on an image of Debian or Ubuntu, or on a root",
-                )));
+                ),
+                Scheme::Alpine => {
+                    ("apk-tools", "packages are installed with apk: stand on an image of Alpine")
+                }
+            };
+            if !external.packages.iter().any(|package| package.name == installer) {
+                let message = format!("{reference} has no {installer}");
+                let problem = used.problem(message, "packages are put on top of it");
+                return Err(Stop::Wrong(problem.help(help)));
             }
         }
         Ok(external)
@@ -276,6 +284,43 @@ impl Session {
                 format!("the registry {} does not have {}@{digest} any more", image.host, image.repository);
             let problem = used.problem(message, "used here");
             Stop::Wrong(problem.help(gone_help(&used.external.reference)))
+        })
+    }
+
+    /// Sees to it that the databases of these externals' Alpine images are in the cache: nobody else knows what files the
+    /// base's packages provide. (Debian's packages name each other, and their index does.)
+    ///
+    /// # Errors
+    /// Registries that cannot be reached, or do not have the image any more.
+    pub(crate) fn fetch_databases(&self, externals: &BTreeMap<String, LockedExternal>) -> Result<(), Error> {
+        let cache = Cache::user()?;
+        let is_alpine = |locked: &LockedExternal| locked.packages.iter().any(|p| p.name == "apk-tools");
+        let missing: Vec<(&str, &str)> = externals
+            .iter()
+            .filter(|(_, locked)| is_alpine(locked))
+            .map(|(reference, locked)| (reference.as_str(), locked.digest_for(self.platform())))
+            .filter(|(_, digest)| imgforge_packages::kept_database(digest, &cache).is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let registries = self.registries(missing.iter().map(|(reference, _)| *reference))?;
+        let outside = self.outside();
+        crate::build::runtime()?.block_on(async {
+            for (reference, digest) in missing {
+                let (Ok(image), Some(used)) = (reference.parse::<ImageReference>(), outside.get(reference))
+                else {
+                    continue;
+                };
+                let Ok(digest) = digest.parse::<Digest>() else { continue };
+                let registry = &registries[&image.host];
+                match self.manifest(registry, &image, &digest, used).await {
+                    Ok(manifest) => drop(database_of(registry, &image.repository, &manifest).await?),
+                    Err(Stop::Wrong(problem)) => return Err(problem.into()),
+                    Err(Stop::Failed(error)) => return Err(error),
+                }
+            }
+            Ok(())
         })
     }
 
@@ -343,11 +388,11 @@ fn platform_of(listed: &Descriptor) -> Option<String> {
     Some(format!("{}/{}{variant}", platform.os, platform.architecture))
 }
 
-/// The dpkg database of an image: the one that was kept, or that of its layers, which are not kept.
-async fn status_of(registry: &Registry, repository: &str, image: &Manifest) -> Result<String, Error> {
+/// The package database of an image: the one that was kept, or that of its layers, which are not kept.
+async fn database_of(registry: &Registry, repository: &str, image: &Manifest) -> Result<String, Error> {
     let cache = Cache::user()?;
-    if let Some(status) = imgforge_packages::kept_status(image.digest().as_str(), &cache) {
-        return Ok(status);
+    if let Some(database) = imgforge_packages::kept_database(image.digest().as_str(), &cache) {
+        return Ok(database);
     }
     let folder = tempfile::tempdir()
         .map_err(|error| Error::Io { path: std::env::temp_dir().to_string_lossy().as_ref().into(), error })?;
@@ -361,9 +406,9 @@ async fn status_of(registry: &Registry, repository: &str, image: &Manifest) -> R
         registry.download_blob(repository, layer, &file, ProgressSink::silent()).await?;
         layers.push(file);
     }
-    let status = tokio::task::block_in_place(|| imgforge_packages::dpkg_status(&layers))?;
-    imgforge_packages::keep_status(image.digest().as_str(), &status, &cache)?;
-    Ok(status)
+    let database = tokio::task::block_in_place(|| imgforge_packages::package_database(&layers))?;
+    imgforge_packages::keep_database(image.digest().as_str(), &database, &cache)?;
+    Ok(database)
 }
 
 #[cfg(test)]

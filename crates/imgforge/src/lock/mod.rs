@@ -16,25 +16,33 @@ use camino::Utf8Path;
 use imgforge_core::cache_file;
 use imgforge_core::diagnostic::Problem;
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
-use imgforge_core::manifest::{AptSource, Base, RootInclude};
+use imgforge_core::manifest::{ApkSource, AptSource, Base, RootInclude};
 use imgforge_core::name::ImageName;
 use imgforge_core::services;
 use imgforge_core::source::Source;
 use imgforge_core::workspace::{Image, read_file};
-use imgforge_packages::{Machine, Repository};
+use imgforge_packages::{Machine, Repository, Scheme};
 
 use crate::{Error, Session};
 
 /// The lock's name, beside `imgforge.kdl`.
 pub const FILE: &str = "imgforge.lock";
 
-/// The architecture whose packages are locked.
+/// The architecture whose packages are locked, as Debian and as Alpine call it.
 pub(crate) const ARCHITECTURE: &str = "amd64";
+const ALPINE_ARCHITECTURE: &str = "x86_64";
+
+/// All packages that an image must end up with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Closure {
+    pub(crate) scheme: Scheme,
+    pub(crate) packages: Vec<LockedPackage>,
+}
 
 /// What one image asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageRequest {
-    /// The apt source's name.
+    /// The package source's name.
     pub(crate) source: String,
     /// What a root starts with.
     pub(crate) include: Option<RootInclude>,
@@ -149,12 +157,52 @@ impl Session {
             return None;
         }
         let include = root.map(|root| root.include);
-        let described = self.workspace.manifest.apt.iter().find(|apt| apt.name.value == source)?;
-        let hash = request_hash(described, include, &wanted, parent);
+        let hash = request_hash(&self.description(&source)?, include, &wanted, parent);
         Some(ImageRequest { source, include, wanted, hash })
     }
 
+    /// What the workspace says of a source, as far as it decides what its packages are.
+    fn description(&self, source: &str) -> Option<Description<'_>> {
+        let manifest = &self.workspace.manifest;
+        let of_apt = manifest.apt.iter().find(|apt| apt.name.value == source);
+        let of_apt = of_apt.map(|apt| Description {
+            name: &apt.name.value,
+            suites: apt.suites.iter().map(|suite| suite.value.clone()).collect(),
+            components: apt.components.iter().map(|component| component.value.clone()).collect(),
+        });
+        of_apt.or_else(|| {
+            let apk = self.apk(source)?;
+            let repository = Repository::of_apk(apk, &self.root, ALPINE_ARCHITECTURE);
+            let suites = repository.suites.into_iter().map(|suite| suite.name).collect();
+            Some(Description { name: &apk.name.value, suites, components: Vec::new() })
+        })
+    }
+
+    /// The apk source of this name whose packages are locked.
+    fn apk(&self, source: &str) -> Option<&ApkSource> {
+        let mut apk = self.workspace.manifest.apk.iter();
+        apk.find(|apk| apk.name.value == source && apk.keys.is_some())
+    }
+
+    /// Whose packages a source has.
+    pub(crate) fn scheme(&self, source: &str) -> Scheme {
+        if self.apk(source).is_some() { Scheme::Alpine } else { Scheme::Debian }
+    }
+
+    /// All packages that an image must end up with, by a lock: none when it and its parents add none.
+    pub(crate) fn closure(&self, name: &ImageName, view: &LockView<'_>) -> Closure {
+        let chain = self.graph.chain(name);
+        let added: Vec<&LockedPackage> = chain.into_iter().flat_map(|name| view.added_by(name)).collect();
+        let Some(first) = added.first() else { return Closure::default() };
+        let below = self.foreign(name, view.externals()).map(|package| package.installed(""));
+        let scheme = self.scheme(&first.source);
+        Closure { scheme, packages: below.chain(added.into_iter().cloned()).collect() }
+    }
+
     pub(crate) fn repository_of(&self, source: &str) -> Result<Repository, Error> {
+        if let Some(apk) = self.apk(source) {
+            return Ok(Repository::of_apk(apk, &self.root, ALPINE_ARCHITECTURE));
+        }
         let apt = self.workspace.manifest.apt.iter().find(|apt| apt.name.value == *source);
         let apt = apt.ok_or_else(|| Problem::new(format!("there is no apt source \"{source}\"")))?;
         let machine = Machine::read()?;
@@ -175,6 +223,19 @@ impl Session {
                 Problem::at(&self.workspace.manifest.file, span, error.to_string(), "asked for here").into()
             }
             None => error.into(),
+        }
+    }
+
+    /// A folder of keys that is none is shown where the workspace names it.
+    pub(crate) fn at_keys(&self, source: &str, error: imgforge_packages::Error) -> Error {
+        let keys = self.apk(source).and_then(|apk| apk.keys.as_ref());
+        match (keys, &error) {
+            (Some(keys), imgforge_packages::Error::Keyring { path, reason, .. }) => {
+                let message = format!("the keys {path} cannot be read: {reason}");
+                let problem = Problem::at(&self.workspace.manifest.file, keys.span, message, "given here");
+                problem.help("copy /etc/apk/keys of an image of Alpine that you trust").into()
+            }
+            _ => error.into(),
         }
     }
 
@@ -224,8 +285,15 @@ pub(crate) fn request_sum(requests: &BTreeMap<ImageName, ImageRequest>) -> Strin
     hasher.finalize().to_hex().to_string()
 }
 
+/// A package source, as far as it decides what its packages are.
+struct Description<'s> {
+    name: &'s str,
+    suites: Vec<String>,
+    components: Vec<String>,
+}
+
 fn request_hash(
-    source: &AptSource,
+    source: &Description<'_>,
     include: Option<RootInclude>,
     wanted: &BTreeSet<String>,
     parent: Option<&ImageRequest>,
@@ -233,9 +301,9 @@ fn request_hash(
     let mut hasher = blake3::Hasher::new_derive_key("imgforge 2026 image request");
     for part in [&source.suites, &source.components] {
         frame(&mut hasher, &part.len().to_string());
-        part.iter().for_each(|word| frame(&mut hasher, &word.value));
+        part.iter().for_each(|word| frame(&mut hasher, word));
     }
-    frame(&mut hasher, &source.name.value);
+    frame(&mut hasher, source.name);
     frame(
         &mut hasher,
         match include {

@@ -6,7 +6,7 @@ use imgforge_core::diagnostic::Problem;
 use imgforge_core::event::Reporter;
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
-use imgforge_packages::{Index, compare_versions};
+use imgforge_packages::Index;
 
 use crate::lock::resolve::{Lifts, Moves, Resolution};
 use crate::progress::{EventProgress, pump};
@@ -142,8 +142,9 @@ fn row(package: &LockedPackage, new: Option<&LockedPackage>, index: &Index) -> O
         locked: package.version.clone(),
         newest: moved.map(|new| new.version.clone()),
         suite: moved.map(|new| new.suite.clone()),
-        security: moved
-            .is_some_and(|new| fixes.iter().any(|version| compare_versions(version, &new.version).is_le())),
+        security: moved.is_some_and(|new| {
+            fixes.iter().any(|version| index.scheme().compare(version, &new.version).is_le())
+        }),
         fits: true,
         served,
         images: BTreeSet::new(),

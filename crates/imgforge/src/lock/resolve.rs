@@ -77,8 +77,24 @@ impl Session {
         }
         pump(reporter, |events| {
             let progress = EventProgress::new(events);
-            Resolution::new(self, requests, old, externals, moves, &progress)?.lock()
+            let resolution = Resolution::new(self, requests, old, externals, moves, &progress)?;
+            let mut lock = resolution.lock()?;
+            self.complete(&mut lock, &progress)?;
+            Ok(lock)
         })
+    }
+
+    /// Notes the SHA-256 of files that their index knows by something else, which means to fetch them.
+    fn complete(&self, lock: &mut Lock, progress: &dyn Progress) -> Result<(), Error> {
+        let incomplete = lock.packages.iter().filter(|package| package.sha256.is_empty());
+        let sources: BTreeSet<String> = incomplete.map(|package| package.source.clone()).collect();
+        let cache = Cache::user()?;
+        for source in sources {
+            let repository = self.repository_of(&source)?;
+            let of_source = lock.packages.iter_mut().filter(|package| package.source == source);
+            imgforge_packages::apk::complete(of_source, &repository, &cache, progress)?;
+        }
+        Ok(())
     }
 
     fn indexes(
@@ -88,17 +104,19 @@ impl Session {
         externals: &BTreeMap<String, LockedExternal>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, Index>, Error> {
+        self.fetch_databases(externals)?;
         let cache = Cache::user()?;
         let sources: BTreeSet<&String> = requests.values().map(|request| &request.source).collect();
         let mut indexes = BTreeMap::new();
         for source in sources {
             let repository = self.repository_of(source)?;
-            let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)?;
+            let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)
+                .map_err(|error| self.at_keys(source, error))?;
             index.recall(&old.packages, &cache);
             let bases = externals.values().chain(old.externals.values());
             let digests: BTreeSet<&String> = bases.flat_map(|base| base.platforms.values()).collect();
-            for status in digests.into_iter().filter_map(|d| imgforge_packages::kept_status(d, &cache)) {
-                index.recall_status(&status);
+            for status in digests.into_iter().filter_map(|d| imgforge_packages::kept_database(d, &cache)) {
+                index.recall_database(&status);
             }
             indexes.insert(source.clone(), index);
         }

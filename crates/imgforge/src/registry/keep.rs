@@ -17,8 +17,10 @@ use crate::{Error, Session};
 
 /// Where packages lie, beside the images. No image has such a name by accident.
 const REPOSITORY: &str = "imgforge.packages";
-/// What a package is called as a layer.
+/// What a package of Debian is called as a layer.
 const MEDIA_TYPE: &str = "application/vnd.debian.binary-package";
+/// And one of Alpine, for which no type is registered.
+const ALPINE_MEDIA_TYPE: &str = "application/octet-stream";
 /// The file's name, for those who look at the artifact (OCI image specification, "Pre-Defined Annotation Keys").
 const TITLE: &str = "org.opencontainers.image.title";
 
@@ -136,5 +138,6 @@ async fn keep(registry: &FamilyRegistry, image: &PushImage) -> Result<u64, Error
 
 fn descriptor(package: &LockedPackage) -> Option<Descriptor> {
     let digest: Digest = format!("sha256:{}", package.sha256).parse().ok()?;
-    Some(Descriptor::new(MEDIA_TYPE, digest, package.size))
+    let media_type = if package.checksum.is_empty() { MEDIA_TYPE } else { ALPINE_MEDIA_TYPE };
+    Some(Descriptor::new(media_type, digest, package.size))
 }

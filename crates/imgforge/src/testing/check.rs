@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imgforge_core::lock::LockedPackage;
+use crate::lock::Closure;
 use imgforge_core::manifest::{FileCheck, FileKind, UserCheck};
 use imgforge_engine::containers::{Entry, EntryKind, ExecOutput};
 use imgforge_report::human_size;
@@ -172,13 +172,13 @@ pub(super) fn no_setuid(entries: &[(String, Entry)], but: &[String]) -> Verdict 
 }
 
 /// `packages-as-locked`.
-pub(super) fn packages(status: &str, closure: &[LockedPackage]) -> Verdict {
-    let differences = imgforge_packages::compare(status, closure);
+pub(super) fn packages(database: &str, closure: &Closure) -> Verdict {
+    let differences = imgforge_packages::compare(closure.scheme, database, &closure.packages);
     if differences.is_empty() {
         return None;
     }
     let found: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    mismatch(format!("the {} locked packages", closure.len()), list(&found))
+    mismatch(format!("the {} locked packages", closure.packages.len()), list(&found))
 }
 
 /// What a program has printed and how it ended, against what `command` says.

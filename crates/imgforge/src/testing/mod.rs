@@ -9,8 +9,8 @@ mod runner;
 
 use std::time::Duration;
 
+use crate::lock::Closure;
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::lock::LockedPackage;
 use imgforge_core::name::ImageName;
 use imgforge_core::services::READY;
 use imgforge_core::testing::{self, ImageTest, TestsHash};
@@ -37,7 +37,7 @@ pub(crate) struct Subject {
     /// Whether there is a program in it that tells whether all services are ready.
     pub(crate) tells_ready: bool,
     /// All packages that are locked for it.
-    pub(crate) closure: Vec<LockedPackage>,
+    pub(crate) closure: Closure,
 }
 
 impl Session {
@@ -49,7 +49,7 @@ impl Session {
         &self,
         name: &ImageName,
         fingerprint: Fingerprint,
-        closure: impl FnOnce() -> Vec<LockedPackage>,
+        closure: impl FnOnce() -> Closure,
     ) -> Result<Option<Subject>, Error> {
         let tests = testing::of(&self.workspace, &self.graph, name);
         if tests.is_empty() {

@@ -214,8 +214,13 @@ impl Bench<'_> {
             Check::Size { max } => Ok(check::size(self.tester.engine.size(self.image).await?, *max)),
             Check::NoSetuid { but } => Ok(check::no_setuid(&self.look().await?.walk().await?, but)),
             Check::PackagesAsLocked => {
-                let status = self.look().await?.text("/var/lib/dpkg/status").await?;
-                Ok(check::packages(&status, &self.subject.closure))
+                let mut database = String::new();
+                for path in imgforge_packages::database_paths(self.subject.closure.scheme) {
+                    if database.is_empty() {
+                        database = self.look().await?.text(path).await?;
+                    }
+                }
+                Ok(check::packages(&database, &self.subject.closure))
             }
             Check::Healthy { within } => self.healthy(*within).await,
             Check::Stops { within, code } => self.stops(*within, *code).await,

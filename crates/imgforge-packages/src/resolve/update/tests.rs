@@ -183,7 +183,7 @@ fn is_needed(set: &[&IndexEntry], wanted: &[&str], name: &str) -> bool {
         for entry in set.iter().filter(|entry| takes(entry, &alternative)) {
             if needed.iter().all(|known| known.name != entry.name) {
                 needed.push(entry);
-                open.extend(parse_relations(&entry.depends).into_iter().flatten());
+                open.extend(crate::parse_relations(&entry.depends).into_iter().flatten());
             }
         }
     }
@@ -193,9 +193,11 @@ fn is_needed(set: &[&IndexEntry], wanted: &[&str], name: &str) -> bool {
 /// Whether these can be installed together, as Debian policy says it: written without the resolver.
 fn is_sound(set: &[&IndexEntry], wanted: &[&str]) -> bool {
     let has = |alternative: &Alternative| set.iter().any(|entry| takes(entry, alternative));
-    let needs = |entry: &&IndexEntry| parse_relations(&entry.depends).iter().all(|any| any.iter().any(has));
+    let needs =
+        |entry: &&IndexEntry| crate::parse_relations(&entry.depends).iter().all(|any| any.iter().any(has));
     let peace = |entry: &&IndexEntry| {
-        let banned: Vec<Alternative> = parse_relations(&entry.conflicts).into_iter().flatten().collect();
+        let banned: Vec<Alternative> =
+            crate::parse_relations(&entry.conflicts).into_iter().flatten().collect();
         set.iter()
             .filter(|other| other.name != entry.name)
             .all(|other| !banned.iter().any(|b| takes(other, b)))
