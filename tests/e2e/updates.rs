@@ -406,3 +406,82 @@ fn packages_kept_in_the_registry_are_there_when_no_mirror_has_them() {
         assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
     }
 }
+
+#[test]
+fn what_no_mirror_has_any_more_comes_from_a_snapshot_then_from_the_registry() {
+    const STATE: &str = "20261126T210005Z";
+    let registry = Registry::start(Setup::default()).unwrap();
+    let mut family = Family::new(false);
+    family.push_to(&registry);
+    family.run(&["update"]).ok();
+    assert!(!family.lock().contains("indexed="), "without an archive, nothing is kept for it");
+
+    // An archive with the state of the index.
+    let root = Utf8Path::from_path(family.folder.path()).unwrap().to_owned();
+    let archive = Server::start(root.join("archive")).unwrap();
+    std::fs::create_dir_all(root.join("archive").join(STATE)).unwrap();
+    let pool = root.join("repository/pool");
+    let copy = root.join("archive").join(STATE).join("pool");
+    assert!(
+        std::process::Command::new("cp")
+            .args(["-r", pool.as_str(), copy.as_str()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let manifest = std::fs::read_to_string(family.workspace.root().join("imgforge.kdl")).unwrap();
+    let line = format!("    snapshot \"{}\"\n    keyring", archive.uri());
+    family.workspace.write("imgforge.kdl", &manifest.replace("    keyring", &line));
+    let dated = [("Date", "Thu, 26 Nov 2026 21:00:05 UTC")];
+    family.stable.publish(&family.key, &dated).unwrap();
+    family.security.publish(&family.key, &dated).unwrap();
+
+    // A lock from before is one still; an update of everything gives its lines the date, and a later one leaves it.
+    family.run(&["build", "os", "--locked"]).ok();
+    family.run(&["update"]).ok();
+    let lock = family.lock();
+    let mark = format!(" indexed=\"{STATE}\"");
+    let packages = lock.lines().filter(|line| line.starts_with("package "));
+    assert!(packages.clone().count() == 5 && packages.clone().all(|line| line.ends_with(&mark)), "{lock}");
+    let dated = [("Date", "Fri, 27 Nov 2026 21:00:05 UTC")];
+    family.stable.publish(&family.key, &dated).unwrap();
+    family.run(&["update"]).ok();
+    assert_eq!(family.lock(), lock);
+    family.run(&["push", "os", "--packages"]).ok();
+
+    // The mirror deletes: a build takes it from the archive, without asking the registry.
+    family.stable.remove("base").unwrap();
+    let cache = root.join("cache/sha256");
+    let build = || {
+        std::fs::remove_dir_all(&cache).unwrap();
+        family.run(&["build", "os", "--force", "--locked"])
+    };
+    build().ok();
+    let asked = archive.requests();
+    assert_eq!(asked, [format!("/{STATE}/pool/base_1.0_all.deb")]);
+
+    // What the archive has wrongly, the registry has rightly.
+    let wrong = copy.join("base_1.0_all.deb");
+    let right = std::fs::read(&wrong).unwrap();
+    std::fs::write(&wrong, vec![7; right.len()]).unwrap();
+    build().ok();
+    assert!(archive.requests().len() > asked.len());
+
+    // And when the archive is not there; without either, the message says all.
+    let uri = archive.uri();
+    drop(archive);
+    build().ok();
+    let line = lock.lines().find(|line| line.starts_with("package \"local\" \"base\" ")).unwrap();
+    let hash = line.split("sha256=\"").nth(1).unwrap().split('"').next().unwrap();
+    std::fs::remove_file(registry.blob_file(hash)).unwrap();
+    let failed = build();
+    assert_eq!(failed.code, 3, "{}", failed.stderr);
+    for part in [
+        "base 1.0",
+        &format!("from the snapshot archive: {uri}/{STATE}/"),
+        "`imgforge update`",
+        "`imgforge push --packages`",
+    ] {
+        assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
+    }
+}

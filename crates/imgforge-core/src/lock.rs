@@ -81,6 +81,7 @@ impl ForeignPackage {
             size: 0,
             sha256: String::new(),
             security: false,
+            indexed: None,
         }
     }
 }
@@ -117,6 +118,9 @@ pub struct LockedPackage {
     pub sha256: String,
     /// Whether it came from a security suite: one whose name ends in `-security`, or whose `Release` file says so.
     pub security: bool,
+    /// The date of a signed index that had it, in UTC, as archives of earlier states are asked for it:
+    /// `20261126T210000Z`. Only of sources that have such an archive.
+    pub indexed: Option<String>,
 }
 
 /// Whether a suite's name says that it is for security updates.
@@ -128,6 +132,11 @@ impl LockedPackage {
     /// Whether its line has to say that it came from a security suite: the suite's name does not.
     fn is_marked(&self) -> bool {
         self.security && !is_security_suite(&self.suite)
+    }
+
+    /// Whether two lines are of the same package, whichever index it was found in.
+    fn is_same(&self, other: &Self) -> bool {
+        Self { indexed: None, ..self.clone() } == Self { indexed: None, ..other.clone() }
     }
 
     /// `NAME=VERSION`: how an image's block names it.
@@ -144,14 +153,13 @@ impl Lock {
         for (reference, external) in &self.externals {
             external.write(reference, &mut text);
         }
-        let mut packages: Vec<&LockedPackage> = self.packages.iter().collect();
-        packages.sort();
-        packages.dedup();
-        for p in packages {
+        for p in unique(self.packages.clone()) {
             let mark = if p.is_marked() { " security=#true" } else { "" };
+            let indexed =
+                p.indexed.as_ref().map_or_else(String::new, |at| format!(" indexed={}", quoted(at)));
             let _ = writeln!(
                 text,
-                "package {} {} {} {} suite={} path={} size={} sha256={}{mark}",
+                "package {} {} {} {} suite={} path={} size={} sha256={}{mark}{indexed}",
                 quoted(&p.source),
                 quoted(&p.name),
                 quoted(&p.version),
@@ -208,14 +216,26 @@ impl Lock {
             return Err(reader.problems);
         }
         let mut lock = reader.lock;
-        lock.packages.sort();
-        lock.packages.dedup();
+        lock.packages = unique(lock.packages);
         for image in lock.images.values_mut() {
             image.packages.sort();
             image.packages.dedup();
         }
         Ok(lock)
     }
+}
+
+/// Sorted, and each once: of two lines that differ in the index only, the later index counts.
+fn unique(mut packages: Vec<LockedPackage>) -> Vec<LockedPackage> {
+    packages.sort();
+    packages.dedup_by(|later, kept| {
+        let is_same = later.is_same(kept);
+        if is_same {
+            kept.indexed = later.indexed.take();
+        }
+        is_same
+    });
+    packages
 }
 
 impl LockedExternal {
@@ -353,7 +373,7 @@ impl<'a> Reader<'a> {
     }
 
     fn package(&mut self, node: &KdlNode) -> Result<(), String> {
-        only(node, 4, &["suite", "path", "size", "sha256", "security"])?;
+        only(node, 4, &["suite", "path", "size", "sha256", "security", "indexed"])?;
         let security = match node.get("security") {
             None => false,
             Some(value) => value.as_bool().ok_or("security is neither #true nor #false")?,
@@ -367,6 +387,13 @@ impl<'a> Reader<'a> {
         if !stays_below(&path) {
             return Err("path does not stay below the repository's root".into());
         }
+        let indexed = match node.get("indexed") {
+            None => None,
+            Some(_) => Some(property(node, "indexed")?),
+        };
+        if indexed.as_ref().is_some_and(|at| !is_timestamp(at)) {
+            return Err("indexed is not a time like 20261126T210000Z".into());
+        }
         let suite = property(node, "suite")?;
         let package = LockedPackage {
             security: security || is_security_suite(&suite),
@@ -378,6 +405,7 @@ impl<'a> Reader<'a> {
             path,
             size: size.ok_or("size is not a number of bytes")?,
             sha256,
+            indexed,
         };
         self.locked.insert((package.source.clone(), package.entry()));
         self.lock.packages.push(package);
@@ -447,6 +475,16 @@ fn is_digest(text: &str) -> bool {
 
 fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `20261126T210000Z`.
+fn is_timestamp(text: &str) -> bool {
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    };
+    text.len() == 16 && text.bytes().enumerate().all(fits)
 }
 
 /// Whether a path stays below the folder that it is relative to.

@@ -122,6 +122,7 @@ mod tests {
             size: 0,
             sha256: String::new(),
             security: false,
+            indexed: None,
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Repository {
     pub suites: Vec<RepositorySuite>,
     /// `main`...
     pub components: Vec<String>,
+    /// Archives of its earlier states, without slashes at their ends.
+    pub snapshots: Vec<String>,
 }
 
 /// One suite of a [`Repository`].
@@ -112,6 +114,7 @@ impl Machine {
             architecture: architecture.to_owned(),
             suites: source.suites.iter().map(|s| suite(&s.value)).collect::<Result<_, _>>()?,
             components: if components.is_empty() { vec!["main".to_owned()] } else { components },
+            snapshots: source.snapshots.iter().map(|s| s.value.trim_end_matches('/').to_owned()).collect(),
         })
     }
 
@@ -239,6 +242,7 @@ mod tests {
             components: Vec::new(),
             uri: uri.map(located),
             keyring: None,
+            snapshots: Vec::new(),
         }
     }
 

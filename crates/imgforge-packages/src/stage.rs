@@ -204,6 +204,7 @@ mod tests {
             size: 0,
             sha256: String::new(),
             security: false,
+            indexed: None,
         };
         assert_eq!(file_name(&package), "a_1%3a2-3_all.deb");
     }

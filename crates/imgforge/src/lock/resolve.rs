@@ -286,7 +286,8 @@ impl<'s> Resolution<'s> {
     fn settled(&self, package: LockedPackage) -> LockedPackage {
         let old = self.view.line(&package.source, &package.entry());
         let stays = |old: &&LockedPackage| {
-            *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old)
+            let has_date = old.indexed.is_some() || package.indexed.is_none();
+            *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old) && has_date
         };
         old.filter(stays).cloned().unwrap_or(package)
     }
