@@ -44,14 +44,16 @@ pub struct Lock {
 pub struct LockedExternal {
     /// What its tag pointed to: an index of platforms, or one image. `sha256:` and 64 hex digits.
     pub digest: String,
-    /// By platform (`linux/amd64`): the digest of its image.
+    /// By platform (`linux/amd64`, `linux/arm64/v8`): the digest of its image. An index has one for each, an image only that
+    /// of the platform that it was locked for.
     pub platforms: BTreeMap<String, String>,
     /// The packages that it has, where an image puts packages on top of it; sorted.
     pub packages: BTreeSet<ForeignPackage>,
 }
 
 impl LockedExternal {
-    /// The digest that decides what an image for `platform` is built on.
+    /// The digest that decides what an image for `platform` is built on: when an index moves for the sake of another
+    /// platform, this one stays.
     pub fn digest_for(&self, platform: &str) -> &str {
         self.platforms.get(platform).unwrap_or(&self.digest)
     }
