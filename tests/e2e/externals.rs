@@ -5,6 +5,8 @@ use imgforge_testkit::docker::Docker;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::TestWorkspace;
 
+use serde_json::{Value, json};
+
 use crate::updates::Family;
 use crate::{imgforge, with_action};
 
@@ -190,4 +192,114 @@ fn packages_on_an_image_without_dpkg_are_refused() {
     let refused = family.run_in(&workspace, &["update"]);
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("has no dpkg"), "{}", refused.stderr);
+}
+
+/// The digest and size of what a tag leads to.
+fn pushed(registry: &Registry, repository: &str, tag: &str) -> (String, u64) {
+    let uri = format!("http://{}/v2/{repository}/manifests/{tag}", registry.host());
+    let accept = "application/vnd.docker.distribution.manifest.v2+json";
+    let answer = ureq::head(uri).header("Accept", accept).call().unwrap();
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    (header("docker-content-digest"), header("content-length").parse().unwrap())
+}
+
+/// Tags an index of `images`, each with its platform, and an attestation as BuildKit attaches it. Its digest.
+fn push_index(
+    registry: &Registry,
+    repository: &str,
+    tag: &str,
+    images: &[(&str, &str, &(String, u64))],
+) -> String {
+    let image = |(os, architecture, (digest, size)): &(&str, &str, &(String, u64))| {
+        json!({
+            "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "digest": digest,
+            "size": size,
+            "platform": {"os": os, "architecture": architecture},
+        })
+    };
+    let attestation = ("unknown", "unknown", images[0].2);
+    let entries: Vec<Value> = images.iter().chain([&attestation]).map(image).collect();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
+    let uri = format!("http://{}/v2/{repository}/manifests/{tag}", registry.host());
+    let answer = ureq::put(uri).header("Content-Type", media_type).send(index.to_string()).unwrap();
+    answer.headers()["docker-content-digest"].to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_index_is_locked_with_the_digest_of_each_platform_and_another_platform_rebuilds_nothing() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let maker = TestWorkspace::new();
+    let images: Vec<(String, u64)> = ["one", "two", "three"]
+        .iter()
+        .map(|version| {
+            push_base(&maker, version, &format!("{}/tools/base:{version}", registry.host()));
+            pushed(&registry, "tools/base", version)
+        })
+        .collect();
+    let [one, two, three] = &images[..] else { unreachable!("three versions") };
+    let index = |amd64, arm64| {
+        push_index(&registry, "tools/base", "1", &[("linux", "arm64", arm64), ("linux", "amd64", amd64)])
+    };
+    let first = index(one, two);
+
+    let reference = format!("{}/tools/base:1", registry.host());
+    let workspace = TestWorkspace::new();
+    workspace.image("web", &format!("    from \"{reference}\"\n    run \"cp /version /web\""));
+    workspace.image("page", "    dockerfile \"Dockerfile\"");
+    workspace.write("page/Dockerfile", &format!("FROM {reference}\nRUN cp /version /page\n"));
+    imgforge(&workspace, &["build"]).ok();
+    let locked = |digest: &str, amd64: &str, arm64: &str| {
+        format!(
+            "external \"{reference}\" digest=\"{digest}\" {{\n    platform \"linux/amd64\" \"{amd64}\"\n    \
+             platform \"linux/arm64\" \"{arm64}\"\n}}\n"
+        )
+    };
+    let before = lock(&workspace);
+    assert!(before.contains(&locked(&first, &one.0, &two.0)), "{before}");
+    assert_eq!(version_in(&workspace, "web"), "one");
+    let shown = imgforge(&workspace, &["show", "web", "--format", "json"]).ok().json();
+    let platforms = json!({"linux/amd64": one.0, "linux/arm64": two.0});
+    assert_eq!(
+        shown["externals"],
+        json!([{"reference": reference, "digest": first, "platforms": platforms}])
+    );
+    let shown = imgforge(&workspace, &["show", "web"]).ok().stdout;
+    assert!(shown.contains(&format!("  linux/arm64  {}", &two.0[..19])), "{shown}");
+
+    // Another platform's image moves: what imgforge renders is for its own platform.
+    let second = index(one, three);
+    let updated = imgforge(&workspace, &["update", "--format", "json"]).ok().json();
+    assert_eq!(
+        updated["externals"],
+        json!([{"reference": reference, "old": first, "new": second, "platforms": ["linux/arm64"], "images": ["page"]}])
+    );
+    assert!(lock(&workspace).contains(&locked(&second, &one.0, &three.0)), "{}", lock(&workspace));
+    let plan = imgforge(&workspace, &["plan", "--format", "json"]).ok().json();
+    assert_eq!(
+        (with_action(&plan, "fresh"), with_action(&plan, "build")),
+        (vec!["web".into()], vec!["page".into()])
+    );
+    workspace.write("imgforge.lock", &before);
+    let told = imgforge(&workspace, &["update"]).ok().stderr;
+    assert!(told.contains("  other platforms  1 of 2 images, from page"), "{told}");
+
+    // And ours.
+    index(two, three);
+    imgforge(&workspace, &["update"]).ok();
+    let plan = imgforge(&workspace, &["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "build"), ["page", "web"]);
+    imgforge(&workspace, &["build", "--locked"]).ok();
+    assert_eq!(version_in(&workspace, "web"), "two");
+
+    // A lock from before has only the platform's own digest, and stays as it is.
+    let old: String = lock(&workspace)
+        .lines()
+        .filter(|line| !line.contains("arm64"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    workspace.write("imgforge.lock", &old);
+    imgforge(&workspace, &["build", "--locked"]).ok();
+    let plan = imgforge(&workspace, &["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "fresh"), ["page", "web"]);
 }

@@ -426,6 +426,68 @@ fn only_what_nobody_needs_is_pruned() {
 }
 
 #[test]
+fn what_kept_commits_describe_stays_in_the_registry() {
+    let registry = registry();
+    let (host, family) = (registry.host(), family(registry.host()));
+    // The workspace is a folder of the repository, and a file of it is not what an archive of git's would have.
+    let root = family.root().to_owned();
+    family.write(".gitignore", ".imgforge/\n");
+    family.write(".gitattributes", "mid.conf export-ignore\n");
+    let top = tempfile::tempdir().unwrap();
+    let checkout = top.path().join("family");
+    std::fs::rename(&root, &checkout).unwrap();
+    std::os::unix::fs::symlink(&checkout, &root).unwrap();
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"];
+        let mut command = Command::new("git");
+        command.args(who).args(args).current_dir(top.path());
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        Ran::of(command.output().unwrap()).ok();
+    };
+    git(&["init", "--quiet"]);
+    git(&["commit", "--quiet", "--allow-empty", "--message=before there is a workspace"]);
+    let content = |image: &str| format!("f-{}", &fingerprints(&family)[image][..32]);
+    let mut tags = Vec::new();
+    for version in ["one", "two", "four"] {
+        family.write("mid/mid.conf", &format!("{version}\n"));
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", version]);
+        imgforge(&family, &["build", "--push"]).ok();
+        tags.push(content("mid"));
+    }
+    let is_there = || -> Vec<bool> {
+        let path = |tag: &String| format!("{}/mid/manifests/{tag}", family.name());
+        tags.iter().map(|tag| get(host, &path(tag)).is_some()).collect()
+    };
+    let cache = tempfile::tempdir().unwrap();
+    let prune = |args: &[&str]| {
+        let args = [&["prune", "--registry", "--keep-days", "0", "--keep-promotions", "1"], args].concat();
+        Ran::of(family.command(IMGFORGE, &args).env("IMGFORGE_CACHE", cache.path()).output().unwrap())
+    };
+    assert_eq!(prune(&["--keep", "nothing", "--yes"]).code, 2);
+    let refused = prune(&["--keep", "--all", "--yes"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert_eq!(imgforge(&family, &["prune", "--keep", "HEAD"]).code, 2, "it is about the registry");
+    prune(&["--keep", "HEAD~3..HEAD", "--yes"]).ok();
+    assert_eq!(is_there(), [true; 3]);
+    // A commit whose workspace cannot be read: nobody knows what it needs.
+    family.write("leaf/image.kdl", "image \"leaf\" {");
+    git(&["commit", "--quiet", "--all", "--message=broken"]);
+    git(&["revert", "--no-edit", "HEAD"]);
+    let refused = prune(&["--keep", "HEAD~1", "--yes"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("cannot be read"), "{}", refused.stderr);
+    assert_eq!(is_there(), [true; 3]);
+
+    prune(&["--keep", "HEAD~3", "--keep", "HEAD~5", "--yes"]).ok();
+    assert_eq!(is_there(), [false, true, true]);
+    prune(&["--yes"]).ok();
+    assert_eq!(is_there(), [false, false, true]);
+    let left = Command::new("git").args(["status", "--porcelain"]).current_dir(top.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "the checkout is as it was");
+}
+
+#[test]
 fn the_registry_alone_tells_what_stands_on_an_old_parent() {
     let registry = registry();
     let family = family(registry.host());

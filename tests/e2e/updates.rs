@@ -244,6 +244,127 @@ fn an_update_moves_what_it_was_asked_to_and_nothing_else() {
 }
 
 #[test]
+fn security_updates_of_some_packages_leave_other_fixes_and_newer_versions_alone() {
+    let mut family = Family::new(false);
+    family.run(&["update"]).ok();
+    let before = family.lock();
+    family.fix_libfoo();
+    // `hammer` has a fix, and a newer version that is none.
+    add(&mut family.security, "hammer", "1.0+fix1", "");
+    family.publish();
+    let after = |args: &[&str]| {
+        family.workspace.write("imgforge.lock", &before);
+        family.run(&[&["update", "--security"], args].concat()).ok();
+        family.moved_since(&before)
+    };
+    let (fixed, hammer) = (["libfoo 1.0+fix1", "libfoo-tool 1.0+fix1"], "hammer 1.0+fix1");
+    assert_eq!(after(&["libfoo"]), set(&fixed), "its tool goes with it");
+    assert_eq!(after(&["hammer"]), set(&[hammer]));
+    assert_eq!(after(&["hammer", "libfoo-tool"]), set(&[fixed[0], fixed[1], hammer]));
+    assert_eq!(after(&["saw"]), set(&[]), "its newer version is no fix");
+    assert_eq!(after(&["hammer", "--dry-run"]), set(&[]));
+    assert_eq!(after(&[]), set(&[fixed[0], fixed[1], hammer]));
+}
+
+/// A program as a nightly job runs it: the command in its path, and no settings of whoever runs this test.
+fn in_job(family: &Family, program: &str, args: &[&str]) -> Ran {
+    let folder = Utf8Path::from_path(family.folder.path()).unwrap();
+    let mut command = family.workspace.command(program, args);
+    command.env("IMGFORGE_CACHE", folder.join("cache"));
+    command.env("PATH", format!("{}:{}", folder.join("bin"), std::env::var("PATH").unwrap()));
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+    for who in ["AUTHOR", "COMMITTER"] {
+        command.env(format!("GIT_{who}_NAME"), "Night").env(format!("GIT_{who}_EMAIL"), "night@example.org");
+    }
+    Ran::of(command.output().unwrap())
+}
+
+#[test]
+fn the_script_of_the_page_on_nightly_jobs_pushes_and_commits_a_fix_and_nothing_else() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/nightly.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let script = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let registry = Registry::start(Setup::default()).unwrap();
+    let mut family = Family::new(true);
+    family.push_to(&registry);
+    family.run(&["update"]).ok();
+    family.run(&["build", "--push"]).ok();
+
+    let folder = Utf8Path::from_path(family.folder.path()).unwrap().to_owned();
+    let (origin, job) = (folder.join("origin.git"), folder.join("nightly.sh"));
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    std::os::unix::fs::symlink(IMGFORGE, folder.join("bin/imgforge")).unwrap();
+    std::fs::write(&job, script).unwrap();
+    let nightly = |family: &Family| in_job(family, "/bin/sh", &[job.as_str()]);
+    let git = |family: &Family, args: &[&str]| in_job(family, "git", args).ok().stdout.trim().to_owned();
+    family.workspace.write(".gitignore", ".imgforge/\noutdated.json\nmessage\n");
+    for args in [
+        &["init", "--quiet", "--initial-branch=main"][..],
+        &["init", "--quiet", "--bare", "--initial-branch=main", origin.as_str()],
+        &["add", "."],
+        &["commit", "--quiet", "--message=The family"],
+        &["remote", "add", "origin", origin.as_str()],
+        &["push", "--quiet", "--set-upstream", "origin", "main"],
+    ] {
+        git(&family, args);
+    }
+    let commits =
+        |family: &Family| git(family, &["--git-dir", origin.as_str(), "rev-list", "--count", "main"]);
+    // What the release tags lead to.
+    let released = |family: &Family| {
+        ["os", "app", "site", "other"].map(|image| {
+            let place = format!("{}/{image}", family.workspace.name());
+            let request = ureq::head(format!("http://{}/v2/{place}/manifests/latest", registry.host()));
+            let answer =
+                request.header("Accept", "application/vnd.oci.image.manifest.v1+json").call().unwrap();
+            answer.headers()["docker-content-digest"].to_str().unwrap().to_owned()
+        })
+    };
+    let (lock, before) = (family.lock(), released(&family));
+
+    // Nothing is newer; then something is that is no fix.
+    nightly(&family).ok();
+    add(&mut family.stable, "saw", "1.0.1", "");
+    family.publish();
+    nightly(&family).ok();
+    assert_eq!(
+        (commits(&family), released(&family), family.lock()),
+        ("1".into(), before.clone(), lock.clone())
+    );
+
+    // A fix that does not go through is in no commit.
+    family.fix_libfoo();
+    let manifest = std::fs::read_to_string(family.workspace.root().join("app/image.kdl")).unwrap();
+    let failing = manifest.replacen('}', "    test \"fails\" { file \"/nothing\" }\n}", 1);
+    family.workspace.write("app/image.kdl", &failing);
+    assert_eq!(nightly(&family).code, 1);
+    assert_eq!((commits(&family), released(&family)), ("1".into(), before.clone()));
+    family.workspace.write("app/image.kdl", &manifest);
+    git(&family, &["checkout", "--quiet", "imgforge.lock"]);
+
+    // One that does.
+    nightly(&family).ok();
+    assert_eq!(family.moved_since(&lock), set(&["libfoo 1.0+fix1", "libfoo-tool 1.0+fix1"]));
+    let after = released(&family);
+    let moved: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before != after).collect();
+    assert_eq!(moved, [false, true, true, false], "app and site, which stands on it");
+    assert_eq!(commits(&family), "2");
+    let message = git(&family, &["--git-dir", origin.as_str(), "log", "-1", "--format=%B", "main"]);
+    for part in ["Security updates\n\n", "libfoo       1.0 -> 1.0+fix1  security  2 of 4 images, from app"] {
+        assert!(message.contains(part), "{part} is missing in\n{message}");
+    }
+    let changed = git(&family, &["--git-dir", origin.as_str(), "diff", "--name-only", "main~1", "main"]);
+    assert_eq!(changed, "imgforge.lock");
+
+    // It is done; and the packages are in the registry.
+    nightly(&family).ok();
+    assert_eq!((commits(&family), released(&family)), ("2".into(), after));
+    std::fs::remove_dir_all(folder.join("cache/sha256")).unwrap();
+    std::fs::remove_dir_all(folder.join("repository/pool")).unwrap();
+    family.run(&["build", "app", "--force", "--locked"]).ok();
+}
+
+#[test]
 fn a_package_of_a_parent_moves_where_what_was_asked_for_needs_it() {
     let mut family = Family::new(false);
     family.workspace.image("site", "    from \"os\"\n    packages \"local\" \"libfoo\"");
@@ -304,7 +425,8 @@ fn what_cannot_be_moved_or_asked_for_is_refused_and_the_lock_stays() {
         assert!(unknown.stderr.contains(part), "{part} is missing in\n{}", unknown.stderr);
     }
     assert_eq!(family.run(&["update", "--image", "sit"]).code, 2);
-    assert_eq!(family.run(&["update", "--security", "libfoo"]).code, 2);
+    assert_eq!(family.run(&["update", "--security", "libfo"]).code, 2);
+    assert_eq!(family.run(&["update", "--security", "--image", "site"]).code, 2);
 
     let stale = [("Valid-Until", "Sat, 17 May 2025 08:48:41 UTC")];
     family.security.publish(&family.key, &stale).unwrap();
@@ -403,6 +525,85 @@ fn packages_kept_in_the_registry_are_there_when_no_mirror_has_them() {
     let failed = family.run(&["build", "os", "--force"]);
     assert_eq!(failed.code, 3, "{}", failed.stderr);
     for part in ["base 1.0", "`imgforge update`", "`imgforge push --packages`"] {
+        assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
+    }
+}
+
+#[test]
+fn what_no_mirror_has_any_more_comes_from_a_snapshot_then_from_the_registry() {
+    const STATE: &str = "20261126T210005Z";
+    let registry = Registry::start(Setup::default()).unwrap();
+    let mut family = Family::new(false);
+    family.push_to(&registry);
+    family.run(&["update"]).ok();
+    assert!(!family.lock().contains("indexed="), "without an archive, nothing is kept for it");
+
+    // An archive with the state of the index.
+    let root = Utf8Path::from_path(family.folder.path()).unwrap().to_owned();
+    let archive = Server::start(root.join("archive")).unwrap();
+    std::fs::create_dir_all(root.join("archive").join(STATE)).unwrap();
+    let pool = root.join("repository/pool");
+    let copy = root.join("archive").join(STATE).join("pool");
+    assert!(
+        std::process::Command::new("cp")
+            .args(["-r", pool.as_str(), copy.as_str()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let manifest = std::fs::read_to_string(family.workspace.root().join("imgforge.kdl")).unwrap();
+    let line = format!("    snapshot \"{}\"\n    keyring", archive.uri());
+    family.workspace.write("imgforge.kdl", &manifest.replace("    keyring", &line));
+    let dated = [("Date", "Thu, 26 Nov 2026 21:00:05 UTC")];
+    family.stable.publish(&family.key, &dated).unwrap();
+    family.security.publish(&family.key, &dated).unwrap();
+
+    // A lock from before is one still; an update of everything gives its lines the date, and a later one leaves it.
+    family.run(&["build", "os", "--locked"]).ok();
+    family.run(&["update"]).ok();
+    let lock = family.lock();
+    let mark = format!(" indexed=\"{STATE}\"");
+    let packages = lock.lines().filter(|line| line.starts_with("package "));
+    assert!(packages.clone().count() == 5 && packages.clone().all(|line| line.ends_with(&mark)), "{lock}");
+    let dated = [("Date", "Fri, 27 Nov 2026 21:00:05 UTC")];
+    family.stable.publish(&family.key, &dated).unwrap();
+    family.run(&["update"]).ok();
+    assert_eq!(family.lock(), lock);
+    family.run(&["push", "os", "--packages"]).ok();
+
+    // The mirror deletes: a build takes it from the archive, without asking the registry.
+    family.stable.remove("base").unwrap();
+    let cache = root.join("cache/sha256");
+    let build = || {
+        std::fs::remove_dir_all(&cache).unwrap();
+        family.run(&["build", "os", "--force", "--locked"])
+    };
+    build().ok();
+    let asked = archive.requests();
+    assert_eq!(asked, [format!("/{STATE}/pool/base_1.0_all.deb")]);
+
+    // What the archive has wrongly, the registry has rightly.
+    let wrong = copy.join("base_1.0_all.deb");
+    let right = std::fs::read(&wrong).unwrap();
+    std::fs::write(&wrong, vec![7; right.len()]).unwrap();
+    build().ok();
+    assert!(archive.requests().len() > asked.len());
+
+    // And when the archive is not there; without either, the message says all.
+    let uri = archive.uri();
+    drop(archive);
+    build().ok();
+    let line = lock.lines().find(|line| line.starts_with("package \"local\" \"base\" ")).unwrap();
+    let hash = line.split("sha256=\"").nth(1).unwrap().split('"').next().unwrap();
+    std::fs::remove_file(registry.blob_file(hash)).unwrap();
+    let failed = build();
+    assert_eq!(failed.code, 3, "{}", failed.stderr);
+    for part in [
+        "base 1.0",
+        &format!("from the snapshot archive: {uri}/{STATE}/"),
+        "`imgforge update`",
+        "`imgforge push --packages`",
+    ] {
         assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
     }
 }

@@ -44,14 +44,16 @@ pub struct Lock {
 pub struct LockedExternal {
     /// What its tag pointed to: an index of platforms, or one image. `sha256:` and 64 hex digits.
     pub digest: String,
-    /// By platform (`linux/amd64`): the digest of its image.
+    /// By platform (`linux/amd64`, `linux/arm64/v8`): the digest of its image. An index has one for each, an image only that
+    /// of the platform that it was locked for.
     pub platforms: BTreeMap<String, String>,
     /// The packages that it has, where an image puts packages on top of it; sorted.
     pub packages: BTreeSet<ForeignPackage>,
 }
 
 impl LockedExternal {
-    /// The digest that decides what an image for `platform` is built on.
+    /// The digest that decides what an image for `platform` is built on: when an index moves for the sake of another
+    /// platform, this one stays.
     pub fn digest_for(&self, platform: &str) -> &str {
         self.platforms.get(platform).unwrap_or(&self.digest)
     }
@@ -82,6 +84,7 @@ impl ForeignPackage {
             sha256: String::new(),
             checksum: String::new(),
             security: false,
+            indexed: None,
         }
     }
 }
@@ -121,6 +124,9 @@ pub struct LockedPackage {
     pub checksum: String,
     /// Whether it came from a security suite: one whose name ends in `-security`, or whose `Release` file says so.
     pub security: bool,
+    /// The date of a signed index that had it, in UTC, as archives of earlier states are asked for it:
+    /// `20261126T210000Z`. Only of sources that have such an archive.
+    pub indexed: Option<String>,
 }
 
 /// Whether a suite's name says that it is for security updates.
@@ -132,6 +138,11 @@ impl LockedPackage {
     /// Whether its line has to say that it came from a security suite: the suite's name does not.
     fn is_marked(&self) -> bool {
         self.security && !is_security_suite(&self.suite)
+    }
+
+    /// Whether two lines are of the same package, whichever index it was found in.
+    fn is_same(&self, other: &Self) -> bool {
+        Self { indexed: None, ..self.clone() } == Self { indexed: None, ..other.clone() }
     }
 
     /// `NAME=VERSION`: how an image's block names it.
@@ -148,18 +159,17 @@ impl Lock {
         for (reference, external) in &self.externals {
             external.write(reference, &mut text);
         }
-        let mut packages: Vec<&LockedPackage> = self.packages.iter().collect();
-        packages.sort();
-        packages.dedup();
-        for p in packages {
+        for p in unique(self.packages.clone()) {
             let mark = if p.is_marked() { " security=#true" } else { "" };
             let checksum = match p.checksum.as_str() {
                 "" => String::new(),
                 checksum => format!(" checksum={}", quoted(checksum)),
             };
+            let indexed =
+                p.indexed.as_ref().map_or_else(String::new, |at| format!(" indexed={}", quoted(at)));
             let _ = writeln!(
                 text,
-                "package {} {} {} {} suite={} path={} size={} sha256={}{checksum}{mark}",
+                "package {} {} {} {} suite={} path={} size={} sha256={}{checksum}{mark}{indexed}",
                 quoted(&p.source),
                 quoted(&p.name),
                 quoted(&p.version),
@@ -216,14 +226,26 @@ impl Lock {
             return Err(reader.problems);
         }
         let mut lock = reader.lock;
-        lock.packages.sort();
-        lock.packages.dedup();
+        lock.packages = unique(lock.packages);
         for image in lock.images.values_mut() {
             image.packages.sort();
             image.packages.dedup();
         }
         Ok(lock)
     }
+}
+
+/// Sorted, and each once: of two lines that differ in the index only, the later index counts.
+fn unique(mut packages: Vec<LockedPackage>) -> Vec<LockedPackage> {
+    packages.sort();
+    packages.dedup_by(|later, kept| {
+        let is_same = later.is_same(kept);
+        if is_same {
+            kept.indexed = later.indexed.take();
+        }
+        is_same
+    });
+    packages
 }
 
 impl LockedExternal {
@@ -361,7 +383,7 @@ impl<'a> Reader<'a> {
     }
 
     fn package(&mut self, node: &KdlNode) -> Result<(), String> {
-        only(node, 4, &["suite", "path", "size", "sha256", "checksum", "security"])?;
+        only(node, 4, &["suite", "path", "size", "sha256", "checksum", "security", "indexed"])?;
         let security = match node.get("security") {
             None => false,
             Some(value) => value.as_bool().ok_or("security is neither #true nor #false")?,
@@ -374,6 +396,13 @@ impl<'a> Reader<'a> {
         let path = property(node, "path")?;
         if !stays_below(&path) {
             return Err("path does not stay below the repository's root".into());
+        }
+        let indexed = match node.get("indexed") {
+            None => None,
+            Some(_) => Some(property(node, "indexed")?),
+        };
+        if indexed.as_ref().is_some_and(|at| !is_timestamp(at)) {
+            return Err("indexed is not a time like 20261126T210000Z".into());
         }
         let suite = property(node, "suite")?;
         let package = LockedPackage {
@@ -390,6 +419,7 @@ impl<'a> Reader<'a> {
                 None => String::new(),
                 Some(_) => property(node, "checksum")?,
             },
+            indexed,
         };
         self.locked.insert((package.source.clone(), package.entry()));
         self.lock.packages.push(package);
@@ -459,6 +489,16 @@ fn is_digest(text: &str) -> bool {
 
 fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `20261126T210000Z`.
+fn is_timestamp(text: &str) -> bool {
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    };
+    text.len() == 16 && text.bytes().enumerate().all(fits)
 }
 
 /// Whether a path stays below the folder that it is relative to.

@@ -132,6 +132,7 @@ mod tests {
             sha256: String::new(),
             checksum: String::new(),
             security: false,
+            indexed: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! A file that is being fetched is locked, so that of two processes one waits and then finds it there. What a killed
 //! process leaves is the start of a file that the next one goes on with.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +11,8 @@ use std::sync::Mutex;
 
 use camino::Utf8Path;
 use imgforge_core::lock::LockedPackage;
+use jiff::ToSpan;
+use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::http::StatusCode;
@@ -19,6 +22,7 @@ use crate::error::Error;
 use crate::http::{self, Failure};
 use crate::machine::Repository;
 use crate::progress::{Meter, Progress};
+use crate::release::TIMESTAMP;
 
 /// Downloads at once: more do not help one mirror, and it has other users.
 const PARALLEL: usize = 8;
@@ -32,10 +36,11 @@ pub struct Fetched {
     pub files: usize,
 }
 
-/// Sees to it that every one of `packages` is in the cache.
+/// Sees to it that every one of `packages` is in the cache: from the repositories, else from the archives of their earlier
+/// states.
 ///
 /// # Errors
-/// [`Error::Vanished`] with all packages that no server has; [`Error::Hash`], [`Error::Unreachable`] or
+/// [`Error::Vanished`] with all packages that no repository has, nor an archive; [`Error::Hash`], [`Error::Unreachable`] or
 /// [`Error::Io`] for the first of the others.
 pub fn fetch(
     packages: &[LockedPackage],
@@ -54,11 +59,16 @@ pub fn fetch(
     missing.sort_by_key(|package| package.size);
     let meter = Meter::new(progress, "packages", missing.iter().map(|p| p.size).sum());
     let workers = PARALLEL.min(missing.len());
-    let work = Work { queue: Mutex::new(missing), vanished: Mutex::default(), failed: Mutex::default() };
-    let agent = http::agent();
+    let work = Work {
+        queue: Mutex::new(missing),
+        vanished: Mutex::default(),
+        archive: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    let servers = Servers { agent: http::agent(), repositories, down: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 0..workers {
-            scope.spawn(|| work.run(|package| fetch_one(&agent, package, repositories, cache, &meter)));
+            scope.spawn(|| work.run(|package| fetch_one(&servers, package, cache, &meter)));
         }
     });
     let (bytes, files) = meter.finish();
@@ -69,17 +79,24 @@ pub fn fetch(
 struct Work<'a> {
     queue: Mutex<Vec<&'a LockedPackage>>,
     vanished: Mutex<Vec<LockedPackage>>,
+    /// The first that went wrong with an archive.
+    archive: Mutex<Option<Error>>,
     failed: Mutex<Option<Error>>,
 }
 
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 impl<'a> Work<'a> {
-    fn run(&self, fetch: impl Fn(&LockedPackage) -> Result<bool, Error>) {
+    fn run(&self, fetch: impl Fn(&LockedPackage) -> Result<Found, Error>) {
         while let Some(package) = self.next() {
             match fetch(package) {
-                Ok(true) => {}
-                Ok(false) => self.vanished.lock().expect(UNPOISONED).push(package.clone()),
+                Ok(Found::There) => {}
+                Ok(Found::Nowhere(archive)) => {
+                    self.vanished.lock().expect(UNPOISONED).push(package.clone());
+                    if let Some(error) = archive {
+                        self.archive.lock().expect(UNPOISONED).get_or_insert(error);
+                    }
+                }
                 Err(error) => {
                     self.queue.lock().expect(UNPOISONED).clear();
                     self.failed.lock().expect(UNPOISONED).get_or_insert(error);
@@ -98,7 +115,11 @@ impl<'a> Work<'a> {
         }
         let mut vanished = self.vanished.into_inner().expect(UNPOISONED);
         vanished.sort();
-        if vanished.is_empty() { Ok(()) } else { Err(Error::Vanished(vanished)) }
+        if vanished.is_empty() {
+            return Ok(());
+        }
+        let archive = self.archive.into_inner().expect(UNPOISONED).map(Box::new);
+        Err(Error::Vanished { packages: vanished, archive })
     }
 }
 
@@ -106,43 +127,108 @@ fn is_there(path: &Utf8Path, size: u64) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
 }
 
-/// `Ok(false)` when no server has it.
+/// What came of one package.
+enum Found {
+    There,
+    /// No repository has it; with what went wrong with an archive that may have it.
+    Nowhere(Option<Error>),
+}
+
+/// The servers of one run.
+struct Servers<'a> {
+    agent: Agent,
+    repositories: &'a [Repository],
+    /// Those that did not answer, and how: nobody waits for them again.
+    down: Mutex<HashMap<String, String>>,
+}
+
+impl Servers<'_> {
+    /// `Ok(false)` when the server does not have it.
+    fn ask(
+        &self,
+        root: &Root,
+        package: &LockedPackage,
+        partial: &mut File,
+        meter: &Meter<'_>,
+    ) -> Result<bool, Error> {
+        let url = format!("{}{}/{}", root.server, root.state, package.path);
+        if let Some(reason) = self.down.lock().expect(UNPOISONED).get(root.server) {
+            return Err(Error::Unreachable { url, reason: reason.clone() });
+        }
+        let got = http::retry(&url, || download(&self.agent, &url, package, partial, meter));
+        if let Err(Error::Unreachable { reason, .. }) = &got {
+            self.down.lock().expect(UNPOISONED).insert(root.server.to_owned(), reason.clone());
+        }
+        Ok(got?.is_some())
+    }
+}
+
 fn fetch_one(
-    agent: &Agent,
+    servers: &Servers<'_>,
     package: &LockedPackage,
-    repositories: &[Repository],
     cache: &Cache,
     meter: &Meter<'_>,
-) -> Result<bool, Error> {
+) -> Result<Found, Error> {
     let path = cache.file(&package.sha256);
     make_parent(&path)?;
     let Some(mut partial) = open_partial(package, cache)? else {
         meter.had(package.size);
-        return Ok(true);
+        return Ok(Found::There);
     };
-    for uri in servers(package, repositories) {
-        let url = format!("{uri}/{}", package.path);
-        if http::retry(&url, || download(agent, &url, package, &mut partial, meter))?.is_some() {
-            fs::rename(cache.partial(&package.sha256), &path).map_err(Error::io(&path))?;
-            meter.file();
-            return Ok(true);
+    let (mut of_mirror, mut of_archive) = (None, None);
+    for root in roots(package, servers.repositories) {
+        match servers.ask(&root, package, &mut partial, meter) {
+            Ok(true) => {
+                fs::rename(cache.partial(&package.sha256), &path).map_err(Error::io(&path))?;
+                meter.file();
+                return Ok(Found::There);
+            }
+            Ok(false) => {}
+            Err(error) if root.state.is_empty() => drop(of_mirror.get_or_insert(error)),
+            Err(error) => drop(of_archive.get_or_insert(error)),
         }
+    }
+    if let Some(error) = of_mirror {
+        return Err(error);
     }
     let _ = fs::remove_file(cache.partial(&package.sha256));
-    Ok(false)
+    Ok(Found::Nowhere(of_archive))
 }
 
-/// The repository's roots that may have `package`: that of its suite first.
-fn servers<'a>(package: &LockedPackage, repositories: &'a [Repository]) -> Vec<&'a str> {
-    let of_source = || repositories.iter().filter(|r| r.source == package.source).flat_map(|r| &r.suites);
-    let mut uris: Vec<&str> = Vec::new();
-    let first = of_source().filter(|suite| suite.name == package.suite);
-    for suite in first.chain(of_source()) {
-        if !uris.contains(&suite.uri.as_str()) {
-            uris.push(&suite.uri);
+/// The root of a repository, now or as it once was.
+#[derive(Debug, PartialEq, Eq)]
+struct Root<'a> {
+    server: &'a str,
+    /// `/TIMESTAMP` of an archive; of the repository itself, nothing.
+    state: String,
+}
+
+/// The roots that may have `package`: that of its suite, those of the source's other suites, and those that archives have
+/// of the time when it was locked.
+fn roots<'a>(package: &LockedPackage, repositories: &'a [Repository]) -> Vec<Root<'a>> {
+    let of_source = || repositories.iter().filter(|r| r.source == package.source);
+    let suites = || of_source().flat_map(|r| &r.suites);
+    let mut roots: Vec<Root<'a>> = Vec::new();
+    let first = suites().filter(|suite| suite.name == package.suite);
+    for suite in first.chain(suites()) {
+        if roots.iter().all(|root| root.server != suite.uri) {
+            roots.push(Root { server: &suite.uri, state: String::new() });
         }
     }
-    uris
+    for state in package.indexed.iter().flat_map(|at| states(at)) {
+        let archives = of_source().flat_map(|r| &r.snapshots);
+        roots.extend(archives.map(|server| Root { server, state: format!("/{state}") }));
+    }
+    roots
+}
+
+/// The times that an archive is asked for. It takes a state every few hours, and of a time between two it gives the
+/// earlier one, which does not have yet what an index had first. A day later it has, and repositories do not delete
+/// within a day (Debian's after a day and a half).
+fn states(indexed: &str) -> Vec<String> {
+    let later = DateTime::strptime(TIMESTAMP, indexed).ok().and_then(|at| at.checked_add(1.day()).ok());
+    let later = later.map(|at| at.strftime(TIMESTAMP).to_string());
+    std::iter::once(indexed.to_owned()).chain(later).collect()
 }
 
 /// The locked file of what has come so far; `None` when another process has finished it meanwhile.
@@ -227,4 +313,15 @@ fn hash_of(file: &mut File) -> io::Result<(Sha256, u64)> {
     file.seek(SeekFrom::Start(0))?;
     let length = io::copy(file, &mut hash)?;
     Ok((hash, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_asked_for_the_time_of_the_index_and_for_a_day_later() {
+        assert_eq!(states("20261231T210005Z"), ["20261231T210005Z", "20270101T210005Z"]);
+        assert_eq!(states("99991231T210005Z"), ["99991231T210005Z"], "there is no later day");
+    }
 }

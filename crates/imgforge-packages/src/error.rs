@@ -104,8 +104,13 @@ pub enum Error {
         reason: String,
     },
     /// Packages that nobody serves any more.
-    #[error("{}", vanished(.0))]
-    Vanished(Vec<LockedPackage>),
+    #[error("{}", vanished(packages, archive.as_deref()))]
+    Vanished {
+        /// All of them.
+        packages: Vec<LockedPackage>,
+        /// What went wrong with an archive of earlier states, which may have them.
+        archive: Option<Box<Error>>,
+    },
     /// A package file that cannot be read or does not fit the others.
     #[error("the package {package}: {reason}")]
     Package {
@@ -137,17 +142,18 @@ impl Error {
     }
 }
 
-fn vanished(packages: &[LockedPackage]) -> String {
+fn vanished(packages: &[LockedPackage], archive: Option<&Error>) -> String {
     const SHOWN: usize = 5;
     let mut names: Vec<String> =
         packages.iter().take(SHOWN).map(|p| format!("{} {}", p.name, p.version)).collect();
     if packages.len() > SHOWN {
         names.push(format!("{} more", packages.len() - SHOWN));
     }
+    let archive = archive.map_or_else(String::new, |error| format!("; from the snapshot archive: {error}"));
     format!(
-        "no repository serves these locked packages any more: {}; mirrors delete superseded versions: \
-         run `imgforge update`, or give the `uri` of a snapshot archive; `imgforge push --packages` keeps those that are \
-         there for the next time",
+        "no repository serves these locked packages any more: {}{archive}; mirrors delete superseded versions: \
+         run `imgforge update`, or name an archive that has them with `snapshot` in the `apt` block; \
+         `imgforge push --packages` keeps those that are there for the next time",
         names.join(", ")
     )
 }

@@ -64,6 +64,8 @@ pub struct Index {
     pub(crate) scheme: Scheme,
     pub(crate) architecture: String,
     pub(crate) suites: Vec<String>,
+    /// By suite: the date of its index, where an archive can be asked for it.
+    dates: HashMap<String, String>,
     pub(crate) entries: Vec<IndexEntry>,
     by_name: HashMap<String, Vec<usize>>,
     /// Entries whose version an earlier suite has too.
@@ -113,6 +115,7 @@ impl Index {
             scheme,
             architecture: architecture.to_owned(),
             suites: suites.to_vec(),
+            dates: HashMap::new(),
             entries,
             by_name,
             doubles,
@@ -227,6 +230,7 @@ impl Index {
             sha256: entry.sha256.clone(),
             checksum: entry.checksum.clone(),
             security: entry.security,
+            indexed: self.dates.get(&entry.suite).cloned(),
         }
     }
 }
@@ -241,7 +245,7 @@ pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progre
     }
     let meter = Meter::new(progress, "package indexes", 0);
     let agent = http::agent();
-    let suites: Vec<Result<Vec<IndexEntry>, Error>> = std::thread::scope(|scope| {
+    let suites: Vec<Result<Suite, Error>> = std::thread::scope(|scope| {
         let threads: Vec<_> = repository
             .suites
             .iter()
@@ -252,13 +256,25 @@ pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progre
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut entries = Vec::new();
-    for suite in suites {
-        entries.extend(suite?);
+    let names: Vec<String> = repository.suites.iter().map(|suite| suite.name.clone()).collect();
+    let (mut entries, mut dates) = (Vec::new(), HashMap::new());
+    for (name, suite) in names.iter().zip(suites) {
+        let suite = suite?;
+        entries.extend(suite.entries);
+        if let Some(date) = suite.date.filter(|_| !repository.snapshots.is_empty()) {
+            dates.insert(name.clone(), date);
+        }
     }
     meter.finish();
-    let names: Vec<String> = repository.suites.iter().map(|suite| suite.name.clone()).collect();
-    Ok(Index::new(&repository.source, &repository.architecture, &names, entries))
+    let index = Index::new(&repository.source, &repository.architecture, &names, entries);
+    Ok(Index { dates, ..index })
+}
+
+/// What one suite has.
+struct Suite {
+    entries: Vec<IndexEntry>,
+    /// When its `Release` file was made.
+    date: Option<String>,
 }
 
 fn fetch_suite(
@@ -267,7 +283,7 @@ fn fetch_suite(
     suite: &RepositorySuite,
     cache: &Cache,
     meter: &Meter<'_>,
-) -> Result<Vec<IndexEntry>, Error> {
+) -> Result<Suite, Error> {
     let folder = format!("{}/dists/{}", suite.uri, suite.name);
     let url = format!("{folder}/InRelease");
     let keyring =
@@ -294,7 +310,7 @@ fn fetch_suite(
     }
     let security = is_security_suite(&suite.name) || release.is_security();
     entries.iter_mut().for_each(|entry| entry.security = security);
-    Ok(entries)
+    Ok(Suite { entries, date: release.date() })
 }
 
 /// The entries of one `Packages` file: from the cache when they are there.

@@ -43,6 +43,8 @@ pub struct Repository {
     pub suites: Vec<RepositorySuite>,
     /// `main`...
     pub components: Vec<String>,
+    /// Archives of its earlier states, without slashes at their ends.
+    pub snapshots: Vec<String>,
 }
 
 /// One suite of a [`Repository`].
@@ -73,6 +75,7 @@ impl Repository {
             architecture: architecture.to_owned(),
             suites: source.repositories.iter().map(|address| suite(&address.value)).collect(),
             components: Vec::new(),
+            snapshots: Vec::new(),
         }
     }
 }
@@ -137,6 +140,7 @@ impl Machine {
             architecture: architecture.to_owned(),
             suites: source.suites.iter().map(|s| suite(&s.value)).collect::<Result<_, _>>()?,
             components: if components.is_empty() { vec!["main".to_owned()] } else { components },
+            snapshots: source.snapshots.iter().map(|s| s.value.trim_end_matches('/').to_owned()).collect(),
         })
     }
 
@@ -264,6 +268,7 @@ mod tests {
             components: Vec::new(),
             uri: uri.map(located),
             keyring: None,
+            snapshots: Vec::new(),
         }
     }
 

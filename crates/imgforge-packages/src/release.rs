@@ -8,11 +8,15 @@ use jiff::fmt::rfc2822;
 use crate::control::paragraphs;
 use crate::error::Error;
 
+/// How archives of earlier states write a time (jiff's and strftime(3)'s letters).
+pub(crate) const TIMESTAMP: &str = "%Y%m%dT%H%M%SZ";
+
 /// A `Release` file that may be trusted: made from verified text only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
     names: [Option<String>; 2],
     label: Option<String>,
+    date: Option<String>,
     valid_until: Option<String>,
     architectures: Vec<String>,
     has_all_apart: bool,
@@ -38,6 +42,7 @@ impl Release {
         let mut release = Self {
             names: [None, None],
             label: None,
+            date: None,
             valid_until: None,
             architectures: Vec::new(),
             has_all_apart: false,
@@ -48,6 +53,7 @@ impl Release {
         let field = |name| paragraph.get(name).map(str::to_owned);
         release.names = [field("Suite"), field("Codename")];
         release.label = field("Label");
+        release.date = field("Date");
         release.valid_until = field("Valid-Until");
         release.architectures =
             field("Architectures").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
@@ -89,6 +95,12 @@ impl Release {
         let says = |label: &String| label.to_ascii_lowercase().contains("security");
         self.names.iter().flatten().any(|name| is_security_suite(name))
             || self.label.as_ref().is_some_and(says)
+    }
+
+    /// When it was made, in UTC, as archives of earlier states write a time: `20261126T210000Z`.
+    pub(crate) fn date(&self) -> Option<String> {
+        let time = jiff::Timestamp::from_second(parse_date(self.date.as_ref()?)?).ok()?;
+        Some(time.strftime(TIMESTAMP).to_string())
     }
 
     /// The `Packages` indexes of a component, in the smallest form that we can read.
@@ -179,6 +191,21 @@ mod tests {
         assert!(is_security("Suite: oldstable\nLabel: Debian-Security\n"));
         assert!(is_security("Suite: noble-security\nLabel: Ubuntu\n"));
         assert!(!is_security("Suite: stable\nCodename: bookworm\nLabel: Debian\n"));
+    }
+
+    #[test]
+    fn its_date_is_written_as_archives_of_earlier_states_have_it() {
+        let date = |text: &str| Release::parse(text).date();
+        assert_eq!(
+            date("Suite: s\nDate: Thu, 26 Nov 2026 21:00:05 UTC\n").as_deref(),
+            Some("20261126T210005Z")
+        );
+        assert_eq!(
+            date("Suite: s\nDate: Thu, 26 Nov 2026 22:00:05 +0100\n").as_deref(),
+            Some("20261126T210005Z")
+        );
+        assert_eq!(date("Suite: s\nDate: tomorrow\n"), None);
+        assert_eq!(date("Suite: s\n"), None);
     }
 
     #[test]

@@ -205,6 +205,7 @@ mod tests {
             sha256: String::new(),
             checksum: String::new(),
             security: false,
+            indexed: None,
         };
         assert_eq!(file_name(&package), "a_1%3a2-3_all.deb");
     }

@@ -67,6 +67,7 @@ impl World {
             architecture: "amd64".into(),
             suites: vec![RepositorySuite { name: "stable".into(), uri: self.server.uri(), keyring }],
             components: vec!["main".into()],
+            snapshots: Vec::new(),
         }
     }
 
@@ -234,7 +235,7 @@ fn a_lock_of_yesterday_is_still_served_where_only_part_was_superseded() -> Resul
     world.apt.supersede(&package("lib", "2.1", &[]))?;
     world.publish()?;
     let error = world.fetch(&locked).unwrap_err();
-    let Error::Vanished(gone) = &error else { panic!("{error:?}") };
+    let Error::Vanished { packages: gone, .. } = &error else { panic!("{error:?}") };
     assert_eq!(gone.iter().map(LockedPackage::entry).collect::<Vec<_>>(), ["lib=2.0"]);
     assert!(error.to_string().contains("lib 2.0") && error.to_string().contains("`imgforge update`"));
     let stays = locked.iter().find(|package| package.name == "stays").unwrap();

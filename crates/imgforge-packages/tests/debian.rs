@@ -21,6 +21,7 @@ const CHILD: [&str; 4] = ["apt", "nginx-light", "ruby", "s6"];
 fn debian() -> AptSource {
     let located = |text: &str| Located::new(text.to_owned(), Span::default());
     AptSource {
+        snapshots: Vec::new(),
         name: located("debian"),
         suites: ["bookworm", "bookworm-updates", "bookworm-security"].map(located).into(),
         components: vec![located("main")],

@@ -69,6 +69,7 @@ impl World {
             architecture: "amd64".into(),
             suites: vec![RepositorySuite { name: "stable".into(), uri: self.server.uri(), keyring }],
             components: vec!["main".into()],
+            snapshots: Vec::new(),
         }
     }
 
@@ -186,7 +187,9 @@ fn packages_that_nobody_serves_any_more_are_all_named() -> Result<()> {
     let world = World::new()?;
     let locked = world.locked()?;
     fs::remove_dir_all(world.path("repository/pool"))?;
-    let Err(Error::Vanished(gone)) = world.fetch(&locked) else { panic!("they have vanished") };
+    let Err(Error::Vanished { packages: gone, .. }) = world.fetch(&locked) else {
+        panic!("they have vanished")
+    };
     assert_eq!(gone, locked);
     assert_eq!(world.asked_for(".deb"), 2, "an absent file is not asked for again");
     Ok(())
@@ -202,6 +205,119 @@ fn a_package_that_moved_to_another_suite_s_server_is_found_there() -> Result<()>
     let mut repository = old.repository();
     repository.suites.push(RepositorySuite { name: "archive".into(), ..new.repository().suites.remove(0) });
     assert_eq!(fetch(&locked, &[repository], &old.cache(), &Silent)?.files, 2);
+    Ok(())
+}
+
+/// A world whose packages were locked at a time of which an archive has them, and are gone from its server.
+struct Past {
+    world: World,
+    locked: Vec<LockedPackage>,
+    repository: Repository,
+    archive: Server,
+}
+
+const INDEXED: &str = "20261126T210005Z";
+const A_DAY_LATER: &str = "20261127T210005Z";
+
+impl Past {
+    /// The archive has them at the time `state`.
+    fn new(state: &str) -> Result<Self> {
+        let world = World::new()?;
+        world.publish(&world.key, &[("Date", "Thu, 26 Nov 2026 21:00:05 UTC")])?;
+        let archive = Server::start(world.path("archive"))?;
+        let repository = Repository { snapshots: vec![archive.uri()], ..world.repository() };
+        let index = fetch_index(&repository, &world.cache(), &Silent)?;
+        let locked = index.resolve(&Request { include: None, wanted: vec!["app".into()], installed: &[] })?;
+        let place = world.path("archive").join(state);
+        fs::create_dir_all(&place)?;
+        fs::rename(world.path("repository/pool"), place.join("pool"))?;
+        Ok(Self { world, locked, repository, archive })
+    }
+
+    fn fetch(&self) -> Result<imgforge_packages::Fetched, Error> {
+        fetch(&self.locked, std::slice::from_ref(&self.repository), &self.world.cache(), &Silent)
+    }
+
+    fn app_in(&self, state: &str) -> String {
+        format!("/{state}/{}", World::app(&self.locked).path)
+    }
+}
+
+#[test]
+fn what_a_mirror_has_deleted_comes_from_the_archive_of_the_index_that_it_was_locked_from() -> Result<()> {
+    let past = Past::new(INDEXED)?;
+    assert!(past.locked.iter().all(|package| package.indexed.as_deref() == Some(INDEXED)));
+    assert_eq!(past.fetch()?.files, 2);
+    assert_eq!(past.archive.requests().len(), 2, "{:?}", past.archive.requests());
+    assert_eq!(past.fetch()?.files, 0);
+
+    // An archive whose state of that time is from before the index.
+    let past = Past::new(A_DAY_LATER)?;
+    past.fetch()?;
+    let asked = past.archive.requests();
+    for state in [INDEXED, A_DAY_LATER] {
+        assert!(asked.contains(&past.app_in(state)), "{asked:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_archive_is_asked_only_for_what_a_repository_does_not_give() -> Result<()> {
+    let past = Past::new(INDEXED)?;
+    let pool = past.world.path("repository/pool");
+    fs::create_dir(&pool)?;
+    let lib = past.locked.iter().find(|package| package.name == "lib").unwrap();
+    let kept = past.world.path("archive").join(INDEXED).join(&lib.path);
+    fs::copy(kept, past.world.path("repository").join(&lib.path))?;
+    past.fetch()?;
+    assert_eq!(past.archive.requests(), [past.app_in(INDEXED)]);
+
+    // A repository that does not answer gives nothing.
+    let past = Past::new(INDEXED)?;
+    past.world.server.fail(".deb", Fault::Status(500), usize::MAX);
+    assert_eq!(past.fetch()?.files, 2);
+    Ok(())
+}
+
+#[test]
+fn a_package_without_the_date_of_its_index_has_no_place_in_an_archive() -> Result<()> {
+    let mut past = Past::new(INDEXED)?;
+    past.locked.iter_mut().for_each(|package| package.indexed = None);
+    let error = past.fetch().unwrap_err();
+    assert!(matches!(&error, Error::Vanished { packages, archive: None } if packages.len() == 2), "{error}");
+    assert_eq!(past.archive.requests(), [""; 0]);
+    // A lock has dates only of sources that have an archive.
+    past.repository.snapshots.clear();
+    let index = fetch_index(&past.repository, &past.world.cache(), &Silent)?;
+    assert_eq!(index.newest("app").unwrap().indexed, None);
+    Ok(())
+}
+
+#[test]
+fn what_an_archive_has_wrongly_is_refused_and_the_message_says_so() -> Result<()> {
+    let past = Past::new(INDEXED)?;
+    let app = World::app(&past.locked);
+    past.archive.fail(&app.path, Fault::Body(vec![7; usize::try_from(app.size)?]), usize::MAX);
+    let error = past.fetch().unwrap_err();
+    let Error::Vanished { packages, archive: Some(reason) } = &error else { panic!("{error:?}") };
+    assert_eq!(packages.as_slice(), std::slice::from_ref(app));
+    assert!(matches!(&**reason, Error::Hash { expected, .. } if *expected == app.sha256), "{reason}");
+    assert!(!past.world.cache().file(&app.sha256).exists());
+    for part in ["app 1:1.0-1", "from the snapshot archive: ", "`imgforge update`"] {
+        assert!(error.to_string().contains(part), "{part} is missing in {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_archive_that_does_not_answer_is_given_up_after_one_package() -> Result<()> {
+    let past = Past::new(INDEXED)?;
+    let uri = past.archive.uri();
+    drop(past.archive);
+    let error = fetch(&past.locked, &[past.repository], &past.world.cache(), &Silent).unwrap_err();
+    let Error::Vanished { packages, archive: Some(reason) } = &error else { panic!("{error:?}") };
+    assert_eq!(packages.len(), 2);
+    assert!(matches!(&**reason, Error::Unreachable { url, .. } if url.starts_with(&uri)), "{reason}");
     Ok(())
 }
 

@@ -96,6 +96,14 @@ pub enum Error {
     /// The lock does not cover what the manifests ask for.
     #[error("imgforge.lock does not fit the manifests: {0}")]
     StaleLock(String),
+    /// A git revision that is not there, or whose workspace cannot be read.
+    #[error("the revision {revision} cannot be read: {reason}")]
+    Revision {
+        /// As asked for, or the commit.
+        revision: String,
+        /// Why, in one line.
+        reason: String,
+    },
     /// A package or an external image that was to be moved is not in the lock.
     #[error("no image has a package \"{name}\" by the lock, or stands on an external image of this name")]
     NotLocked {
@@ -138,6 +146,7 @@ impl Error {
             | Self::NotBuilt { .. }
             | Self::Detach
             | Self::StaleLock(_)
+            | Self::Revision { .. }
             | Self::NotLocked { .. } => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
             Self::Engine(imgforge_engine::Error::Embedded { .. })

@@ -7,7 +7,7 @@ use imgforge_core::context::{self, ContextEntry, EntryKind};
 use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
 use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
-use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
 use imgforge_core::manifest::{ImageManifest, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
@@ -169,10 +169,12 @@ impl Session {
         }
         let mut externals = BTreeMap::new();
         for external in &image.externals {
-            let locked = lock.externals().get(&external.reference).map(|locked| locked.digest.as_str());
+            let locked = lock.externals().get(&external.reference);
             // Without a lock there is none: only what is shown, and not built, does without.
-            let digest = external.pinned().or(locked).unwrap_or("");
-            inputs.insert(InputKind::External, &external.reference, digest);
+            let digest = external.pinned().or(locked.map(|locked| locked.digest.as_str())).unwrap_or("");
+            let input = locked.filter(|_| external.pinned().is_none());
+            let input = input.map_or(digest, |locked| self.external_input(image, locked));
+            inputs.insert(InputKind::External, &external.reference, input);
             externals.insert(external.reference.clone(), digest.to_owned());
         }
         Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references, externals })
@@ -262,9 +264,15 @@ impl Session {
         problems
     }
 
-    /// `linux/amd64`.
-    pub(crate) fn platform(&self) -> &str {
+    /// What is built for: `linux/amd64`.
+    pub fn platform(&self) -> &str {
         self.workspace.manifest.platform.as_ref().map_or(DEFAULT_PLATFORM, |platform| &platform.value)
+    }
+
+    /// The digest of an image from outside that an image's fingerprint is over: that of the platform. A hand-written
+    /// Dockerfile may ask for other platforms of it, so there it is that of the index.
+    pub(crate) fn external_input<'l>(&self, image: &Image, locked: &'l LockedExternal) -> &'l str {
+        if image.dockerfile.is_some() { &locked.digest } else { locked.digest_for(self.platform()) }
     }
 
     /// Labels of hand-written Dockerfiles' images, which no rendered text carries.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ForeignPackage, HEAD, Lock, LockedExternal, LockedImage, LockedPackage, is_digest, is_security_suite,
-    is_sha256, stays_below,
+    is_sha256, is_timestamp, stays_below,
 };
 use crate::name::ImageName;
 
@@ -27,8 +27,14 @@ fn is_sound(lock: &Lock) -> bool {
         external.platforms.values().chain([&external.digest]).all(|d| is_digest(d))
     };
     lock.externals.values().all(has_digests)
-        && lock.packages.iter().all(|package| is_sha256(&package.sha256) && stays_below(&package.path))
+        && lock.packages.iter().all(is_sound_package)
         && lock.images.values().all(|image| image.packages.iter().all(|entry| is_locked(image, entry)))
+}
+
+fn is_sound_package(package: &LockedPackage) -> bool {
+    is_sha256(&package.sha256)
+        && stays_below(&package.path)
+        && package.indexed.as_ref().is_none_or(|at| is_timestamp(at))
 }
 
 struct Scanner<'a> {
@@ -106,11 +112,15 @@ impl Scanner<'_> {
             sha256: self.string(" sha256=")?,
             checksum: String::new(),
             security: false,
+            indexed: None,
         };
         if self.rest.starts_with(" checksum=") {
             package.checksum = self.string(" checksum=")?;
         }
         package.security = self.skip(" security=#true").is_some() || is_security_suite(&package.suite);
+        if self.skip(" indexed=").is_some() {
+            package.indexed = Some(self.string("")?);
+        }
         self.skip("\n")?;
         Some(package)
     }

@@ -21,8 +21,9 @@ fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> 
     let suite =
         prop_oneof![Just(("bookworm", false)), Just(("bookworm", true)), Just(("bookworm-security", true))];
     let hashes = ("[0-9a-f]{64}", prop_oneof![Just(String::new()), "Q1[a-zA-Z0-9+/]{3}="]);
-    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, hashes, suite).prop_map(
-        |(source, name, version, path, size, (sha256, checksum), (suite, security))| LockedPackage {
+    let indexed = proptest::option::of("2026112[0-9]T210000Z");
+    let package = ("(debian|extra)", text, text, path, 0..u64::MAX / 2, hashes, suite, indexed).prop_map(
+        |(source, name, version, path, size, (sha256, checksum), (suite, security), indexed)| LockedPackage {
             source,
             name,
             version,
@@ -33,6 +34,7 @@ fn packages_of(text: &'static str) -> impl Strategy<Value = Vec<LockedPackage>> 
             sha256,
             checksum,
             security,
+            indexed,
         },
     );
     proptest::collection::btree_set(package, 0..8).prop_map(|set| set.into_iter().collect())
@@ -136,11 +138,13 @@ fn the_file_is_one_fact_a_line() {
         sha256: "ab".repeat(32),
         checksum: String::new(),
         security: false,
+        indexed: None,
     };
     let security =
         LockedPackage { suite: "bookworm-security".into(), security: true, ..package("openssl", "3.0.17") };
     // Its Release file says so, its suite's name does not.
     let marked = LockedPackage { security: true, ..package("zlib1g", "1.2") };
+    let indexed = LockedPackage { indexed: Some("20261126T210000Z".into()), ..package("curl", "7.88") };
     let adds = LockedImage {
         source: "debian".into(),
         request: "0123456789abcdef".into(),
@@ -157,7 +161,13 @@ fn the_file_is_one_fact_a_line() {
     let lock = Lock {
         request: "cd".repeat(32),
         externals: BTreeMap::from([("debian:12-slim".into(), external)]),
-        packages: vec![package("nginx-light", "1.22.1-9"), package("libc6", "2.36"), security, marked],
+        packages: vec![
+            package("nginx-light", "1.22.1-9"),
+            package("libc6", "2.36"),
+            security,
+            marked,
+            indexed,
+        ],
         images: BTreeMap::from([(ImageName::new("web").unwrap(), adds)]),
     };
     insta::assert_snapshot!(lock.to_kdl());
@@ -178,6 +188,7 @@ fn every_wrong_line_is_a_problem_with_its_place() {
         &package("../../etc/passwd", &sha),
         &package("pool/a.deb", "ABC"),
         &package("pool/a.deb", &sha).replace("suite", "host=\"h\" suite"),
+        &package("pool/a.deb", &sha).replace("suite", "indexed=\"yesterday\" suite"),
         "image \"web\" source=\"debian\" request=\"r\" {\n    add \"nginx=1\"\n    del \"b\"\n}\n",
         "image \"web\" source=\"other\" request=\"r\"\n",
         "external \"alpine:3\" digest=\"sha256:12\"\n",
@@ -187,6 +198,23 @@ fn every_wrong_line_is_a_problem_with_its_place() {
         &format!("external \"alpine:3\" digest=\"sha256:{}\"\n", "1".repeat(64)),
     ];
     insta::assert_snapshot!(shown(read(&text.concat()).unwrap_err()));
+}
+
+#[test]
+fn of_a_package_from_two_indexes_the_line_of_the_later_one_counts() {
+    let sha = "0".repeat(64);
+    let line = |indexed: &str| {
+        format!(
+            "package \"debian\" \"a\" \"1\" \"amd64\" suite=\"s\" path=\"a.deb\" size=1 sha256=\"{sha}\"{indexed}\n"
+        )
+    };
+    let (early, late) = (line(" indexed=\"20261126T210000Z\""), line(" indexed=\"20261127T030000Z\""));
+    let head = "lock version=1 request=\"x\"\n";
+    let lock = read(&[head, &late, &line(""), &early].concat()).unwrap();
+    assert_eq!(lock.to_kdl(), [HEAD, head, &late].concat());
+    // Also when nothing else of the text is out of order.
+    let lock = read(&[HEAD, head, &early, &late].concat()).unwrap();
+    assert_eq!(lock.to_kdl(), [HEAD, head, &late].concat());
 }
 
 #[test]

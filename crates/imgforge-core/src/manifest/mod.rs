@@ -108,6 +108,9 @@ pub struct AptSource {
     pub uri: Option<Located<String>>,
     /// `keyring "FILE"`: the OpenPGP keys that sign it; the machine's Debian archive keyring when missing.
     pub keyring: Option<Located<Utf8PathBuf>>,
+    /// `snapshot "http://..."`...: archives of its earlier states, below `ADDRESS/TIMESTAMP/`, for packages that it does
+    /// not serve any more.
+    pub snapshots: Vec<Located<String>>,
 }
 
 /// A source of Alpine's packages: `apk "alpine" { repository "https://..."; keys "keys" }`. With keys to check its indexes

@@ -13,6 +13,9 @@ const TOP: &[&str] = &["workspace", "apt", "apk", "group"];
 const IN_WORKSPACE: &[&str] =
     &["registry", "version", "supervisor", "platform", "images", "label", "arg", "lock"];
 
+const IN_APT: &[&str] = &["suite", "component", "uri", "keyring", "snapshot"];
+const SNAPSHOT_EXAMPLE: &str = "snapshot \"https://snapshot.debian.org/archive/debian\"";
+
 /// Reads `imgforge.kdl`. The manifest is there when it could be understood in spite of the problems.
 pub fn read_workspace(file: &Arc<SourceFile>) -> (Option<WorkspaceManifest>, Problems) {
     let reader = Reader::new(file);
@@ -200,31 +203,34 @@ fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {
         child.done();
     }
     node.done();
+    let example = "repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\"";
+    refuse_others(reader, &repositories, "a repository's address", example);
+    if let Some(keys) = keys.as_ref().filter(|_| repositories.is_empty()) {
+        let message = "a source with keys needs a repository";
+        let problem = Problem::at(reader.file, keys.span, message, "keys of nothing");
+        reader.push(problem.help(format!("for example: {example}")));
+    }
+    Some(ApkSource { name: name?, repositories, keys })
+}
+
+/// Refuses what is no address of a server.
+fn refuse_others(reader: &Reader<'_>, addresses: &[Located<String>], what: &str, example: &str) {
     let is_address = |uri: &str| {
         let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
         rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()))
     };
-    for repository in repositories.iter().filter(|repository| !is_address(&repository.value)) {
-        let message = format!("\"{}\" is no repository's address", repository.value);
-        let problem = Problem::at(reader.file, repository.span, message, "not http:// or https://");
-        reader.push(
-            problem.help("for example: repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\""),
-        );
+    for address in addresses.iter().filter(|address| !is_address(&address.value)) {
+        let message = format!("\"{}\" is not {what}", address.value);
+        let problem = Problem::at(reader.file, address.span, message, "not http:// or https://");
+        reader.push(problem.help(format!("for example: {example}")));
     }
-    if let Some(keys) = keys.as_ref().filter(|_| repositories.is_empty()) {
-        let message = "a source with keys needs a repository";
-        let problem = Problem::at(reader.file, keys.span, message, "keys of nothing");
-        reader.push(
-            problem.help("for example: repository \"https://dl-cdn.alpinelinux.org/alpine/v3.20/main\""),
-        );
-    }
-    Some(ApkSource { name: name?, repositories, keys })
 }
 
 fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {
     let name = node.string("the source's name");
     let span = node.span();
     let (mut suites, mut components, mut uri, mut keyring) = (Vec::new(), Vec::new(), None, None);
+    let mut snapshots = Vec::new();
     let reader = node.reader;
     for kdl in node.children() {
         let mut child = reader.node(kdl);
@@ -235,8 +241,9 @@ fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {
             "keyring" => {
                 keyring = child.string("a file").map(|file| Located::new(file.value.into(), file.span));
             }
+            "snapshot" => snapshots.extend(child.strings("an archive's address", 1)),
             other => {
-                reader.unknown(child.name_span(), "node", other, &["suite", "component", "uri", "keyring"]);
+                reader.unknown(child.name_span(), "node", other, IN_APT);
                 continue;
             }
         }
@@ -248,6 +255,7 @@ fn apt_source(mut node: Node<'_, '_, '_>) -> Option<AptSource> {
         reader
             .push(problem.help("for example: suite \"bookworm\" \"bookworm-updates\" \"bookworm-security\""));
     }
+    refuse_others(reader, &snapshots, "an archive's address", SNAPSHOT_EXAMPLE);
     let components = if components.is_empty() { vec![Located::new("main".into(), span)] } else { components };
-    Some(AptSource { name: name?, suites, components, uri, keyring })
+    Some(AptSource { name: name?, suites, components, uri, keyring, snapshots })
 }

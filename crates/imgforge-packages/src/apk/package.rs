@@ -70,7 +70,7 @@ fn fetch(agent: &Agent, package: &LockedPackage, repository: &Repository) -> Res
             }
         };
     }
-    Err(Error::Vanished(vec![package.clone()]))
+    Err(Error::Vanished { packages: vec![package.clone()], archive: None })
 }
 
 /// Whether a file is the one that the index means.

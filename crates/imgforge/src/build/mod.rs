@@ -117,7 +117,9 @@ impl Session {
             let planned = runtime.block_on(planned)?;
             match self.fetch_for(&planned, reporter) {
                 Ok(()) => break planned,
-                Err(Error::Packages(imgforge_packages::Error::Vanished(gone))) if may_relock => {
+                Err(Error::Packages(imgforge_packages::Error::Vanished { packages: gone, .. }))
+                    if may_relock =>
+                {
                     may_relock = false;
                     let new = self.relock(&lock, &gone, reporter)?;
                     relocked = self.moved(&lock, &new);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
 
@@ -33,32 +33,41 @@ pub struct ExternalChange {
     pub old: Option<String>,
     /// The digest that it has, if it is locked.
     pub new: Option<String>,
-    /// The images that use it, and all that stand on them.
+    /// The platforms whose images are other ones.
+    pub platforms: BTreeSet<String>,
+    /// The images that are built from what is another one, and all that stand on them.
     pub images: BTreeSet<ImageName>,
 }
 
 impl Session {
     /// Which images from outside have other digests.
     pub fn external_changes(&self, old: &Lock, new: &Lock) -> Vec<ExternalChange> {
-        let digest = |lock: &Lock, name: &str| lock.externals.get(name).map(|locked| locked.digest.clone());
+        let digest = |locked: Option<&LockedExternal>| locked.map(|locked| locked.digest.clone());
         let names: BTreeSet<&String> = old.externals.keys().chain(new.externals.keys()).collect();
         names
             .into_iter()
-            .map(|name| ExternalChange {
-                reference: name.clone(),
-                old: digest(old, name),
-                new: digest(new, name),
-                images: self.users_of(name),
+            .map(|name| {
+                let (was, is) = (old.externals.get(name), new.externals.get(name));
+                let input = |locked: Option<&LockedExternal>, image: &Image| {
+                    locked.map(|locked| self.external_input(image, locked).to_owned())
+                };
+                ExternalChange {
+                    reference: name.clone(),
+                    old: digest(was),
+                    new: digest(is),
+                    platforms: moved_platforms(was, is),
+                    images: self.users_of(name, |image| input(was, image) != input(is, image)),
+                }
             })
             .filter(|change| change.old != change.new)
             .collect()
     }
 
-    /// The images that use an image from outside, and all that stand on them.
-    pub(crate) fn users_of(&self, reference: &str) -> BTreeSet<ImageName> {
+    /// The images that use an image from outside, as far as `counts` says so, and all that stand on them.
+    pub(crate) fn users_of(&self, reference: &str, counts: impl Fn(&Image) -> bool) -> BTreeSet<ImageName> {
         let uses = |image: &&Image| image.externals.iter().any(|external| external.reference == reference);
         let mut names = BTreeSet::new();
-        for image in self.workspace.images.values().filter(uses) {
+        for image in self.workspace.images.values().filter(uses).filter(|image| counts(image)) {
             names.insert(image.name().clone());
             names.extend(self.graph.descendants(image.name()).into_iter().cloned());
         }
@@ -93,6 +102,14 @@ impl Session {
         };
         found.into_iter().map(change).collect()
     }
+}
+
+fn moved_platforms(old: Option<&LockedExternal>, new: Option<&LockedExternal>) -> BTreeSet<String> {
+    let digest = |locked: Option<&LockedExternal>, platform: &str| {
+        locked.and_then(|locked| locked.platforms.get(platform)).cloned()
+    };
+    let platforms = [old, new].into_iter().flatten().flat_map(|locked| locked.platforms.keys());
+    platforms.filter(|platform| digest(old, platform) != digest(new, platform)).cloned().collect()
 }
 
 /// A change without the images that have it.

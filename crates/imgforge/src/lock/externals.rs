@@ -169,7 +169,7 @@ impl Session {
     fn moves_external(&self, reference: &str, used: &Outside<'_>, moves: &Moves) -> bool {
         match moves {
             Moves::Everything => true,
-            Moves::Nothing | Moves::Security => false,
+            Moves::Nothing | Moves::Security(_) => false,
             Moves::Named(names) => names.iter().any(|name| names_external(name, reference)),
             Moves::Images(images) => used
                 .images
@@ -230,11 +230,11 @@ impl Session {
         }
         let whole = self.manifest(registry, &image, &digest, used).await?;
         let platform = self.platform();
+        let mut platforms = whole.entries().map(platforms_of).unwrap_or_default();
         let own = if let Some(entries) = whole.entries() {
             let wanted = entries.iter().find(|listed| is_for(listed, platform));
             let digest = wanted.map(|listed| listed.digest.clone()).ok_or_else(|| {
-                let there: BTreeSet<String> = entries.iter().filter_map(platform_of).collect();
-                let there: Vec<String> = there.into_iter().collect();
+                let there: Vec<String> = platforms.keys().cloned().collect();
                 let message = format!("{reference} is not there for {platform}");
                 Stop::Wrong(
                     used.problem(message, "not for this platform")
@@ -245,11 +245,9 @@ impl Session {
         } else {
             whole
         };
-        let mut external = LockedExternal {
-            digest: digest.to_string(),
-            platforms: BTreeMap::from([(platform.to_owned(), own.digest().to_string())]),
-            packages: BTreeSet::new(),
-        };
+        platforms.insert(platform.to_owned(), own.digest().to_string());
+        let mut external =
+            LockedExternal { digest: digest.to_string(), platforms, packages: BTreeSet::new() };
         if let Some(scheme) = used.packages_above {
             let database = database_of(registry, &image.repository, &own).await?;
             external.packages = imgforge_packages::installed_packages(scheme, &database, ARCHITECTURE);
@@ -379,6 +377,18 @@ pub(crate) fn gone_help(reference: &str) -> String {
 fn is_for(listed: &Descriptor, platform: &str) -> bool {
     let of = platform_of(listed);
     of.is_some_and(|of| of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// The digest of each platform's image, of several for one platform the first: engines take that. What BuildKit attaches to
+/// images has the platform `unknown/unknown` and is none.
+fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, String> {
+    let mut platforms = BTreeMap::new();
+    for listed in entries {
+        if let Some(platform) = platform_of(listed).filter(|platform| !platform.starts_with("unknown/")) {
+            platforms.entry(platform).or_insert_with(|| listed.digest.to_string());
+        }
+    }
+    platforms
 }
 
 /// `linux/amd64`, `linux/arm64/v8`.

@@ -101,7 +101,7 @@ impl Session {
             locked: locked.digest.clone(),
             newest: now.digest.map(|digest| digest.to_string()),
             served: now.served,
-            images: self.users_of(reference),
+            images: self.users_of(reference, |_| true),
         });
         Ok(rows.filter(|row| row.newest.as_ref() != Some(&row.locked)).collect())
     }

@@ -26,8 +26,9 @@ pub enum Moves {
     Everything,
     /// Packages and images from outside of these names.
     Named(BTreeSet<String>),
-    /// Packages of which a newer version lies in a security suite, to the newest that does.
-    Security,
+    /// Packages of which a newer version lies in a security suite, to the newest that does: those of these names, or all
+    /// when there is no name.
+    Security(BTreeSet<String>),
     /// What these images, and those that stand on them, add to their parents.
     Images(BTreeSet<ImageName>),
 }
@@ -57,14 +58,16 @@ impl Session {
     /// Repositories and registries that cannot be reached or trusted, [`Error::Problems`] for what cannot be had, and
     /// [`Error::NotLocked`] for a name that is not locked.
     pub fn update(&self, old: &Lock, moves: &Moves, reporter: &mut dyn Reporter) -> Result<Lock, Error> {
-        if let Moves::Named(names) = moves {
-            check_names(old, names)?;
+        match moves {
+            Moves::Named(names) => check_names(old, names, true)?,
+            Moves::Security(names) => check_names(old, names, false)?,
+            Moves::Nothing | Moves::Everything | Moves::Images(_) => {}
         }
         let externals = self.lock_externals(old, moves)?;
         let moves_packages = match moves {
             Moves::Nothing => false,
             Moves::Named(names) => old.packages.iter().any(|package| names.contains(&package.name)),
-            Moves::Everything | Moves::Security | Moves::Images(_) => true,
+            Moves::Everything | Moves::Security(_) | Moves::Images(_) => true,
         };
         let requests = self.requests();
         let same_ground =
@@ -214,7 +217,7 @@ impl<'s> Resolution<'s> {
             Moves::Images(images) => {
                 self.session.graph.chain(name).iter().any(|below| images.contains(*below))
             }
-            Moves::Nothing | Moves::Named(_) | Moves::Security => false,
+            Moves::Nothing | Moves::Named(_) | Moves::Security(_) => false,
         }
     }
 
@@ -237,7 +240,9 @@ impl<'s> Resolution<'s> {
                         newer
                     }
                 }
-                Moves::Security => index.newer(package, true),
+                Moves::Security(names) if names.is_empty() || names.contains(&package.name) => {
+                    index.newer(package, true)
+                }
                 _ => Vec::new(),
             };
             if !versions.is_empty() {
@@ -304,7 +309,8 @@ impl<'s> Resolution<'s> {
     fn settled(&self, package: LockedPackage) -> LockedPackage {
         let old = self.view.line(&package.source, &package.entry());
         let stays = |old: &&LockedPackage| {
-            *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old)
+            let has_date = old.indexed.is_some() || package.indexed.is_none();
+            *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old) && has_date
         };
         old.filter(stays).cloned().unwrap_or(package)
     }
@@ -327,10 +333,10 @@ impl<'s> Resolution<'s> {
     }
 }
 
-/// Every name must be that of a locked package, or of an image from outside.
-fn check_names(lock: &Lock, names: &BTreeSet<String>) -> Result<(), Error> {
+/// Every name must be that of a locked package, or, where these count, of an image from outside.
+fn check_names(lock: &Lock, names: &BTreeSet<String>, externals_count: bool) -> Result<(), Error> {
     let packages = || lock.packages.iter().map(|package| package.name.as_str());
-    let externals = || lock.externals.keys().map(String::as_str);
+    let externals = || lock.externals.keys().map(String::as_str).filter(|_| externals_count);
     let known: BTreeSet<&str> = packages().collect();
     let is_known = |name: &String| {
         known.contains(name.as_str()) || externals().any(|reference| names_external(name, reference))

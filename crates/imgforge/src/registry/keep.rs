@@ -67,7 +67,8 @@ impl Session {
         Ok(Kept { packages, sent })
     }
 
-    /// Brings packages into the cache: from where it has them, from the repositories, else from the registry.
+    /// Brings packages into the cache: from the repositories, else from the archives of their earlier states, else
+    /// from the registry.
     ///
     /// # Errors
     /// The repositories' error, for the packages that the registry does not keep either.
@@ -91,11 +92,14 @@ impl Session {
         let missing: Vec<&LockedPackage> = packages.iter().filter(is_missing).collect();
         match self.fetch_kept(&missing, &cache) {
             Ok(left) if left.is_empty() => Ok(()),
-            Ok(left) if matches!(error, Error::Packages(imgforge_packages::Error::Vanished(_))) => {
-                Err(imgforge_packages::Error::Vanished(left).into())
-            }
+            Ok(left) => match error {
+                Error::Packages(imgforge_packages::Error::Vanished { archive, .. }) => {
+                    Err(imgforge_packages::Error::Vanished { packages: left, archive }.into())
+                }
+                error => Err(error),
+            },
             // What is wrong with the repositories comes first: the registry is the last resort.
-            Ok(_) | Err(_) => Err(error),
+            Err(_) => Err(error),
         }
     }
 

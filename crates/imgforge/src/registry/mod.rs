@@ -5,6 +5,7 @@ mod promote;
 mod prune;
 pub(crate) mod publish;
 mod push;
+mod revisions;
 
 pub use self::keep::Kept;
 pub use self::promote::{OldBase, Promotion};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
@@ -29,13 +29,16 @@ pub struct PruneOptions {
     pub promotions: usize,
     /// What is younger is kept in the registry: another job may be about to promote it.
     pub age: Duration,
+    /// Git revisions and ranges of them: what the workspace described there is kept in the registry.
+    pub keep: Vec<String>,
     /// Remove it; otherwise only say what would be removed.
     pub yes: bool,
 }
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { registry: false, promotions: 10, age: Duration::from_secs(7 * 24 * 3600), yes: false }
+        let age = Duration::from_secs(7 * 24 * 3600);
+        Self { registry: false, promotions: 10, age, keep: Vec::new(), yes: false }
     }
 }
 
@@ -83,10 +86,10 @@ pub struct PrunedManifest {
 impl Session {
     /// Finds what nobody needs any more, and removes it if `yes`. Needed is what the workspace describes now, what has a
     /// release tag or another tag that is no content tag, and what a container was made from; in the registry also what
-    /// these images stand on, what earlier promotions led to, and what is young.
+    /// these images stand on, what earlier promotions led to, what other commits described, and what is young.
     ///
     /// # Errors
-    /// An engine or a registry that cannot be reached; [`Error::NoRegistry`]. A registry in which removing is switched
+    /// An engine or a registry that cannot be reached; [`Error::NoRegistry`]; [`Error::Revision`]. A registry in which removing is switched
     /// off says so before anything is removed there.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, Error> {
         let lock = self.read_lock()?;
@@ -97,6 +100,8 @@ impl Session {
             .iter()
             .map(|prepared| (prepared.target.name.clone(), prepared.target.fingerprint))
             .collect();
+        // Before anything is asked: what is not known is not removed.
+        let kept = self.content_tags_at(&options.keep)?;
         runtime()?.block_on(async {
             let mut pruned = Pruned::default();
             let engine = self.engine().await?;
@@ -112,24 +117,22 @@ impl Session {
             if let Some(registry) = &registry {
                 let records = self.records(registry).await?;
                 let mut needed = promotion::reachable(&records, options.promotions);
-                let mut listed = Vec::new();
-                for name in current.keys() {
-                    listed.extend(registry.listed(name).await?);
-                }
-                for entry in &listed {
+                let listed = registry.listed_all(current.keys()).await?;
+                let is_needed = |entry: &&Listed| {
                     let current = current[&entry.name].content_tag();
-                    let is_needed = entry.tags.iter().any(|tag| !is_content_tag(tag) || *tag == current);
-                    let key = (entry.name.clone(), entry.manifest.digest().to_string());
-                    if is_needed || (!needed.contains(&key) && registry.is_young(entry, options.age).await?) {
-                        needed.insert(key);
-                    }
-                }
+                    let is_kept = |tag: &String| kept.contains(&(entry.name.clone(), tag.clone()));
+                    entry.tags.iter().any(|tag| !is_content_tag(tag) || *tag == current || is_kept(tag))
+                };
+                needed.extend(listed.iter().filter(is_needed).map(Listed::key));
+                let open = listed.iter().filter(|entry| !needed.contains(&entry.key()));
+                let young = registry.young(open, options.age).await?;
+                needed.extend(young);
                 keep_bases(&mut needed, &listed, &registry.place);
                 for entry in listed {
-                    let digest = entry.manifest.digest().to_string();
-                    if needed.contains(&(entry.name.clone(), digest.clone())) {
+                    if needed.contains(&entry.key()) {
                         pruned.manifests_kept += 1;
                     } else {
+                        let digest = entry.manifest.digest().to_string();
                         pruned.manifests.push(PrunedManifest { name: entry.name, tags: entry.tags, digest });
                     }
                 }
@@ -149,12 +152,7 @@ impl Session {
                     let _ = std::fs::remove_file(file);
                 }
                 if let Some(registry) = &registry {
-                    for manifest in &pruned.manifests {
-                        let digest: Digest =
-                            manifest.digest.parse().map_err(|message| Error::Archive { message })?;
-                        let repository = registry.repository(manifest.name.as_str());
-                        registry.client.delete_manifest(&repository, &digest).await?;
-                    }
+                    registry.delete(&pruned.manifests).await?;
                 }
             }
             // Last: what the images that have gone needed goes too.
@@ -169,6 +167,13 @@ struct Listed {
     name: ImageName,
     tags: Vec<String>,
     manifest: Manifest,
+}
+
+impl Listed {
+    /// As promotions name it.
+    fn key(&self) -> (ImageName, String) {
+        (self.name.clone(), self.manifest.digest().to_string())
+    }
 }
 
 /// Images that stay need those that they stand on, also where these have no other reason to stay.
@@ -243,6 +248,39 @@ fn old_packages(locked: &BTreeSet<&str>) -> Result<Vec<(std::path::PathBuf, u64)
 }
 
 impl FamilyRegistry {
+    /// Everything that tags of these images lead to.
+    async fn listed_all(&self, names: impl Iterator<Item = &ImageName>) -> Result<Vec<Listed>, Error> {
+        let asked: Vec<_> = names.map(|name| self.listed(name).boxed()).collect();
+        let rows: Vec<Vec<Listed>> =
+            futures_util::stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Those that were made in the last `age`.
+    async fn young(
+        &self,
+        listed: impl Iterator<Item = &Listed>,
+        age: Duration,
+    ) -> Result<Vec<(ImageName, String)>, Error> {
+        let look = async |entry: &Listed| {
+            let is_young = self.is_young(entry, age).await?;
+            Ok::<_, Error>(is_young.then(|| entry.key()))
+        };
+        let asked: Vec<_> = listed.map(|entry| look(entry).boxed_local()).collect();
+        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+
+    async fn delete(&self, manifests: &[PrunedManifest]) -> Result<(), Error> {
+        let delete = async |manifest: &PrunedManifest| {
+            let digest: Digest = manifest.digest.parse().map_err(|message| Error::Archive { message })?;
+            let repository = self.repository(manifest.name.as_str());
+            Ok::<_, Error>(self.client.delete_manifest(&repository, &digest).await?)
+        };
+        let asked: Vec<_> = manifests.iter().map(|manifest| delete(manifest).boxed_local()).collect();
+        futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
     /// Everything that tags of an image lead to.
     async fn listed(&self, name: &ImageName) -> Result<Vec<Listed>, Error> {
         let repository = self.repository(name.as_str());

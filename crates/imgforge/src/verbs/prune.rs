@@ -19,10 +19,10 @@ use crate::verbs::{Format, json, open};
 ///
 /// Shows what would go; with --yes it goes. Kept is what the workspace describes now, what has a release tag (or any tag
 /// of your own), and what a container was made from. With --registry, content tags in the registry go too, but not
-/// those of images that others stand on, that earlier promotions led to, or that are young.
+/// those of images that others stand on, that earlier promotions led to, that a commit of --keep describes, or that are young.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge prune\n  imgforge prune --yes\n  imgforge prune --registry --keep-promotions 20 --keep-days 30"
+    after_help = "Examples:\n  imgforge prune\n  imgforge prune --yes\n  imgforge prune --registry --keep-promotions 20 --keep-days 30\n  imgforge prune --registry --keep main --keep v1.0..release --yes"
 )]
 pub(crate) struct Prune {
     /// Remove what is shown
@@ -37,6 +37,9 @@ pub(crate) struct Prune {
     /// Keep what is younger in the registry
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     keep_days: u32,
+    /// Keep in the registry what the workspace describes at this git revision or range of revisions (repeatable)
+    #[arg(long, value_name = "REVISION", requires = "registry")]
+    keep: Vec<String>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -86,6 +89,7 @@ impl Prune {
             registry: self.registry,
             promotions: self.keep_promotions,
             age: Duration::from_secs(u64::from(self.keep_days) * 24 * 3600),
+            keep: self.keep.clone(),
             yes: self.yes,
         };
         let pruned = session.prune(&options)?;

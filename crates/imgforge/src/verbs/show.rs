@@ -1,14 +1,17 @@
 //! `imgforge show IMAGE`: what an image is made of.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use imgforge::Session;
+use imgforge::core::lock::Lock;
 use imgforge::core::manifest::{GiveUp, Log, Millis, Process, Reload, Restart};
 use imgforge::core::name::ImageName;
 use imgforge::core::services::{self, Field, MergedService};
+use imgforge::core::workspace::External;
 use imgforge::report::human_duration;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,6 +19,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::console::{DIM, count, print};
 use crate::failure::Failure;
+use crate::verbs::outdated::short;
 use crate::verbs::{Format, json, open};
 
 /// Show what an image is made of: parents, packages, services with the manifest line of each field
@@ -44,7 +48,7 @@ pub(crate) struct ShowOutput {
     chain: Vec<String>,
     parents: Vec<ShownParent>,
     children: Vec<String>,
-    externals: Vec<String>,
+    externals: Vec<ShownExternal>,
     packages: Vec<ShownPackage>,
     services: Vec<ShownService>,
     ports: Vec<String>,
@@ -59,6 +63,15 @@ struct ShownParent {
     kind: String,
     /// `path:line`.
     at: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ShownExternal {
+    reference: String,
+    /// The digest that is locked or written, or null.
+    digest: Option<String>,
+    /// By platform: the digest of its image, as it is locked.
+    platforms: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -104,6 +117,7 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
     let chain = graph.chain(name);
     let merged = services::merge(workspace, graph, name).map_err(imgforge::Error::from)?;
     let in_chain = || chain.iter().map(|name| &workspace.images[*name]);
+    let lock = session.read_lock()?;
     Ok(ShowOutput {
         version: 1,
         name: name.to_string(),
@@ -120,8 +134,8 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
             })
             .collect(),
         children: graph.children(name).map(ToString::to_string).collect(),
-        externals: image.externals.iter().map(|external| external.reference.clone()).collect(),
-        packages: packages(session, &chain)?,
+        externals: image.externals.iter().map(|used| external(used, &lock)).collect(),
+        packages: packages(session, &lock, &chain),
         services: merged.merged.values().map(service).collect(),
         ports: in_chain().flat_map(|image| &image.manifest.expose).map(|port| port.value.clone()).collect(),
         volumes: in_chain()
@@ -132,11 +146,20 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
     })
 }
 
-fn packages(session: &Session, chain: &[&ImageName]) -> Result<Vec<ShownPackage>, Failure> {
-    let lock = session.read_lock()?;
+fn external(used: &External, lock: &Lock) -> ShownExternal {
+    let locked = lock.externals.get(&used.reference);
+    let digest = used.pinned().or(locked.map(|locked| locked.digest.as_str()));
+    ShownExternal {
+        reference: used.reference.clone(),
+        digest: digest.map(str::to_owned),
+        platforms: locked.map(|locked| locked.platforms.clone()).unwrap_or_default(),
+    }
+}
+
+fn packages(session: &Session, lock: &Lock, chain: &[&ImageName]) -> Vec<ShownPackage> {
     let mut shown = Vec::new();
     for name in chain {
-        for package in session.packages_of(&lock, name) {
+        for package in session.packages_of(lock, name) {
             shown.push(ShownPackage {
                 name: package.name.clone(),
                 version: package.version.clone(),
@@ -145,7 +168,7 @@ fn packages(session: &Session, chain: &[&ImageName]) -> Result<Vec<ShownPackage>
             });
         }
     }
-    Ok(shown)
+    shown
 }
 
 /// The fields of a service, as they are found.
@@ -238,7 +261,13 @@ fn text(shown: &ShowOutput) -> String {
     for parent in &shown.parents {
         line("parent", format!("{} ({})  {DIM}{}{DIM:#}", parent.name, parent.kind, parent.at));
     }
-    line("external", shown.externals.join(", "));
+    for external in &shown.externals {
+        let digest = external.digest.as_deref().map_or_else(|| "not locked".into(), short);
+        line("external", format!("{}  {DIM}{digest}{DIM:#}", external.reference));
+        for (platform, digest) in &external.platforms {
+            line("", format!("  {platform}  {DIM}{}{DIM:#}", short(digest)));
+        }
+    }
     line("children", shown.children.join(", "));
     line("tags", shown.tags.join(", "));
     line("ports", shown.ports.join(", "));

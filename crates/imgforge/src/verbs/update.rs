@@ -17,18 +17,18 @@ use crate::verbs::{Format, json, open, reporter};
 /// Lock packages and images from outside anew and write imgforge.lock: all of them, or only some
 ///
 /// Asks the repositories (their signatures are checked) for the newest versions that fit together, and registries for the
-/// digests of tags, and prints what differs from the lock that was there. With names, --security or --image only those move, and what they cannot do
-/// without: every other line of the lock stays as it is. Builds read the lock and never ask.
+/// digests of tags, and prints what differs from the lock that was there. With names, --security or --image only those
+/// move, and what they cannot do without: every other line of the lock stays as it is. Builds read the lock and never ask.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge update\n  imgforge update openssl libssl3\n  imgforge update alpine:3.22\n  imgforge update --security --dry-run\n  imgforge update --image webapp-base --format json"
+    after_help = "Examples:\n  imgforge update\n  imgforge update openssl libssl3\n  imgforge update alpine:3.22\n  imgforge update --security --dry-run\n  imgforge update --security openssl libssl3\n  imgforge update --image webapp-base --format json"
 )]
 pub(crate) struct Update {
     /// Packages, and images from outside with or without their tag, that are to move [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Move packages of which a newer version lies in a security suite, to that version
-    #[arg(long, conflicts_with_all = ["names", "image"])]
+    /// Move packages of which a newer version lies in a security suite, to that version; with names, only these
+    #[arg(long, conflicts_with = "image")]
     security: bool,
     /// Move what this image, and those that stand on it, add to their parents
     #[arg(long, value_name = "IMAGE", conflicts_with = "names")]
@@ -41,7 +41,7 @@ pub(crate) struct Update {
     format: Format,
 }
 
-/// `{"version":1,"changes":[{"package","old","new","security","images"}],"externals":[{"reference","old","new","images"}]}`
+/// `{"version":1,"changes":[{"package","old","new","security","images"}],"externals":[{"reference","old","new","platforms","images"}]}`
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct UpdateOutput {
     version: u32,
@@ -57,6 +57,8 @@ struct External {
     old: Option<String>,
     /// The digest locked now, or null.
     new: Option<String>,
+    /// The platforms whose images are other ones.
+    platforms: Vec<String>,
     /// The images that have to be built again for it.
     images: Vec<String>,
 }
@@ -101,7 +103,7 @@ impl Update {
 
     fn moves(&self, session: &Session) -> Result<Moves, Failure> {
         if self.security {
-            return Ok(Moves::Security);
+            return Ok(Moves::Security(self.names.iter().cloned().collect()));
         }
         if !self.image.is_empty() {
             let images = self.image.iter().map(|name| session.image(name)).collect::<Result<_, _>>()?;
@@ -121,14 +123,18 @@ fn row(change: LockChange) -> Change {
 }
 
 fn external(change: ExternalChange) -> External {
-    let ExternalChange { reference, old, new, images } = change;
-    External { reference, old, new, images: images.iter().map(ToString::to_string).collect() }
+    let ExternalChange { reference, old, new, platforms, images } = change;
+    let images = images.iter().map(ToString::to_string).collect();
+    External { reference, old, new, platforms: platforms.into_iter().collect(), images }
 }
 
 fn tell(session: &Session, changes: &[LockChange], externals: &[ExternalChange], new: &Lock) {
     let of_external = externals.iter().map(|change| {
         let (old, new) = (change.old.as_deref().map(short), change.new.as_deref().map(short));
-        (change.reference.clone(), old, new, "", &change.images)
+        let is_moved = change.old.is_some() && change.new.is_some();
+        let is_elsewhere = is_moved && !change.platforms.contains(session.platform());
+        let mark = if is_elsewhere { "other platforms" } else { "" };
+        (change.reference.clone(), old, new, mark, &change.images)
     });
     let of_package = changes.iter().map(|change| {
         let mark = if change.security { "security" } else { "" };
