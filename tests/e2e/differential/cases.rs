@@ -395,7 +395,11 @@ const TWO_NAMES: &str =
 /// A case (or `*`), a part of how the engines differ in it, and why that is so.
 pub(super) const DIFFERENT: &[(&str, &str, &str)] = &[
     ("*", "/bin/busybox: of ", "the daemon's storage driver gives it the time of the base's first RUN"),
-    ("*", "Docker file \"in an archive\\n\" 0644 0:0", TWO_NAMES),
+    (
+        "ADD of an archive with an owner",
+        "/t/",
+        "20.10 leaves the owners of the archive; BuildKit does not since",
+    ),
     ("a mode with bits", "/x: Docker", "20.10 leaves these bits out; BuildKit sets them since"),
     ("a bind of a file", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a bind of a folder", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),

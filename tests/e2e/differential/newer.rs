@@ -39,6 +39,17 @@ const CASES: &[Case] = &[
     ("COPY --parents d/./sub/three /p/", &[("p/sub/three", Some(r#"file "3\n" 0644 0:0"#)), ("p/d", None)]),
     // A link of the image is not followed.
     ("COPY --link a.txt /ln/x", &[("ln/x", Some(r#"file "a\n" 0644 0:0"#)), ("real/x", None)]),
+    (
+        "ADD --chown=app:staff plain.tar /t/",
+        &[
+            ("t", Some("folder 0755 1000:50")),
+            ("t/dir", Some("folder 0750 1000:50")),
+            ("t/dir/file", Some(r#"file "in an archive\n" 0644 1000:50"#)),
+            ("t/link", Some(r#"link to "dir/file" 1000:50"#)),
+            ("t/without", Some("folder 0755 0:0")),
+            ("t/without/entry", Some(r#"file "x" 0600 1000:50"#)),
+        ],
+    ),
     ("RUN --network=none ls /sys/class/net > /x", &[("x", Some(r#"file "lo\n" 0644 0:0"#))]),
     (
         "ENV V=dir/sub/name.tar.gz\nRUN echo > /empty\nCOPY a.txt /${V##*/}\nCOPY a.txt /${V%%.*}\nCOPY a.txt /${V//\\//-}",

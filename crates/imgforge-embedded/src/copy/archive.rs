@@ -67,8 +67,15 @@ fn is_header(block: &[u8; 512]) -> bool {
     stated == sum && block[0] != 0
 }
 
-/// Unpacks into a folder, whose path has no links.
-pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io::Result<()> {
+/// Unpacks into a folder, whose path has no links. An `owner` is that of every entry; folders that have no entry are
+/// root's all the same.
+pub(super) fn unpack(
+    mut archive: Archive,
+    target: &Target,
+    folder: &Path,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
+    let change = Change { owner, mode: None };
     // Everything happens as if the folder were the root.
     let root = target.folder(folder)?;
     let view = Source::Disk(root.try_clone()?);
@@ -77,7 +84,7 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
         let mut entry = entry?;
         let path = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
         let at = |error: &io::Error| tree::with_path(error, &format!("{} of the archive", path.display()));
-        let Some(meta) = meta(&entry)? else { continue };
+        let Some(mut meta) = meta(&entry)? else { continue };
         let clean = clean(&path);
         let Some(name) = clean.file_name() else { continue };
         let parent = parents(&root, &view, clean.parent().unwrap_or(Path::new(""))).map_err(|e| at(&e))?;
@@ -108,7 +115,7 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
                     .map_err(|error| at(&error))?;
                 rustix::fs::linkat(&from, first.file_name().unwrap_or_default(), fd, name, AtFlags::empty())
                     .map_err(|error| at(&error.into()))?;
-                continue;
+                meta = linked(meta, view.meta(&place)?);
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 target::make_node(fd, name, &meta).map_err(|error| at(&error))?;
@@ -116,12 +123,12 @@ pub(super) fn unpack(mut archive: Archive, target: &Target, folder: &Path) -> io
             _ => copy_all(&mut entry, &mut target::create(fd, name)?).map_err(|error| at(&error))?,
         }
         target::set_attributes(fd, name, &attributes)?;
-        target::set_meta(fd, name, &meta, Change::default()).map_err(|error| at(&error))?;
+        target::set_meta(fd, name, &meta, change).map_err(|error| at(&error))?;
     }
     // A folder's time is that of the archive also after files were put into it.
     for (path, meta) in times.iter().rev() {
         let parent = tree::open_in(root.as_fd(), path.parent().unwrap_or(Path::new("")), OFlags::RDONLY)?;
-        target::set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, Change::default())?;
+        target::set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, change)?;
     }
     Ok(())
 }
@@ -153,6 +160,14 @@ fn meta(entry: &tar::Entry<'_, impl Read>) -> io::Result<Option<Meta>> {
         rdev: rustix::fs::makedev(device(header.device_major()), device(header.device_minor())),
         linked: None,
     }))
+}
+
+/// What a file with a second name gets: what the entry of that name says. Of a symbolic link only the owner is set.
+fn linked(entry: Meta, there: Meta) -> Meta {
+    match there.kind {
+        FileType::Symlink => Meta { uid: entry.uid, gid: entry.gid, ..there },
+        kind => Meta { kind, ..entry },
+    }
 }
 
 fn attributes(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {

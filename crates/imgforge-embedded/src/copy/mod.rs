@@ -153,7 +153,7 @@ impl Copier<'_> {
                 let opened = archive::open(&mut || self.source.open(&from))?;
                 if let Some(archive) = opened {
                     let folder = self.target.make_folders(to, self.change.owner)?;
-                    return archive::unpack(archive, self.target, &folder);
+                    return archive::unpack(archive, self.target, &folder, self.change.owner);
                 }
             }
         }

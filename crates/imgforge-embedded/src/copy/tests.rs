@@ -272,6 +272,46 @@ fn archives_of_every_kind_are_unpacked() {
 }
 
 #[test]
+fn a_second_name_in_an_archive_says_what_its_file_is_like() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add_entry = |path: &str, kind, mode, owner, mtime, link: &str| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(mtime);
+        header.set_size(0);
+        if link.is_empty() {
+            tar.append_data(&mut header, path, io::empty()).unwrap();
+        } else {
+            tar.append_link(&mut header, path, link).unwrap();
+        }
+    };
+    add_entry("f", EntryType::Regular, 0o4640, 3, 99, "");
+    add_entry("g", EntryType::Link, 0o604, 5, 100, "f");
+    // What a link leads to is not touched through a second name of the link.
+    add_entry("to-etc", EntryType::Symlink, 0o777, 3, 99, "/etc/passwd");
+    add_entry("again", EntryType::Link, 0o000, 5, 100, "to-etc");
+    let tar = tar.into_inner().unwrap();
+    let (root, passwd) = (root(), std::fs::metadata("/etc/passwd").unwrap());
+    let of = |path: &str| {
+        let meta = std::fs::symlink_metadata(root.at(path)).unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.mtime(), meta.nlink())
+    };
+    copy(&root.1, None, &add(tar.clone(), "/x"), 1000).unwrap();
+    assert_eq!(of("x/f"), (5, 5, 0o604, 100, 2));
+    assert_eq!(of("x/again"), (5, 5, 0o777, 99, 2));
+    copy(&root.1, None, &Copy { chown: Some("8:9".into()), ..add(tar, "/y") }, 1000).unwrap();
+    let folder = std::fs::metadata(root.at("y")).unwrap();
+    assert_eq!((folder.uid(), folder.gid(), folder.mode() & 0o7777), (8, 9, 0o755));
+    assert_eq!(of("y/f"), (8, 9, 0o604, 100, 2));
+    assert_eq!(of("y/to-etc"), (8, 9, 0o777, 99, 2));
+    let after = std::fs::metadata("/etc/passwd").unwrap();
+    assert_eq!((after.mode(), after.uid()), (passwd.mode(), passwd.uid()));
+}
+
+#[test]
 fn an_archive_reaches_nothing_outside_its_folder() {
     let bytes = archive(&[
         ("../../escaped", EntryType::Regular, "1"),

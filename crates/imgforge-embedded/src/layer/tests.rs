@@ -288,6 +288,27 @@ fn base(place: &Place) -> Vec<Utf8PathBuf> {
 }
 
 #[test]
+fn a_second_name_says_what_its_file_is_like() {
+    let place = place();
+    let entries = [
+        raw_file("f", "text"),
+        Raw { mode: 0o4711, ..raw_hard("g", "f") },
+        raw_link("l", "/etc/passwd"),
+        Raw { mode: 0, ..raw_hard("m", "l") },
+    ];
+    let passwd = std::fs::metadata("/etc/passwd").unwrap().mode();
+    let folder = place.unpack(&entries).unwrap();
+    let meta = std::fs::metadata(folder.join("f")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.nlink()), (0o4711, 2));
+    assert_eq!(std::fs::symlink_metadata(folder.join("m")).unwrap().nlink(), 2);
+    assert_eq!(std::fs::metadata("/etc/passwd").unwrap().mode(), passwd);
+    // One that is brought up from below has it too, and what is below stays.
+    let over = place.unpack_over(&[Raw { mode: 0o600, ..raw_hard("h", "g") }], &[folder.clone()]).unwrap();
+    assert_eq!(std::fs::metadata(over.join("g")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(std::fs::metadata(folder.join("g")).unwrap().mode() & 0o7777, 0o4711);
+}
+
+#[test]
 fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
     let place = place();
     let stack = base(&place);

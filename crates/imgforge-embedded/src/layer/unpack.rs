@@ -264,7 +264,7 @@ impl Unpack {
                 self.times.insert(folder.path, meta.mtime);
                 return Ok(());
             }
-            EntryType::Link => return self.link(parent, name, &entry.link),
+            EntryType::Link => return self.link(parent, name, &entry.link, meta),
             _ => self.clear(parent, name)?,
         }
         let kind = match entry.kind {
@@ -302,8 +302,8 @@ impl Unpack {
         }
     }
 
-    /// Makes a hard link.
-    fn link(&mut self, parent: &Folder, name: &OsStr, target: &[u8]) -> Result<(), Wrong> {
+    /// Makes a hard link. The file gets what the entry of its new name says, as from containerd and moby.
+    fn link(&mut self, parent: &Folder, name: &OsStr, target: &[u8], meta: &Meta<'_>) -> Result<(), Wrong> {
         let names = names(target).map_err(|_| Wrong::Path("its link leads nowhere in the layer"))?;
         let Some((first, above)) = names.split_last() else {
             return Err(Wrong::Path("it is a hard link to the root"));
@@ -324,7 +324,15 @@ impl Unpack {
         }
         self.clear(parent, name)?;
         rustix::fs::linkat(&there.fd, first, &parent.fd, name, AtFlags::empty())?;
-        Ok(())
+        let fd = parent.fd.as_fd();
+        let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                meta.set(rustix::fs::openat2(fd, name, flags, Mode::empty(), BENEATH)?)
+            }
+            kind => meta.set_node(fd, name, kind == FileType::Symlink),
+        }
     }
 
     /// Brings a file of the stack into this layer.
