@@ -87,6 +87,16 @@ pub(crate) fn key(action: &Action, inputs: &Inputs<'_>) -> StepKey {
     StepKey(hasher.finalize().to_hex().to_string())
 }
 
+/// The key of making one layer of those between two chain ids.
+pub(crate) fn merge_key(below: &str, top: &str, packing: &str) -> StepKey {
+    let mut hasher = Hasher::new_derive_key("imgforge 2026 one layer of several");
+    for text in [below, top, packing] {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    StepKey(hasher.finalize().to_hex().to_string())
+}
+
 /// The hash of a context's entries.
 ///
 /// # Errors

@@ -438,6 +438,8 @@ fn job(
         args: prepared.args.clone(),
         labels,
         network: prepared.rendered.network,
+        layers: session.workspace.images[name].manifest.layers,
+        compression: session.workspace.manifest.compression,
         platform: prepared.target.platform.clone(),
     };
     Job { prepared, request, content_reference, closure, image, is_built: true, subject: None }
