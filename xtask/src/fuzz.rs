@@ -29,8 +29,8 @@ const FLAGS: &[&str] = &[
 const LONGEST: usize = 16 << 10;
 /// What `tar` makes beginnings of: each form of header, and each compression that is read.
 const TARS: &[&[&str]] = &[
-    &["--format=v7"],
-    &["--format=ustar"],
+    &["--format=v7", "--exclude=long*"],
+    &["--format=ustar", "--exclude=long*"],
     &["--format=gnu"],
     &["--format=pax"],
     &["--format=gnu", "--sparse"],
