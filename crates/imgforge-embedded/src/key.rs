@@ -255,6 +255,11 @@ mod tests {
             with(Inputs { platform: "linux/arm64", ..BEGIN }),
             with(Inputs { packing: "zstd", ..BEGIN }),
         ];
+        let merged = [("a", "b", "gzip"), ("b", "a", "gzip"), ("a", "b", "zstd"), ("", "ab", "gzip")];
+        let keys: Vec<StepKey> = keys
+            .into_iter()
+            .chain(merged.map(|(below, top, packing)| merge_key(below, top, packing)))
+            .collect();
         let different: BTreeSet<&StepKey> = keys.iter().collect();
         assert_eq!(different.len(), keys.len());
         // Where the files come from is no input: what they are is.
