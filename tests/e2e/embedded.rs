@@ -7,7 +7,7 @@ use imgforge_testkit::docker::Docker;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
-use crate::{IMGFORGE, small_family, with_action};
+use crate::{IMGFORGE, imgforge, small_family, with_action};
 
 /// The command with the embedded engine.
 fn command(workspace: &TestWorkspace, args: &[&str]) -> Command {
@@ -92,6 +92,126 @@ fn what_comes_out_as_it_was_leaves_its_children_as_they_are() {
     assert_eq!(layers(&family, "left"), before);
     let fresh = run(&family, &["build"]).ok();
     assert!(fresh.stderr.contains("Fresh 5 images"), "{}", fresh.stderr);
+}
+
+/// Layers of the kind that people ask for, of small images.
+fn layered_family(compression: &str) -> TestWorkspace {
+    let family = TestWorkspace::new();
+    let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();
+    let workspace = manifest.replacen('{', &format!("{{\n    compression \"{compression}\""), 1);
+    assert_ne!(workspace, manifest);
+    family.write("imgforge.kdl", &workspace);
+    family.busybox_base("base");
+    family.image("below", "    from \"base\"\n    run \"mkdir /old && echo > /old/file && echo > /file\"");
+    family.image(
+        "mid",
+        "    from \"below\"\n    layers \"one\"\n    run \"mkdir /d && echo 1 > /d/gone && echo 1 > /d/kept\"\n    \
+         run \"rm /d/gone /file && echo 2 > /d/kept && ln /d/kept /d/same\"\n    run \"rm -r /old && mkdir /old && echo > /old/new\"",
+    );
+    family.image("top", "    from \"mid\"\n    run \"echo 3 > /d/more\"\n    run \"cat /d/* > /all\"");
+    family
+}
+
+/// All files of an image, as Docker sees them when it has been given it.
+fn files_in_docker(workspace: &TestWorkspace, image: &str) -> String {
+    let mut load = workspace.command(IMGFORGE, &["load", image]);
+    Ran::of(load.env("IMGFORGE_ENGINE", "embedded").output().unwrap()).ok();
+    let reference = format!("{}:latest", workspace.repository(image));
+    let script = "find / -xdev -not -path '/proc*' -not -path '/sys*' -not -path '/dev*' -type f \
+                  -not -name hosts -not -name hostname -not -name resolv.conf -not -name .dockerenv \
+                  | sort | xargs stat -c '%n %s %a %h %Y'";
+    let seen = Docker::run(&["run", "--rm", "--network", "none", &reference, "sh", "-c", script]);
+    Docker::run(&["rmi", "-f", &reference]);
+    seen
+}
+
+#[test]
+fn an_image_adds_one_layer_when_it_asks_for_that_and_its_parents_layers_stay() {
+    let family = layered_family("gzip");
+    run(&family, &["build"]).ok();
+    let (base, mid, top) = (layers(&family, "below"), layers(&family, "mid"), layers(&family, "top"));
+    let (base, mid, top) = (base.as_array().unwrap(), mid.as_array().unwrap(), top.as_array().unwrap());
+    assert_eq!(mid.len(), base.len() + 1);
+    assert_eq!(mid[..base.len()], base[..]);
+    assert_eq!((top.len(), &top[..mid.len()]), (mid.len() + 2, &mid[..]));
+    let one = files_in_docker(&family, "top");
+    assert!(one.contains("/d/kept 2 ") && one.contains("/old/new") && !one.contains("/old/file"), "{one}");
+
+    // The same steps: nothing is carried out again, and files are the same.
+    let mid = std::fs::read_to_string(family.root().join("mid/image.kdl")).unwrap();
+    family.write("mid/image.kdl", &mid.replace("    layers \"one\"\n", ""));
+    let plan = run(&family, &["plan"]).ok();
+    assert!(
+        plan.stdout.contains("layers number") || plan.stderr.contains("layers number"),
+        "{}",
+        plan.stdout
+    );
+    run(&family, &["build"]).ok();
+    assert_eq!(layers(&family, "mid").as_array().unwrap().len(), base.len() + 3);
+    assert_eq!(files_in_docker(&family, "top"), one);
+}
+
+#[test]
+fn layers_packed_with_zstd_are_the_same_everywhere_and_go_wherever_layers_go() {
+    let family = layered_family("zstd");
+    run(&family, &["build"]).ok();
+    let first = digests(&family);
+    for layer in layers(&family, "top").as_array().unwrap() {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    }
+    std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
+    run(&family, &["build"]).ok();
+    assert_eq!(digests(&family), first);
+    // A Docker that knows no zstd takes them.
+    let zstd = files_in_docker(&family, "top");
+
+    // The other compression in the same store, and back: each image has what its manifest says.
+    let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();
+    family.write("imgforge.kdl", &manifest.replace("    compression \"zstd\"", ""));
+    run(&family, &["build"]).ok();
+    for layer in layers(&family, "top").as_array().unwrap() {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    }
+    assert_eq!(files_in_docker(&family, "top"), zstd);
+    family.write("imgforge.kdl", &manifest);
+    run(&family, &["build"]).ok();
+    let latest = |digests: std::collections::BTreeMap<String, String>| -> Vec<(String, String)> {
+        digests.into_iter().filter(|(name, _)| name.ends_with(":latest")).collect()
+    };
+    assert_eq!(latest(digests(&family)), latest(first));
+}
+
+#[test]
+fn layers_packed_with_zstd_are_pushed_and_pulled() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let family = TestWorkspace::at(&format!("{}/acme", registry.host()));
+    let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();
+    family.write("imgforge.kdl", &manifest.replacen('{', "{\n    compression \"zstd\"", 1));
+    family.busybox_base("base");
+    family.image("app", "    from \"base\"\n    run \"echo pushed > /name\"");
+    run(&family, &["build", "--push"]).ok();
+    let before = layers(&family, "app");
+    std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
+    family.image("child", "    from \"app\"\n    run \"cp /name /copy\"");
+    let built = run(&family, &["build"]).ok();
+    assert!(built.stderr.contains("1 built") && built.stderr.contains("Pulled app"), "{}", built.stderr);
+    let child = layers(&family, "child");
+    let (before, child) = (before.as_array().unwrap(), child.as_array().unwrap());
+    assert_eq!(child[..before.len()], before[..]);
+    assert!(child.iter().all(|layer| layer["mediaType"].as_str().unwrap().ends_with("+zstd")), "{child:?}");
+}
+
+#[test]
+fn docker_builds_the_same_files_and_says_that_its_layers_are_its_own() {
+    let family = layered_family("zstd");
+    let built = imgforge(&family, &["build"]).ok();
+    assert!(
+        built.stderr.contains("Docker makes the layers of base, below, mid, top in its own way"),
+        "{}",
+        built.stderr
+    );
+    let fresh = imgforge(&family, &["build"]).ok();
+    assert!(!fresh.stderr.contains("in its own way"), "{}", fresh.stderr);
 }
 
 #[test]

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use imgforge_testkit::docker::Docker;
 
 use crate::bench::binary;
-use crate::family::Family;
+use crate::family::{Family, plain_docker};
 
 /// How many builds run at once of those that people start themselves.
 const SLOTS: usize = 4;
 
 /// RUN steps in the image whose steps are counted.
 const STEPS: usize = 50;
+
+/// How the manifest of the example family begins.
+const EXAMPLE: &str = "workspace \"example\"";
 
 /// Who builds.
 #[derive(Clone, Copy, PartialEq)]
@@ -44,7 +48,59 @@ pub(crate) fn run() -> Result<()> {
     for size in [20, 100] {
         families(size)?;
     }
+    example()?;
     steps()
+}
+
+/// The example family of this repository: a Debian root of locked packages, and what stands on it. Cold, with the
+/// packages in the cache, without tests.
+fn example() -> Result<()> {
+    let name = format!("imgforge-bench-{}-example", std::process::id());
+    let root = Scratch(std::env::temp_dir().join(&name));
+    fs::create_dir_all(&root.0)?;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
+    for part in ["images", "templates", "imgforge.kdl", "imgforge.lock"] {
+        ensure!(
+            Command::new("cp").arg("-a").arg(repository.join(part)).arg(&root.0).status()?.success(),
+            "cannot copy {part}"
+        );
+    }
+    // Of a name of its own, so that nothing of the repository's own family is removed.
+    let manifest = fs::read_to_string(root.0.join("imgforge.kdl"))?;
+    ensure!(manifest.contains(EXAMPLE), "the example family has another name");
+    fs::write(root.0.join("imgforge.kdl"), manifest.replace(EXAMPLE, &format!("workspace \"{name}\"")))?;
+    let label = format!("imgforge.workspace={name}");
+    // What it needs is fetched, and locked anew where the mirrors have dropped it.
+    imgforge(&root.0, "embedded")?;
+    println!("\nthe example family: Debian packages, cold, from the package cache (seconds)");
+    BUILDERS.iter().for_each(|builder| print!("{:>24}", builder.title()));
+    println!();
+    for builder in BUILDERS {
+        let took = match builder {
+            Builder::Embedded => {
+                fs::remove_dir_all(root.0.join(".imgforge/store"))?;
+                timed(|| imgforge(&root.0, "embedded"))
+            }
+            Builder::Docker => {
+                Docker::remove_images_labelled(&label);
+                Command::new(plain_docker())
+                    .args(["builder", "prune", "-af"])
+                    .stdout(Stdio::null())
+                    .status()?;
+                timed(|| imgforge(&root.0, "docker"))
+            }
+            // They would need the roots and the packages, which imgforge stages while it builds.
+            Builder::DockerBuild | Builder::Buildah => Err(anyhow!("imgforge's context")),
+        };
+        let cell = match took {
+            Ok(took) => format!("{:.1}", took.as_secs_f64()),
+            Err(error) => format!("not run: {error}"),
+        };
+        print!("{cell:>24}");
+    }
+    println!();
+    Docker::remove_images_labelled(&label);
+    Ok(())
 }
 
 fn families(size: usize) -> Result<()> {
@@ -125,7 +181,7 @@ fn build(family: &Family, builder: Builder, storage: &Path) -> Result<()> {
 
 fn imgforge(root: &Path, engine: &str) -> Result<()> {
     let mut command = Command::new(binary()?);
-    command.args(["build", "-q", "--local", "--engine", engine]).current_dir(root);
+    command.args(["build", "-q", "--local", "--no-test", "--engine", engine]).current_dir(root);
     let status = command.stderr(Stdio::inherit()).status()?;
     ensure!(status.success(), "imgforge build failed");
     Ok(())

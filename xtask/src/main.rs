@@ -1,10 +1,11 @@
-//! What CI and maintainers run: `cargo xtask test|ci|images|bench`.
+//! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz`.
 
 mod bench;
 mod check;
 mod engine;
 mod family;
 mod faults;
+mod fuzz;
 mod images;
 mod layers;
 mod push;
@@ -41,6 +42,14 @@ enum Task {
         /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
+    },
+    /// Give the readers of files that others have made inputs that libFuzzer makes up.
+    Fuzz {
+        /// Which readers; all when none is named.
+        targets: Vec<fuzz::Target>,
+        /// For how long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
     },
     /// What `bench faults` starts, and kills: pushes one generation of its family.
     #[command(hide = true)]
@@ -114,6 +123,7 @@ fn main() -> Result<()> {
     match Args::parse().task {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
+        Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
         // What is counted there needs no speed.
         Task::Bench { topics } if cfg!(debug_assertions) && !matches!(*topics, [Topic::Faults(_)]) => {

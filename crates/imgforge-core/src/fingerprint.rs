@@ -5,6 +5,7 @@
 //! | `format`     | `imgforge`               | [`FORMAT`]: raised when the same inputs give another image |
 //! | `platform`   | `platform`               | `linux/amd64`                                            |
 //! | `network`    | `network`                | `none` or `default`: what the build's steps reach        |
+//! | `layers`     | `compression`, `number`  | `zstd`, `one`: what is not as usual; nothing otherwise    |
 //! | `dockerfile` | `Dockerfile`             | BLAKE3 of its bytes, and of each instruction             |
 //! | `file`       | path in the context      | BLAKE3 of the content, `x` when executable               |
 //! | `folder`     | path in the context      | empty                                                    |
@@ -91,6 +92,8 @@ pub enum InputKind {
     Platform,
     /// What the steps reach on the network.
     Network,
+    /// How layers are made, where that is not the usual way.
+    Layers,
     /// The Dockerfile.
     Dockerfile,
     /// A file of the context.
@@ -120,6 +123,7 @@ impl InputKind {
             Self::Format => "format",
             Self::Platform => "platform",
             Self::Network => "network",
+            Self::Layers => "layers",
             Self::Dockerfile => "dockerfile",
             Self::File => "file",
             Self::Folder => "folder",
@@ -133,10 +137,11 @@ impl InputKind {
         }
     }
 
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Format,
         Self::Platform,
         Self::Network,
+        Self::Layers,
         Self::Dockerfile,
         Self::File,
         Self::Folder,

@@ -390,6 +390,7 @@ fn reason(target: &Target, change: InputChange) -> Reason {
         InputKind::Format
         | InputKind::Platform
         | InputKind::Network
+        | InputKind::Layers
         | InputKind::Installer
         | InputKind::Arg
         | InputKind::Label => Reason::Setting { setting: kind, name, old, new },

@@ -10,12 +10,12 @@ use imgforge_core::dockerfile::program::{
 };
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::image_config::{History, ImageConfig};
-use imgforge_core::manifest::Network;
+use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
 
-use crate::engine::Embedded;
+use crate::engine::{Embedded, silent, words};
 use crate::fetch;
-use crate::key::{FilesKey, Inputs, StepKey, context_hash, key};
+use crate::key::{FilesKey, Inputs, StepKey, context_hash, key, merge_key};
 use crate::lines::Lines;
 use crate::store::Remembered;
 use crate::worker::message::{self, Content, ContextEntry, ContextKind, Layer, Reply, Request, Tree};
@@ -35,9 +35,17 @@ struct State {
     /// The chain id of each layer with those below it (OCI image specification, "Layer ChainID").
     chain: Vec<String>,
     config: ImageConfig,
+    /// How many of the layers, and of the entries of the history, are those of the image that it stands on.
+    below: (usize, usize),
 }
 
 impl State {
+    /// Of an image without layers.
+    fn new(config: ImageConfig) -> Self {
+        let below = (0, config.history.len());
+        Self { layers: Vec::new(), chain: Vec::new(), config, below }
+    }
+
     fn top(&self) -> &str {
         self.chain.last().map_or("", String::as_str)
     }
@@ -99,11 +107,7 @@ pub(crate) async fn build(
     let needed = program.needed();
     for number in &needed {
         let begin = match &bases[*number] {
-            Base::Scratch => State {
-                layers: Vec::new(),
-                chain: Vec::new(),
-                config: ImageConfig::scratch(&builder.request.platform),
-            },
+            Base::Scratch => State::new(ImageConfig::scratch(&builder.request.platform)),
             Base::Stage(stage) => builder.stages[stage].1.clone(),
             Base::Image(image) => builder.images[image].clone(),
         };
@@ -116,7 +120,10 @@ pub(crate) async fn build(
         builder.stages.insert(*number, (stage, state));
     }
     let last = needed.last().and_then(|last| builder.stages.remove(last)).map(|(_, state)| state);
-    let last = last.ok_or_else(|| BuildError::Refused { message: "there is no stage".into() })?;
+    let mut last = last.ok_or_else(|| BuildError::Refused { message: "there is no stage".into() })?;
+    if builder.request.layers == Layers::One {
+        last = builder.in_one_layer(last).await?;
+    }
     builder.finish(last)
 }
 
@@ -124,10 +131,11 @@ impl Builder<'_> {
     /// An image that the Dockerfile names: one of the store, or one that is pulled.
     async fn image(&self, name: &str) -> Result<State, BuildError> {
         let (config, layers) = self.engine.image_or_pull(name, &self.request.platform, &self.cancel).await?;
-        let mut state = State { layers: Vec::new(), chain: Vec::new(), config };
+        let mut state = State::new(config);
         for layer in layers {
             state.push(layer);
         }
+        state.below.0 = state.layers.len();
         Ok(state)
     }
 
@@ -189,7 +197,7 @@ impl Builder<'_> {
             network: self.request.network == Network::Default,
             epoch: self.epoch,
             platform: &self.request.platform,
-            packing: "gzip",
+            packing: self.packing(),
         };
         let key = key(action, &inputs);
         // Two images with the same step on the same files carry it out once.
@@ -200,11 +208,75 @@ impl Builder<'_> {
         }
         tell(false);
         let layer = self.carry_out(step, action, state, files, fetched).await?;
-        let chain = layer
-            .as_ref()
-            .map(|layer| crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id));
-        self.engine.store.put_step(key.as_str(), &Remembered { chain }).map_err(store_error)?;
+        self.remember(&key, state.chain.last().map(String::as_str), layer.as_ref())?;
         Ok(layer)
+    }
+
+    /// Keeps what a step has given on top of a chain.
+    fn remember(&self, key: &StepKey, below: Option<&str>, layer: Option<&Layer>) -> Result<(), BuildError> {
+        let chain = layer.map(|layer| crate::store::chain_id(below, &layer.diff_id));
+        let remembered = Remembered { chain, layer: layer.cloned() };
+        self.engine.store.put_step(key.as_str(), &remembered).map_err(store_error)
+    }
+
+    fn packing(&self) -> &'static str {
+        match self.request.compression {
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        }
+    }
+
+    /// Makes one layer of all that the image adds to the one that it stands on.
+    async fn in_one_layer(&self, mut state: State) -> Result<State, BuildError> {
+        let (below, told) = state.below;
+        if state.layers.len() < below + 2 {
+            return Ok(state);
+        }
+        let under = below.checked_sub(1).map(|last| state.chain[last].clone());
+        let key = merge_key(under.as_deref().unwrap_or_default(), state.top(), self.packing());
+        let _turn = self.engine.turn(&key).await;
+        let layer = match self.known(&key)? {
+            Some(Known(layer)) => layer,
+            None => {
+                let stack = self.engine.unpacked(&state.layers, &state.chain, &self.cancel).await?;
+                let (stack, layers) = stack.split_at(below);
+                let scratch = self.engine.store.scratch().map_err(store_error)?;
+                let blob = scratch.path().join("blob");
+                let request = Request::Step(message::Step {
+                    stack: stack.to_vec(),
+                    action: message::Action::Merge { layers: layers.to_vec() },
+                    blob: blob.clone(),
+                    folder: scratch.path().join("layer"),
+                    epoch: self.epoch,
+                    compression: self.request.compression,
+                });
+                let layer = match self.engine.work(scratch.path(), &request, silent(), &self.cancel).await? {
+                    Reply::Step(layer) => layer,
+                    Reply::Error(message) if message.contains("No space left on device") => {
+                        return Err(BuildError::NoSpace);
+                    }
+                    other => return Err(engine_error(format!("no one layer: {}", words(&other)))),
+                };
+                if let Some(layer) = &layer {
+                    self.engine.store.adopt_blob(&blob, &layer.digest).map_err(store_error)?;
+                }
+                self.remember(&key, under.as_deref(), layer.as_ref())?;
+                layer
+            }
+        };
+        state.layers.truncate(below);
+        state.chain.truncate(below);
+        state.config.history.iter_mut().skip(told).for_each(|entry| entry.empty_layer = true);
+        if let Some(layer) = layer {
+            state.push(layer);
+            state.config.history.push(History {
+                created: Some(self.created()),
+                created_by: Some("all of the above in one layer".into()),
+                comment: Some("imgforge".into()),
+                ..History::default()
+            });
+        }
+        Ok(state)
     }
 
     /// What a step has given before, if that is still there.
@@ -212,6 +284,9 @@ impl Builder<'_> {
         let store = &self.engine.store;
         let Some(remembered) = store.step(key.as_str()).map_err(store_error)? else { return Ok(None) };
         let Some(chain) = remembered.chain else { return Ok(Some(Known(None))) };
+        if let Some(layer) = remembered.layer {
+            return Ok(store.has_blob(&layer.digest).then_some(Known(Some(layer))));
+        }
         Ok(store.layer(&chain).map_err(store_error)?.map(|layer| Known(Some(layer))))
     }
 
@@ -249,7 +324,7 @@ impl Builder<'_> {
             blob: scratch.path().join("blob"),
             folder: scratch.path().join("layer"),
             epoch: self.epoch,
-            compression: message::Compression::Gzip,
+            compression: self.request.compression,
         });
         let lines = Lines::new(step.number, Arc::clone(&self.events), TAIL);
         let reply = self.engine.work(scratch.path(), &request, lines.sink(), &self.cancel).await;
@@ -444,7 +519,7 @@ impl Builder<'_> {
             let labels = state.config.config.labels.get_or_insert_default();
             labels.extend(self.request.labels.clone());
         }
-        let content = content(&state.config);
+        let content = content(&state.config, &state.layers);
         let before = self.engine.store.with_content(&content).map_err(store_error)?;
         let name = self.request.labels.get(labels::IMAGE);
         let same = before.iter().filter(|record| name.is_some() && record.labels.get(labels::IMAGE) == name);
@@ -456,13 +531,14 @@ impl Builder<'_> {
     }
 }
 
-/// The hash of what an image is: its configuration, which names its layers, without what says how it was made.
-fn content(config: &ImageConfig) -> String {
+/// The hash of what an image is: its configuration, without what says how it was made, and its layers, as they are packed.
+fn content(config: &ImageConfig, layers: &[Layer]) -> String {
     let mut config = ImageConfig { history: Vec::new(), ..config.clone() };
     if let Some(labels) = &mut config.config.labels {
         labels.retain(|name, _| !name.starts_with("imgforge."));
     }
-    let bytes = serde_json::to_vec(&config).expect("texts and numbers are JSON");
+    let digests: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
+    let bytes = serde_json::to_vec(&(config, digests)).expect("texts and numbers are JSON");
     blake3::hash(&bytes).to_hex().to_string()
 }
 

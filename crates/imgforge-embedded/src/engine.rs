@@ -249,6 +249,10 @@ impl Engine for Embedded {
         (!self.settings.why.is_empty()).then(|| format!("embedded, since {}", self.settings.why))
     }
 
+    fn makes_layers_as_asked(&self) -> bool {
+        true
+    }
+
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>> {
         async move {
             let mut inventory = Inventory::default();

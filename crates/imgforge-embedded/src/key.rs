@@ -87,6 +87,16 @@ pub(crate) fn key(action: &Action, inputs: &Inputs<'_>) -> StepKey {
     StepKey(hasher.finalize().to_hex().to_string())
 }
 
+/// The key of making one layer of those between two chain ids.
+pub(crate) fn merge_key(below: &str, top: &str, packing: &str) -> StepKey {
+    let mut hasher = Hasher::new_derive_key("imgforge 2026 one layer of several");
+    for text in [below, top, packing] {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    StepKey(hasher.finalize().to_hex().to_string())
+}
+
 /// The hash of a context's entries.
 ///
 /// # Errors
@@ -245,6 +255,11 @@ mod tests {
             with(Inputs { platform: "linux/arm64", ..BEGIN }),
             with(Inputs { packing: "zstd", ..BEGIN }),
         ];
+        let merged = [("a", "b", "gzip"), ("b", "a", "gzip"), ("a", "b", "zstd"), ("", "ab", "gzip")];
+        let keys: Vec<StepKey> = keys
+            .into_iter()
+            .chain(merged.map(|(below, top, packing)| merge_key(below, top, packing)))
+            .collect();
         let different: BTreeSet<&StepKey> = keys.iter().collect();
         assert_eq!(different.len(), keys.len());
         // Where the files come from is no input: what they are is.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::context::{ContextEntry, EntryKind, Origin};
-use imgforge_core::manifest::Network;
+use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_embedded::{Embedded, Settings};
@@ -72,6 +72,8 @@ impl Bench {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             network: Network::None,
+            layers: Layers::default(),
+            compression: Compression::default(),
             platform: "linux/amd64".into(),
         };
         let events = Arc::new(Mutex::new(Vec::new()));

@@ -24,7 +24,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 pub use futures_util::future::BoxFuture;
 use imgforge_core::context::{ContextEntry, SuppliedFile};
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::manifest::Network;
+use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 pub use tokio_util::sync::CancellationToken;
@@ -54,6 +54,10 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// What RUN steps reach.
     pub network: Network,
+    /// What becomes a layer. An engine that cannot do as it says does as usual: files are the same.
+    pub layers: Layers,
+    /// How layers are packed; the same goes for that.
+    pub compression: Compression,
     /// As `linux/amd64`.
     pub platform: String,
 }
@@ -159,6 +163,9 @@ pub trait Engine: Send + Sync {
     fn notice(&self) -> Option<String> {
         None
     }
+
+    /// Whether it makes layers as [`BuildRequest::layers`] and [`BuildRequest::compression`] say, or in its own way.
+    fn makes_layers_as_asked(&self) -> bool;
 
     /// What it holds of a workspace, in one request.
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>>;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::context::{ContextEntry, EntryKind, Origin, SuppliedContent, SuppliedFile};
 use imgforge_core::fingerprint::{InputKind, InputManifest};
-use imgforge_core::manifest::Network;
+use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_engine::{
@@ -69,6 +69,8 @@ impl Bench {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             network: Network::None,
+            layers: Layers::default(),
+            compression: Compression::default(),
             platform: "linux/amd64".into(),
         }
     }

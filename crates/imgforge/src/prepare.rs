@@ -8,7 +8,7 @@ use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
 use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
-use imgforge_core::manifest::{ImageManifest, Network};
+use imgforge_core::manifest::{Compression, ImageManifest, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
@@ -129,6 +129,13 @@ impl Session {
         inputs.insert(InputKind::Format, "imgforge", FORMAT);
         inputs.insert(InputKind::Platform, "platform", self.platform());
         inputs.insert(InputKind::Network, "network", network_word(rendered.network));
+        // What is as usual is no input: fingerprints from before there was a choice stay.
+        if self.workspace.manifest.compression == Compression::Zstd {
+            inputs.insert(InputKind::Layers, "compression", "zstd");
+        }
+        if image.manifest.layers == Layers::One {
+            inputs.insert(InputKind::Layers, "number", "one");
+        }
         inputs
             .insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(Instruction::text));
         for entry in &entries {

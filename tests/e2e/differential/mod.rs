@@ -16,7 +16,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::{StreamExt, stream};
 use imgforge::CancellationToken;
-use imgforge::core::manifest::Network;
+use imgforge::core::manifest::{Compression, Layers, Network};
 use imgforge::core::name::ImageName;
 use imgforge::embedded::{Embedded, Settings};
 use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported};
@@ -96,6 +96,8 @@ impl Engines {
             args: BTreeMap::new(),
             labels: [self.label.clone()].into(),
             network: Network::None,
+            layers: Layers::default(),
+            compression: Compression::default(),
             platform: "linux/amd64".into(),
         }
     }

@@ -9,7 +9,7 @@ use super::service::{absolute, service, signal, supervisor};
 use super::test::test;
 use super::workspace::pair;
 use super::{
-    Base, CopyStep, Healthcheck, ImageManifest, MountFrom, Network, PackageRequest, Resources, Root,
+    Base, CopyStep, Healthcheck, ImageManifest, Layers, MountFrom, Network, PackageRequest, Resources, Root,
     RootInclude, RunStep, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
@@ -42,6 +42,7 @@ const IN_IMAGE: &[&str] = &[
     "stop-signal",
     "healthcheck",
     "network",
+    "layers",
     "resources",
     "test",
     "template",
@@ -64,6 +65,7 @@ const SINGLE: &[&str] = &[
     "stop-signal",
     "healthcheck",
     "network",
+    "layers",
     "resources",
     "template",
     "lint",
@@ -204,6 +206,7 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
         stop_signal: None,
         healthcheck: None,
         network: None,
+        layers: Layers::Each,
         resources: Resources::default(),
         allowed: Vec::new(),
         tests: Vec::new(),
@@ -328,6 +331,7 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         }
         "healthcheck" => manifest.healthcheck = healthcheck(&mut node).map(|check| Located::new(check, span)),
         "network" => manifest.network = network(&mut node),
+        "layers" => manifest.layers = layers(&mut node),
         "resources" => manifest.resources = resources(&mut node),
         "lint" => lint(&mut node, &mut manifest.allowed),
         "template" => {
@@ -618,6 +622,18 @@ fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
         }
     };
     Some(Located::new(network, word.span))
+}
+
+fn layers(node: &mut Node<'_, '_, '_>) -> Layers {
+    let Some(word) = node.string("\"each\" or \"one\"") else { return Layers::default() };
+    match word.value.as_str() {
+        "each" => Layers::Each,
+        "one" => Layers::One,
+        other => {
+            node.reader.unknown(word.span, "number of layers", other, &["each", "one"]);
+            Layers::default()
+        }
+    }
 }
 
 fn tag(node: &Node<'_, '_, '_>, word: Located<String>) -> Option<Located<TagTemplate>> {

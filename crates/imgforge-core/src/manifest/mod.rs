@@ -47,6 +47,8 @@ pub struct WorkspaceManifest {
     pub supervisor: Option<Located<SupervisorChoice>>,
     /// `platform "linux/amd64"`.
     pub platform: Option<Located<String>>,
+    /// `compression "gzip"|"zstd"`: how layers are packed; see [`Compression`].
+    pub compression: Compression,
     /// `images "GLOB"`...: narrows where manifests are looked for.
     pub images: Vec<Located<String>>,
     /// `label "KEY" "VALUE"`: put on every image.
@@ -180,6 +182,8 @@ pub struct ImageManifest {
     pub healthcheck: Option<Located<Healthcheck>>,
     /// `network "none"|"default"`: what RUN steps reach; see [`Network`].
     pub network: Option<Located<Network>>,
+    /// `layers "each"|"one"`: what becomes a layer; see [`Layers`].
+    pub layers: Layers,
     /// `resources memory="256MB" cpus="0.5"`: what a container of it may use.
     pub resources: Resources,
     /// `lint { allow ... }`.
@@ -340,6 +344,26 @@ pub struct Allow {
 /// A time in milliseconds; written `"250ms"`, `"10s"`, `"2m"` or `"1h"` in a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Millis(pub u64);
+
+/// What of an image becomes a layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layers {
+    /// What each instruction has changed.
+    #[default]
+    Each,
+    /// All that the image adds to what it stands on, together. The layers below stay as they are.
+    One,
+}
+
+/// How layers are packed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// gzip, which everything reads.
+    #[default]
+    Gzip,
+    /// zstd: smaller, and faster to pack and to unpack.
+    Zstd,
+}
 
 /// What the steps of a build reach on the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

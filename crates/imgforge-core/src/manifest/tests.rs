@@ -159,6 +159,14 @@ fn a_workspaces_registry_platform_and_sources_are_checked() {
 }
 
 #[test]
+fn layers_and_their_compression_are_of_a_few_words() {
+    let workspace = problems_of(&[("imgforge.kdl", "workspace \"acme\" {\n    compression \"zst\"\n}\n")]);
+    assert_snapshot!(workspace + &with("layers \"on\"\n    layers \"each\""));
+    assert_eq!(image_of("image \"a\" { from \"scratch\"; layers \"one\" }").layers, Layers::One);
+    assert_eq!(image_of("image \"a\" { from \"scratch\" }").layers, Layers::Each);
+}
+
+#[test]
 fn a_value_may_be_empty() {
     let image = image_of(
         "image \"a\" { from \"scratch\"; env \"A\" \"\"; arg \"B\" \"\"; arg \"C\"; label \"d\" \"\" }",

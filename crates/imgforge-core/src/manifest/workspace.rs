@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
-use super::{ApkSource, AptSource, Group, RegistryPlace, WorkspaceManifest};
+use super::{ApkSource, AptSource, Compression, Group, RegistryPlace, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
 const TOP: &[&str] = &["workspace", "apt", "apk", "group"];
 const IN_WORKSPACE: &[&str] =
-    &["registry", "version", "supervisor", "platform", "images", "label", "arg", "lock"];
+    &["registry", "version", "supervisor", "platform", "compression", "images", "label", "arg", "lock"];
 
 const IN_APT: &[&str] = &["suite", "component", "uri", "keyring", "snapshot"];
 const SNAPSHOT_EXAMPLE: &str = "snapshot \"https://snapshot.debian.org/archive/debian\"";
@@ -90,6 +90,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         version: None,
         supervisor: None,
         platform: None,
+        compression: Compression::default(),
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),
@@ -101,7 +102,10 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
     let mut once = Once::default();
     for kdl in node.children() {
         let mut child = reader.node(kdl);
-        let single = matches!(child.name(), "registry" | "version" | "supervisor" | "platform" | "lock");
+        let single = matches!(
+            child.name(),
+            "registry" | "version" | "supervisor" | "platform" | "compression" | "lock"
+        );
         if single && !once.first(&child) {
             continue;
         }
@@ -110,6 +114,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
             "version" => manifest.version = child.string("a version"),
             "supervisor" => manifest.supervisor = supervisor(&mut child),
             "platform" => manifest.platform = platform(&mut child),
+            "compression" => manifest.compression = compression(&mut child),
             "images" => manifest.images.extend(child.strings("a glob of image folders", 1)),
             "label" => pair(&mut child, &mut manifest.labels),
             "arg" => pair(&mut child, &mut manifest.args),
@@ -123,6 +128,18 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
     }
     node.done();
     Some(manifest)
+}
+
+fn compression(node: &mut Node<'_, '_, '_>) -> Compression {
+    let Some(word) = node.string("\"gzip\" or \"zstd\"") else { return Compression::default() };
+    match word.value.as_str() {
+        "gzip" => Compression::Gzip,
+        "zstd" => Compression::Zstd,
+        other => {
+            node.reader.unknown(word.span, "compression", other, &["gzip", "zstd"]);
+            Compression::default()
+        }
+    }
 }
 
 fn registry(node: &mut Node<'_, '_, '_>) -> Option<RegistryPlace> {

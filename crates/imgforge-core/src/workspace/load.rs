@@ -103,6 +103,7 @@ fn placeholder() -> WorkspaceManifest {
         version: None,
         supervisor: None,
         platform: None,
+        compression: crate::manifest::Compression::default(),
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),

@@ -92,6 +92,11 @@ pub(super) fn unpack(
         let place = parent.1.join(name);
         let parent = parent.0;
         let there = view.meta(&place).ok().map(|meta| meta.kind);
+        // What was said of a folder that is gone, or is spoken of again, holds no longer.
+        times.retain(|(known, _)| match meta.kind {
+            FileType::Directory => *known != place,
+            _ => !known.starts_with(&place),
+        });
         match (there, meta.kind) {
             (None, _) | (Some(FileType::Directory), FileType::Directory) => {}
             (Some(FileType::Directory), _) => remove_all(&parent, name).map_err(|error| at(&error))?,

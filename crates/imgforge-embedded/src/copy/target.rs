@@ -161,7 +161,10 @@ pub(super) fn set_meta(parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta, change
         .map_err(|error| unmapped(error, name, uid, gid))?;
     if meta.kind != FileType::Symlink {
         let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
-        rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+        // By what was opened: a name would be followed if it were that of a link, out of the root too.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        rustix::fs::chmod(own(fd.as_fd()), mode)?;
     }
     let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1 };
     let times = Timestamps { last_access: time, last_modification: time };

@@ -331,6 +331,41 @@ fn an_archive_reaches_nothing_outside_its_folder() {
 }
 
 #[test]
+fn a_folder_of_an_archive_that_becomes_a_link_leaves_alone_what_the_link_leads_to() {
+    let (root, outside) = (root(), root());
+    std::fs::write(outside.at("secret"), "").unwrap();
+    std::fs::set_permissions(outside.at("secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    let bytes = archive(&[
+        ("d/", EntryType::Directory, ""),
+        ("d/e/", EntryType::Directory, ""),
+        ("d", EntryType::Symlink, outside.at("secret").as_str()),
+    ]);
+    copy(&root.1, None, &add(bytes, "/"), 0).unwrap();
+    assert!(root.at("d").is_symlink());
+    let meta = std::fs::metadata(outside.at("secret")).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o7777), (0, 0o600));
+}
+
+#[test]
+fn of_a_folder_that_is_twice_in_an_archive_the_last_entry_holds() {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (mode, time) in [(0o700, 1), (0o711, 2)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(mode);
+        header.set_mtime(time);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        tar.append_data(&mut header, "d/", io::empty()).unwrap();
+    }
+    let root = root();
+    copy(&root.1, None, &add(tar.into_inner().unwrap(), "/"), 0).unwrap();
+    let meta = std::fs::metadata(root.at("d")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o711, 2));
+}
+
+#[test]
 fn a_context_becomes_a_folder_and_a_changed_file_is_noticed() {
     let root = root();
     materialise(&context(), &root.1, 0).unwrap();

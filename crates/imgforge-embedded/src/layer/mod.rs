@@ -1,6 +1,7 @@
 //! Layers: what has changed on a file system, as a tar that every engine reads, and as a folder that overlay mounts.
 //!
-//! [`pack`] makes the tar of the `upper` folder of an overlay mount; [`unpack`] makes such a folder of a tar. Both speak
+//! [`pack`] makes the tar of the `upper` folder of an overlay mount, or of what [`merge`] has made of several of them;
+//! [`unpack`] makes such a folder of a tar. Both speak
 //! the form of the OCI image specification ("Image Layer Filesystem Changeset") on one side: `.wh.NAME` for what is
 //! gone, `.wh..wh..opq` for a folder that hides all below it; and on the other that of the kernel's overlay with the
 //! option `userxattr`: a character device 0/0, and the attribute `user.overlay.opaque`.
@@ -10,6 +11,7 @@
 mod blob;
 mod decode;
 mod header;
+mod merge;
 mod pack;
 mod reader;
 mod stack;
@@ -26,6 +28,7 @@ use std::path::Path;
 use camino::Utf8Path;
 use rustix::io::Errno;
 
+pub use merge::merge;
 pub use pack::pack;
 pub use unpack::{Unpacked, unpack, unpack_within};
 
@@ -178,6 +181,9 @@ pub struct Clamp {
 }
 
 impl Clamp {
+    /// Every time stays.
+    pub const NONE: Self = Self { since: i64::MAX, epoch: 0 };
+
     /// What a time becomes.
     fn of(self, time: i64) -> i64 {
         if time >= self.since { self.epoch } else { time }

@@ -332,7 +332,7 @@ fn differs(one: &Stat, other: &Stat) -> bool {
 }
 
 /// The names in a folder, sorted bytewise.
-fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
+pub(super) fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_bytes().to_vec();

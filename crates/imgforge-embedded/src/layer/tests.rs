@@ -984,6 +984,68 @@ proptest! {
     }
 }
 
+/// A view without what one layer of several does not keep: the time of folders in which nothing is left, and that a file
+/// has had another name.
+fn lasting(mut view: BTreeMap<PathBuf, Seen>) -> BTreeMap<PathBuf, Seen> {
+    let mut names: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    view.values().for_each(|seen| *names.entry(seen.same.clone()).or_default() += 1);
+    for seen in view.values_mut() {
+        if names[&seen.same] == 1 {
+            seen.same = PathBuf::new();
+        }
+        if seen.kind.starts_with("40000 ") {
+            seen.mtime = (0, 0);
+        }
+    }
+    view
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_merged_into_one_are_seen_as_before(
+        below in changes(),
+        steps in prop::collection::vec(changes(), 2..5),
+    ) {
+        let place = place();
+        let base = place.folder("base");
+        below.iter().for_each(|change| change.make(base.as_std_path()));
+        let mut stack = vec![base.clone()];
+        for (number, step) in steps.iter().enumerate() {
+            let upper = place.folder(&format!("upper-{number}"));
+            place.change(&stack, &upper, |root| step.iter().for_each(|change| change.make(root)));
+            if place.pack(&upper, &stack, &format!("blob-{number}")).is_some() {
+                stack.push(upper);
+            }
+        }
+        let before = lasting(place.view(&stack));
+        let each: Vec<_> = stack.iter().map(|layer| see(layer.as_std_path())).collect();
+        let merged = place.folder("merged");
+        merge(&stack[..1], &stack[1..], &merged).unwrap();
+        let blob = place.at("blob");
+        let packed = pack(&merged, &stack[..1], Clamp::NONE, Compression::Gzip, &blob).unwrap();
+        let after = match &packed {
+            Some(layer) => {
+                let unpacked = place.at("unpacked");
+                prop_assert_eq!(&unpack(&blob, &stack[..1], &unpacked).unwrap().diff_id, &layer.diff_id);
+                place.view(&[base, unpacked])
+            }
+            None => place.view(&stack[..1]),
+        };
+        prop_assert_eq!(differences(&before, &lasting(after)), Vec::<String>::new());
+        // Nothing is marked as gone that was not there.
+        let names = packed.map(|_| listed(&blob)).unwrap_or_default();
+        for gone in names.iter().filter_map(|name| name.split_once(".wh.")).filter(|(_, name)| *name != ".wh..opq") {
+            prop_assert!(each[0].contains_key(Path::new(&format!("{}{}", gone.0, gone.1))), "{:?}", gone);
+        }
+        std::fs::remove_dir_all(&merged).unwrap();
+        for (layer, before) in stack.iter().zip(each) {
+            prop_assert_eq!(differences(&before, &see(layer.as_std_path())), Vec::<String>::new());
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

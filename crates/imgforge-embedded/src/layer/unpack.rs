@@ -586,7 +586,7 @@ fn names(path: &[u8]) -> Result<Vec<&[u8]>, Wrong> {
 
 /// Removes a folder and all in it. Folders are opened from the top, so that depth costs no file descriptors; a path
 /// longer than [`PATH_MAX`] is an error.
-fn remove(top: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+pub(super) fn remove(top: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let mut todo = vec![PathBuf::from(name)];
     while let Some(path) = todo.last().cloned() {
         let folder = open_folder_at(top, &path)?;

@@ -72,6 +72,10 @@ pub struct Store {
 pub struct Remembered {
     /// The chain id of its layer with those below; `None` when it has changed nothing.
     pub chain: Option<String>,
+    /// The layer. The same files may be there packed in another way too. Stores had it not at first: theirs is that of
+    /// the chain.
+    #[serde(default)]
+    pub layer: Option<Layer>,
 }
 
 impl Store {

@@ -87,8 +87,8 @@ impl Store {
             let step: Option<Remembered> =
                 fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             let is_needed = match step {
-                Some(Remembered { chain: Some(chain) }) => chains.contains(&chain),
-                Some(Remembered { chain: None }) => is_young(&path, since),
+                Some(Remembered { chain: Some(chain), .. }) => chains.contains(&chain),
+                Some(Remembered { chain: None, .. }) => is_young(&path, since),
                 None => false,
             };
             if !is_needed {

@@ -31,7 +31,7 @@ pub(super) fn layered(store: &Store, texts: &[&str], compression: Compression) -
         let chain = chain_id(below.as_deref(), &layer.diff_id);
         store.adopt(&blob, &folder, &layer, &chain).unwrap();
         let key = hex::encode(Sha256::digest(format!("{chain} {text}")));
-        store.put_step(&key, &Remembered { chain: Some(chain.clone()) }).unwrap();
+        store.put_step(&key, &Remembered { chain: Some(chain.clone()), layer: Some(layer.clone()) }).unwrap();
         config.rootfs.diff_ids.push(layer.diff_id.clone());
         layers.push(layer);
         below = Some(chain);
@@ -172,9 +172,9 @@ fn layers_and_steps_are_kept_and_a_layer_without_its_blob_is_none() {
         fs::write(folder.join("file"), "x").unwrap();
         store.adopt_folder(&folder, &layer, &chain).unwrap();
     }
-    assert_eq!(store.layer(&chain).unwrap(), Some(layer));
+    assert_eq!(store.layer(&chain).unwrap(), Some(layer.clone()));
     assert!(store.folder(&chain).unwrap().join("file").exists());
-    let remembered = Remembered { chain: Some(chain.clone()) };
+    let remembered = Remembered { chain: Some(chain.clone()), layer: Some(layer.clone()) };
     store.put_step("ab", &remembered).unwrap();
     assert_eq!(store.step("ab").unwrap(), Some(remembered));
     fs::write(place.1.join("steps/ab"), "{").unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
+pub use imgforge_core::manifest::Compression;
 use serde::{Deserialize, Serialize};
 
 /// One task. Folders are absolute paths on this machine.
@@ -60,7 +61,8 @@ pub struct Step {
     pub action: Action,
     /// Where the packed layer is written, a file that is not there yet.
     pub blob: Utf8PathBuf,
-    /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system).
+    /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system). Not
+    /// that of a [`Action::Merge`], whose files are those of other layers.
     pub folder: Utf8PathBuf,
     /// The time of every file that the step writes, in seconds since 1970.
     pub epoch: i64,
@@ -75,6 +77,11 @@ pub enum Action {
     Run(Run),
     /// Copies files.
     Copy(Copy),
+    /// Makes one layer of several, which are already there.
+    Merge {
+        /// Their folders, lowest first.
+        layers: Vec<Utf8PathBuf>,
+    },
     /// Makes folders.
     Folder {
         /// Absolute, in the image.
@@ -250,15 +257,6 @@ pub enum CopySource {
         /// Its bytes.
         content: Content,
     },
-}
-
-/// How layers are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Compression {
-    /// gzip, which everything reads.
-    Gzip,
-    /// zstd.
-    Zstd,
 }
 
 /// A layer that was packed.

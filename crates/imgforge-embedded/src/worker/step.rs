@@ -20,6 +20,9 @@ use crate::{accounts, copy, layer};
 const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
+    if let Action::Merge { layers } = &step.action {
+        return merge(step, layers, folder);
+    }
     // The kernel stamps files with a clock that is a few milliseconds behind.
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - 1;
     let overlay = Overlay::writable(&step.stack, folder)?;
@@ -38,6 +41,7 @@ pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Resu
             copy::copy(overlay.root(), source.as_ref().map(Overlay::root), what, step.epoch)?;
         }
         Action::Folder { path, owner } => folders(overlay.root(), path, owner)?,
+        Action::Merge { .. } => {}
     }
     if ended.is_none() {
         stubs.as_ref().map_or(Ok(()), Stubs::remove)?;
@@ -60,6 +64,15 @@ pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Resu
         super::remove(&folder.join(name))?;
     }
     Ok(reply)
+}
+
+fn merge(step: &Step, layers: &[Utf8PathBuf], folder: &Utf8Path) -> io::Result<Reply> {
+    let upper = folder.join("upper");
+    make_folder(&upper)?;
+    layer::merge(&step.stack, layers, &upper)?;
+    let layer = layer::pack(&upper, &step.stack, layer::Clamp::NONE, step.compression, &step.blob)?;
+    super::remove(&upper)?;
+    Ok(Reply::Step(layer))
 }
 
 /// A folder for what is mounted beside the root.

@@ -138,6 +138,11 @@ impl Engine for Docker {
         self.description.clone()
     }
 
+    /// BuildKit makes a layer of each instruction, and the daemon keeps none of them packed.
+    fn makes_layers_as_asked(&self) -> bool {
+        false
+    }
+
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>> {
         self.list(workspace).boxed()
     }
@@ -235,7 +240,7 @@ mod tests {
     use std::sync::Arc;
 
     use imgforge_core::context::{SuppliedContent, SuppliedFile};
-    use imgforge_core::manifest::Network;
+    use imgforge_core::manifest::{Compression, Layers, Network};
     use imgforge_core::name::ImageName;
     use tokio::net::{TcpListener, UnixStream};
 
@@ -270,6 +275,8 @@ mod tests {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             network: Network::None,
+            layers: Layers::default(),
+            compression: Compression::default(),
             platform: "linux/amd64".into(),
         }
     }

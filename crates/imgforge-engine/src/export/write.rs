@@ -1,16 +1,16 @@
 //! Images as files for other programs: an OCI image layout ("OCI Image Layout Specification"), or an archive that
 //! `docker load` takes ("Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format"; layers in
-//! it are compressed, which Docker, Podman and skopeo take).
+//! it are compressed with gzip, which Docker, Podman and skopeo take, or not at all: a Docker before 23 knows no zstd).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Blob, Config, ExportError, Exported};
+use super::{Blob, Config, ExportError, Exported, LAYER_ZSTD};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -95,7 +95,7 @@ pub fn write_archive(exported: &Exported, images: &[Named], out: impl Write) -> 
         for layer in layers {
             let name = format!("{}.tar", digits(&layer.digest));
             if written.insert(name.clone()) {
-                let mut file = File::open(&layer.file)?;
+                let mut file = readable(layer)?;
                 tar.append_data(&mut header(file.metadata()?.len()), &name, &mut file)?;
             }
             names.push(name);
@@ -110,6 +110,20 @@ pub fn write_archive(exported: &Exported, images: &[Named], out: impl Write) -> 
     tar.append_data(&mut header(rows.len() as u64), "manifest.json", rows.as_slice())?;
     tar.into_inner()?.flush()?;
     Ok(())
+}
+
+/// A layer as any Docker reads it.
+fn readable(layer: &Blob) -> io::Result<File> {
+    if layer.media_type != LAYER_ZSTD {
+        return File::open(&layer.file);
+    }
+    let path = Utf8PathBuf::from(format!("{}.tar", layer.file));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    // It is gone when it is closed.
+    fs::remove_file(&path)?;
+    zstd::stream::copy_decode(File::open(&layer.file)?, &mut file)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn parts<'e>(exported: &'e Exported, id: &str) -> Result<(&'e [u8], Vec<&'e Blob>), ExportError> {

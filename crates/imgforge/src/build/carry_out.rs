@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use imgforge_core::event::{Event, Outcome, Reporter};
 use imgforge_core::lock::{Lock, LockedPackage};
+use imgforge_core::manifest::{Compression, Layers};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan, PlannedTarget, Target};
 use imgforge_core::schedule::{Node, Policy, Schedule};
@@ -37,6 +38,22 @@ impl Session {
         self.fetch_packages(&packages, reporter)
     }
 
+    /// What is not done of what manifests say about layers, when images are built by an engine that cannot.
+    fn other_layers(&self, plan: &Plan) -> Option<String> {
+        let built = plan.to_build().filter_map(|row| ImageName::new(row.name.as_str()).ok());
+        let wants = |name: &ImageName| {
+            self.workspace.manifest.compression != Compression::Gzip
+                || self.workspace.images[name].manifest.layers != Layers::Each
+        };
+        let names: Vec<String> = built.filter(wants).map(|name| name.to_string()).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "Docker makes the layers of {} in its own way: `layers` and `compression` are for the embedded engine",
+                shortened(&names)
+            )
+        })
+    }
+
     pub(super) async fn carry_out(
         &self,
         planned: Planned,
@@ -52,6 +69,11 @@ impl Session {
         }
         for message in &plan.warnings {
             reporter.event(&Event::Warning { message: message.clone() });
+        }
+        if !engine.makes_layers_as_asked()
+            && let Some(message) = self.other_layers(&plan)
+        {
+            reporter.event(&Event::Warning { message });
         }
         let pulls = pulls(&prepared, &plan, &inventory, &remotes, options.pull);
         if may_be_there(&self.root) {

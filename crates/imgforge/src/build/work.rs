@@ -441,6 +441,8 @@ fn job(
         args: prepared.args.clone(),
         labels,
         network: prepared.rendered.network,
+        layers: session.workspace.images[name].manifest.layers,
+        compression: session.workspace.manifest.compression,
         platform: prepared.target.platform.clone(),
     };
     let asked = image.manifest.packages.first();
