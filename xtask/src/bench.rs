@@ -75,7 +75,11 @@ pub(crate) fn family(size: usize) -> Result<()> {
 
 pub(crate) fn binary() -> Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("imgforge");
-    ensure!(binary.exists(), "{} is missing: `cargo build --release` makes it", binary.display());
+    ensure!(
+        binary.exists(),
+        "{} is missing: `cargo build` makes it, with `--release` one for speed",
+        binary.display()
+    );
     Ok(binary)
 }
 

@@ -22,17 +22,17 @@ use rand::{Rng, RngCore, SeedableRng};
 use tokio::runtime::Runtime;
 
 /// The family: each image stands on the one before.
-const FAMILY: [&str; 4] = ["os-base", "webapp-base", "ruby-webapp", "guestbook"];
+pub(crate) const FAMILY: [&str; 4] = ["os-base", "webapp-base", "ruby-webapp", "guestbook"];
 /// The tag that moves.
-const TAG: &str = "latest";
+pub(crate) const TAG: &str = "latest";
 /// How many of the requests meet a fault.
-const RATE: f64 = 0.06;
+pub(crate) const RATE: f64 = 0.06;
 /// How many of the processes are to be killed, if they do not end before.
-const KILLED: f64 = 0.4;
+pub(crate) const KILLED: f64 = 0.4;
 /// How often a generation is begun again before the next one takes over.
 const RUNS: usize = 20;
 /// The same faults at the same seed, as far as the order of requests is the same.
-const SEED: u64 = 1;
+pub(crate) const SEED: u64 = 1;
 
 /// Pushes at least so many images, and prints what happened.
 pub(crate) fn run(pushes: usize) -> Result<()> {
@@ -60,7 +60,7 @@ pub(crate) fn run(pushes: usize) -> Result<()> {
     Ok(())
 }
 
-fn faults() -> Vec<Fault> {
+pub(crate) fn faults() -> Vec<Fault> {
     let short = Duration::from_millis(900);
     vec![
         Fault::Status(401),
@@ -87,7 +87,7 @@ fn faults() -> Vec<Fault> {
 }
 
 /// One that is not patient, and cuts what it sends into small chunks.
-fn client(host: &str) -> Result<Registry> {
+pub(crate) fn client(host: &str) -> Result<Registry> {
     let retry = Retry {
         tries: 6,
         delay: Duration::from_millis(5),

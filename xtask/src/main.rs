@@ -5,6 +5,7 @@ mod check;
 mod engine;
 mod family;
 mod faults;
+mod faults_build;
 mod fuzz;
 mod images;
 mod layers;
@@ -39,7 +40,8 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`.
+        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`, `faults-build` or
+        /// `faults-build:PROCESSES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -78,6 +80,8 @@ enum Topic {
     Layers,
     /// So many pushes into a registry that fails, by processes that are killed.
     Faults(usize),
+    /// So many runs of `imgforge build --push` there, killed as well.
+    FaultsBuild(usize),
 }
 
 impl std::str::FromStr for Topic {
@@ -91,14 +95,17 @@ impl std::str::FromStr for Topic {
             "engine" => Ok(Self::Engine),
             "layers" => Ok(Self::Layers),
             "faults" => Ok(Self::Faults(1000)),
+            "faults-build" => Ok(Self::FaultsBuild(100)),
             text => {
                 let wrong = |_| {
-                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`"
+                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`, \
+                     `faults-build` or `faults-build:PROCESSES`"
                         .to_owned()
                 };
-                match text.strip_prefix("faults:") {
-                    Some(number) => number.parse().map(Self::Faults).map_err(wrong),
-                    None => text.parse().map(Self::Family).map_err(wrong),
+                match text.split_once(':') {
+                    Some(("faults", number)) => number.parse().map(Self::Faults).map_err(wrong),
+                    Some(("faults-build", number)) => number.parse().map(Self::FaultsBuild).map_err(wrong),
+                    _ => text.parse().map(Self::Family).map_err(wrong),
                 }
             }
         }
@@ -115,6 +122,7 @@ impl std::fmt::Display for Topic {
             Self::Engine => f.write_str("engine"),
             Self::Layers => f.write_str("layers"),
             Self::Faults(pushes) => write!(f, "faults:{pushes}"),
+            Self::FaultsBuild(processes) => write!(f, "faults-build:{processes}"),
         }
     }
 }
@@ -126,7 +134,9 @@ fn main() -> Result<()> {
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
         // What is counted there needs no speed.
-        Task::Bench { topics } if cfg!(debug_assertions) && !matches!(*topics, [Topic::Faults(_)]) => {
+        Task::Bench { topics }
+            if cfg!(debug_assertions) && !matches!(*topics, [Topic::Faults(_) | Topic::FaultsBuild(_)]) =>
+        {
             optimised(&topics)
         }
         Task::Bench { topics } => topics.into_iter().try_for_each(|topic| match topic {
@@ -137,6 +147,7 @@ fn main() -> Result<()> {
             Topic::Engine => engine::run(),
             Topic::Layers => layers::run(),
             Topic::Faults(pushes) => faults::run(pushes),
+            Topic::FaultsBuild(processes) => faults_build::run(processes),
         }),
     }
 }

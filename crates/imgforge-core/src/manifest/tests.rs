@@ -154,7 +154,8 @@ fn a_workspace_says_its_name_and_images_have_files_of_their_own() {
 #[test]
 fn a_workspaces_registry_platform_and_sources_are_checked() {
     let text = "workspace \"acme\" {\n    registry \"https://example.com/\"\n    platform \"linux/riscv64\"\n    \
-                lock vanished=\"maybe\"\n}\napt \"debian\"\napt \"debian\" { suit \"bookworm\" }\n";
+                lock vanished=\"maybe\"\n}\napt \"debian\"\napt \"debian\" { suit \"bookworm\" }\n\
+                apt \"other\" { suite \"s\"; snapshot \"snapshot.debian.org\" }\n";
     assert_snapshot!(problems_of(&[("imgforge.kdl", text)]));
 }
 
