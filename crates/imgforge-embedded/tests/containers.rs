@@ -14,7 +14,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, PublishedPort, RunRequest};
-use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error};
+use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, Secrets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_imgforge-worker");
@@ -73,6 +73,8 @@ impl Bench {
             labels: BTreeMap::new(),
             network: Network::None,
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         };
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);

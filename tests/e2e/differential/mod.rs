@@ -19,7 +19,7 @@ use imgforge::CancellationToken;
 use imgforge::core::manifest::Network;
 use imgforge::core::name::ImageName;
 use imgforge::embedded::{Embedded, Settings};
-use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported};
+use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported, Secrets};
 use imgforge_testkit::{docker, unique};
 
 use self::tree::Tree;
@@ -97,6 +97,8 @@ impl Engines {
             labels: [self.label.clone()].into(),
             network: Network::None,
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         }
     }
 

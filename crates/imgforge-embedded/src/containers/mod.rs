@@ -299,6 +299,7 @@ impl Embedded {
         let mut child = self
             .client
             .spawn(&folder, &Request::Container(Box::new(container)))
+            .await
             .map_err(|error| Error::Embedded { message: error.to_string() })?;
         let (tell, mut ended) = watch::channel(None);
         let live = Arc::new(Live {

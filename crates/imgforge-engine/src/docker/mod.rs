@@ -240,7 +240,7 @@ mod tests {
     use tokio::net::{TcpListener, UnixStream};
 
     use super::*;
-    use crate::StepEvent;
+    use crate::{Secrets, StepEvent};
 
     /// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
     async fn over_tcp() -> (String, tokio::task::JoinSet<()>) {
@@ -271,6 +271,8 @@ mod tests {
             labels: BTreeMap::new(),
             network: Network::None,
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         }
     }
 
