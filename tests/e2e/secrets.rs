@@ -222,6 +222,8 @@ fn a_command_asks_an_ssh_agent_and_changes_nothing_in_it() {
              USER 1000\n\
              RUN --mount=type=ssh,id=named,uid=1000 ssh-add -l | grep -q ED25519\n",
         );
+        workspace.write("app/root/etc/passwd", "app:x:1000:1000::/:/bin/sh\n");
+        workspace.write("app/root/etc/group", "app:x:1000:\n");
         put_ssh_add(&workspace.root().join("app/root"));
         let agent = Agent::start(workspace.root());
         let named = format!("named={}/agent.sock", workspace.root());
