@@ -7,7 +7,7 @@
 mod client;
 pub(crate) mod container;
 mod exec;
-mod limits;
+pub(crate) mod limits;
 mod look;
 pub mod message;
 mod namespace;
