@@ -189,8 +189,8 @@ mod tests {
     #[test]
     fn what_cannot_be_given_is_told() {
         let mut secrets = Secrets::default();
-        secrets.add("a", &[0; MAX_SECRET]).unwrap();
-        let too_long = secrets.add("b", &[0; MAX_SECRET + 1]).unwrap_err();
+        secrets.add("a", &vec![0; MAX_SECRET]).unwrap();
+        let too_long = secrets.add("b", &vec![0; MAX_SECRET + 1]).unwrap_err();
         assert_eq!(too_long.to_string(), "\"b\" has 512001 bytes: a secret has at most 512000");
         assert_eq!(secrets.add("a", b"x").unwrap_err().to_string(), "\"a\" is given twice");
         assert_eq!(secrets.add("", b"x").unwrap_err().to_string(), "it has no id");
