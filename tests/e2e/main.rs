@@ -20,6 +20,7 @@ mod mistakes;
 mod packages;
 mod registry;
 mod running;
+mod secrets;
 mod testing;
 mod updates;
 

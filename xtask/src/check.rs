@@ -13,6 +13,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("dpkg-dev", "/usr/bin/dpkg-scanpackages"),
     ("git", "/usr/bin/git"),
     ("iproute2", "/sbin/ip"),
+    ("openssh-client", "/usr/bin/ssh-agent"),
     ("openssl", "/usr/bin/openssl"),
     ("python3-marathon", "/usr/lib/python3/dist-packages/marathon/__init__.py"),
     ("ruby-foreman", "/usr/bin/foreman"),

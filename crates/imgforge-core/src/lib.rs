@@ -19,6 +19,7 @@ pub mod cache_file;
 pub mod cause;
 pub mod container;
 pub mod context;
+pub mod csv;
 pub mod diagnostic;
 pub mod dockerfile;
 pub mod dockerignore;

@@ -1,6 +1,6 @@
 //! One build: stages in order, each step looked up or carried out, the image written at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -11,8 +11,11 @@ use imgforge_core::dockerfile::program::{
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::image_config::{History, ImageConfig};
 use imgforge_core::manifest::{Compression, Layers, Network};
-use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
+use imgforge_engine::{
+    BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels, secrets,
+};
 
+use crate::agent;
 use crate::engine::{Embedded, silent, words};
 use crate::fetch;
 use crate::key::{FilesKey, Inputs, StepKey, context_hash, key, merge_key};
@@ -202,7 +205,7 @@ impl Builder<'_> {
         let key = key(action, &inputs);
         // Two images with the same step on the same files carry it out once.
         let _turn = self.engine.turn(&key).await;
-        if let Some(Known(layer)) = self.known(&key)? {
+        if let Some(Known(layer)) = self.known(&key)?.filter(|_| !self.request.anew) {
             tell(true);
             return Ok(layer);
         }
@@ -310,14 +313,16 @@ impl Builder<'_> {
             });
         }
         let mut held = Vec::new();
+        let scratch = self.engine.store.scratch().map_err(store_error)?;
         let action = match action {
-            Action::Run(run) => message::Action::Run(self.run(run, trees, &mut held).await?),
+            Action::Run(run) => {
+                message::Action::Run(self.run(step, run, trees, scratch.path(), &mut held).await?)
+            }
             Action::Copy(copy) => message::Action::Copy(copied(copy, trees, fetched)),
             Action::Workdir { path, user } => {
                 message::Action::Folder { path: path.clone(), owner: user.clone() }
             }
         };
-        let scratch = self.engine.store.scratch().map_err(store_error)?;
         let request = Request::Step(message::Step {
             stack,
             action,
@@ -385,64 +390,113 @@ impl Builder<'_> {
     }
 
     fn from(&self, from: &From, paths: &[&str], is_plain: bool) -> Result<Files, BuildError> {
-        let state = match from {
-            From::Context => {
-                let entries = crate::copy::reached(&self.context, paths, is_plain);
-                let hash = context_hash(&entries).map_err(|error| BuildError::Unreadable {
-                    path: "the context".into(),
-                    message: error.to_string(),
-                })?;
-                return Ok(Files { key: FilesKey::Context(hash), what: What::Context(entries) });
-            }
-            From::Stage(stage) => self.stages.get(stage).map(|(_, state)| state),
-            From::Image(image) => self.images.get(image),
-        };
-        let state = state.ok_or_else(|| BuildError::Refused { message: format!("{from:?} is not there") })?;
+        if *from == From::Context {
+            let entries = crate::copy::reached(&self.context, paths, is_plain);
+            let hash = context_hash(&entries).map_err(|error| BuildError::Unreadable {
+                path: "the context".into(),
+                message: error.to_string(),
+            })?;
+            return Ok(Files { key: FilesKey::Context(hash), what: What::Context(entries) });
+        }
+        let state = self.state(from)?;
         Ok(Files {
             key: FilesKey::Stack(state.top().to_owned()),
             what: What::Image { layers: state.layers.clone(), chain: state.chain.clone() },
         })
     }
 
-    /// A RUN as a worker is told it. `held` keeps what must not go before it has ended.
+    /// What a stage or an image has come to.
+    fn state(&self, from: &From) -> Result<&State, BuildError> {
+        let state = match from {
+            From::Context => None,
+            From::Stage(stage) => self.stages.get(stage).map(|(_, state)| state),
+            From::Image(image) => self.images.get(image),
+        };
+        state.ok_or_else(|| BuildError::Refused { message: format!("{from:?} is not there") })
+    }
+
+    /// A RUN as a worker is told it, whose folder is `place`. `held` keeps what must not go before it has ended.
     async fn run(
         &self,
+        step: &Step,
         run: &Run,
         trees: Vec<Option<Tree>>,
+        place: &Utf8Path,
         held: &mut Vec<Box<dyn Send>>,
     ) -> Result<message::Run, BuildError> {
-        let mut mounts = Vec::new();
+        let failed = |message: String| BuildError::Step {
+            number: step.number,
+            total: step.total,
+            text: step.label.clone(),
+            message,
+            log_tail: Vec::new(),
+        };
+        let given = &self.request.secrets;
+        let mut env = run.env.clone();
+        let (mut mounts, mut alone) = (Vec::new(), BTreeSet::new());
         for (mount, tree) in run.mounts.iter().zip(trees) {
             let kind = match (&mount.kind, tree) {
                 (MountKind::Bind { source, writable, .. }, Some(tree)) => {
                     message::MountKind::Tree { tree, path: source.clone(), read_only: !writable }
                 }
-                (MountKind::Cache { from: Some(_), .. }, _) => {
-                    return Err(BuildError::Refused {
-                        message: "a cache mount that begins as a copy (from=) is not known to this engine"
-                            .into(),
-                    });
-                }
-                (MountKind::Cache { id, sharing, read_only, .. }, _) => {
-                    let path = self.engine.store.cache(id).map_err(store_error)?;
-                    if *sharing != Sharing::Shared {
+                (MountKind::Cache { id, from, source, sharing, mode, uid, gid, read_only }, tree) => {
+                    let (mode, uid, gid) = (*mode, *uid, *gid);
+                    let (name, begin) = match (from, tree) {
+                        (Some(from), Some(Tree::Stack(stack))) => {
+                            let base = self.state(from)?.top();
+                            let begin = message::Begin::Copy { stack, path: source.clone() };
+                            (format!("{id}\0{base}\0{source}"), begin)
+                        }
+                        // As BuildKit has it, an owner or a mode makes it another cache.
+                        _ if (mode, uid, gid) == (0o755, 0, 0) => {
+                            (id.clone(), message::Begin::Empty { mode, uid, gid })
+                        }
+                        _ => {
+                            let name = format!("{id}\0{mode:o} {uid} {gid}");
+                            (name, message::Begin::Empty { mode, uid, gid })
+                        }
+                    };
+                    let path = self.engine.store.cache(&name);
+                    if *sharing != Sharing::Shared && alone.insert(path.clone()) {
                         held.push(Box::new(self.engine.hold(&path).await));
                     }
-                    message::MountKind::Host { path, read_only: *read_only }
+                    message::MountKind::Cache { path, begin, read_only: *read_only }
                 }
                 (MountKind::Tmpfs { size }, _) => message::MountKind::Tmpfs { size: *size, mode: 0o1777 },
-                (
-                    MountKind::Secret { id, required: false, .. }
-                    | MountKind::Ssh { id, required: false, .. },
-                    _,
-                ) => {
-                    let _ = id;
-                    continue;
+                (MountKind::Secret { id, env: variable, required, mode, uid, gid }, _) => {
+                    let Some(content) = given.content(id) else {
+                        if *required {
+                            return Err(failed(secrets::missing_secret(id)));
+                        }
+                        continue;
+                    };
+                    if let Some(variable) = variable {
+                        let text = std::str::from_utf8(content).ok().filter(|text| !text.contains('\0'));
+                        let text = text.ok_or_else(|| {
+                            failed(format!("the secret \"{id}\" is no text, and so no variable {variable}"))
+                        })?;
+                        env.retain(|(name, _)| name != variable);
+                        env.push((variable.clone(), text.to_owned()));
+                    }
+                    if mount.target.is_empty() {
+                        continue;
+                    }
+                    let (mode, uid, gid) = (*mode, *uid, *gid);
+                    message::MountKind::File { content: content.to_vec(), mode, uid, gid }
                 }
-                (MountKind::Secret { id, .. } | MountKind::Ssh { id, .. }, _) => {
-                    return Err(BuildError::Refused {
-                        message: format!("the secret or agent \"{id}\" is required, and imgforge gives none"),
-                    });
+                (MountKind::Ssh { id, required, mode, uid, gid }, _) => {
+                    let Some(agent) = given.agent(id) else {
+                        if *required {
+                            return Err(failed(secrets::missing_agent(id)));
+                        }
+                        continue;
+                    };
+                    let name = format!("agent.{}", mounts.len());
+                    let listening = agent::listen(place, &name, agent.to_owned())
+                        .map_err(|error| engine_error(format!("the way to the ssh agent: {error}")))?;
+                    held.push(Box::new(listening));
+                    let (mode, uid, gid) = (*mode, *uid, *gid);
+                    message::MountKind::Socket { path: place.join(name), mode, uid, gid }
                 }
                 (MountKind::Bind { .. }, None) => {
                     return Err(BuildError::Refused { message: "a bind mount of nothing".into() });
@@ -465,7 +519,6 @@ impl Builder<'_> {
             Some(RunNetwork::None) => false,
             Some(RunNetwork::Default | RunNetwork::Host) | None => self.request.network == Network::Default,
         };
-        let mut env = run.env.clone();
         if !env.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH") {
             env.push(("SOURCE_DATE_EPOCH".into(), self.epoch.to_string()));
         }

@@ -7,6 +7,7 @@
 //! last. A worker is a process of its own, which has its own mounts: when it ends, however it ends, they are gone.
 
 pub mod accounts;
+mod agent;
 mod build;
 mod containers;
 pub mod copy;

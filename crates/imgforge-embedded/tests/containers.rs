@@ -14,7 +14,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, PublishedPort, RunRequest};
-use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error};
+use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, Secrets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_imgforge-worker");
@@ -75,6 +75,8 @@ impl Bench {
             layers: Layers::default(),
             compression: Compression::default(),
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         };
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
@@ -396,6 +398,31 @@ async fn memory_and_processors_are_limited() {
         let left = listed.flatten().filter(|entry| entry.file_name().contains(&started.id)).count();
         assert_eq!(left, 0, "{controller}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_groups_that_a_killed_engine_has_left_go_with_the_container() {
+    let bench = Bench::new();
+    let image = bench.image("").await;
+    let store = bench.path();
+    let id = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let command = words(&["sleep", "1000"]);
+        let request = RunRequest { image, command, memory: Some(64 << 20), ..RunRequest::default() };
+        let started = runtime.block_on(open(&store, WORKER.as_ref()).start(request)).unwrap();
+        runtime.shutdown_background();
+        started.id
+    });
+    let id = id.join().unwrap();
+    let left = || -> usize {
+        let folders = ["memory", "unified", ""].map(|name| Utf8Path::new("/sys/fs/cgroup").join(name));
+        let listed = folders.iter().filter_map(|folder| folder.read_dir_utf8().ok());
+        listed.flatten().flatten().filter(|entry| entry.file_name().contains(&id)).count()
+    };
+    until(async || !bench.engine.state(&id).await.unwrap().running).await;
+    assert_ne!(left(), 0);
+    bench.engine.remove(&id).await.unwrap();
+    assert_eq!(left(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

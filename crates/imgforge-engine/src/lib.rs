@@ -16,6 +16,7 @@ mod error;
 pub mod export;
 pub mod labels;
 mod progress;
+pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use dispatcher::{EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};
 pub use export::Exported;
+pub use secrets::{SecretError, Secrets};
 
 /// Everything that a build needs.
 #[derive(Debug, Clone)]
@@ -60,6 +62,11 @@ pub struct BuildRequest {
     pub compression: Compression,
     /// As `linux/amd64`.
     pub platform: String,
+    /// What its commands may read. Nothing that is kept tells of it: a step that was carried out with one content is not
+    /// carried out again for another.
+    pub secrets: Secrets,
+    /// Whether every step is carried out, whatever is known of its result.
+    pub anew: bool,
 }
 
 /// An image that was built. It has no name yet.

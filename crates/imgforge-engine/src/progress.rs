@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bollard::moby::buildkit::v1::{StatusResponse, Vertex};
 
+use crate::secrets::missing_secret;
 use crate::{BuildError, Error, StepEvent, StepSink};
 
 /// A longer line is told in pieces of this many bytes.
@@ -142,8 +143,19 @@ fn explain(error: &str) -> String {
         // 128 and the number of SIGKILL.
         Some(137) => "the command was killed (status 137), which is often a lack of memory".to_owned(),
         Some(status) => format!("the command ended with status {status}"),
-        None => error.to_owned(),
+        None => missing(error).unwrap_or_else(|| error.to_owned()),
     }
+}
+
+/// The words for a secret or an agent that a step needs and that is not given. The daemon says of a secret that it is not
+/// found, in words of its own, and of an agent what it was told by us.
+fn missing(error: &str) -> Option<String> {
+    if let Some((_, id)) = error.strip_suffix(": not found").and_then(|error| error.rsplit_once("secret ")) {
+        // Daemons up to 20.10 say it twice.
+        return Some(missing_secret(id.strip_suffix(" not found").unwrap_or(id)));
+    }
+    let (_, told) = error.split_once("desc = ")?;
+    told.starts_with("it needs the ssh agent ").then(|| told.to_owned())
 }
 
 /// Cuts a stream of bytes into lines. A carriage return ends a line too, as progress bars use it.

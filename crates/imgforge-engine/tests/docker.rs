@@ -16,7 +16,7 @@ use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, StepEvent, StepSink, labels,
+    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, Secrets, StepEvent, StepSink, labels,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,8 @@ impl Bench {
             layers: Layers::default(),
             compression: Compression::default(),
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         }
     }
 

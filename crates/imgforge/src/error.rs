@@ -120,6 +120,14 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A secret or an agent cannot be given to a build.
+    #[error("{option}: {message}")]
+    Secret {
+        /// As it was written.
+        option: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A container cannot go on by itself.
     #[error(
         "a container of the embedded engine ends with the command that has started it, so it cannot be detached"
@@ -144,6 +152,7 @@ impl Error {
             | Self::NoRegistry
             | Self::NoPromotion { .. }
             | Self::NotBuilt { .. }
+            | Self::Secret { .. }
             | Self::Detach
             | Self::StaleLock(_)
             | Self::Revision { .. }

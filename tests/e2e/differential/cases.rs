@@ -287,6 +287,14 @@ pub(super) const BUILT: &[(&str, &str)] = &[
         "RUN --mount=type=cache,target=/cache,id=differential-UNIQUE echo 1 >> /cache/x && wc -l < /cache/x > /1\nRUN --mount=type=cache,target=/other,id=differential-UNIQUE echo 2 >> /other/x && wc -l < /other/x > /2",
     ),
     (
+        "a cache that begins as a copy of a stage",
+        "FROM BASE AS begin-UNIQUE\nRUN mkdir -p /s/sub && echo s > /s/sub/f && chmod 751 /s && chown -R 3:4 /s && ln -s sub/f /s/l\nFROM BASE\nRUN --mount=type=cache,target=/c,id=begin-UNIQUE,from=begin-UNIQUE,source=/s stat -c '%n %a %u %g' /c /c/* > /x && cat /c/l >> /x && echo more > /c/sub/f\nRUN --mount=type=cache,target=/d,id=begin-UNIQUE,from=begin-UNIQUE,source=/s cat /d/l > /y\nRUN --mount=type=cache,target=/c,id=begin-UNIQUE ls -a /c > /z",
+    ),
+    (
+        "a cache with an owner",
+        "RUN --mount=type=cache,target=/c,id=owner-UNIQUE,uid=1000,gid=50,mode=0750 stat -c '%a %u %g' /c > /x && touch /c/f\nUSER app\nRUN --mount=type=cache,target=/c,id=owner-UNIQUE,uid=1000,gid=50,mode=0750 ls /c > /tmp/y && touch /c/mine\nRUN --mount=type=cache,target=/c,id=owner-UNIQUE stat -c '%a %u %g' /c > /tmp/z; ls /c >> /tmp/z",
+    ),
+    (
         "a temporary file system",
         "RUN --mount=type=tmpfs,target=/t touch /t/x && ls /t > /x && awk '$2 == \"/t\" {print $3}' /proc/mounts >> /x",
     ),
@@ -407,6 +415,8 @@ pub(super) const DIFFERENT: &[(&str, &str, &str)] = &[
     ("a bind of the context", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a bind that is written to", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a cache in two steps", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
+    ("a cache that begins as a copy of a stage", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
+    ("a cache with an owner", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a temporary file system", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a file is emptied", "/real/", TWO_NAMES),
     ("a file is written to", "cannot give its image", TWO_NAMES),

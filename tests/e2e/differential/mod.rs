@@ -19,7 +19,7 @@ use imgforge::CancellationToken;
 use imgforge::core::manifest::{Compression, Layers, Network};
 use imgforge::core::name::ImageName;
 use imgforge::embedded::{Embedded, Settings};
-use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported};
+use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported, Secrets};
 use imgforge_testkit::{docker, unique};
 
 use self::tree::Tree;
@@ -99,6 +99,8 @@ impl Engines {
             layers: Layers::default(),
             compression: Compression::default(),
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         }
     }
 

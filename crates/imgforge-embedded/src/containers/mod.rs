@@ -31,6 +31,7 @@ use self::record::{Folder, Record, Status};
 use crate::engine::{Embedded, into_error, of_build, silent, words};
 use crate::sandbox::ADDRESS;
 use crate::worker::container::{DIAL, at};
+use crate::worker::limits;
 use crate::worker::message::{self, Ended, Exec, Look, Reply, Request};
 
 /// How often files of a container are looked at that another process writes.
@@ -299,6 +300,7 @@ impl Embedded {
         let mut child = self
             .client
             .spawn(&folder, &Request::Container(Box::new(container)))
+            .await
             .map_err(|error| Error::Embedded { message: error.to_string() })?;
         let (tell, mut ended) = watch::channel(None);
         let live = Arc::new(Live {
@@ -407,6 +409,10 @@ impl Embedded {
             self.kill(record).await?;
         }
         self.held.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        // A worker that was killed has left them.
+        let groups = self.folder().groups(&record.id).map_err(system)?;
+        let removed = tokio::task::spawn_blocking(move || limits::remove(&groups)).await;
+        removed.map_err(|error| Error::Embedded { message: error.to_string() })?;
         let mut folders = record.own_volumes.clone();
         folders.push(self.folder().of(&record.id));
         match self.ask(&Request::Remove(folders)).await? {

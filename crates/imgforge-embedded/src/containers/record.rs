@@ -91,6 +91,11 @@ impl Folder {
         write(&self.of(id), "ended.json", &ended)
     }
 
+    /// The control groups of one that was started.
+    pub(super) fn groups(&self, id: &str) -> io::Result<Vec<Utf8PathBuf>> {
+        Ok(read::<Alive>(&self.of(id).join(STATE))?.map_or_else(Vec::new, |alive| alive.groups))
+    }
+
     pub(super) fn status(&self, id: &str) -> io::Result<Status> {
         let folder = self.of(id);
         if let Some(ended) = read(&folder.join("ended.json"))? {

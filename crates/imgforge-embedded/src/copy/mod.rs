@@ -106,6 +106,32 @@ pub fn materialise(entries: &[ContextEntry], folder: &Utf8Path, epoch: i64) -> i
     copier.content(Path::new(""), Path::new(""), target.folder(Path::new(""))?.as_fd())
 }
 
+/// Copies a folder of what is mounted at `from`, with what it has itself, onto one that is there and empty.
+///
+/// # Errors
+/// A path that is no folder, a disk that is full.
+pub fn copy_folder(from: &Utf8Path, path: &str, to: &Utf8Path) -> io::Result<()> {
+    let (source, target) = (Source::disk(from)?, Target::open(to, CONTEXT_TIME, true)?);
+    let named = |error: &io::Error| tree::with_path(error, &format!("/{path}"));
+    let path = source.resolve(Path::new(path)).map_err(|error| named(&error))?;
+    let meta = source.meta(&path).map_err(|error| named(&error))?;
+    if meta.kind != FileType::Directory {
+        return Err(io::Error::other(format!("/{} is no folder", path.display())));
+    }
+    let mut copier = Copier {
+        source: &source,
+        target: &target,
+        change: Change::default(),
+        excludes: None,
+        linked: HashMap::new(),
+        cut: 0,
+    };
+    let to = target.folder(Path::new(""))?;
+    copier.content(&path, Path::new(""), to.as_fd())?;
+    target::set_attributes(to.as_fd(), OsStr::new("."), &source.attributes(&path)?)?;
+    target::set_meta(to.as_fd(), OsStr::new("."), &meta, Change::default())
+}
+
 /// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths have
 /// no wildcards. Where a link leads from one to another it is all of them: too much rather than too little.
 pub fn reached(entries: &[ContextEntry], paths: &[&str], is_plain: bool) -> Vec<ContextEntry> {

@@ -303,7 +303,9 @@ fn a_second_name_says_what_its_file_is_like() {
     assert_eq!(std::fs::symlink_metadata(folder.join("m")).unwrap().nlink(), 2);
     assert_eq!(std::fs::metadata("/etc/passwd").unwrap().mode(), passwd);
     // One that is brought up from below has it too, and what is below stays.
-    let over = place.unpack_over(&[Raw { mode: 0o600, ..raw_hard("h", "g") }], &[folder.clone()]).unwrap();
+    let over = place
+        .unpack_over(&[Raw { mode: 0o600, ..raw_hard("h", "g") }], std::slice::from_ref(&folder))
+        .unwrap();
     assert_eq!(std::fs::metadata(over.join("g")).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::metadata(folder.join("g")).unwrap().mode() & 0o7777, 0o4711);
 }

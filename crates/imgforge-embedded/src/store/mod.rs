@@ -337,14 +337,9 @@ impl Store {
         write_in(&self.workplace, &self.dir.join("steps").join(key), &text)
     }
 
-    /// The folder of a cache mount, which is made when it is not there.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn cache(&self, id: &str) -> Result<Utf8PathBuf, StoreError> {
-        let path = self.dir.join("caches").join(blake3::hash(id.as_bytes()).to_hex().as_str());
-        fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
-        Ok(path)
+    /// The folder of a cache mount. A worker makes it.
+    pub fn cache(&self, name: &str) -> Utf8PathBuf {
+        self.dir.join("caches").join(blake3::hash(name.as_bytes()).to_hex().as_str())
     }
 }
 

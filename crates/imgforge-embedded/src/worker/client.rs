@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -57,10 +57,8 @@ impl Client {
     }
 
     /// Starts a worker. It is killed when what is returned is dropped.
-    pub(crate) fn spawn(&self, folder: &Utf8Path, request: &Request) -> Result<Child, WorkerError> {
+    pub(crate) async fn spawn(&self, folder: &Utf8Path, request: &Request) -> Result<Child, WorkerError> {
         let asked = serde_json::to_vec(request).map_err(|error| system("the request")(error.into()))?;
-        let file = folder.join("request.json");
-        std::fs::write(&file, asked).map_err(system(file.as_str()))?;
         let mut command = Command::new(&self.exe);
         command.arg0(NAME).arg(folder).env_clear();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -68,7 +66,14 @@ impl Client {
             // newuidmap is looked for there.
             command.env("PATH", path);
         }
-        command.spawn().map_err(system("a worker cannot be started"))
+        let mut child = command.spawn().map_err(system("a worker cannot be started"))?;
+        if let Some(stdin) = &mut child.stdin {
+            // One that has ended by now is asked for its answer, and says why.
+            let _ = stdin.write_all(&(asked.len() as u64).to_le_bytes()).await;
+            let _ = stdin.write_all(&asked).await;
+            let _ = stdin.flush().await;
+        }
+        Ok(child)
     }
 
     /// Has one request carried out. `folder` is there, and nobody else's; it holds what is only needed meanwhile, and
@@ -86,7 +91,7 @@ impl Client {
         output: Output,
         cancel: &CancellationToken,
     ) -> Result<Reply, WorkerError> {
-        let mut child = self.spawn(folder, request)?;
+        let mut child = self.spawn(folder, request).await?;
         let mut stdin = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let last = std::sync::Mutex::new(Vec::new());

@@ -117,7 +117,7 @@ pub(super) fn join(groups: &[Utf8PathBuf], process: u32) -> io::Result<()> {
 }
 
 /// Removes groups whose processes have ended: the kernel needs a moment to see that.
-pub(super) fn remove(groups: &[Utf8PathBuf]) {
+pub(crate) fn remove(groups: &[Utf8PathBuf]) {
     for group in groups {
         for _ in 0..TRIES {
             match std::fs::remove_dir(group) {

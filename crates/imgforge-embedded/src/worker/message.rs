@@ -138,6 +138,15 @@ pub enum MountKind {
         /// Whether it can only be read.
         read_only: bool,
     },
+    /// A folder of this machine that is kept from step to step. It is made when it is not there.
+    Cache {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// What it begins as.
+        begin: Begin,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
     /// A path of other files: what is written there is gone afterwards.
     Tree {
         /// Whose.
@@ -154,7 +163,18 @@ pub enum MountKind {
         /// Mode of its root.
         mode: u32,
     },
-    /// A file with this content.
+    /// The socket of an ssh agent, which is this machine's and made for this step.
+    Socket {
+        /// Absolute.
+        path: Utf8PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A file with this content, in memory.
     File {
         /// Its bytes.
         content: Vec<u8>,
@@ -164,6 +184,27 @@ pub enum MountKind {
         uid: u32,
         /// Its group.
         gid: u32,
+    },
+}
+
+/// What a cache begins as.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Begin {
+    /// Nothing is in it.
+    Empty {
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A copy of a folder.
+    Copy {
+        /// The layers that it is in, lowest first.
+        stack: Vec<Utf8PathBuf>,
+        /// Its path there, relative to the root.
+        path: String,
     },
 }
 

@@ -1,13 +1,13 @@
 //! The worker: a process of its own that mounts, runs, copies, packs and unpacks. It is this program again, called
-//! with a folder; it reads `request.json` there and writes `reply.json`. What a command prints goes to its stdout.
+//! with a folder, into which it writes `reply.json`. What a command prints goes to its stdout.
 //!
-//! Its stdin is a pipe that whoever has started it holds: when that ends, the worker kills what it has started and
-//! ends. Its mounts are in a namespace of its own, so nothing of them is left, however it ends.
+//! Its stdin is a pipe that whoever has started it holds. First comes the request, with its length before it: secrets
+//! are in it, so it is never on a disk. When the pipe ends, the worker kills what it has started and ends. Its mounts are in a namespace of its own, so nothing of them is left, however it ends.
 
 mod client;
 pub(crate) mod container;
 mod exec;
-mod limits;
+pub(crate) mod limits;
 mod look;
 pub mod message;
 mod namespace;
@@ -53,7 +53,7 @@ pub fn called() -> Option<ExitCode> {
     Some(folder.map_or(ExitCode::FAILURE, |folder| main(&folder)))
 }
 
-/// Carries out what `FOLDER/request.json` asks.
+/// Carries out the request that comes through stdin.
 pub fn main(folder: &Utf8Path) -> ExitCode {
     close_inherited();
     // The folder's path may lead elsewhere when this process is in a container.
@@ -85,8 +85,7 @@ fn close_inherited() {
 }
 
 fn answer(folder: &Utf8Path) -> io::Result<Reply> {
-    let request = std::fs::read(folder.join("request.json"))?;
-    let request: Request = serde_json::from_slice(&request)?;
+    let request = asked(&mut io::stdin().lock())?;
     let stop = Stop::default();
     if let Request::Exec(exec) = request {
         return exec::carry_out(&exec, folder, &stop);
@@ -111,6 +110,15 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
         Request::Container(container) => container::carry_out(&container, &stop),
         Request::Exec(_) => Err(io::Error::other("it has been carried out")),
     }
+}
+
+/// Reads a request.
+fn asked(from: &mut impl Read) -> io::Result<Request> {
+    let mut len = [0; 8];
+    from.read_exact(&mut len)?;
+    let mut request = Vec::new();
+    from.take(u64::from_le_bytes(len)).read_to_end(&mut request)?;
+    Ok(serde_json::from_slice(&request)?)
 }
 
 fn write(folder: &OwnedFd, reply: &Reply) -> io::Result<()> {

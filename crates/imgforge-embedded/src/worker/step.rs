@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::Stop;
-use super::message::{Action, Mount, MountKind, Network, Reply, Run, Step, Tree};
+use super::message::{Action, Begin, Mount, MountKind, Network, Reply, Run, Step, Tree};
 use crate::sandbox::overlay::{Overlay, make_folder};
 use crate::sandbox::stubs::{Stubs, resolve};
 use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec};
@@ -107,6 +107,13 @@ pub(super) fn folders(root: &Utf8Path, path: &str, owner: &str) -> io::Result<()
             .map_err(|error| said(error, path))?;
     }
     Ok(())
+}
+
+/// Gives what is mounted at a target its owner and mode.
+fn give(path: &Utf8Path, target: &str, mode: u32, uid: u32, gid: u32) -> io::Result<()> {
+    rustix::fs::chown(path.as_std_path(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(|error| owned(error, target, uid, gid))?;
+    rustix::fs::chmod(path.as_std_path(), Mode::from_raw_mode(mode)).map_err(|error| said(error, target))
 }
 
 fn owned(error: Errno, path: &str, uid: u32, gid: u32) -> io::Error {
@@ -215,6 +222,25 @@ fn prepare(run: &Run, folder: &Utf8Path) -> io::Result<(Vec<Bind>, Kept)> {
     Ok((binds, kept))
 }
 
+/// Makes a cache. It is there when it is whole, and the first one stays.
+fn begin(cache: &Utf8Path, begin: &Begin, folder: &Utf8Path, index: usize) -> io::Result<()> {
+    let new = folder.join(format!("cache-{index}"));
+    make_folder(&new)?;
+    match begin {
+        Begin::Empty { mode, uid, gid } => give(&new, "a cache", *mode, *uid, *gid)?,
+        Begin::Copy { stack, path } => {
+            let stack = Overlay::read_only(stack, &trees(folder, &format!("begin-{index}"))?)?;
+            copy::copy_folder(stack.root(), path, &new)?;
+        }
+    }
+    match rustix::fs::renameat_with(CWD, new.as_std_path(), CWD, cache.as_std_path(), RenameFlags::NOREPLACE)
+    {
+        // Somebody else has made it meanwhile.
+        Err(Errno::EXIST) => super::remove(&new),
+        done => Ok(done?),
+    }
+}
+
 fn bind(
     mount: &Mount,
     index: usize,
@@ -224,13 +250,22 @@ fn bind(
 ) -> io::Result<Bind> {
     let source = match &mount.kind {
         MountKind::Host { path, read_only } => Source::Path { path: path.clone(), read_only: *read_only },
+        MountKind::Cache { path, begin, read_only } => {
+            if !path.exists() {
+                self::begin(path, begin, folder, index)?;
+            }
+            Source::Path { path: path.clone(), read_only: *read_only }
+        }
         MountKind::Tmpfs { size, mode } => Source::Tmpfs { size: *size, mode: *mode },
         MountKind::File { content, mode, uid, gid } => {
             let path = files.join(index.to_string());
             std::fs::write(&path, content)?;
-            rustix::fs::chown(path.as_std_path(), Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
-            rustix::fs::chmod(path.as_std_path(), Mode::from_raw_mode(*mode))?;
+            give(&path, &mount.target, *mode, *uid, *gid)?;
             Source::Path { path, read_only: true }
+        }
+        MountKind::Socket { path, mode, uid, gid } => {
+            give(path, &mount.target, *mode, *uid, *gid)?;
+            Source::Path { path: path.clone(), read_only: false }
         }
         MountKind::Tree { tree, path, read_only } => {
             let place = trees(folder, &index.to_string())?;

@@ -85,11 +85,12 @@ async fn run(docker: &Docker, request: BuildRequest, progress: &mut Progress) ->
     let solve = solve_request(&request, &session);
     let dockerfile = Folder::in_memory([(DOCKERFILE, Bytes::from(request.dockerfile)), DOCKERFILE_IGNORE]);
     let (root, entries, supplied) = (request.root, request.entries, request.supplied);
+    let secrets = request.secrets;
     let listing = tokio::task::spawn_blocking(move || Folder::context(&root, entries, supplied));
     let context = listing.await.map_err(|error| Error::Connection { message: error.to_string() })??;
 
     let (failure, mut failures) = mpsc::unbounded_channel();
-    let files = Files::new(context, dockerfile, failure, Arc::clone(&docker.counter));
+    let files = Files::new(context, dockerfile, secrets, failure, Arc::clone(&docker.counter));
     let session = open_session(docker, &session, &shared_key).await?;
     let control = connect_control(docker).await?;
     let mut serving = pin!(files.serve(session));
@@ -189,6 +190,9 @@ fn solve_request(request: &BuildRequest, session: &str) -> SolveRequest {
     }
     for (key, value) in &request.labels {
         attributes.insert(format!("label:{key}"), value.clone());
+    }
+    if request.anew {
+        attributes.insert("no-cache".to_owned(), String::new());
     }
     match request.network {
         Network::None => {

@@ -245,7 +245,7 @@ mod tests {
     use tokio::net::{TcpListener, UnixStream};
 
     use super::*;
-    use crate::StepEvent;
+    use crate::{Secrets, StepEvent};
 
     /// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
     async fn over_tcp() -> (String, tokio::task::JoinSet<()>) {
@@ -278,6 +278,8 @@ mod tests {
             layers: Layers::default(),
             compression: Compression::default(),
             platform: "linux/amd64".into(),
+            secrets: Secrets::default(),
+            anew: false,
         }
     }
 

@@ -4,6 +4,8 @@
 //! folder; the daemon compares that with what it has kept under the session's shared key, and asks for the files that
 //! differ, by number; we send them. A file that is not what was hashed ends the session with an error, so that the
 //! daemon cannot take its part for the whole.
+//!
+//! It asks for secrets and agents in the same way, when a step that has them begins.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +16,17 @@ use bollard::fsutil::types::{Packet, Stat};
 use bollard::health::health_check_response::ServingStatus;
 use bollard::health::health_server::{Health, HealthServer};
 use bollard::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use bollard::moby::buildkit::secrets::v1::secrets_server::{Secrets as AnswersSecrets, SecretsServer};
+use bollard::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
 use bollard::moby::filesync::packet::file_sync_server::{FileSync, FileSyncServer};
+use bollard::moby::sshforward::v1::ssh_server::{Ssh, SshServer};
+use bollard::moby::sshforward::v1::{BytesMessage, CheckAgentRequest, CheckAgentResponse};
+use camino::Utf8Path;
 use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
@@ -27,9 +35,22 @@ use tonic::{Request, Response, Status, Streaming};
 use super::wire::Wire;
 use crate::BuildError;
 use crate::context::{Content, Folder, Item};
+use crate::secrets::{self, Secrets};
 
 /// The paths that the daemon may call, which it wants to be told when the session begins.
-pub(super) const METHODS: [&str; 2] = ["/moby.filesync.v1.FileSync/DiffCopy", "/grpc.health.v1.Health/Check"];
+pub(super) const METHODS: [&str; 5] = [
+    "/moby.filesync.v1.FileSync/DiffCopy",
+    "/grpc.health.v1.Health/Check",
+    "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.sshforward.v1.SSH/CheckAgent",
+    "/moby.sshforward.v1.SSH/ForwardAgent",
+];
+
+/// Where the daemon says which agent it means.
+const AGENT_ID: &str = "buildkit.ssh.id";
+
+/// How many bytes of an agent's messages are sent at once.
+const PIECE: usize = 16 << 10;
 
 /// Some frontends first ask for this file alone. Without this, all files would be sent for that, and kept twice.
 const IGNORE_FILE: &str = ".dockerignore";
@@ -55,6 +76,7 @@ struct Offer {
     /// The context's ignore file, if there is one, and nothing else.
     ignore_file: Arc<Folder>,
     dockerfile: Arc<Folder>,
+    secrets: Secrets,
     failure: mpsc::UnboundedSender<BuildError>,
     counter: Arc<Counter>,
 }
@@ -72,17 +94,27 @@ impl Files {
     pub(super) fn new(
         context: Folder,
         dockerfile: Folder,
+        secrets: Secrets,
         failure: mpsc::UnboundedSender<BuildError>,
         counter: Arc<Counter>,
     ) -> Self {
         let ignore_file = Arc::new(context.only(IGNORE_FILE));
         let (context, dockerfile) = (Arc::new(context), Arc::new(dockerfile));
-        Self(Arc::new(Offer { context, ignore_file, dockerfile, failure, counter }))
+        Self(Arc::new(Offer { context, ignore_file, dockerfile, secrets, failure, counter }))
+    }
+
+    /// The socket of an agent. A Dockerfile that names none means the default one.
+    fn agent(&self, id: &str) -> Result<&Utf8Path, Status> {
+        let id = if id.is_empty() { "default" } else { id };
+        self.0.secrets.agent(id).ok_or_else(|| Status::not_found(secrets::missing_agent(id)))
     }
 
     /// Answers the daemon on an upgraded connection until that ends. Dropping the future closes it.
     pub(super) async fn serve(self, wire: Wire) {
-        let routes = Routes::new(HealthServer::new(self.clone())).add_service(FileSyncServer::new(self));
+        let routes = Routes::new(HealthServer::new(self.clone()))
+            .add_service(SecretsServer::new(self.clone()))
+            .add_service(SshServer::new(self.clone()))
+            .add_service(FileSyncServer::new(self));
         let mut server = auto::Builder::new(TokioExecutor::new()).http2_only();
         server.http2().max_header_list_size(MAX_HEADERS);
         // What ends the connection ends the build too, which says why.
@@ -123,6 +155,61 @@ impl FileSync for Files {
         _: Request<Streaming<Packet>>,
     ) -> Result<Response<Self::TarStreamStream>, Status> {
         Err(Status::unimplemented("files are sent by DiffCopy only"))
+    }
+}
+
+#[tonic::async_trait]
+impl AnswersSecrets for Files {
+    async fn get_secret(
+        &self,
+        request: Request<GetSecretRequest>,
+    ) -> Result<Response<GetSecretResponse>, Status> {
+        let id = &request.get_ref().id;
+        match self.0.secrets.content(id) {
+            Some(content) => Ok(Response::new(GetSecretResponse { data: content.to_vec() })),
+            // The daemon goes on without one that is not required.
+            None => Err(Status::not_found(secrets::missing_secret(id))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Ssh for Files {
+    type ForwardAgentStream = Reply<BytesMessage>;
+
+    async fn check_agent(
+        &self,
+        request: Request<CheckAgentRequest>,
+    ) -> Result<Response<CheckAgentResponse>, Status> {
+        self.agent(&request.get_ref().id)?;
+        Ok(Response::new(CheckAgentResponse {}))
+    }
+
+    async fn forward_agent(
+        &self,
+        request: Request<Streaming<BytesMessage>>,
+    ) -> Result<Response<Self::ForwardAgentStream>, Status> {
+        let id = request.metadata().get(AGENT_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let (socket, mut requests) = (self.agent(id)?.to_owned(), request.into_inner());
+        let (client, ours) = tokio::io::duplex(PIECE);
+        let (answers, mut asking) = tokio::io::split(ours);
+        // Both end with the connection of what runs in the step.
+        tokio::spawn(async move { secrets::forward(client, &socket).await });
+        tokio::spawn(async move {
+            while let Ok(Some(BytesMessage { data })) = requests.message().await {
+                if asking.write_all(&data).await.is_err() {
+                    return;
+                }
+            }
+            let _ = asking.shutdown().await;
+        });
+        let replies = stream::unfold(answers, async |mut answers| {
+            let mut data = vec![0; PIECE];
+            let read = answers.read(&mut data).await.ok().filter(|read| *read > 0)?;
+            data.truncate(read);
+            Some((Ok(BytesMessage { data }), answers))
+        });
+        Ok(Response::new(replies.boxed()))
     }
 }
 

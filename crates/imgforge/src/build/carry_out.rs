@@ -145,7 +145,16 @@ impl Session {
                 _ => None,
             };
             let pulls = Pulls { requests: pulls, login };
-            let with = With { engine: engine.clone(), events: Arc::clone(&events), tests, tags, pulls };
+            let (secrets, anew) = (options.secrets.clone(), options.force);
+            let with = With {
+                engine: engine.clone(),
+                events: Arc::clone(&events),
+                tests,
+                tags,
+                pulls,
+                secrets,
+                anew,
+            };
             let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
             let builder = Arc::new(builder);
             let fresh =

@@ -15,7 +15,7 @@ use imgforge_core::event::{Event, Reporter};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Plan;
 use imgforge_core::testing;
-use imgforge_engine::CancellationToken;
+use imgforge_engine::{CancellationToken, Secrets};
 use imgforge_report::RunReport;
 
 use crate::build::carry_out::Way;
@@ -33,7 +33,7 @@ pub struct BuildOptions {
     pub fail_fast: bool,
     /// Refuse a lock that does not fit the manifests, instead of locking what is missing.
     pub locked: bool,
-    /// Build what is selected whatever the engine holds.
+    /// Build what is selected whatever the engine holds, each step anew.
     pub force: bool,
     /// What is done about tests.
     pub tests: TestMode,
@@ -43,6 +43,9 @@ pub struct BuildOptions {
     pub pull: bool,
     /// Do not ask the registry what it holds.
     pub local: bool,
+    /// What the commands of Dockerfiles may read (`RUN --mount=type=secret` and `type=ssh`). It is no input: with other
+    /// content, what is fresh stays fresh.
+    pub secrets: Secrets,
     /// Cancelled to stop the run: what is being built is cancelled in the engine.
     pub cancel: CancellationToken,
 }

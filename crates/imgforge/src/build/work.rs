@@ -16,7 +16,7 @@ use imgforge_core::testing::TestResult;
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
     BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, Login, PullRequest,
-    StepEvent, StepSink, Work, labels,
+    Secrets, StepEvent, StepSink, Work, labels,
 };
 use imgforge_packages::Scheme;
 
@@ -63,6 +63,8 @@ pub(crate) struct Builder {
     tags: MovesTags,
     plan: Plan,
     pulls: Pulls,
+    secrets: Secrets,
+    anew: bool,
 }
 
 /// What is pulled from the registry, and for whom.
@@ -86,6 +88,9 @@ pub(crate) struct With {
     pub(crate) tests: Option<Testing>,
     pub(crate) tags: MovesTags,
     pub(crate) pulls: Pulls,
+    pub(crate) secrets: Secrets,
+    /// Whether steps are carried out whose results are known.
+    pub(crate) anew: bool,
 }
 
 /// Whose release tags move.
@@ -105,7 +110,7 @@ impl Builder {
         inventory: &Inventory,
         with: With,
     ) -> Result<Self, Error> {
-        let With { engine, events, tests, tags, pulls } = with;
+        let With { engine, events, tests, tags, pulls, secrets, anew } = with;
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let held = |p: &Prepared| {
@@ -141,6 +146,8 @@ impl Builder {
             tags,
             plan: plan.clone(),
             pulls,
+            secrets,
+            anew,
         })
     }
 
@@ -220,6 +227,8 @@ impl Builder {
         let job = &self.jobs[name];
         let mut request = job.request.clone();
         request.supplied = stage(job).await.map_err(Stop::Library)?;
+        request.secrets = self.secrets.clone();
+        request.anew = self.anew;
         request.labels.insert(labels::PARENTS.into(), self.parents_label(job));
         let engine = &*self.engine;
         let built = engine.build(request, self.sink(name), cancel).await.map_err(Stop::Build)?;
@@ -444,6 +453,8 @@ fn job(
         layers: session.workspace.images[name].manifest.layers,
         compression: session.workspace.manifest.compression,
         platform: prepared.target.platform.clone(),
+        secrets: Secrets::default(),
+        anew: false,
     };
     let asked = image.manifest.packages.first();
     let scheme = asked.map_or(closure.scheme, |request| session.scheme(&request.source.value));

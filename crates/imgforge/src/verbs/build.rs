@@ -11,6 +11,7 @@ use crate::Global;
 use crate::console::{BAD, DIM, count, print, say};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::verbs::secrets::SecretArgs;
 use crate::verbs::{Format, Selection, json, open, reporter};
 
 /// Build what changed and run its tests, in parallel, parents first
@@ -20,7 +21,7 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 /// tests have passed.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json\n  imgforge build --push"
+    after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json\n  imgforge build --push\n  imgforge build --secret id=token,src=token.txt --ssh default"
 )]
 pub(crate) struct Build {
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(crate) struct Build {
     /// Refuse a lock that does not fit the manifests, instead of locking what is missing
     #[arg(long)]
     locked: bool,
-    /// Build what is selected even when it is fresh
+    /// Build what is selected even when it is fresh, each step anew
     #[arg(long)]
     force: bool,
     /// Run no tests; release tags move all the same
@@ -52,6 +53,8 @@ pub(crate) struct Build {
     /// Do not ask the registry: only what the engine holds is fresh (or IMGFORGE_LOCAL=1 in the environment)
     #[arg(long, conflicts_with_all = ["push", "pull"])]
     local: bool,
+    #[command(flatten)]
+    secrets: SecretArgs,
     /// How to print the report: text goes to stderr, json to stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -62,6 +65,7 @@ pub(crate) struct Build {
 
 impl Build {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let secrets = self.secrets.read()?;
         let session = open(global)?;
         let selected = self.selection.of(&session)?;
         let cancel = CancellationToken::new();
@@ -75,6 +79,7 @@ impl Build {
             push: self.push,
             pull: self.pull,
             local: self.local,
+            secrets,
             cancel,
         };
         let mut reporter = interrupt.watch(reporter(global));

@@ -15,6 +15,7 @@ pub(crate) mod render;
 pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod secrets;
 pub(crate) mod services;
 pub(crate) mod show;
 pub(crate) mod test;

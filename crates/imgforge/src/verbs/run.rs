@@ -21,6 +21,7 @@ use crate::console::{BAD, DIM, GOOD, WORK, print, say};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::verbs::build::say_end;
+use crate::verbs::secrets::SecretArgs;
 use crate::verbs::{open, reporter};
 
 /// Build an image where it changed, and run it in a container on this machine
@@ -56,6 +57,8 @@ pub(crate) struct Run {
     /// Print the container's name and leave it running
     #[arg(short, long)]
     detach: bool,
+    #[command(flatten)]
+    secrets: SecretArgs,
 }
 
 fn published(text: &str) -> Result<PublishedPort, String> {
@@ -88,6 +91,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 impl Run {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let secrets = self.secrets.read()?;
         let session = open(global)?;
         let name = session.image(&self.image)?;
         let cancel = CancellationToken::new();
@@ -96,6 +100,7 @@ impl Run {
         let options = BuildOptions {
             tests: TestMode::Later,
             pull: true,
+            secrets,
             cancel: cancel.clone(),
             ..BuildOptions::default()
         };

@@ -40,7 +40,7 @@ impl RawMount {
     pub(super) fn of(flag: &Word) -> Result<Self, ParseProblem> {
         let span = flag.span;
         let wrong = |message: String, help: Option<&str>| Err(problem(span, message, help));
-        let Some(fields) = csv(&flag.value) else {
+        let Some(fields) = crate::csv::fields(&flag.value) else {
             return wrong("the quotes in --mount do not hold whole fields".into(), None);
         };
         let mut parsed = Vec::new();
@@ -282,45 +282,5 @@ fn boolean(text: &str) -> Option<bool> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
         _ => None,
-    }
-}
-
-/// The fields of one CSV line; `None` when a quote is not closed, or stands inside a field without quotes.
-fn csv(line: &str) -> Option<Vec<String>> {
-    let mut fields = Vec::new();
-    let mut rest = line;
-    loop {
-        let (field, after) = match rest.strip_prefix('"') {
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                if rest[..end].contains('"') {
-                    return None;
-                }
-                (rest[..end].to_owned(), &rest[end..])
-            }
-            Some(quoted) => {
-                let mut field = String::new();
-                let mut inner = quoted;
-                loop {
-                    let end = inner.find('"')?;
-                    field.push_str(&inner[..end]);
-                    inner = &inner[end + 1..];
-                    match inner.strip_prefix('"') {
-                        Some(more) => {
-                            field.push('"');
-                            inner = more;
-                        }
-                        None => break,
-                    }
-                }
-                (field, inner)
-            }
-        };
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(more) => rest = more,
-            None if after.is_empty() => return Some(fields),
-            None => return None,
-        }
     }
 }
