@@ -292,7 +292,7 @@ fn an_archive_reaches_nothing_outside_its_folder() {
 
 #[test]
 fn a_folder_of_an_archive_that_becomes_a_link_leaves_alone_what_the_link_leads_to() {
-    let (root, outside) = (root(), self::root());
+    let (root, outside) = (root(), root());
     std::fs::write(outside.at("secret"), "").unwrap();
     std::fs::set_permissions(outside.at("secret"), PermissionsExt::from_mode(0o600)).unwrap();
     let bytes = archive(&[
