@@ -162,7 +162,7 @@ fn build(root: &Path, place: &Path) -> Result<PathBuf> {
     let version = String::from_utf8(version.stdout)?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc has no host")?;
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--bins", "--locked", "--manifest-path"])
+        .args(["build", "--release", "--bins", "--manifest-path"])
         .arg(root.join("fuzz/Cargo.toml"))
         // With a target, what runs during the build is not counted in.
         .args(["--target", host, "--target-dir"])
