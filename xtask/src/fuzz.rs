@@ -162,7 +162,7 @@ fn build(root: &Path, place: &Path) -> Result<PathBuf> {
     let version = String::from_utf8(version.stdout)?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc has no host")?;
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--bins", "--locked", "--manifest-path"])
+        .args(["build", "--release", "--bins", "--manifest-path"])
         .arg(root.join("fuzz/Cargo.toml"))
         // With a target, what runs during the build is not counted in.
         .args(["--target", host, "--target-dir"])
@@ -235,17 +235,45 @@ fn tars() -> Result<BTreeSet<Vec<u8>>> {
     fs::create_dir_all(files.join("a/folder"))?;
     fs::write(files.join("a/file"), "content")?;
     fs::write(files.join("a").join("long".repeat(40)), "")?;
-    fs::File::create(files.join("hole"))?.set_len(1 << 16)?;
+    fs::File::create(files.join("hole"))?.set_len(4096)?;
     fs::hard_link(files.join("a/file"), files.join("same"))?;
     std::os::unix::fs::symlink("../outside", files.join("link"))?;
     let mut found = BTreeSet::from([(0..=255).collect::<Vec<u8>>()]);
     for options in TARS {
         let tar = folder.path().join("tar");
         let mut command = Command::new("tar");
-        command.args(*options).arg("-cf").arg(&tar).arg("-C").arg(&files).arg(".");
+        command.args(*options).arg("--blocking-factor=1").arg("-cf").arg(&tar).arg("-C").arg(&files).arg(".");
         let made = command.status().context("cannot start tar")?;
         ensure!(made.success(), "tar {} failed", options.join(" "));
         found.insert(fs::read(&tar)?);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_has_something_to_begin_with() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for target in Target::value_variants() {
+            let seeds = target.seeds(root).unwrap();
+            assert!(seeds.len() >= TARS.len(), "{}: {}", target.name(), seeds.len());
+            assert!(root.join("fuzz/targets").join(target.name()).with_extension("rs").exists());
+        }
+        let dockerfiles = Target::Dockerfile.seeds(root).unwrap();
+        assert!(dockerfiles.contains(&b"FROM base\nCOPY a.txt /real/"[..]));
+    }
+
+    #[test]
+    fn a_literal_is_what_it_stands_for() {
+        assert_eq!(
+            unescaped(
+                r#"a\n\"b\"\\\
+              c"#
+            ),
+            "a\n\"b\"\\c"
+        );
+    }
 }
