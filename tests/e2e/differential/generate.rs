@@ -85,7 +85,8 @@ fn copy_from(random: &mut Rng, stage: usize) -> String {
 
 fn add(random: &mut Rng) -> String {
     let source = one(random, &["plain.tar", "packed.tar.gz", "text.tar", "a.txt", "archives", "text.gz"]);
-    format!("ADD {}{source} {}/", one(random, &["", "", "--chown=app:staff "]), target(random))
+    // 20.10 leaves the owners in an archive as they are whatever --chown says; BuildKit sets them since.
+    format!("ADD {source} {}/", target(random))
 }
 
 /// A command that may fail inside, but does not as a whole.
