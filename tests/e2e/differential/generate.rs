@@ -85,8 +85,10 @@ fn copy_from(random: &mut Rng, stage: usize) -> String {
 
 fn add(random: &mut Rng) -> String {
     let source = one(random, &["plain.tar", "packed.tar.gz", "text.tar", "a.txt", "archives", "text.gz"]);
+    let owner = one(random, &["", "", "--chown=app:staff "]);
     // 20.10 leaves the owners in an archive as they are whatever --chown says; BuildKit sets them since.
-    format!("ADD {source} {}/", target(random))
+    let owner = if matches!(source, "plain.tar" | "packed.tar.gz") { "" } else { owner };
+    format!("ADD {owner}{source} {}/", target(random))
 }
 
 /// A command that may fail inside, but does not as a whole.
