@@ -4,11 +4,11 @@
 
 use std::cmp::Ordering;
 
-use imgforge_packages::{Index, compare_versions, installed_packages, parse_relations};
+use imgforge_packages::{Index, Scheme, compare_versions, installed_packages, parse_relations};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let packages = installed_packages(text, "amd64");
+    let packages = installed_packages(Scheme::Debian, text, "amd64");
     assert!(packages.iter().all(|package| matches!(package.architecture.as_str(), "all" | "amd64")));
     let versions: Vec<&str> = packages.iter().map(|package| package.version.as_str()).collect();
     for pair in versions.windows(2) {
@@ -30,5 +30,5 @@ fuzz_target!(|text: &str| {
             assert_eq!(parse_relations(&alternative.to_string()), [[alternative]]);
         }
     }
-    Index::new("debian", "amd64", &[], Vec::new()).recall_status(text);
+    Index::new("debian", "amd64", &[], Vec::new()).recall_database(text);
 });
