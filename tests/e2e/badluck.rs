@@ -262,9 +262,12 @@ fn a_file_that_changes_during_a_build_is_an_error_that_names_it() {
     let writer = {
         let (path, stop) = (path.clone(), Arc::clone(&stop));
         std::thread::spawn(move || {
-            // Of one length, so that only their content tells them apart.
+            // Of one length, so that only their content tells them apart, and never empty in between: of an empty file
+            // the daemon wants no content, and the build is right.
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(8).unwrap();
             for n in 1_000_000u64.. {
-                std::fs::write(&path, format!("{n}\n")).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, format!("{n}\n").as_bytes(), 0).unwrap();
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }

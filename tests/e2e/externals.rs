@@ -263,7 +263,7 @@ fn an_index_is_locked_with_the_digest_of_each_platform_and_another_platform_rebu
     let platforms = json!({"linux/amd64": one.0, "linux/arm64": two.0});
     assert_eq!(
         shown["externals"],
-        json!([{"reference": reference, "digest": first, "platforms": platforms}])
+        json!([{"reference": reference, "digest": first, "platforms": platforms, "oci_layout": null}])
     );
     let shown = imgforge(&workspace, &["show", "web"]).ok().stdout;
     assert!(shown.contains(&format!("  linux/arm64  {}", &two.0[..19])), "{shown}");

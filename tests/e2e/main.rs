@@ -14,6 +14,7 @@ mod export;
 mod externals;
 mod family;
 mod fingerprints;
+mod layouts;
 mod lint;
 mod looking;
 mod mistakes;

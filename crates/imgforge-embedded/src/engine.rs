@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use imgforge_core::image_config::ImageConfig;
 use imgforge_core::plan::Inventory;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, CancellationToken, Containers, Engine, Error, Exported,
+    BuildError, BuildRequest, BuiltImage, CancellationToken, Containers, Engine, Error, Exported, Named,
     PullRequest, StepSink, Stored, export, labels,
 };
 use tokio::sync::OwnedMutexGuard;
@@ -323,6 +323,22 @@ impl Engine for Embedded {
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>> {
         async move { tokio::task::block_in_place(|| self.export_images(images, &there, folder)) }.boxed()
+    }
+
+    fn load<'a>(
+        &'a self,
+        images: &'a Exported,
+        named: &'a [Named],
+        _folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let loaded = tokio::task::block_in_place(|| self.store.load(images, named));
+            loaded.map(drop).map_err(|error| match error {
+                StoreError::Load { .. } => Error::Load { message: error.to_string() },
+                other => into_error(other),
+            })
+        }
+        .boxed()
     }
 
     fn tidy(&self, remove: bool) -> BoxFuture<'_, Result<u64, Error>> {

@@ -51,10 +51,9 @@ impl Embedded {
             })?;
         let manifest = match manifest.entries() {
             Some(entries) => {
-                let entry = choose(entries, platform.unwrap_or("linux/amd64")).ok_or_else(|| {
-                    BuildError::Refused {
-                        message: format!("{name} has nothing for {}", platform.unwrap_or("linux/amd64")),
-                    }
+                let platform = platform.unwrap_or("linux/amd64");
+                let entry = entries.iter().find(|entry| entry.is_for(platform)).ok_or_else(|| {
+                    BuildError::Refused { message: format!("{name} has nothing for {platform}") }
                 })?;
                 let reference = Reference::Digest(entry.digest.clone());
                 let found = registry.manifest(repository, &reference).await;
@@ -175,20 +174,6 @@ impl Embedded {
         }
         options
     }
-}
-
-/// The entry of an index for a platform: one without a variant fits where none is asked for.
-fn choose<'d>(entries: &'d [Descriptor], platform: &str) -> Option<&'d Descriptor> {
-    let mut parts = platform.split('/');
-    let (os, architecture, variant) = (parts.next()?, parts.next()?, parts.next());
-    let fits = |entry: &&Descriptor| {
-        entry.platform.as_ref().is_some_and(|of| {
-            of.os == os
-                && of.architecture == architecture
-                && variant.is_none_or(|v| of.variant.as_deref() == Some(v))
-        })
-    };
-    entries.iter().find(fits)
 }
 
 fn gone(name: &str, error: &imgforge_registry::Error) -> BuildError {

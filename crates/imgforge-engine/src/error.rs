@@ -46,6 +46,12 @@ pub enum Error {
         /// What happened, with its causes.
         message: String,
     },
+    /// Images from outside cannot be taken in.
+    #[error("the engine does not take the image: {message}")]
+    Load {
+        /// What is wrong with it.
+        message: String,
+    },
     /// An image cannot be taken out of the engine.
     #[error("the image cannot be taken out of the engine: {0}")]
     Export(#[from] crate::export::ExportError),

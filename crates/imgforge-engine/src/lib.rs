@@ -34,7 +34,7 @@ pub use containers::Containers;
 pub use dispatcher::{EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
 pub use error::{BuildError, Error};
-pub use export::Exported;
+pub use export::{Exported, Named};
 pub use secrets::{SecretError, Secrets};
 
 /// Everything that a build needs.
@@ -218,6 +218,15 @@ pub trait Engine: Send + Sync {
         there: BTreeSet<String>,
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>>;
+
+    /// Takes in images that were taken out of another engine, or that lie in files, under these names. Content that is
+    /// not what the configurations say (`diff_id`) is refused. `folder` is for what has to lie on disk meanwhile.
+    fn load<'a>(
+        &'a self,
+        images: &'a Exported,
+        named: &'a [Named],
+        folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Finds what the engine keeps beside images and that none of them needs, and removes it if `remove`; what is younger
     /// than a day stays. How many bytes it is. Nothing for an engine that sees to that itself.

@@ -34,6 +34,11 @@ impl Digest {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
 
+    /// `sha256` or `sha512`.
+    pub(crate) fn algorithm(&self) -> &str {
+        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
+    }
+
     /// Whether it is the digest of `bytes`.
     pub fn is_of(&self, bytes: &[u8]) -> bool {
         let mut hash = Hasher::of(self);
@@ -137,6 +142,26 @@ impl Descriptor {
     /// One without annotations and platform.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
         Self { media_type: media_type.into(), digest, size, annotations: BTreeMap::new(), platform: None }
+    }
+
+    /// The platform that it is for, `linux/amd64` or `linux/arm64/v8`; `None` where that is not said.
+    pub fn platform_name(&self) -> Option<String> {
+        let platform = self.platform.as_ref()?;
+        let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+        Some(format!("{}/{}{variant}", platform.os, platform.architecture))
+    }
+
+    /// Whether it is for a platform. One without a variant means any.
+    pub fn is_for(&self, platform: &str) -> bool {
+        let of = self.platform_name();
+        of.is_some_and(|of| {
+            of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    /// Whether it is no image, but what BuildKit says of one (provenance, SBOM): its platform is `unknown/unknown`.
+    pub fn is_attached(&self) -> bool {
+        self.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
     }
 
     /// Whether registries need not have it: layers that may not be distributed (image specification, "Image Layer

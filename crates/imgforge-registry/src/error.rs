@@ -127,6 +127,14 @@ pub enum Error {
         /// As read back.
         found: Option<Digest>,
     },
+    /// A folder that holds no layout, or one that lacks something.
+    #[error("the OCI image layout {path} cannot be used: {reason}")]
+    Layout {
+        /// The folder.
+        path: Utf8PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file of this machine cannot be read or written.
     #[error("{path}: {error}")]
     Io {
@@ -164,7 +172,7 @@ impl Error {
         match self {
             Self::Unreachable { .. } => Kind::Unreachable,
             Self::Authentication { .. } | Self::Credentials { .. } => Kind::Authentication,
-            Self::Reference { .. } | Self::Options { .. } => Kind::Input,
+            Self::Reference { .. } | Self::Options { .. } | Self::Layout { .. } => Kind::Input,
             _ => Kind::Failed,
         }
     }

@@ -6,6 +6,7 @@
 //! PushImage               -> Pushed           Registry::push_image: blobs in parallel, then the manifest by digest
 //! digest                  -> Manifest         Registry::verify: all of it is there
 //! Manifest                -> a tag            Registry::put_manifest: written and read back
+//! a folder                -> Manifest         Layout: the same content as files
 //! ```
 //!
 //! It is apart from the engines since a registry is asked also where no engine is. Rules come from the OCI Distribution
@@ -19,6 +20,7 @@ mod digest;
 mod download;
 mod error;
 mod http;
+mod layout;
 mod manifest;
 mod manifests;
 mod progress;
@@ -33,6 +35,7 @@ pub use credentials::Credentials;
 pub use digest::{Descriptor, Digest, Platform};
 pub use error::{Error, Kind};
 pub use http::Traffic;
+pub use layout::Layout;
 pub use manifest::{Manifest, media_type};
 pub use progress::{Moved, ProgressSink};
 pub use push::{PushImage, PushLayer, Pushed};

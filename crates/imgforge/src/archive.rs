@@ -1,13 +1,12 @@
 //! Images out of the engine: as files for other programs, or from the embedded engine into Docker.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::BufWriter;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::name::ImageName;
 use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write_layout};
-use imgforge_engine::{Docker, Host};
+use imgforge_engine::{Docker, Engine, Host};
 
 use crate::build::runtime;
 use crate::{Error, Session};
@@ -34,7 +33,7 @@ impl Session {
             let taken = take(&*engine, &named, &self.root).await?;
             let (path, written) = match to {
                 ArchiveTarget::OciLayout(folder) => (folder, write_layout(&taken.exported, &named, folder)),
-                ArchiveTarget::DockerArchive(file) => (file, write_file(&taken.exported, &named, file)),
+                ArchiveTarget::DockerArchive(file) => (file, write_file(&taken, &named, file)),
             };
             written.map_err(|error| Error::Archive { message: format!("{path}: {error}") })?;
             Ok(named.len())
@@ -53,10 +52,7 @@ impl Session {
             let engine = self.finder().embedded("")?;
             let named = self.held(&engine, selected).await?;
             let taken = take(&engine, &named, &self.root).await?;
-            let file = taken.folder.join("archive.tar");
-            write_file(&taken.exported, &named, &file)
-                .map_err(|error| Error::Archive { message: format!("{file}: {error}") })?;
-            docker.load(&file).await?;
+            docker.load(&taken.exported, &named, &taken.folder).await?;
             Ok(named.len())
         })
     }
@@ -106,10 +102,10 @@ async fn take(engine: &dyn Host, named: &[Named], root: &Utf8Path) -> Result<Tak
 }
 
 /// The file is there only when it is whole.
-fn write_file(exported: &Exported, named: &[Named], file: &Utf8Path) -> Result<(), ExportError> {
+fn write_file(taken: &Taken, named: &[Named], file: &Utf8Path) -> Result<(), ExportError> {
     let folder = file.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
     let part = tempfile::NamedTempFile::new_in(folder)?;
-    write_archive(exported, named, BufWriter::new(File::options().write(true).open(part.path())?))?;
+    write_archive(&taken.exported, named, &taken.folder, BufWriter::new(part.as_file()))?;
     part.persist(file).map_err(|error| error.error)?;
     Ok(())
 }

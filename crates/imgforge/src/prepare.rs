@@ -16,6 +16,7 @@ use imgforge_core::workspace::{self, Image};
 use imgforge_packages::Scheme;
 use rayon::prelude::*;
 
+use crate::build::layouts::name_in_engine;
 use crate::lock::LockView;
 use crate::{Error, Session};
 
@@ -325,8 +326,8 @@ impl Session {
             let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
             let Some(parent) = parent else {
                 let digest = prepared.externals.get(&reference.image).filter(|digest| !digest.is_empty());
-                if let Some(digest) = digest.filter(|_| !reference.image.contains('@')) {
-                    text.replace_range(range, &format!("{}@{digest}", reference.image));
+                if let Some(digest) = digest {
+                    text.replace_range(range, &self.engine_reference(&reference.image, digest));
                 }
                 continue;
             };
@@ -334,6 +335,15 @@ impl Session {
             text.replace_range(range, &format!("{}:{tag}", self.repository(&parent.name)));
         }
         render::with_comments(image, &prepared.rendered, &text)
+    }
+
+    /// By what an engine knows an image from outside.
+    fn engine_reference(&self, reference: &str, digest: &str) -> String {
+        if self.layout_of(reference).is_some() {
+            return name_in_engine(reference, digest);
+        }
+        let name = reference.split('@').next().unwrap_or_default();
+        format!("{name}@{digest}")
     }
 
     /// The Dockerfile of one image as an engine gets it.

@@ -61,8 +61,22 @@ pub struct WorkspaceManifest {
     pub apt: Vec<AptSource>,
     /// `apk "NAME" { ... }`.
     pub apk: Vec<ApkSource>,
+    /// `external "REFERENCE" oci-layout="FOLDER"`.
+    pub externals: Vec<ExternalPlace>,
     /// `group "NAME" "IMAGE"...`.
     pub groups: Vec<Group>,
+}
+
+/// Where an image from outside is, when it is in no registry: `external "debian:12-slim" oci-layout="vendor/debian"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalPlace {
+    /// The reference, as manifests and Dockerfiles write it.
+    pub reference: Located<String>,
+    /// The folder of the OCI image layout, from the workspace's root if it is no whole path.
+    pub oci_layout: Located<Utf8PathBuf>,
+    /// `name="NAME"`: what the image is called there (`org.opencontainers.image.ref.name`), when that is neither the
+    /// reference nor its tag.
+    pub name: Option<Located<String>>,
 }
 
 /// `registry "HOST/PATH" plain-http=#true ca="FILE"`.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
-use super::{ApkSource, AptSource, Compression, Group, RegistryPlace, WorkspaceManifest};
+use super::{ApkSource, AptSource, Compression, ExternalPlace, Group, RegistryPlace, WorkspaceManifest};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
-const TOP: &[&str] = &["workspace", "apt", "apk", "group"];
+const TOP: &[&str] = &["workspace", "apt", "apk", "external", "group"];
 const IN_WORKSPACE: &[&str] =
     &["registry", "version", "supervisor", "platform", "compression", "images", "label", "arg", "lock"];
 
@@ -26,7 +26,8 @@ pub fn read_workspace(file: &Arc<SourceFile>) -> (Option<WorkspaceManifest>, Pro
 fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
     let document = reader.document()?;
     let mut once = Once::default();
-    let (mut manifest, mut apt, mut apk, mut groups) = (None, Vec::new(), Vec::new(), Vec::new());
+    let (mut manifest, mut apt, mut apk) = (None, Vec::new(), Vec::new());
+    let (mut externals, mut groups) = (Vec::new(), Vec::new());
     for kdl in document.nodes() {
         let mut node = reader.node(kdl);
         match node.name() {
@@ -37,6 +38,7 @@ fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
             }
             "apt" => apt.extend(apt_source(node)),
             "apk" => apk.extend(apk_source(node)),
+            "external" => externals.extend(external(node)),
             "group" => {
                 if let Some(name) = node.string("the group's name") {
                     groups.push(Group { name, members: node.strings("an image", 1) });
@@ -59,10 +61,13 @@ fn read(reader: &Reader<'_>) -> Option<WorkspaceManifest> {
     let sources = apt.iter().map(|source: &AptSource| &source.name);
     let sources = sources.chain(apk.iter().map(|source: &ApkSource| &source.name));
     refuse_duplicates(reader, sources, "package source");
+    let references = externals.iter().map(|external: &ExternalPlace| &external.reference);
+    refuse_duplicates(reader, references, "external");
     refuse_duplicates(reader, groups.iter().map(|group: &Group| &group.name), "group");
     let mut manifest = manifest?;
     manifest.apt = apt;
     manifest.apk = apk;
+    manifest.externals = externals;
     manifest.groups = groups;
     Some(manifest)
 }
@@ -97,6 +102,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         relock_vanished: false,
         apt: Vec::new(),
         apk: Vec::new(),
+        externals: Vec::new(),
         groups: Vec::new(),
     };
     let mut once = Once::default();
@@ -199,6 +205,22 @@ pub(super) fn pair(node: &mut Node<'_, '_, '_>, into: &mut BTreeMap<String, Loca
         let problem = Problem::at(node.reader.file, key.span, message, "again here");
         node.reader.push(problem.and(before.span, "first here"));
     }
+}
+
+fn external(mut node: Node<'_, '_, '_>) -> Option<ExternalPlace> {
+    let reference = node.string("an image, as manifests write it");
+    let folder = node.text_property("oci-layout");
+    let name = node.text_property("name");
+    if folder.is_none() {
+        let problem =
+            Problem::at(node.reader.file, node.span(), "an external lacks its place", "where is it?");
+        node.reader.push(problem.help(
+            "oci-layout=\"FOLDER\" says where it is; one in a registry needs no line here, its reference says all",
+        ));
+    }
+    node.done();
+    let oci_layout = folder.map(|folder| Located::new(folder.value.into(), folder.span))?;
+    Some(ExternalPlace { reference: reference?, oci_layout, name })
 }
 
 fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {

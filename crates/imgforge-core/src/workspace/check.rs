@@ -13,6 +13,7 @@ use crate::testing;
 pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();
     check_groups(workspace, unread, &mut problems);
+    check_externals(workspace, unread, &mut problems);
     for image in workspace.images.values() {
         if !unread.workspace {
             check_sources(workspace, image, &mut problems);
@@ -72,6 +73,32 @@ fn check_groups(workspace: &Workspace, unread: &Unread, problems: &mut Problems)
             let near = nearest(&member.value, names()).map(|near| format!("did you mean \"{near}\"?"));
             problems.push(near.into_iter().fold(problem, Problem::help));
         }
+    }
+}
+
+/// A place of an image that none stands on is more likely a typing error than wanted: the image is looked for elsewhere.
+fn check_externals(workspace: &Workspace, unread: &Unread, problems: &mut Problems) {
+    let images = || workspace.images.values();
+    let used = || images().flat_map(|image| &image.externals).map(|used| used.reference.as_str());
+    let is_unread = |image: &Image| {
+        matches!(image.manifest.base.value, Base::Dockerfile(_)) && image.dockerfile.is_none()
+    };
+    if unread.is_any() || images().any(is_unread) {
+        return;
+    }
+    for place in &workspace.manifest.externals {
+        let reference = &place.reference;
+        if used().any(|used| used == reference.value) {
+            continue;
+        }
+        let message = format!("no image stands on \"{}\"", reference.value);
+        let problem = Problem::at(&workspace.manifest.file, reference.span, message, "used by none");
+        problems.push(match nearest(&reference.value, used()) {
+            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+            None => {
+                problem.help("take the line away, or write the reference as the manifest or Dockerfile does")
+            }
+        });
     }
 }
 

@@ -75,6 +75,11 @@ impl Unread {
         self.nameless || self.images.contains(name)
     }
 
+    /// Whether there is any manifest that could not be understood.
+    pub(super) fn is_any(&self) -> bool {
+        self.workspace || self.nameless || !self.images.is_empty()
+    }
+
     fn add(&mut self, text: &str) {
         match shown_name(text) {
             Some(name) => drop(self.images.insert(name.to_owned())),
@@ -110,6 +115,7 @@ fn placeholder() -> WorkspaceManifest {
         relock_vanished: false,
         apt: Vec::new(),
         apk: Vec::new(),
+        externals: Vec::new(),
         groups: Vec::new(),
     }
 }

@@ -421,3 +421,30 @@ fn a_workspace_in_a_workspace_keeps_its_images() {
     ]);
     assert_eq!(outer.images.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
 }
+
+#[test]
+fn a_layout_that_no_image_uses_is_a_typing_error() {
+    let external = |text: &str| format!("{}external {text}\n", WORKSPACE.1);
+    let web = ("web/image.kdl", "image \"web\" {\n    from \"debian:12-slim\"\n}\n");
+    let right = external("\"debian:12-slim\" oci-layout=\"vendor\" name=\"x\"");
+    let workspace = good(&[("imgforge.kdl", &right), OS, web]);
+    let place = &workspace.manifest.externals[0];
+    assert_eq!(
+        (place.oci_layout.value.as_str(), place.name.as_ref().unwrap().value.as_str()),
+        ("vendor", "x")
+    );
+
+    let wrong = external(
+        "\"debian:12-slm\" oci-layout=\"vendor\"\nexternal \"debian:12-slim\"\nexternal \"a:1\" oci-layout=\"v\"\nexternal \"a:1\" oci-layout=\"v\" tag=\"1\"",
+    );
+    assert_snapshot!(problems_of(&[("imgforge.kdl", &wrong), OS, web]));
+    // While a manifest cannot be read, nobody knows what it stands on.
+    let unread = ("more/image.kdl", "image \"more\" {\n    fron \"debian:12-slm\"\n}\n");
+    let told = problems_of(&[
+        ("imgforge.kdl", &external("\"debian:12-slm\" oci-layout=\"vendor\"")),
+        OS,
+        web,
+        unread,
+    ]);
+    assert!(!told.contains("no image stands on"), "{told}");
+}

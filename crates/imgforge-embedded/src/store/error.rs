@@ -39,11 +39,11 @@ pub enum StoreError {
         /// Its folder.
         dir: Utf8PathBuf,
     },
-    /// A file from outside holds no images that can be taken.
-    #[error("{path}: {why}")]
-    Import {
-        /// The file or folder.
-        path: Utf8PathBuf,
+    /// An image from elsewhere is not what it says.
+    #[error("{what} is not taken: {why}")]
+    Load {
+        /// The digest of the image or the layer.
+        what: String,
         /// What is wrong.
         why: String,
     },

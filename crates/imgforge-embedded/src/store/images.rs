@@ -11,7 +11,7 @@ use super::{Store, StoreError, write};
 use crate::worker::message::Layer;
 
 /// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -73,7 +73,7 @@ impl Store {
     ///
     /// # Errors
     /// A configuration that is none; those of the disk.
-    pub(super) fn put_archived(&self, config: &[u8], layers: &[Layer]) -> Result<ImageRecord, StoreError> {
+    pub(super) fn put_loaded(&self, config: &[u8], layers: &[Layer]) -> Result<ImageRecord, StoreError> {
         let id = self.put_blob(config)?;
         let manifest = manifest(&id, config.len(), layers);
         self.record(id.clone(), &parse(&id, config)?, layers, &manifest, "")

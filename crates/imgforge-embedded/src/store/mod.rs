@@ -20,8 +20,8 @@
 
 mod error;
 mod images;
-mod import;
 mod journal;
+mod load;
 #[cfg(test)]
 mod processes;
 mod prune;

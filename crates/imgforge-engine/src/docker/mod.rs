@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
 use self::session::Counter;
-use crate::export::Exported;
+use crate::export::{Exported, Named};
 use crate::{
     BuildError, BuildRequest, BuiltImage, Engine, Error, ImageConfig, PullRequest, StepSink, Stored, labels,
 };
@@ -73,14 +73,6 @@ impl Docker {
     pub fn sent(&self) -> Sent {
         let Counter { files, bytes } = &*self.counter;
         Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
-    }
-
-    /// Gives the daemon an archive of images as `docker load` does, names and all.
-    ///
-    /// # Errors
-    /// What the daemon says; a file that cannot be read.
-    pub async fn load(&self, archive: &Utf8Path) -> Result<(), Error> {
-        transfer::load(&self.client, archive).await
     }
 
     async fn connect_endpoint(endpoint: Endpoint) -> Result<Self, Error> {
@@ -207,6 +199,15 @@ impl Engine for Docker {
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>> {
         transfer::export(&self.client, images, there, folder).boxed()
+    }
+
+    fn load<'a>(
+        &'a self,
+        images: &'a Exported,
+        named: &'a [Named],
+        folder: &'a Utf8Path,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        transfer::load(&self.client, images, named, folder).boxed()
     }
 
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {

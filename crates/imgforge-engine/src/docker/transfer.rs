@@ -1,15 +1,15 @@
 //! Images out of the daemon and into it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, BufWriter, Seek};
 
 use bollard::auth::DockerCredentials;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
-use crate::export::{Exported, read_archive};
+use crate::export::{ExportError, Exported, Named, read_archive, write_archive};
 use crate::{Error, Login, PullRequest, Stored};
 
 /// What credential helpers call the user when the secret is an identity token.
@@ -43,15 +43,32 @@ pub(super) async fn export(
     Ok(reading.await.map_err(|error| Error::Connection { message: error.to_string() })??)
 }
 
-/// Gives the daemon an archive of images, names and all.
-pub(super) async fn load(client: &bollard::Docker, archive: &Utf8Path) -> Result<(), Error> {
-    let wrong = |error: io::Error| Error::Connection { message: format!("{archive}: {error}") };
-    let file = tokio::fs::File::open(archive).await.map_err(wrong)?;
-    let body = bollard::body_try_stream(ReaderStream::with_capacity(file, 1 << 18));
-    let options = bollard::query_parameters::ImportImageOptionsBuilder::default().quiet(true).build();
-    let mut progress = client.import_image(options, body, None);
+/// Gives the daemon an archive of images as `docker load` does. It compares layers with the configurations itself.
+pub(super) async fn load(
+    client: &bollard::Docker,
+    images: &Exported,
+    named: &[Named],
+    folder: &Utf8Path,
+) -> Result<(), Error> {
+    let written = tokio::task::block_in_place(|| {
+        let mut file = tempfile::tempfile_in(folder)?;
+        write_archive(images, named, folder, BufWriter::new(&file))?;
+        file.rewind()?;
+        Ok::<_, ExportError>(file)
+    });
+    let file = written.map_err(|error| Error::Load { message: error.to_string() })?;
+    let body = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18);
+    let options = ImportImageOptionsBuilder::default().quiet(true).build();
+    let mut progress = client.import_image(options, bollard::body_try_stream(body), None);
     while let Some(step) = progress.next().await {
         step?;
+    }
+    for Named { id, names } in named {
+        for name in names {
+            if stored(client, name).await?.is_none_or(|found| found.id != *id) {
+                return Err(Error::Load { message: format!("{name} was loaded, but is not there") });
+            }
+        }
     }
     Ok(())
 }

@@ -432,7 +432,7 @@ mod tests {
         let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
         let named = |name: &str| [Named { id: id.clone(), names: vec![name.to_owned()] }];
         let mut written = Vec::new();
-        write_archive(&exported, &named("x:1"), &mut written).unwrap();
+        write_archive(&exported, &named("x:1"), &folder, &mut written).unwrap();
         let (_other, other) = self::folder();
         let again = read_archive(&written[..], &BTreeSet::new(), &other).unwrap();
         assert_eq!(again.configs, exported.configs);

@@ -81,11 +81,16 @@ pub fn write_layout(exported: &Exported, images: &[Named], folder: &Utf8Path) ->
     put(&marker, b"{\"imageLayoutVersion\":\"1.0.0\"}")
 }
 
-/// Writes images as an archive for `docker load`.
+/// Writes images as an archive for `docker load`. A layer that has to be packed in another way lies in `folder` meanwhile.
 ///
 /// # Errors
-/// What `out` says.
-pub fn write_archive(exported: &Exported, images: &[Named], out: impl Write) -> Result<(), ExportError> {
+/// What `out` says; layers that cannot be read.
+pub fn write_archive(
+    exported: &Exported,
+    images: &[Named],
+    folder: &Utf8Path,
+    out: impl Write,
+) -> Result<(), ExportError> {
     let mut tar = tar::Builder::new(out);
     let mut written = BTreeSet::new();
     let mut rows = Vec::new();
@@ -95,7 +100,7 @@ pub fn write_archive(exported: &Exported, images: &[Named], out: impl Write) -> 
         for layer in layers {
             let name = format!("{}.tar", digits(&layer.digest));
             if written.insert(name.clone()) {
-                let mut file = readable(layer)?;
+                let mut file = readable(layer, folder)?;
                 tar.append_data(&mut header(file.metadata()?.len()), &name, &mut file)?;
             }
             names.push(name);
@@ -113,14 +118,11 @@ pub fn write_archive(exported: &Exported, images: &[Named], out: impl Write) -> 
 }
 
 /// A layer as any Docker reads it.
-fn readable(layer: &Blob) -> io::Result<File> {
+fn readable(layer: &Blob, folder: &Utf8Path) -> io::Result<File> {
     if layer.media_type != LAYER_ZSTD {
         return File::open(&layer.file);
     }
-    let path = Utf8PathBuf::from(format!("{}.tar", layer.file));
-    let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    // It is gone when it is closed.
-    fs::remove_file(&path)?;
+    let mut file = tempfile::tempfile_in(folder)?;
     zstd::stream::copy_decode(File::open(&layer.file)?, &mut file)?;
     file.rewind()?;
     Ok(file)

@@ -2,6 +2,7 @@
 
 mod carry_out;
 mod durations;
+pub(crate) mod layouts;
 pub(crate) mod planned;
 pub(crate) mod work;
 
@@ -131,6 +132,7 @@ impl Session {
                 Err(error) => return Err(error),
             }
         };
+        self.load_layouts(&planned, reporter)?;
         let way = Way { record, options, only_tests: false };
         runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
     }

@@ -12,12 +12,10 @@ use imgforge_core::lock::{ForeignPackage, Lock, LockedExternal};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::External;
 use imgforge_packages::{Cache, Scheme};
-use imgforge_registry::{
-    Credentials, Descriptor, Digest, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
-    Retry,
-};
+use imgforge_registry::{Descriptor, Digest, ImageReference, Manifest};
 
 use crate::lock::ARCHITECTURE;
+use crate::lock::places::Place;
 use crate::lock::resolve::Moves;
 use crate::{Error, Session};
 
@@ -41,8 +39,14 @@ impl Outside<'_> {
 
 /// Why a reference has no digest.
 enum Stop {
-    Wrong(Problem),
+    Wrong(Box<Problem>),
     Failed(Error),
+}
+
+impl Stop {
+    fn wrong(problem: Problem) -> Self {
+        Self::Wrong(Box::new(problem))
+    }
 }
 
 impl<E: Into<Error>> From<E> for Stop {
@@ -148,10 +152,10 @@ impl Session {
         if to_ask.is_empty() {
             return Ok(externals);
         }
-        let registries = self.registries(to_ask.iter().map(|(reference, ..)| *reference))?;
+        let places = self.places(to_ask.iter().map(|(reference, ..)| *reference))?;
         let asked = to_ask.iter().map(|(reference, used, locked, stays)| {
-            let registries = &registries;
-            async move { (*reference, self.lock_external(reference, used, *locked, *stays, registries).await) }
+            let place = places.get(*reference);
+            async move { (*reference, self.lock_external(reference, used, *locked, *stays, place).await) }
         });
         let answers: Vec<_> = crate::build::runtime()?
             .block_on(futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).collect());
@@ -159,7 +163,7 @@ impl Session {
         for (reference, answer) in answers {
             match answer {
                 Ok(locked) => drop(externals.insert(reference.to_owned(), locked)),
-                Err(Stop::Wrong(problem)) => problems.push(problem),
+                Err(Stop::Wrong(problem)) => problems.push(*problem),
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
@@ -178,26 +182,6 @@ impl Session {
         }
     }
 
-    /// One client for each registry of these references. Nothing is asked yet.
-    fn registries<'r>(
-        &self,
-        references: impl Iterator<Item = &'r str>,
-    ) -> Result<BTreeMap<String, Registry>, Error> {
-        let own = self.registry(Retry::default())?;
-        let mut registries = BTreeMap::new();
-        for reference in references.filter_map(|reference| reference.parse::<ImageReference>().ok()) {
-            let host = reference.host.as_str();
-            if !registries.contains_key(host) {
-                let client = match &own {
-                    Some(own) if own.client.host() == host => own.client.clone(),
-                    _ => Registry::new(Options::new(host, Credentials::docker()))?,
-                };
-                registries.insert(host.to_owned(), client);
-            }
-        }
-        Ok(registries)
-    }
-
     /// With `stays`, the digest is what it was, and only what else the lock has to know is asked for.
     async fn lock_external(
         &self,
@@ -205,21 +189,20 @@ impl Session {
         used: &Outside<'_>,
         locked: Option<&LockedExternal>,
         stays: bool,
-        registries: &BTreeMap<String, Registry>,
+        place: Option<&Place>,
     ) -> Result<LockedExternal, Stop> {
-        let wrong = |error: String| Stop::Wrong(used.problem(error, "not a reference"));
+        let wrong = |error: String| Stop::wrong(used.problem(error, "not a reference"));
         let image: ImageReference =
             reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
-        let registry = &registries[&image.host];
+        let place = place.expect("each reference that can be read has a place");
         let digest = match locked.filter(|_| stays) {
             Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
             None => match &image.digest {
                 Some(digest) => digest.clone(),
-                None => registry.digest(&image.repository, &image.reference()).await?.ok_or_else(|| {
-                    Stop::Wrong(
-                        used.problem(format!("the registry {} has no {reference}", image.host), "not there")
-                            .help("is it written rightly, and has nobody removed it? a tag that is there is needed"),
-                    )
+                None => self.in_layout(place, place.newest().await)?.ok_or_else(|| {
+                    Stop::wrong(used.problem(format!("{place} has no {reference}"), "not there").help(
+                        "is it written rightly, and has nobody removed it? a tag that is there is needed",
+                    ))
                 })?,
             },
         };
@@ -228,20 +211,20 @@ impl Session {
         {
             return Ok(locked.clone());
         }
-        let whole = self.manifest(registry, &image, &digest, used).await?;
+        let whole = self.manifest(place, &digest, used).await?;
         let platform = self.platform();
         let mut platforms = whole.entries().map(platforms_of).unwrap_or_default();
         let own = if let Some(entries) = whole.entries() {
-            let wanted = entries.iter().find(|listed| is_for(listed, platform));
+            let wanted = entries.iter().find(|listed| listed.is_for(platform));
             let digest = wanted.map(|listed| listed.digest.clone()).ok_or_else(|| {
                 let there: Vec<String> = platforms.keys().cloned().collect();
                 let message = format!("{reference} is not there for {platform}");
-                Stop::Wrong(
+                Stop::wrong(
                     used.problem(message, "not for this platform")
                         .help(format!("it is there for {}", there.join(", "))),
                 )
             })?;
-            self.manifest(registry, &image, &digest, used).await?
+            self.manifest(place, &digest, used).await?
         } else {
             whole
         };
@@ -249,7 +232,7 @@ impl Session {
         let mut external =
             LockedExternal { digest: digest.to_string(), platforms, packages: BTreeSet::new() };
         if let Some(scheme) = used.packages_above {
-            let database = database_of(registry, &image.repository, &own).await?;
+            let database = database_of(place, &own).await?;
             external.packages = imgforge_packages::installed_packages(scheme, &database, ARCHITECTURE);
             let (installer, help) = match scheme {
                 Scheme::Debian => (
@@ -263,25 +246,26 @@ impl Session {
             if !external.packages.iter().any(|package| package.name == installer) {
                 let message = format!("{reference} has no {installer}");
                 let problem = used.problem(message, "packages are put on top of it");
-                return Err(Stop::Wrong(problem.help(help)));
+                return Err(Stop::wrong(problem.help(help)));
             }
         }
         Ok(external)
     }
 
-    async fn manifest(
-        &self,
-        registry: &Registry,
-        image: &ImageReference,
-        digest: &Digest,
-        used: &Outside<'_>,
-    ) -> Result<Manifest, Stop> {
-        let found = registry.manifest(&image.repository, &Reference::Digest(digest.clone())).await?;
-        found.ok_or_else(|| {
-            let message =
-                format!("the registry {} does not have {}@{digest} any more", image.host, image.repository);
+    async fn manifest(&self, place: &Place, digest: &Digest, used: &Outside<'_>) -> Result<Manifest, Stop> {
+        self.in_layout(place, place.manifest(digest).await)?.ok_or_else(|| {
+            let name = used.external.reference.split('@').next().unwrap_or_default();
+            let message = format!("{place} does not have {name}@{digest} any more");
             let problem = used.problem(message, "used here");
-            Stop::Wrong(problem.help(gone_help(&used.external.reference)))
+            Stop::wrong(problem.help(gone_help(&used.external.reference)))
+        })
+    }
+
+    /// What is wrong with a layout is told at the line that names it.
+    fn in_layout<T>(&self, place: &Place, found: Result<T, imgforge_registry::Error>) -> Result<T, Stop> {
+        found.map_err(|error| match place {
+            Place::Layout(place) => Stop::wrong(self.layout_problem(place.span, &error)),
+            Place::Registry { .. } => Stop::Failed(error.into()),
         })
     }
 
@@ -302,19 +286,17 @@ impl Session {
         if missing.is_empty() {
             return Ok(());
         }
-        let registries = self.registries(missing.iter().map(|(reference, _)| *reference))?;
+        let places = self.places(missing.iter().map(|(reference, _)| *reference))?;
         let outside = self.outside();
         crate::build::runtime()?.block_on(async {
             for (reference, digest) in missing {
-                let (Ok(image), Some(used)) = (reference.parse::<ImageReference>(), outside.get(reference))
-                else {
+                let (Some(place), Some(used)) = (places.get(reference), outside.get(reference)) else {
                     continue;
                 };
                 let Ok(digest) = digest.parse::<Digest>() else { continue };
-                let registry = &registries[&image.host];
-                match self.manifest(registry, &image, &digest, used).await {
-                    Ok(manifest) => drop(database_of(registry, &image.repository, &manifest).await?),
-                    Err(Stop::Wrong(problem)) => return Err(problem.into()),
+                match self.manifest(place, &digest, used).await {
+                    Ok(manifest) => drop(database_of(place, &manifest).await?),
+                    Err(Stop::Wrong(problem)) => return Err((*problem).into()),
                     Err(Stop::Failed(error)) => return Err(error),
                 }
             }
@@ -332,18 +314,23 @@ impl Session {
         if tags.is_empty() {
             return Ok(Vec::new());
         }
-        let registries = self.registries(tags.iter().map(|(reference, _)| *reference))?;
+        let places = self.places(tags.iter().map(|(reference, _)| *reference))?;
         let asked = tags.into_iter().map(|(reference, locked)| {
-            let registries = &registries;
+            let place = places.get(reference);
             async move {
-                let image: ImageReference = reference.parse()?;
-                let registry = &registries[&image.host];
-                let digest = registry.digest(&image.repository, &image.reference()).await?;
+                let Some(place) = place else {
+                    reference.parse::<ImageReference>()?;
+                    return Ok((reference, locked, Now { digest: None, served: false }));
+                };
+                let told = |error| match place {
+                    Place::Layout(place) => Error::from(self.layout_problem(place.span, &error)),
+                    Place::Registry { .. } => error.into(),
+                };
+                let digest = place.newest().await.map_err(told)?;
                 let mut now = Now { digest, served: true };
                 if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {
-                    let known = locked.digest.parse::<Digest>().map(Reference::Digest);
-                    now.served = match known {
-                        Ok(known) => registry.digest(&image.repository, &known).await?.is_some(),
+                    now.served = match locked.digest.parse() {
+                        Ok(known) => place.holds(&known).await.map_err(told)?,
                         Err(_) => false,
                     };
                 }
@@ -374,32 +361,20 @@ pub(crate) fn gone_help(reference: &str) -> String {
     format!("`imgforge update {reference}` locks what the tag points to now")
 }
 
-fn is_for(listed: &Descriptor, platform: &str) -> bool {
-    let of = platform_of(listed);
-    of.is_some_and(|of| of == platform || of.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/')))
-}
-
 /// The digest of each platform's image, of several for one platform the first: engines take that. What BuildKit attaches to
 /// images has the platform `unknown/unknown` and is none.
 fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, String> {
     let mut platforms = BTreeMap::new();
     for listed in entries {
-        if let Some(platform) = platform_of(listed).filter(|platform| !platform.starts_with("unknown/")) {
+        if let Some(platform) = listed.platform_name().filter(|_| !listed.is_attached()) {
             platforms.entry(platform).or_insert_with(|| listed.digest.to_string());
         }
     }
     platforms
 }
 
-/// `linux/amd64`, `linux/arm64/v8`.
-fn platform_of(listed: &Descriptor) -> Option<String> {
-    let platform = listed.platform.as_ref()?;
-    let variant = platform.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
-    Some(format!("{}/{}{variant}", platform.os, platform.architecture))
-}
-
 /// The package database of an image: the one that was kept, or that of its layers, which are not kept.
-async fn database_of(registry: &Registry, repository: &str, image: &Manifest) -> Result<String, Error> {
+async fn database_of(place: &Place, image: &Manifest) -> Result<String, Error> {
     let cache = Cache::user()?;
     if let Some(database) = imgforge_packages::kept_database(image.digest().as_str(), &cache) {
         return Ok(database);
@@ -412,9 +387,7 @@ async fn database_of(registry: &Registry, repository: &str, image: &Manifest) ->
     })?;
     let mut layers = Vec::new();
     for (number, layer) in image.layers().iter().enumerate() {
-        let file = root.join(number.to_string());
-        registry.download_blob(repository, layer, &file, ProgressSink::silent()).await?;
-        layers.push(file);
+        layers.push(place.layer(layer, &root.join(number.to_string())).await?);
     }
     let database = tokio::task::block_in_place(|| imgforge_packages::package_database(&layers))?;
     imgforge_packages::keep_database(image.digest().as_str(), &database, &cache)?;

@@ -3,6 +3,7 @@
 mod changes;
 pub(crate) mod externals;
 pub(crate) mod outdated;
+pub(crate) mod places;
 pub(crate) mod resolve;
 mod usable;
 

@@ -72,6 +72,8 @@ struct ShownExternal {
     digest: Option<String>,
     /// By platform: the digest of its image, as it is locked.
     platforms: BTreeMap<String, String>,
+    /// The OCI image layout that it is in, when it is in no registry.
+    oci_layout: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -134,7 +136,7 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
             })
             .collect(),
         children: graph.children(name).map(ToString::to_string).collect(),
-        externals: image.externals.iter().map(|used| external(used, &lock)).collect(),
+        externals: image.externals.iter().map(|used| external(session, used, &lock)).collect(),
         packages: packages(session, &lock, &chain),
         services: merged.merged.values().map(service).collect(),
         ports: in_chain().flat_map(|image| &image.manifest.expose).map(|port| port.value.clone()).collect(),
@@ -146,13 +148,14 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
     })
 }
 
-fn external(used: &External, lock: &Lock) -> ShownExternal {
+fn external(session: &Session, used: &External, lock: &Lock) -> ShownExternal {
     let locked = lock.externals.get(&used.reference);
     let digest = used.pinned().or(locked.map(|locked| locked.digest.as_str()));
     ShownExternal {
         reference: used.reference.clone(),
         digest: digest.map(str::to_owned),
         platforms: locked.map(|locked| locked.platforms.clone()).unwrap_or_default(),
+        oci_layout: session.oci_layout(&used.reference).map(ToString::to_string),
     }
 }
 
@@ -263,7 +266,8 @@ fn text(shown: &ShowOutput) -> String {
     }
     for external in &shown.externals {
         let digest = external.digest.as_deref().map_or_else(|| "not locked".into(), short);
-        line("external", format!("{}  {DIM}{digest}{DIM:#}", external.reference));
+        let place = external.oci_layout.as_ref().map(|folder| format!("  in {folder}")).unwrap_or_default();
+        line("external", format!("{}  {DIM}{digest}{DIM:#}{place}", external.reference));
         for (platform, digest) in &external.platforms {
             line("", format!("  {platform}  {DIM}{}{DIM:#}", short(digest)));
         }

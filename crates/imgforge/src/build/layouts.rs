@@ -1,0 +1,143 @@
+//! Images from outside that lie in OCI image layouts: into the engine, before what stands on them is built.
+//!
+//! The engine has such an image under a name of its own, which no registry can have (`.invalid`, RFC 2606) and which says
+//! its digest: what the lock says is what is built on, and a tag of yours with the same reference is left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use imgforge_core::diagnostic::Problem;
+use imgforge_core::event::{Event, Reporter};
+use imgforge_core::image_config::ImageConfig;
+use imgforge_core::workspace::External;
+use imgforge_engine::export::{Blob, Exported, Named};
+use imgforge_registry::{Digest, Layout, Manifest};
+
+use crate::build::planned::Planned;
+use crate::build::runtime;
+use crate::lock::externals::gone_help;
+use crate::lock::places::Place;
+use crate::{Error, Session};
+
+/// How much of a digest is in the name.
+const DIGITS: usize = 32;
+
+/// What an engine calls an image that came from a layout.
+pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
+    let name = reference.split('@').next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let name = name.split(':').next().unwrap_or_default();
+    let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
+    format!("oci-layout.invalid/{name}:{}", digits.get(..DIGITS).unwrap_or(digits))
+}
+
+impl Session {
+    /// Gives the engine what it lacks of the layouts that the images to be built stand on.
+    ///
+    /// # Errors
+    /// A layout that does not have the locked image, at the line that names either; an engine that does not take it.
+    pub(super) fn load_layouts(&self, planned: &Planned, reporter: &mut dyn Reporter) -> Result<(), Error> {
+        if self.workspace.manifest.externals.is_empty() {
+            return Ok(());
+        }
+        let to_build: BTreeSet<&str> = planned.plan.to_build().map(|row| row.name.as_str()).collect();
+        let mut wanted: BTreeMap<&str, (&str, &External)> = BTreeMap::new();
+        for prepared in planned.prepared.iter().filter(|one| to_build.contains(one.target.name.as_str())) {
+            for external in &self.workspace.images[&prepared.target.name].externals {
+                if self.layout_of(&external.reference).is_some() {
+                    let digest = prepared.externals[&external.reference].as_str();
+                    wanted.insert(&external.reference, (digest, external));
+                }
+            }
+        }
+        let runtime = runtime()?;
+        for (reference, (digest, external)) in wanted {
+            let name = name_in_engine(reference, digest);
+            if runtime.block_on(planned.engine.stored(&name))?.is_some() {
+                continue;
+            }
+            let started = Instant::now();
+            let places = self.places([reference].into_iter())?;
+            let Some(Place::Layout(place)) = places.get(reference) else { continue };
+            let what = format!("{reference} layers");
+            let exported = self.take(&place.layout, digest, external).map_err(|error| match error {
+                Error::Registry(error) => self.layout_problem(place.span, &error).into(),
+                other => other,
+            })?;
+            let total = exported.layers.values().map(|blob| blob.size).sum();
+            reporter.event(&Event::Fetching { what: what.clone(), done: 0, total });
+            let id = exported.configs.keys().next().cloned().unwrap_or_default();
+            let named = [Named { id, names: vec![name] }];
+            let folder = self.root.join(".imgforge");
+            std::fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
+            runtime.block_on(planned.engine.load(&exported, &named, &folder))?;
+            let (files, took) = (exported.layers.len(), started.elapsed());
+            reporter.event(&Event::Fetched { what, bytes: total, files, took });
+        }
+        Ok(())
+    }
+
+    /// The parts of one image of a layout, as they lie there.
+    fn take(&self, layout: &Layout, digest: &str, external: &External) -> Result<Exported, Error> {
+        let wrong = |message: String, label: &str| {
+            Problem::at(&external.file, external.span, message, label).help(gone_help(&external.reference))
+        };
+        let find = |digest: &Digest| -> Result<Manifest, Error> {
+            layout.manifest(digest)?.ok_or_else(|| {
+                let name = external.reference.split('@').next().unwrap_or_default();
+                let message = format!("the OCI image layout {} does not have {name}@{digest}", layout.path());
+                wrong(message, "used here").into()
+            })
+        };
+        let digest: Digest =
+            digest.parse().map_err(|reason: String| Error::from(wrong(reason, "not a digest")))?;
+        let mut manifest = find(&digest)?;
+        if let Some(entries) = manifest.entries() {
+            let platform = self.platform();
+            let own = entries.iter().find(|entry| entry.is_for(platform)).ok_or_else(|| {
+                Error::from(wrong(
+                    format!("{} is not there for {platform}", external.reference),
+                    "not for this platform",
+                ))
+            })?;
+            manifest = find(&own.digest.clone())?;
+        }
+        let config = layout.config(&manifest)?;
+        let parsed: Option<ImageConfig> = serde_json::from_slice(&config).ok();
+        let diff_ids = parsed.map(|config| config.rootfs.diff_ids).unwrap_or_default();
+        if diff_ids.is_empty() || diff_ids.len() != manifest.layers().len() {
+            let message = format!("{} has other layers than its configuration says", external.reference);
+            return Err(wrong(message, "not an image that can be used").into());
+        }
+        let mut exported = Exported::default();
+        for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
+            let blob = Blob {
+                file: layout.blob(layer)?,
+                digest: layer.digest.to_string(),
+                size: layer.size,
+                media_type: layer.media_type.clone(),
+            };
+            exported.layers.insert(diff_id, blob);
+        }
+        exported.configs.insert(Digest::sha256(&config).to_string(), config);
+        Ok(exported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_the_engine_says_what_it_is_and_can_be_of_no_registry() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let tag = "0123456789abcdef0123456789abcdef";
+        for (reference, name) in [
+            ("debian:12-slim", "debian"),
+            ("127.0.0.1:5000/tools/busybox", "busybox"),
+            ("registry.example.com/a/b:1@sha256:00", "b"),
+        ] {
+            assert_eq!(name_in_engine(reference, &digest), format!("oci-layout.invalid/{name}:{tag}"));
+        }
+    }
+}
