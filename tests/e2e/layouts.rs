@@ -83,6 +83,16 @@ fn an_image_in_a_layout_is_locked_moves_when_asked_and_is_built_upon_by_both_eng
     for (image, path) in [("web", "/web"), ("page", "/page"), ("copy", "/copy")] {
         assert_eq!(version(image, path), "two");
     }
+    // Its first state is of no use any more.
+    for engine in [imgforge, embedded] {
+        let pruned = engine(&user, &["prune", "--format", "json"]).ok().json();
+        let loaded = |row: &&serde_json::Value| row["name"] == REFERENCE;
+        let rows: Vec<_> = pruned["images"].as_array().unwrap().iter().filter(loaded).cloned().collect();
+        assert_eq!(rows.len(), 1, "{pruned}");
+        engine(&user, &["prune", "--yes"]).ok();
+        let pruned = engine(&user, &["prune", "--format", "json"]).ok().json();
+        assert_eq!(pruned["images"].as_array().unwrap().iter().find(loaded), None);
+    }
     // What the engine has needs no layout any more.
     std::fs::remove_dir_all(user.root().join("vendor")).unwrap();
     assert!(imgforge(&user, &["build", "--locked"]).ok().stderr.contains("Fresh 4 images"));

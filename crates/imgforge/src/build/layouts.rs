@@ -4,11 +4,13 @@
 //! its digest: what the lock says is what is built on, and a tag of yours with the same reference is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::time::Instant;
 
 use imgforge_core::diagnostic::Problem;
 use imgforge_core::event::{Event, Reporter};
 use imgforge_core::image_config::ImageConfig;
+use imgforge_core::lock::Lock;
 use imgforge_core::workspace::External;
 use imgforge_engine::export::{Blob, Exported, Named};
 use imgforge_registry::{Digest, Layout, Manifest};
@@ -21,6 +23,9 @@ use crate::{Error, Session};
 
 /// How much of a digest is in the name.
 const DIGITS: usize = 32;
+const PREFIX: &str = "oci-layout.invalid/";
+/// What was ever loaded: `NAME REFERENCE`, a line each. An engine cannot say whose it is.
+const LOADED: &str = ".imgforge/loaded";
 
 /// What an engine calls an image that came from a layout.
 pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
@@ -28,7 +33,7 @@ pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = name.split(':').next().unwrap_or_default();
     let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
-    format!("oci-layout.invalid/{name}:{}", digits.get(..DIGITS).unwrap_or(digits))
+    format!("{PREFIX}{name}:{}", digits.get(..DIGITS).unwrap_or(digits))
 }
 
 impl Session {
@@ -70,11 +75,45 @@ impl Session {
             let named = [Named { id, names: vec![name] }];
             let folder = self.root.join(".imgforge");
             std::fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
+            self.remember_loaded(reference, &named[0].names[0])?;
             runtime.block_on(planned.engine.load(&exported, &named, &folder))?;
             let (files, took) = (exported.layers.len(), started.elapsed());
             reporter.event(&Event::Fetched { what, bytes: total, files, took });
         }
         Ok(())
+    }
+
+    /// What came from layouts and is of no use any more: other digests than those of the lock, by their names in the
+    /// engine, with the references.
+    pub(crate) fn loaded_before(&self, lock: &Lock) -> Vec<(String, String)> {
+        let needed: BTreeSet<String> = lock
+            .externals
+            .iter()
+            .map(|(reference, locked)| name_in_engine(reference, &locked.digest))
+            .chain(self.pinned_names())
+            .collect();
+        let text = std::fs::read_to_string(self.root.join(LOADED)).unwrap_or_default();
+        let rows: BTreeSet<(String, String)> = text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(name, _)| name.starts_with(PREFIX) && !needed.contains(*name))
+            .map(|(name, reference)| (name.to_owned(), reference.to_owned()))
+            .collect();
+        rows.into_iter().collect()
+    }
+
+    /// Before it is done: what is told of and is not there harms nobody.
+    fn remember_loaded(&self, reference: &str, name: &str) -> Result<(), Error> {
+        let path = self.root.join(LOADED);
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(format!("{name} {reference}\n").as_bytes()))
+            .map_err(|error| Error::Io { path, error })
+    }
+
+    /// What images with a digest in their reference are called in an engine, had they come from a layout.
+    fn pinned_names(&self) -> impl Iterator<Item = String> {
+        let externals = self.workspace.images.values().flat_map(|image| &image.externals);
+        externals.filter_map(|external| Some(name_in_engine(&external.reference, external.pinned()?)))
     }
 
     /// The parts of one image of a layout, as they lie there.

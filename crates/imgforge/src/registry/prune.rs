@@ -64,11 +64,11 @@ pub struct Pruned {
 /// An image of the engine that nothing needs.
 #[derive(Debug, Clone)]
 pub struct PrunedImage {
-    /// The image in the workspace.
+    /// The image in the workspace, or the reference of one that came from an OCI image layout.
     pub name: String,
     /// The engine's id.
     pub id: String,
-    /// Its names; all are content tags.
+    /// Its names; all are content tags, or made for what came from a layout.
     pub references: Vec<String>,
 }
 
@@ -108,6 +108,13 @@ impl Session {
             let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;
             let in_use = engine.images_in_use().await?;
             (pruned.images, pruned.images_kept) = unneeded(&inventory, &current, &in_use);
+            for (name, reference) in self.loaded_before(&lock) {
+                let stored = engine.stored(&name).await?.filter(|stored| !in_use.contains(&stored.id));
+                if let Some(stored) = stored {
+                    let references = vec![name];
+                    pruned.images.push(PrunedImage { name: reference, id: stored.id, references });
+                }
+            }
             let locked: BTreeSet<&str> =
                 lock.packages.iter().map(|package| package.sha256.as_str()).collect();
             let packages = old_packages(&locked)?;
