@@ -64,12 +64,12 @@ impl Overlay {
         let upper = writable.then(|| open(&folder.join("upper"))).transpose()?;
         let work = writable.then(|| open(&folder.join("work"))).transpose()?;
         let upper = upper.as_ref().zip(work.as_ref());
-        match mount_new(&opened, upper, &root) {
-            // A kernel before 6.8 has no `lowerdir+`, one before 5.2 none of these calls.
-            Err(Errno::INVAL | Errno::NOSYS) => mount_old(&opened, upper, &root),
-            other => other,
-        }
-        .map_err(|error| explain(error, folder))?;
+        let mounted = if is_old(&kernel_release()) {
+            mount_old(&opened, upper, &root)
+        } else {
+            mount_new(&opened, upper, &root)
+        };
+        mounted.map_err(|error| explain(error, folder))?;
         Ok(Self { root, folder: folder.to_owned() })
     }
 
@@ -94,6 +94,18 @@ impl Drop for Overlay {
     fn drop(&mut self) {
         let _ = unmount(self.root.as_std_path(), UnmountFlags::DETACH);
     }
+}
+
+/// Whether a kernel lacks `lowerdir+`, which came with 6.8. It is not tried out: such a kernel logs each mount that it does
+/// not understand.
+fn is_old(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().flatten(), numbers.next().flatten());
+    matches!(version, (Some(major), Some(minor)) if (major, minor) < (6, 8))
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn mount_new(lower: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>, root: &Utf8Path) -> Result<(), Errno> {
@@ -172,4 +184,24 @@ fn like(from: &Utf8Path, to: &Utf8Path) -> io::Result<()> {
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, to.as_std_path(), &times, AtFlags::empty())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_known_by_their_release() {
+        for (release, expected) in [
+            ("6.1.0-56-cloud-amd64", true),
+            ("5.15.0-91-generic", true),
+            ("6.7.12", true),
+            ("6.8.0-31-generic", false),
+            ("6.12", false),
+            ("7.0.1-rc3", false),
+            ("of another kind", false),
+        ] {
+            assert_eq!(is_old(release), expected, "{release}");
+        }
+    }
 }

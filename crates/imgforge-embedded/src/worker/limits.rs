@@ -55,27 +55,26 @@ impl Limits {
         for hierarchy in hierarchies.iter().filter(|one| one.has(controller)) {
             for parent in &hierarchy.parents {
                 let group = parent.join(name);
-                if self.groups.contains(&group) {
-                    return Ok(group);
-                }
+                let is_ours = self.groups.contains(&group);
                 if hierarchy.is_new {
                     // Refused where processes are in it, or it is done already.
                     let _ = std::fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
                 }
-                match std::fs::create_dir(&group) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        last = io::Error::new(error.kind(), format!("{group}: {error}"));
-                        continue;
-                    }
+                if !is_ours && let Err(error) = std::fs::create_dir(&group) {
+                    last = io::Error::new(error.kind(), format!("{group}: {error}"));
+                    continue;
                 }
                 let file = if controller == "memory" { "memory.max" } else { "cpu.max" };
                 if !hierarchy.is_new || group.join(file).exists() {
-                    self.groups.push(group.clone());
+                    if !is_ours {
+                        self.groups.push(group.clone());
+                    }
                     return Ok(group);
                 }
                 last = io::Error::other(format!("{parent} has not been given `{controller}`"));
-                let _ = std::fs::remove_dir(&group);
+                if !is_ours {
+                    let _ = std::fs::remove_dir(&group);
+                }
             }
         }
         Err(last)
@@ -218,6 +217,23 @@ fn parse(mounts: &str, own: &str) -> Vec<Hierarchy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_that_is_there_gets_another_controller() {
+        let folder = tempfile::tempdir().unwrap();
+        let parent = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+        let group = parent.join("imgforge-x");
+        std::fs::create_dir(&group).unwrap();
+        // As the kernel would make it.
+        std::fs::write(group.join("cpu.max"), "").unwrap();
+        let controllers = vec!["memory".to_owned(), "cpu".to_owned()];
+        let hierarchy = Hierarchy { is_new: true, controllers, parents: vec![parent.clone()] };
+        let mut limits = Limits { groups: vec![group.clone()], memory: None };
+        assert_eq!(limits.group(&[hierarchy], "cpu", "imgforge-x").unwrap(), group);
+        assert_eq!(std::fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap(), "+cpu");
+        assert_eq!(limits.groups, [group], "it is removed once");
+        limits.groups.clear();
+    }
 
     #[test]
     fn hierarchies_of_both_kinds_are_found() {
