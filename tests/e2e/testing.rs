@@ -120,7 +120,7 @@ fn every_check_that_does_not_hold_fails_at_its_line_with_what_was_found() {
         no-setuid
     }"#,
         r#"    test "wrong" timeout="20s" {
-        http "http://{container}:8080/page" status=404 within="500ms"
+        http "http://{container}:8080/page" status=404 within="3s"
         http "http://{container}:8080/page" contains="book" within="500ms"
         tcp 81 within="500ms"
         command "cat" "/none"
@@ -203,7 +203,7 @@ fn every_check_that_does_not_hold_fails_at_its_line_with_what_was_found() {
 fn a_failure_blocks_what_stands_on_it_keeps_release_tags_and_is_tested_again_without_a_build() {
     let workspace = workspace(
         "",
-        "    test \"serves\" {\n        http \"http://{container}:8080/page\" contains=\"page\" within=\"1s\"\n    }",
+        "    test \"serves\" {\n        http \"http://{container}:8080/page\" contains=\"page\" within=\"3s\"\n    }",
     );
     workspace.image("app", "    from \"web\"\n    run \"echo app > /srv/app\"\n    test \"app\" {\n        file \"/srv/page\" contains=\"page\"\n    }");
     workspace.image("beside", "    from \"base\"\n    run \"echo beside > /name\"");

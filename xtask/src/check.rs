@@ -31,22 +31,34 @@ pub(crate) fn run() -> Result<()> {
     start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    if has_nextest() {
-        cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])?;
-    } else {
-        cargo(&["test", "--workspace", "--no-fail-fast"])?;
-    }
+    test()?;
     cargo(&["test", "--workspace", "--doc"])?;
     cargo(&["doc", "--workspace", "--no-deps", "--quiet"])
 }
 
+/// All tests. What those that failed have printed comes again at the end, where it is found; without stack traces, which
+/// say less than the message and its place and would bury it, unless they are asked for with `RUST_BACKTRACE=full`.
+fn test() -> Result<()> {
+    let mut command = Command::new(env!("CARGO"));
+    if std::env::var_os("RUST_BACKTRACE").is_none_or(|asked| asked != "full") {
+        command.env("RUST_BACKTRACE", "0");
+    }
+    let all = ["--workspace", "--no-fail-fast"];
+    let told = ["--failure-output", "immediate-final", "--final-status-level", "flaky"];
+    if has_nextest() {
+        check(&mut command, &[&["nextest", "run"], &all[..], &told].concat())
+    } else {
+        check(&mut command, &[&["test"], &all[..]].concat())
+    }
+}
+
 fn cargo(args: &[&str]) -> Result<()> {
+    check(Command::new(env!("CARGO")).env("RUSTDOCFLAGS", "-D warnings"), args)
+}
+
+fn check(cargo: &mut Command, args: &[&str]) -> Result<()> {
     eprintln!("     Check cargo {}", args.join(" "));
-    let status = Command::new(env!("CARGO"))
-        .args(args)
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .status()
-        .context("cannot start cargo")?;
+    let status = cargo.args(args).status().context("cannot start cargo")?;
     ensure!(status.success(), "`cargo {}` failed", args.join(" "));
     Ok(())
 }

@@ -12,42 +12,33 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_registry::{
-    Credentials, Descriptor, Digest, Options, ProgressSink, PushImage, PushLayer, Reference, Registry, Retry,
-    media_type,
+    Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference, Registry, media_type,
 };
-use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
+use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::runtime::Runtime;
 
-/// The family: each image stands on the one before.
-pub(crate) const FAMILY: [&str; 4] = ["os-base", "webapp-base", "ruby-webapp", "guestbook"];
-/// The tag that moves.
-pub(crate) const TAG: &str = "latest";
-/// How many of the requests meet a fault.
-pub(crate) const RATE: f64 = 0.06;
-/// How many of the processes are to be killed, if they do not end before.
-pub(crate) const KILLED: f64 = 0.4;
+use crate::soak::{self, FAMILY, Faults, Found, Looks, RATE, SEED, TAG};
+
 /// How often a generation is begun again before the next one takes over.
 const RUNS: usize = 20;
-/// The same faults at the same seed, as far as the order of requests is the same.
-pub(crate) const SEED: u64 = 1;
-
 /// Pushes at least so many images, and prints what happened.
 pub(crate) fn run(pushes: usize) -> Result<()> {
     let server = RealRegistry::start(Setup::default())?;
-    let proxy = FaultProxy::start(server.host())?;
-    proxy.fail_at_random(SEED, RATE, faults());
+    let proxy = soak::failing(server.host())?;
     let folder = tempfile::tempdir()?;
     let folder = Utf8Path::from_path(folder.path()).context("a temporary folder in UTF-8")?;
     let mut soak = Soak {
         runtime: Runtime::new()?,
-        direct: client(server.host())?,
+        direct: soak::client(server.host())?,
         proxy,
         chance: StdRng::seed_from_u64(SEED),
         usual: Duration::from_secs(1),
         known: BTreeMap::new(),
+        looks: Looks::default(),
+        faults: Faults::default(),
         count: Count::default(),
     };
     let start = Instant::now();
@@ -55,54 +46,14 @@ pub(crate) fn run(pushes: usize) -> Result<()> {
         soak.generation(folder)?;
     }
     soak.last(folder)?;
-    soak.count.print(start.elapsed());
-    ensure!(soak.count.wrong == 0, "{} tags were wrong", soak.count.wrong);
+    soak.print(start.elapsed());
+    ensure!(soak.looks.wrong == 0, "{} tags were wrong", soak.looks.wrong);
     Ok(())
-}
-
-pub(crate) fn faults() -> Vec<Fault> {
-    let short = Duration::from_millis(900);
-    vec![
-        Fault::Status(401),
-        Fault::Status(403),
-        Fault::Status(404),
-        Fault::Status(500),
-        Fault::Status(502),
-        Fault::Status(503),
-        Fault::RetryAfter(429, "0".to_owned()),
-        Fault::RetryAfter(503, "1".to_owned()),
-        Fault::CutUp(0),
-        Fault::CutUp(1000),
-        Fault::CutUp(100_000),
-        Fault::Lost,
-        Fault::Lost,
-        Fault::CutDown(0),
-        Fault::CutDown(100),
-        Fault::Stall(short),
-        Fault::StallUp(5000, short),
-        Fault::StallDown(50, short),
-        Fault::Truncate(100),
-        Fault::Spoil,
-    ]
-}
-
-/// One that is not patient, and cuts what it sends into small chunks.
-pub(crate) fn client(host: &str) -> Result<Registry> {
-    let retry = Retry {
-        tries: 6,
-        delay: Duration::from_millis(5),
-        max_delay: Duration::from_millis(100),
-        max_retry_after: Duration::from_secs(5),
-        connect: Duration::from_secs(5),
-        idle: Duration::from_millis(600),
-    };
-    let options = Options { retry, chunk: 100_000, ..Options::new(host, Credentials::anonymous()) };
-    Ok(Registry::new(options)?)
 }
 
 /// What is pushed by a process of its own: the images of one generation, and then their tags, parents first.
 pub(crate) fn push_generation(host: &str, folder: &Utf8Path) -> Result<()> {
-    let registry = client(host)?;
+    let registry = soak::client(host)?;
     let images = images(folder)?;
     let result = Runtime::new()?.block_on(async {
         let pushes = FAMILY.iter().zip(&images).map(|(name, image)| {
@@ -156,6 +107,8 @@ struct Soak {
     usual: Duration,
     /// Which generation's image of which repository a digest is.
     known: BTreeMap<Digest, (usize, usize)>,
+    looks: Looks,
+    faults: Faults,
     count: Count,
 }
 
@@ -168,8 +121,7 @@ impl Soak {
             let is_doubled = self.chance.gen_bool(0.1);
             let mut child = start(&self.proxy.host(), folder)?;
             let second = is_doubled.then(|| start(&self.proxy.host(), folder)).transpose()?;
-            let kill = self.chance.gen_bool(KILLED);
-            let after = kill.then(|| self.usual.mul_f64(self.chance.gen_range(0.0..1.2)));
+            let after = soak::kill_after(&mut self.chance, self.usual);
             let mut is_done = self.end(&mut child, after)?;
             if let Some(mut second) = second {
                 is_done |= self.end(&mut second, None)?;
@@ -212,17 +164,9 @@ impl Soak {
     fn end(&mut self, child: &mut Child, after: Option<Duration>) -> Result<bool> {
         let start = Instant::now();
         self.count.processes += 1;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if after.is_some_and(|after| start.elapsed() >= after) {
-                child.kill()?;
-                child.wait()?;
-                self.count.kills += 1;
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        let Some(status) = soak::end(child, after)? else {
+            self.count.kills += 1;
+            return Ok(false);
         };
         let mut said = String::new();
         child.stdout.take().context("a pipe")?.read_to_string(&mut said)?;
@@ -240,36 +184,39 @@ impl Soak {
 
     /// Looks at every tag; at the end of a generation they must be that generation's.
     fn check(&mut self, finished: Option<usize>) -> Result<()> {
-        for seen in self.proxy.take_seen() {
-            if let Some(fault) = seen.fault {
-                *self.count.faults.entry(fault).or_default() += 1;
-            }
-        }
-        let mut parent = usize::MAX;
-        for (number, name) in FAMILY.iter().enumerate() {
-            let found = self.runtime.block_on(self.direct.digest(name, &Reference::tag(TAG)?))?;
-            let Some(digest) = found else {
-                self.count.wrong += usize::from(finished.is_some());
-                parent = 0;
-                continue;
+        self.faults.count(&self.proxy.take_seen());
+        let (runtime, direct, known) = (&self.runtime, &self.direct, &self.known);
+        self.looks.all(finished, |number, name| {
+            let Some(digest) = runtime.block_on(direct.digest(name, &Reference::tag(TAG)?))? else {
+                return Ok(None);
             };
-            self.count.looked_at += 1;
-            let verified = self.runtime.block_on(self.direct.verify(name, &digest));
-            let known = self.known.get(&digest).copied();
-            let generation = known.map_or(0, |(_, generation)| generation);
-            let is_right = verified.is_ok()
-                && known.is_some_and(|(image, _)| image == number)
-                && generation <= parent
-                && finished.is_none_or(|finished| finished == generation);
-            if !is_right {
-                eprintln!(
-                    "WRONG: {name}:{TAG} is {digest} of {known:?}, its parent's is {parent}: {verified:?}"
-                );
-                self.count.wrong += 1;
-            }
-            parent = generation;
-        }
-        Ok(())
+            let known = known.get(&digest).filter(|(image, _)| *image == number);
+            Ok(Some(Found {
+                what: digest.to_string(),
+                generation: known.map(|(_, generation)| *generation),
+                verified: runtime.block_on(direct.verify(name, &digest)),
+            }))
+        })
+    }
+
+    fn print(&self, took: Duration) {
+        let Count { generations, processes, pushed, kills, failed, requests, retries } = self.count;
+        let title =
+            format!("faults: pushes into docker-registry through a proxy that fails {RATE} of the requests");
+        let rows = [
+            ("images pushed, their tags moved", pushed.to_string()),
+            ("generations of the family", generations.to_string()),
+            ("processes", processes.to_string()),
+            ("of them killed with SIGKILL", kills.to_string()),
+            ("of them ended with an error", failed.to_string()),
+            ("requests of those not killed", requests.to_string()),
+            ("of them failed, and were tried again", retries.to_string()),
+            ("faults", self.faults.to_string()),
+            ("tags looked at", self.looks.looked_at.to_string()),
+            ("wrong tags", self.looks.wrong.to_string()),
+            ("seconds", format!("{:.1}", took.as_secs_f64())),
+        ];
+        soak::print(&title, &rows);
     }
 }
 
@@ -289,31 +236,4 @@ struct Count {
     failed: usize,
     requests: u64,
     retries: u64,
-    looked_at: usize,
-    wrong: usize,
-    faults: BTreeMap<String, usize>,
-}
-
-impl Count {
-    fn print(&self, took: Duration) {
-        let faults: Vec<String> =
-            self.faults.iter().map(|(kind, number)| format!("{kind} {number}")).collect();
-        println!("faults: pushes into docker-registry through a proxy that fails {RATE} of the requests");
-        let rows = [
-            ("images pushed, their tags moved", self.pushed.to_string()),
-            ("generations of the family", self.generations.to_string()),
-            ("processes", self.processes.to_string()),
-            ("of them killed with SIGKILL", self.kills.to_string()),
-            ("of them ended with an error", self.failed.to_string()),
-            ("requests of those not killed", self.requests.to_string()),
-            ("of them failed, and were tried again", self.retries.to_string()),
-            ("faults", format!("{} ({})", self.faults.values().sum::<usize>(), faults.join(", "))),
-            ("tags looked at", self.looked_at.to_string()),
-            ("wrong tags", self.wrong.to_string()),
-            ("seconds", format!("{:.1}", took.as_secs_f64())),
-        ];
-        for (name, value) in rows {
-            println!("  {name:38}{value}");
-        }
-    }
 }

@@ -19,7 +19,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::faults::{self, FAMILY, KILLED, RATE, SEED, TAG};
+use crate::soak::{self, FAMILY, Faults, Found, Looks, RATE, SEED, TAG};
 
 /// How often one state of the family is tried before it changes again.
 const TRIES: usize = 10;
@@ -29,7 +29,7 @@ const FINGERPRINT: &str = "imgforge.fingerprint";
 /// Starts at least so many processes, and prints what happened.
 pub(crate) fn run(processes: usize) -> Result<()> {
     let server = RealRegistry::start(Setup::default())?;
-    let proxy = FaultProxy::start(server.host())?;
+    let proxy = soak::failing(server.host())?;
     let workspace = TestWorkspace::at(&proxy.host());
     for (number, name) in FAMILY.iter().enumerate() {
         let from = if number == 0 { "scratch" } else { FAMILY[number - 1] };
@@ -38,15 +38,16 @@ pub(crate) fn run(processes: usize) -> Result<()> {
     let mut soak = Soak {
         binary: crate::bench::binary()?,
         runtime: Runtime::new()?,
-        direct: faults::client(server.host())?,
+        direct: soak::client(server.host())?,
         proxy,
         workspace,
         chance: StdRng::seed_from_u64(SEED),
         usual: Duration::from_secs(3),
         known: BTreeMap::new(),
+        looks: Looks::default(),
+        faults: Faults::default(),
         count: Count::default(),
     };
-    soak.proxy.fail_at_random(SEED, RATE, faults::faults());
     let start = Instant::now();
     while soak.count.processes < processes {
         soak.generation()?;
@@ -55,12 +56,9 @@ pub(crate) fn run(processes: usize) -> Result<()> {
     ensure!(soak.process(None)?, "a build and push without faults fails");
     soak.check(true)?;
     let left = std::fs::read_dir(soak.workspace.root().join(".imgforge/push")).map_or(0, Iterator::count);
-    soak.count.print(start.elapsed(), left);
-    ensure!(
-        soak.count.wrong == 0 && left == 0,
-        "{} tags were wrong, {left} files were left",
-        soak.count.wrong
-    );
+    soak.print(start.elapsed(), left);
+    let wrong = soak.looks.wrong;
+    ensure!(wrong == 0 && left == 0, "{wrong} tags were wrong, {left} files were left");
     Ok(())
 }
 
@@ -76,6 +74,8 @@ struct Soak {
     usual: Duration,
     /// By image and fingerprint: the last generation that described it.
     known: BTreeMap<(String, String), usize>,
+    looks: Looks,
+    faults: Faults,
     count: Count,
 }
 
@@ -84,8 +84,7 @@ impl Soak {
     fn generation(&mut self) -> Result<()> {
         self.change()?;
         for number in 0..TRIES {
-            let kill = self.chance.gen_bool(KILLED);
-            let after = kill.then(|| self.usual.mul_f64(self.chance.gen_range(0.0..1.2)));
+            let after = soak::kill_after(&mut self.chance, self.usual);
             let is_done = self.process(after)?;
             self.check(is_done)?;
             if is_done || (number > 0 && self.chance.gen_bool(0.2)) {
@@ -122,17 +121,9 @@ impl Soak {
         let mut command = self.workspace.command(path(&self.binary)?, &["build", "--push", "-q"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if after.is_some_and(|after| start.elapsed() >= after) {
-                child.kill()?;
-                child.wait()?;
-                self.count.kills += 1;
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        let Some(status) = soak::end(&mut child, after)? else {
+            self.count.kills += 1;
+            return Ok(false);
         };
         if status.success() {
             self.usual = start.elapsed();
@@ -145,37 +136,44 @@ impl Soak {
 
     /// Looks at every tag, past the proxy.
     fn check(&mut self, is_done: bool) -> Result<()> {
-        for seen in self.proxy.take_seen() {
-            self.count.requests += 1;
-            if let Some(fault) = seen.fault {
-                *self.count.faults.entry(fault).or_default() += 1;
-            }
-        }
-        let mut parent = usize::MAX;
-        for name in FAMILY {
-            let place = format!("{}/{name}", self.workspace.name());
-            let found = self.runtime.block_on(self.direct.manifest(&place, &Reference::tag(TAG)?))?;
-            let Some(manifest) = found else {
-                self.count.wrong += usize::from(is_done);
-                parent = 0;
-                continue;
+        let seen = self.proxy.take_seen();
+        self.count.requests += seen.len();
+        self.faults.count(&seen);
+        let (runtime, direct, known) = (&self.runtime, &self.direct, &self.known);
+        let workspace = self.workspace.name();
+        self.looks.all(is_done.then_some(self.count.generations), |_, name| {
+            let place = format!("{workspace}/{name}");
+            let Some(manifest) = runtime.block_on(direct.manifest(&place, &Reference::tag(TAG)?))? else {
+                return Ok(None);
             };
-            self.count.looked_at += 1;
-            let verified = self.runtime.block_on(self.direct.verify(&place, manifest.digest()));
             let said = manifest.annotations().get(FINGERPRINT).cloned().unwrap_or_default();
-            let generation = self.known.get(&(name.to_owned(), said.clone())).copied();
-            let is_right = verified.is_ok()
-                && generation.is_some_and(|generation| generation <= parent)
-                && (!is_done || generation == Some(self.count.generations));
-            if !is_right {
-                eprintln!(
-                    "WRONG: {name}:{TAG} is {said} of {generation:?}, its parent's is {parent}: {verified:?}"
-                );
-                self.count.wrong += 1;
-            }
-            parent = generation.unwrap_or(0);
-        }
-        Ok(())
+            Ok(Some(Found {
+                generation: known.get(&(name.to_owned(), said.clone())).copied(),
+                what: said,
+                verified: runtime.block_on(direct.verify(&place, manifest.digest())),
+            }))
+        })
+    }
+
+    fn print(&self, took: Duration, left: usize) {
+        let Count { generations, processes, ended_well, kills, failed, requests } = self.count;
+        let title = format!(
+            "faults-build: `imgforge build --push` through a proxy that fails {RATE} of the requests"
+        );
+        let rows = [
+            ("states of the family", generations.to_string()),
+            ("processes", processes.to_string()),
+            ("of them killed with SIGKILL", kills.to_string()),
+            ("of them ended with an error", failed.to_string()),
+            ("of them ended well", ended_well.to_string()),
+            ("requests", requests.to_string()),
+            ("faults", self.faults.to_string()),
+            ("tags looked at", self.looks.looked_at.to_string()),
+            ("wrong tags", self.looks.wrong.to_string()),
+            ("files left in the end", left.to_string()),
+            ("seconds", format!("{:.1}", took.as_secs_f64())),
+        ];
+        soak::print(&title, &rows);
     }
 }
 
@@ -191,31 +189,4 @@ struct Count {
     kills: usize,
     failed: usize,
     requests: usize,
-    looked_at: usize,
-    wrong: usize,
-    faults: BTreeMap<String, usize>,
-}
-
-impl Count {
-    fn print(&self, took: Duration, left: usize) {
-        let faults: Vec<String> =
-            self.faults.iter().map(|(kind, number)| format!("{kind} {number}")).collect();
-        println!("faults-build: `imgforge build --push` through a proxy that fails {RATE} of the requests");
-        let rows = [
-            ("states of the family", self.generations.to_string()),
-            ("processes", self.processes.to_string()),
-            ("of them killed with SIGKILL", self.kills.to_string()),
-            ("of them ended with an error", self.failed.to_string()),
-            ("of them ended well", self.ended_well.to_string()),
-            ("requests", self.requests.to_string()),
-            ("faults", format!("{} ({})", self.faults.values().sum::<usize>(), faults.join(", "))),
-            ("tags looked at", self.looked_at.to_string()),
-            ("wrong tags", self.wrong.to_string()),
-            ("files left in the end", left.to_string()),
-            ("seconds", format!("{:.1}", took.as_secs_f64())),
-        ];
-        for (name, value) in rows {
-            println!("  {name:38}{value}");
-        }
-    }
 }

@@ -12,8 +12,9 @@ mod layers;
 mod push;
 mod quadlet;
 mod services;
+mod soak;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -127,8 +128,19 @@ impl std::fmt::Display for Topic {
     }
 }
 
-fn main() -> Result<()> {
-    match Args::parse().task {
+/// What went wrong has been told by whoever was started: no stack trace of this program comes after it.
+fn main() -> ExitCode {
+    match run(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),

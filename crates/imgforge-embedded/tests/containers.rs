@@ -237,11 +237,11 @@ async fn programs_join_a_container_and_see_what_it_sees() {
 async fn a_container_that_does_not_hear_is_killed() {
     let bench = Bench::new();
     let image = bench.image("STOPSIGNAL SIGQUIT").await;
-    let script = "trap 'echo quit' QUIT; while true; do sleep 0.1; done";
+    let script = "trap 'echo quit' QUIT; echo > /deaf; while true; do sleep 0.1; done";
     let request =
         RunRequest { image, entrypoint: Some(words(&["sh", "-c", script])), ..RunRequest::default() };
     let started = bench.engine.start(request).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until(async || bench.engine.exec(&started.id, &["test", "-e", "/deaf"]).await.unwrap().code == 0).await;
     let begun = Instant::now();
     bench.engine.stop(&started.id, Duration::from_secs(1)).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1));
@@ -359,7 +359,7 @@ async fn what_is_in_a_container_is_looked_at_running_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthchecks_tell_how_a_container_is() {
     let bench = Bench::new();
-    let steps = "HEALTHCHECK --interval=100ms --timeout=2s --retries=2 CMD test -e /tmp/well";
+    let steps = "HEALTHCHECK --interval=1s --timeout=5s --retries=2 CMD test -e /tmp/well";
     let image = bench.image(steps).await;
     let request = RunRequest {
         image,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
 use crate::auth::Scope;
 use crate::digest::Digest;
@@ -17,6 +17,8 @@ use crate::retry::Failure;
 const MANIFEST: u64 = 4 << 20;
 /// How deep indexes may hold indexes.
 const DEPTH: usize = 3;
+/// How often a manifest is sent before a registry that calls a digest in it invalid is believed.
+const INVALID: u32 = 4;
 
 impl Registry {
     /// The manifest that a tag or a digest means; `None` when there is none (distribution specification, "Pulling
@@ -137,7 +139,7 @@ impl Registry {
             let body = manifest.bytes().clone();
             client.put(url.clone()).header(CONTENT_TYPE, manifest.media_type()).body(body)
         };
-        let headers = self.expect(&what, &Scope::push(repository), request, StatusCode::CREATED).await?;
+        let headers = self.send_manifest(&what, &Scope::push(repository), request).await?;
         if let Some(said) = self.said_digest(&what, &headers)?
             && !said.is_of(manifest.bytes())
         {
@@ -150,6 +152,32 @@ impl Registry {
         }
         let reference = format!("{}/{repository}:{tag}", self.host());
         Err(Error::TagMoved { reference, expected: digest.clone(), found })
+    }
+
+    /// The headers of the answer to a manifest that was taken. The digests in it are right, since they are computed here.
+    /// Distribution 2.x says of one that it is invalid while another push of the same blob to the same repository ends: it
+    /// empties the file that links the blob, and then writes it again.
+    async fn send_manifest(
+        &self,
+        what: &str,
+        scope: &Scope,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<HeaderMap, Error> {
+        let (mut tries, mut invalid) = (self.tries(what), 0);
+        loop {
+            let mut failure = match self.call(what, scope, &request, None).await {
+                Ok(answer) if answer.response.status() == StatusCode::CREATED => {
+                    return Ok(answer.response.headers().clone());
+                }
+                Ok(answer) => self.refused(what, answer).await,
+                Err(failure) => failure,
+            };
+            invalid += u32::from(is_invalid_digest(&failure));
+            if is_invalid_digest(&failure) && invalid < INVALID {
+                failure = Failure::passing("it calls a digest invalid that is not");
+            }
+            tries.again(failure).await?;
+        }
     }
 
     /// Whether a manifest is there with all that it names: config and layers with their sizes, and for an index every
@@ -247,4 +275,8 @@ impl Registry {
         let digest = value.to_str().ok().and_then(|text| text.parse().ok());
         digest.map(Some).ok_or_else(|| self.answer(what, "its Docker-Content-Digest is no digest"))
     }
+}
+
+fn is_invalid_digest(failure: &Failure) -> bool {
+    matches!(failure, Failure::Final(Error::Refused { code, .. }) if code == "DIGEST_INVALID")
 }

@@ -155,27 +155,6 @@ impl Registry {
         }
     }
 
-    /// The headers of an answer with this status; every other one is an error.
-    pub(crate) async fn expect(
-        &self,
-        what: &str,
-        scope: &Scope,
-        request: impl Fn(&Client) -> RequestBuilder,
-        status: StatusCode,
-    ) -> Result<HeaderMap, Error> {
-        let mut tries = self.tries(what);
-        loop {
-            let failure = match self.call(what, scope, &request, None).await {
-                Ok(answer) if answer.response.status() == status => {
-                    return Ok(answer.response.headers().clone());
-                }
-                Ok(answer) => self.refused(what, answer).await,
-                Err(failure) => failure,
-            };
-            tries.again(failure).await?;
-        }
-    }
-
     pub(crate) fn blob_url(&self, repository: &str, digest: &Digest) -> Url {
         self.0.http.url(&format!("{repository}/blobs/{digest}"))
     }

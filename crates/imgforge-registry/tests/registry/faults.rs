@@ -159,6 +159,46 @@ async fn a_refusal_is_told_in_the_registrys_words_without_its_control_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_pushes_of_one_image_at_once_end_well() {
+    let server = start();
+    // Each with its own locks and connections, as two processes have them.
+    let (one, other) = (client(server.host()), client(server.host()));
+    let folder = Folder::new();
+    for round in 0..10 {
+        let wanted = image(&[folder.layer(10), folder.layer(20), folder.layer(30)]);
+        let repository = format!("acme/web-{round}");
+        let push = async |registry: &Registry| {
+            let pushed = registry.push_image(&repository, &wanted, ProgressSink::silent()).await?;
+            registry.verify(&repository, &pushed.digest).await?;
+            registry.put_manifest(&repository, &tag("latest"), &pushed.manifest).await
+        };
+        let (first, second) = tokio::join!(push(&one), push(&other));
+        first.unwrap();
+        second.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_that_is_called_invalid_for_a_moment_is_not_noticed() {
+    let server = start();
+    let proxy = FaultProxy::start(server.host()).unwrap();
+    let registry = client(&proxy.host());
+    let folder = Folder::new();
+    let wanted = image(&[folder.layer(1000)]);
+    let said = br#"{"errors":[{"code":"DIGEST_INVALID","message":"it did not match"}]}"#;
+    let invalid = Fault::StatusAnswer(400, said.to_vec());
+    proxy.fail("PUT", "/manifests/", invalid.clone(), 3);
+    let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
+    registry.verify("acme/web", &pushed.digest).await.unwrap();
+    // A registry that goes on saying so is believed.
+    proxy.fail("PUT", "/manifests/", invalid, 100);
+    proxy.take_seen();
+    let error = registry.put_manifest("acme/web", &tag("latest"), &pushed.manifest).await.unwrap_err();
+    let Error::Refused { code, .. } = &error else { panic!("{error}") };
+    assert_eq!((code.as_str(), proxy.take_seen().len()), ("DIGEST_INVALID", 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deleting_says_when_it_is_switched_off() {
     let off = real::Registry::start(Setup::default()).unwrap();
     let on = start();

@@ -10,16 +10,18 @@ use imgforge_core::manifest::{Compression, Layers};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan, PlannedTarget, Target};
 use imgforge_core::schedule::{Node, Policy, Schedule};
-use imgforge_engine::{Engine, EventSender, dispatch};
+use imgforge_engine::{EventSender, Host, dispatch};
 use imgforge_report::Recorder;
 
 use crate::build::durations::Durations;
+use crate::build::fresh::{FreshTarget, fresh};
 use crate::build::planned::{Ask, Planned};
-use crate::build::work::{Builder, MovesTags, Pulls, Testing, With};
-use crate::build::{BuildOptions, BuildReport, TestMode, shortened, while_telling};
+use crate::build::telling::{Telling, warn};
+use crate::build::work::{Builder, MovesTags, Pulls, TargetFailure, Testing, With};
+use crate::build::{BuildOptions, BuildReport, TestMode, shortened};
 use crate::prepare::Prepared;
-use crate::registry::Remote;
 use crate::registry::publish::{Published, ToPublish};
+use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::{TestRecord, TestRun, Tester, may_be_there, remove_leftovers};
 use crate::{Error, Session};
 
@@ -38,22 +40,6 @@ impl Session {
         self.fetch_packages(&packages, reporter)
     }
 
-    /// What is not done of what manifests say about layers, when images are built by an engine that cannot.
-    fn other_layers(&self, plan: &Plan) -> Option<String> {
-        let built = plan.to_build().filter_map(|row| ImageName::new(row.name.as_str()).ok());
-        let wants = |name: &ImageName| {
-            self.workspace.manifest.compression != Compression::Gzip
-                || self.workspace.images[name].manifest.layers != Layers::Each
-        };
-        let names: Vec<String> = built.filter(wants).map(|name| name.to_string()).collect();
-        (!names.is_empty()).then(|| {
-            format!(
-                "Docker makes the layers of {} in its own way: `layers` and `compression` are for the embedded engine",
-                shortened(&names)
-            )
-        })
-    }
-
     pub(super) async fn carry_out(
         &self,
         planned: Planned,
@@ -63,189 +49,36 @@ impl Session {
         reporter: &mut dyn Reporter,
     ) -> Result<BuildReport, Error> {
         let Planned { prepared, inventory, plan, engine, registry, remotes, hashed, asked } = planned;
-        let Way { record, options, only_tests } = way;
-        if let Some(notice) = engine.notice() {
-            reporter.event(&Event::Engine { notice });
-        }
-        for message in &plan.warnings {
-            reporter.event(&Event::Warning { message: message.clone() });
-        }
-        if !engine.makes_layers_as_asked()
-            && let Some(message) = self.other_layers(&plan)
-        {
-            reporter.event(&Event::Warning { message });
-        }
-        let pulls = pulls(&prepared, &plan, &inventory, &remotes, options.pull);
-        if may_be_there(&self.root) {
-            let removed = remove_leftovers(&self.root, &*engine).await?;
-            if removed > 0 {
-                let message = format!(
-                    "removed {removed} container{} of tests of an earlier run that was killed",
-                    if removed == 1 { "" } else { "s" }
-                );
-                reporter.event(&Event::Warning { message });
-            }
-        }
-        let targets: Vec<Target> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
-        let untested = self.untested(&targets, &plan, &record, options.tests);
-        if options.tests == TestMode::LeaveOut && !untested.is_empty() {
-            let names: Vec<String> = untested.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "the tests of {} are left out; their release tags move all the same",
-                shortened(&names)
-            );
-            reporter.event(&Event::Warning { message });
-        }
-        let keeps_tags = if options.tests == TestMode::Later { untested } else { BTreeSet::new() };
-        // What stands on something that is not done with waits for how that ends.
-        let at_work: BTreeSet<&str> = plan.to_do().map(|row| row.name.as_str()).collect();
-        let waits = |name: &ImageName| -> bool {
-            self.graph.ancestors(name).iter().any(|ancestor| at_work.contains(ancestor.as_str()))
+        let targets = prepared.iter().map(|prepared| prepared.target.clone()).collect();
+        let run = Run { session: self, lock, targets, plan, inventory, engine, registry, way };
+        run.tell_first(reporter);
+        let pulls = pulls(&prepared, &run.plan, &run.inventory, &remotes, run.way.options.pull);
+        run.remove_leftovers(reporter).await?;
+        let stay = run.tags_that_stay(reporter);
+        let waiting = run.move_free_tags(&stay).await?;
+        let mut telling = Telling::new(reporter);
+        run.record_fresh(&pulls, &mut telling.recorder);
+        let at_work = run.at_work(&pulls);
+        let is_at_work = !at_work.is_empty();
+        let done = if is_at_work {
+            run.work(ToDo { prepared, at_work, pulls, stay, waiting }, &mut telling).await?
+        } else {
+            Done::default()
         };
-        let mut fresh: Vec<FreshTarget> = fresh(&targets, &plan, &inventory);
-        fresh.retain(|fresh| !only_tests && !keeps_tags.contains(&fresh.name));
-        let (waiting, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|fresh| waits(&fresh.name));
-        for fresh in free {
-            fresh.move_tags(&*engine).await?;
+        let published = run.publish(&done, remotes, &mut telling).await?;
+        if is_at_work || published.as_ref().is_some_and(Published::did_something) {
+            telling.event(&Event::Finished { took: started.elapsed() });
         }
-        let mut recorder = Recorder::new();
-        for target in prepared.iter().map(|prepared| &prepared.target) {
-            let row = plan.targets.iter().find(|row| row.name == target.name.as_str());
-            let is_pulled = pulls.contains_key(&target.name);
-            if row.is_some_and(|row| row.action == Action::Fresh && row.tests == 0) && !is_pulled {
-                recorder.add_fresh(target.name.clone(), None);
-            }
-        }
-        let described = engine.describe();
-        let mut durations = Durations::load(&self.root);
-        let (mut failures, mut bad, mut ids) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        // A reader that is gone does not want to know.
-        let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-        let both = [&mut recorder as &mut dyn Reporter, reporter];
-        let mut tell = Tee(both);
-        let at_work: BTreeSet<&ImageName> = targets
-            .iter()
-            .map(|target| &target.name)
-            .filter(|name| at_work.contains(name.as_str()) || pulls.contains_key(*name))
-            .collect();
-        if !at_work.is_empty() {
-            let slots = options.slots.unwrap_or_else(default_slots);
-            let schedule = schedule(&targets, &at_work, &durations, options.fail_fast, only_tests);
-            let tests = if plan.targets.iter().any(|row| row.tests > 0) {
-                let run = TestRun::begin(&self.root)?;
-                let tester = Tester::new(engine.clone(), engine.clone(), Arc::clone(&events), run);
-                Some(Testing { tester, record: Arc::clone(&record) })
-            } else {
-                None
-            };
-            let tags = if only_tests { MovesTags::None } else { MovesTags::But(keeps_tags) };
-            let login = match (&registry, pulls.is_empty()) {
-                (Some(registry), false) => registry.engine_login().await?,
-                _ => None,
-            };
-            let pulls = Pulls { requests: pulls, login };
-            let (secrets, anew) = (options.secrets.clone(), options.force);
-            let with = With {
-                engine: engine.clone(),
-                events: Arc::clone(&events),
-                tests,
-                tags,
-                pulls,
-                secrets,
-                anew,
-            };
-            let builder = Builder::new(self, prepared, &plan, lock, &inventory, with)?;
-            let builder = Arc::new(builder);
-            let fresh =
-                plan.targets.iter().filter(|row| !at_work.iter().any(|name| name.as_str() == row.name));
-            tell.event(&Event::Started { to_build: at_work.len(), fresh: fresh.count(), slots });
-            let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events.clone());
-            let ended = while_telling(work, &mut receiver, &options.cancel, |event| {
-                if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = event {
-                    durations.insert(target, *took);
-                }
-                tell.event(event);
-            })
-            .await;
-            bad = ended
-                .into_iter()
-                .filter(|(_, outcome, _)| !went_well(outcome))
-                .map(|(name, ..)| name)
-                .collect();
-            for fresh in waiting {
-                if self.graph.ancestors(&fresh.name).iter().all(|ancestor| !bad.contains(*ancestor)) {
-                    fresh.move_tags(&*engine).await?;
-                }
-            }
-            failures = builder.take_failures();
-            ids = builder.ids();
-            durations.save();
-        }
-        let mut published = None;
-        if let (true, Some(registry), false) = (options.push, &registry, options.cancel.is_cancelled()) {
-            let good: Vec<&Target> = targets.iter().filter(|target| !bad.contains(&target.name)).collect();
-            for target in &good {
-                if let Some(held) = inventory.holds(&target.name, target.fingerprint) {
-                    ids.entry(target.name.clone()).or_insert_with(|| held.id.clone());
-                }
-            }
-            let mut known = self.tests_known(&targets, Ask::Unless(&record));
-            self.tests_passed_elsewhere(&mut known, &remotes);
-            let is_selected = |name: &ImageName| plan.targets.iter().any(|row| row.name == name.as_str());
-            let to_publish = ToPublish {
-                images: self.to_push(&good, &ids, &known),
-                promoted: good
-                    .iter()
-                    .map(|target| &target.name)
-                    .filter(|name| is_selected(name))
-                    .filter(|name| known.get(*name).is_none_or(|tests| tests.passed))
-                    .cloned()
-                    .collect(),
-                remotes,
-            };
-            let publishing = self.publish(registry, &*engine, to_publish, events, options.cancel.clone());
-            let done = while_telling(publishing, &mut receiver, &options.cancel, |event| tell.event(event));
-            published = match done.await {
-                Ok(done) => Some(done),
-                // What has failed before is told as well.
-                Err(error) if !failures.is_empty() => {
-                    tell.event(&Event::Warning { message: format!("nothing was promoted: {error}") });
-                    None
-                }
-                Err(error) => return Err(error),
-            };
-        }
-        if !at_work.is_empty() || published.as_ref().is_some_and(Published::did_something) {
-            tell.event(&Event::Finished { took: started.elapsed() });
-        }
-        let interrupted = options.cancel.is_cancelled();
-        if let Some(published) = &published {
-            for (name, digest) in &published.digests {
-                recorder.set_digest(name, digest);
-            }
-        }
-        let run = recorder.report();
-        Ok(BuildReport { run, plan, failures, hashed, asked, published, engine: described, interrupted })
-    }
-
-    /// The targets of a plan whose tests have not passed, when tests are not run.
-    fn untested(
-        &self,
-        targets: &[Target],
-        plan: &Plan,
-        record: &TestRecord,
-        mode: TestMode,
-    ) -> BTreeSet<ImageName> {
-        if mode == TestMode::Run {
-            return BTreeSet::new();
-        }
-        let planned: BTreeSet<&str> = plan.targets.iter().map(|row| row.name.as_str()).collect();
-        let known = self.tests_known(targets, Ask::Unless(record)).into_iter();
-        known
-            .filter(|(name, tests)| !tests.passed && planned.contains(name.as_str()))
-            .map(|(name, _)| name)
-            .collect()
+        Ok(BuildReport {
+            run: telling.report(published.as_ref()),
+            failures: done.failures,
+            hashed,
+            asked,
+            published,
+            engine: run.engine.describe(),
+            interrupted: run.way.options.cancel.is_cancelled(),
+            plan: run.plan,
+        })
     }
 }
 
@@ -257,39 +90,273 @@ pub(super) struct Way<'o> {
     pub(super) only_tests: bool,
 }
 
-/// A target that is fresh and not tested, and release tags that point elsewhere: those of a change that was undone.
-struct FreshTarget {
-    name: ImageName,
-    id: String,
-    references: Vec<String>,
+/// A plan on its way.
+struct Run<'r> {
+    session: &'r Session,
+    lock: &'r Lock,
+    /// Of all that the plan knows, parents first.
+    targets: Vec<Target>,
+    plan: Plan,
+    inventory: Inventory,
+    engine: Arc<dyn Host>,
+    /// The registry, when it was asked.
+    registry: Option<FamilyRegistry>,
+    way: Way<'r>,
 }
 
-impl FreshTarget {
-    async fn move_tags(&self, engine: &dyn Engine) -> Result<(), Error> {
-        for reference in &self.references {
-            engine.tag(&self.id, reference).await?;
+/// What the schedule is made from, and what waits for its end.
+struct ToDo {
+    prepared: Vec<Prepared>,
+    /// What is pulled, built or tested.
+    at_work: BTreeSet<ImageName>,
+    /// The digests of what is pulled.
+    pulls: BTreeMap<ImageName, String>,
+    /// Whose release tags stay where they are.
+    stay: BTreeSet<ImageName>,
+    waiting: Vec<FreshTarget>,
+}
+
+/// What has come of the schedule.
+#[derive(Default)]
+struct Done {
+    /// What did not go well: failed, skipped, cancelled.
+    bad: BTreeSet<ImageName>,
+    failures: Vec<TargetFailure>,
+    /// The engine's ids of images that are there.
+    ids: BTreeMap<ImageName, String>,
+}
+
+impl Run<'_> {
+    /// What there is to say before anything is done.
+    fn tell_first(&self, reporter: &mut dyn Reporter) {
+        if let Some(notice) = self.engine.notice() {
+            reporter.event(&Event::Engine { notice });
+        }
+        for message in &self.plan.warnings {
+            warn(reporter, message.clone());
+        }
+        if !self.engine.makes_layers_as_asked()
+            && let Some(message) = self.other_layers()
+        {
+            warn(reporter, message);
+        }
+    }
+
+    /// What is not done of what manifests say about layers, when images are built by an engine that cannot.
+    fn other_layers(&self) -> Option<String> {
+        let workspace = &self.session.workspace;
+        let built = self.plan.to_build().filter_map(|row| ImageName::new(row.name.as_str()).ok());
+        let wants = |name: &ImageName| {
+            workspace.manifest.compression != Compression::Gzip
+                || workspace.images[name].manifest.layers != Layers::Each
+        };
+        let names: Vec<String> = built.filter(wants).map(|name| name.to_string()).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "Docker makes the layers of {} in its own way: `layers` and `compression` are for the embedded engine",
+                shortened(&names)
+            )
+        })
+    }
+
+    /// Removes the containers of tests of runs that were killed.
+    async fn remove_leftovers(&self, reporter: &mut dyn Reporter) -> Result<(), Error> {
+        let root = &self.session.root;
+        if !may_be_there(root) {
+            return Ok(());
+        }
+        let removed = remove_leftovers(root, &*self.engine).await?;
+        if removed > 0 {
+            let s = if removed == 1 { "" } else { "s" };
+            warn(
+                reporter,
+                format!("removed {removed} container{s} of tests of an earlier run that was killed"),
+            );
         }
         Ok(())
     }
-}
 
-fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> Vec<FreshTarget> {
-    let rows: BTreeMap<&str, &str> = plan
-        .targets
-        .iter()
-        .filter(|row| row.action == Action::Fresh && row.tests == 0)
-        .filter_map(|row| Some((row.name.as_str(), row.id.as_deref()?)))
-        .collect();
-    let of = |target: &Target| {
-        let id = (*rows.get(target.name.as_str())?).to_owned();
-        let held = inventory.holds(&target.name, target.fingerprint);
-        let is_elsewhere =
-            |reference: &&String| !held.is_some_and(|held| held.references.contains(*reference));
-        let references: Vec<String> =
-            target.release_references.iter().filter(is_elsewhere).cloned().collect();
-        (!references.is_empty()).then(|| FreshTarget { name: target.name.clone(), id, references })
-    };
-    targets.iter().filter_map(of).collect()
+    /// The targets whose release tags stay where they are, since their tests are for a later run. Warns of tags that move
+    /// without tests.
+    fn tags_that_stay(&self, reporter: &mut dyn Reporter) -> BTreeSet<ImageName> {
+        let untested = self.untested();
+        match self.way.options.tests {
+            TestMode::Later => untested,
+            TestMode::LeaveOut if !untested.is_empty() => {
+                let names: Vec<String> = untested.iter().map(ToString::to_string).collect();
+                let names = shortened(&names);
+                let message =
+                    format!("the tests of {names} are left out; their release tags move all the same");
+                warn(reporter, message);
+                BTreeSet::new()
+            }
+            TestMode::LeaveOut | TestMode::Run => BTreeSet::new(),
+        }
+    }
+
+    /// The targets of the plan whose tests have not passed, when tests are not run.
+    fn untested(&self) -> BTreeSet<ImageName> {
+        if self.way.options.tests == TestMode::Run {
+            return BTreeSet::new();
+        }
+        let planned: BTreeSet<&str> = self.plan.targets.iter().map(|row| row.name.as_str()).collect();
+        let known = self.session.tests_known(&self.targets, Ask::Unless(&self.way.record)).into_iter();
+        known
+            .filter(|(name, tests)| !tests.passed && planned.contains(name.as_str()))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Moves the release tags of what is fresh and stands on nothing that there is work on. The others are returned: they
+    /// wait for how that ends.
+    async fn move_free_tags(&self, stay: &BTreeSet<ImageName>) -> Result<Vec<FreshTarget>, Error> {
+        if self.way.only_tests {
+            return Ok(Vec::new());
+        }
+        let to_do: BTreeSet<&str> = self.plan.to_do().map(|row| row.name.as_str()).collect();
+        let waits = |fresh: &FreshTarget| {
+            let ancestors = self.session.graph.ancestors(&fresh.name);
+            ancestors.iter().any(|ancestor| to_do.contains(ancestor.as_str()))
+        };
+        let mut fresh = fresh(&self.targets, &self.plan, &self.inventory);
+        fresh.retain(|fresh| !stay.contains(&fresh.name));
+        let (waiting, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(waits);
+        for fresh in free {
+            fresh.move_tags(&*self.engine).await?;
+        }
+        Ok(waiting)
+    }
+
+    /// Records what there is no work on.
+    fn record_fresh(&self, pulls: &BTreeMap<ImageName, String>, recorder: &mut Recorder) {
+        for target in &self.targets {
+            let row = self.plan.targets.iter().find(|row| row.name == target.name.as_str());
+            let is_pulled = pulls.contains_key(&target.name);
+            if row.is_some_and(|row| row.action == Action::Fresh && row.tests == 0) && !is_pulled {
+                recorder.add_fresh(target.name.clone(), None);
+            }
+        }
+    }
+
+    /// What is pulled, built or tested.
+    fn at_work(&self, pulls: &BTreeMap<ImageName, String>) -> BTreeSet<ImageName> {
+        let to_do: BTreeSet<&str> = self.plan.to_do().map(|row| row.name.as_str()).collect();
+        let names = self.targets.iter().map(|target| &target.name);
+        names.filter(|name| to_do.contains(name.as_str()) || pulls.contains_key(*name)).cloned().collect()
+    }
+
+    /// Pulls, builds and tests, and then moves the tags that have waited for that.
+    async fn work(&self, to_do: ToDo, telling: &mut Telling<'_>) -> Result<Done, Error> {
+        let ToDo { prepared, at_work, pulls, stay, waiting } = to_do;
+        let Way { options, only_tests, .. } = &self.way;
+        let mut durations = Durations::load(&self.session.root);
+        let slots = options.slots.unwrap_or_else(default_slots);
+        let schedule = schedule(&self.targets, &at_work, &durations, options.fail_fast, *only_tests);
+        let with = With {
+            engine: self.engine.clone(),
+            events: Arc::clone(&telling.events),
+            tests: self.testing(&telling.events)?,
+            tags: if *only_tests { MovesTags::None } else { MovesTags::But(stay) },
+            pulls: self.with_login(pulls).await?,
+            secrets: options.secrets.clone(),
+            anew: options.force,
+        };
+        let builder = Builder::new(self.session, prepared, &self.plan, self.lock, &self.inventory, with)?;
+        let builder = Arc::new(builder);
+        let is_at_work = |row: &&PlannedTarget| at_work.iter().any(|name| name.as_str() == row.name);
+        let fresh = self.plan.targets.iter().filter(|row| !is_at_work(row)).count();
+        telling.event(&Event::Started { to_build: at_work.len(), fresh, slots });
+        let events = Arc::clone(&telling.events);
+        let work = dispatch(schedule, builder.clone(), slots, options.cancel.clone(), events);
+        let ended = telling
+            .during(work, &options.cancel, |event| {
+                if let Event::TargetFinished { target, outcome: Outcome::Built { .. }, took } = event {
+                    durations.insert(target, *took);
+                }
+            })
+            .await;
+        let bad = ended.into_iter().filter(|(_, outcome, _)| !went_well(outcome)).map(|(name, ..)| name);
+        let bad: BTreeSet<ImageName> = bad.collect();
+        self.move_waiting_tags(&waiting, &bad).await?;
+        durations.save();
+        Ok(Done { bad, failures: builder.take_failures(), ids: builder.ids() })
+    }
+
+    /// What tests are run with; `None` when the plan has none.
+    fn testing(&self, events: &EventSender) -> Result<Option<Testing>, Error> {
+        if self.plan.targets.iter().all(|row| row.tests == 0) {
+            return Ok(None);
+        }
+        let run = TestRun::begin(&self.session.root)?;
+        let tester = Tester::new(self.engine.clone(), self.engine.clone(), Arc::clone(events), run);
+        Ok(Some(Testing { tester, record: Arc::clone(&self.way.record) }))
+    }
+
+    /// Who pulls, when anything is pulled.
+    async fn with_login(&self, requests: BTreeMap<ImageName, String>) -> Result<Pulls, Error> {
+        let login = match (&self.registry, requests.is_empty()) {
+            (Some(registry), false) => registry.engine_login().await?,
+            _ => None,
+        };
+        Ok(Pulls { requests, login })
+    }
+
+    async fn move_waiting_tags(
+        &self,
+        waiting: &[FreshTarget],
+        bad: &BTreeSet<ImageName>,
+    ) -> Result<(), Error> {
+        for fresh in waiting {
+            let ancestors = self.session.graph.ancestors(&fresh.name);
+            if ancestors.iter().all(|ancestor| !bad.contains(*ancestor)) {
+                fresh.move_tags(&*self.engine).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes what went well and promotes what has passed its tests, when that is asked for.
+    async fn publish(
+        &self,
+        done: &Done,
+        remotes: BTreeMap<ImageName, Remote>,
+        telling: &mut Telling<'_>,
+    ) -> Result<Option<Published>, Error> {
+        let options = self.way.options;
+        let Some(registry) = self.registry.as_ref().filter(|_| options.push) else { return Ok(None) };
+        if options.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let to_publish = self.to_publish(done, remotes);
+        let (events, cancel) = (Arc::clone(&telling.events), options.cancel.clone());
+        let publishing = self.session.publish(registry, &*self.engine, to_publish, events, cancel);
+        match telling.during(publishing, &options.cancel, |_| ()).await {
+            Ok(published) => Ok(Some(published)),
+            // What has failed before is told as well.
+            Err(error) if !done.failures.is_empty() => {
+                warn(telling, format!("nothing was promoted: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn to_publish(&self, done: &Done, remotes: BTreeMap<ImageName, Remote>) -> ToPublish {
+        let good: Vec<&Target> =
+            self.targets.iter().filter(|target| !done.bad.contains(&target.name)).collect();
+        let mut ids = done.ids.clone();
+        for target in &good {
+            if let Some(held) = self.inventory.holds(&target.name, target.fingerprint) {
+                ids.entry(target.name.clone()).or_insert_with(|| held.id.clone());
+            }
+        }
+        let mut known = self.session.tests_known(&self.targets, Ask::Unless(&self.way.record));
+        self.session.tests_passed_elsewhere(&mut known, &remotes);
+        let is_selected = |name: &&ImageName| self.plan.targets.iter().any(|row| row.name == name.as_str());
+        let has_passed = |name: &&ImageName| known.get(*name).is_none_or(|tests| tests.passed);
+        let promoted = good.iter().map(|target| &target.name).filter(is_selected).filter(has_passed).cloned();
+        ToPublish { images: self.session.to_push(&good, &ids, &known), promoted: promoted.collect(), remotes }
+    }
 }
 
 fn went_well(outcome: &Outcome) -> bool {
@@ -325,17 +392,6 @@ fn pulls(
         .collect()
 }
 
-/// Both see every event.
-struct Tee<'r>([&'r mut dyn Reporter; 2]);
-
-impl Reporter for Tee<'_> {
-    fn event(&mut self, event: &Event) {
-        for reporter in &mut self.0 {
-            reporter.event(event);
-        }
-    }
-}
-
 /// Three for each processor: a build waits for its daemon more than it computes. (On a storage driver without a diff of
 /// its own, Docker even sleeps to the next full second for each image, so that file times tell layers apart.)
 fn default_slots() -> usize {
@@ -344,7 +400,7 @@ fn default_slots() -> usize {
 
 fn schedule(
     targets: &[Target],
-    at_work: &BTreeSet<&ImageName>,
+    at_work: &BTreeSet<ImageName>,
     durations: &Durations,
     fail_fast: bool,
     only_tests: bool,

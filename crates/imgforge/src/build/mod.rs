@@ -2,11 +2,11 @@
 
 mod carry_out;
 mod durations;
+mod fresh;
 pub(crate) mod layouts;
 pub(crate) mod planned;
+mod telling;
 pub(crate) mod work;
-
-pub use self::work::TargetFailure;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Secrets};
 use imgforge_report::RunReport;
 
+pub use self::work::TargetFailure;
 use crate::build::carry_out::Way;
 use crate::build::planned::{Ask, AskRegistry};
 use crate::registry::publish::Published;

@@ -7,10 +7,6 @@ pub(crate) mod places;
 pub(crate) mod resolve;
 mod usable;
 
-pub use self::changes::{ExternalChange, LockChange};
-pub use self::outdated::{Outdated, OutdatedExternal, OutdatedPackage};
-pub use self::resolve::Moves;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use camino::Utf8Path;
@@ -24,6 +20,9 @@ use imgforge_core::source::Source;
 use imgforge_core::workspace::{Image, read_file};
 use imgforge_packages::{Machine, Repository, Scheme};
 
+pub use self::changes::{ExternalChange, LockChange};
+pub use self::outdated::{Outdated, OutdatedExternal, OutdatedPackage};
+pub use self::resolve::Moves;
 use crate::{Error, Session};
 
 /// The lock's name, beside `imgforge.kdl`.

@@ -7,11 +7,6 @@ pub(crate) mod publish;
 mod push;
 mod revisions;
 
-pub use self::keep::Kept;
-pub use self::promote::{OldBase, Promotion};
-pub use self::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
-pub use self::publish::{PublishOptions, Published};
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
@@ -21,9 +16,12 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Held, Pushed, Target};
 use imgforge_engine::labels;
 use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Registry, Retry};
-
 use serde::Deserialize;
 
+pub use self::keep::Kept;
+pub use self::promote::{OldBase, Promotion};
+pub use self::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
+pub use self::publish::{PublishOptions, Published};
 use crate::{Error, Session};
 
 /// The whole fingerprint of an image, on its manifest: one request tells whether an image is the wanted one.

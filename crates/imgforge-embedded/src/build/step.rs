@@ -1,0 +1,207 @@
+//! One step: what it reads, and its request to a worker.
+
+use std::sync::Arc;
+
+use imgforge_core::dockerfile::program::{Action, Copy, CopySource, From, MountKind, Step};
+use imgforge_core::manifest::Network;
+use imgforge_engine::BuildError;
+
+use super::run::Held;
+use super::{Builder, State, engine_error, store_error};
+use crate::fetch;
+use crate::key::{FilesKey, context_hash};
+use crate::lines::Lines;
+use crate::worker::message::{self, Content, ContextEntry, Layer, Reply, Request, Tree};
+
+/// How many of the last lines of a failed step are kept.
+const TAIL: usize = 20;
+
+impl Builder<'_> {
+    /// Has a worker carry a step out, and keeps its layer.
+    pub(super) async fn carry_out(
+        &self,
+        step: &Step,
+        action: &Action,
+        state: &State,
+        files: Vec<Files>,
+        fetched: Vec<message::CopySource>,
+    ) -> Result<Option<Layer>, BuildError> {
+        let stack = self.engine.unpacked(&state.layers, &state.chain, &self.cancel).await?;
+        let mut trees = Vec::new();
+        for files in files {
+            trees.push(match files.what {
+                What::Nothing => None,
+                What::Context(entries) => Some(Tree::Context(entries)),
+                What::Image { layers, chain } => {
+                    Some(Tree::Stack(self.engine.unpacked(&layers, &chain, &self.cancel).await?))
+                }
+            });
+        }
+        let scratch = self.engine.store.scratch().map_err(store_error)?;
+        let mut held = Held::new();
+        let action = match action {
+            Action::Run(run) => {
+                let (run, holds) = self.run(step, run, trees, scratch.path()).await?;
+                held = holds;
+                message::Action::Run(run)
+            }
+            Action::Copy(copy) => message::Action::Copy(copied(copy, trees, fetched)),
+            Action::Workdir { path, user } => {
+                message::Action::Folder { path: path.clone(), owner: user.clone() }
+            }
+        };
+        let request = Request::Step(message::Step {
+            stack,
+            action,
+            blob: scratch.path().join("blob"),
+            folder: scratch.path().join("layer"),
+            epoch: self.epoch,
+            compression: self.request.compression,
+        });
+        let lines = Lines::new(step.number, Arc::clone(&self.events), TAIL);
+        let reply = self.engine.work(scratch.path(), &request, lines.sink(), &self.cancel).await;
+        let tail = lines.finish();
+        drop(held);
+        let failed = |message: String| BuildError::Step {
+            number: step.number,
+            total: step.total,
+            text: step.label.clone(),
+            message,
+            log_tail: tail.clone(),
+        };
+        match reply? {
+            Reply::Step(None) => Ok(None),
+            Reply::Step(Some(layer)) => {
+                let chain = crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id);
+                self.engine
+                    .store
+                    .adopt(&scratch.path().join("blob"), &scratch.path().join("layer"), &layer, &chain)
+                    .map_err(store_error)?;
+                Ok(Some(layer))
+            }
+            Reply::Failed(code) => Err(failed(format!("the command ended with status {code}"))),
+            Reply::TimedOut => Err(failed("the command took longer than it may".into())),
+            Reply::Error(message) if message.contains("No space left on device") => Err(BuildError::NoSpace),
+            Reply::Error(message) => Err(failed(message)),
+            other => Err(engine_error(format!("a step was answered with {other:?}"))),
+        }
+    }
+
+    /// The files that an action reads, in the order of its mounts.
+    pub(super) fn files(&self, action: &Action) -> Result<Vec<Files>, BuildError> {
+        match action {
+            Action::Run(run) => run
+                .mounts
+                .iter()
+                .map(|mount| match &mount.kind {
+                    MountKind::Bind { from, source, .. } => self.from(from, &[source.as_str()], true),
+                    MountKind::Cache { from: Some(from), source, .. } => {
+                        self.from(from, &[source.as_str()], true)
+                    }
+                    _ => Ok(Files::nothing()),
+                })
+                .collect(),
+            Action::Copy(copy) => {
+                let paths: Vec<&str> = copy
+                    .sources
+                    .iter()
+                    .filter_map(|source| match source {
+                        CopySource::Path(path) => Some(path.as_str()),
+                        CopySource::Inline { .. } | CopySource::Url { .. } => None,
+                    })
+                    .collect();
+                Ok(vec![self.from(&copy.from, &paths, false)?])
+            }
+            Action::Workdir { .. } => Ok(Vec::new()),
+        }
+    }
+
+    fn from(&self, from: &From, paths: &[&str], is_plain: bool) -> Result<Files, BuildError> {
+        if *from == From::Context {
+            let entries = crate::copy::reached(&self.context, paths, is_plain);
+            let hash = context_hash(&entries).map_err(|error| BuildError::Unreadable {
+                path: "the context".into(),
+                message: error.to_string(),
+            })?;
+            return Ok(Files { key: FilesKey::Context(hash), what: What::Context(entries) });
+        }
+        let state = self.state(from)?;
+        Ok(Files {
+            key: FilesKey::Stack(state.top().to_owned()),
+            what: What::Image { layers: state.layers.clone(), chain: state.chain.clone() },
+        })
+    }
+
+    /// What ADD takes from URLs and COPY from heredocs, and the hashes of that.
+    pub(super) async fn fetch(
+        &self,
+        action: &Action,
+    ) -> Result<(Vec<message::CopySource>, Vec<String>), BuildError> {
+        let Action::Copy(copy) = action else { return Ok((Vec::new(), Vec::new())) };
+        let (mut files, mut hashes) = (Vec::new(), Vec::new());
+        for source in &copy.sources {
+            let CopySource::Url { url, checksum } = source else { continue };
+            if self.request.network == Network::None {
+                return Err(BuildError::Refused {
+                    message: format!(
+                        "ADD {url} needs the network, which this image's steps do not have: say network \"default\""
+                    ),
+                });
+            }
+            let fetched = fetch::fetch(url, checksum.as_deref(), &self.cancel).await?;
+            // Its name and its time are in the layer too.
+            let hash = blake3::hash(&fetched.bytes);
+            hashes.push(format!("{hash} {:?} {:?}", fetched.name, fetched.time));
+            files.push(message::CopySource::File {
+                name: fetched.name,
+                mode: 0o600,
+                time: fetched.time,
+                content: Content::Bytes(fetched.bytes),
+            });
+        }
+        Ok((files, hashes))
+    }
+}
+
+/// The files that an action reads from one place.
+pub(super) struct Files {
+    pub(super) key: FilesKey,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Nothing,
+    Context(Vec<ContextEntry>),
+    Image { layers: Vec<Layer>, chain: Vec<String> },
+}
+
+impl Files {
+    fn nothing() -> Self {
+        Self { key: FilesKey::None, what: What::Nothing }
+    }
+}
+
+fn copied(copy: &Copy, trees: Vec<Option<Tree>>, fetched: Vec<message::CopySource>) -> message::Copy {
+    let mut fetched = fetched.into_iter();
+    let sources = copy.sources.iter().filter_map(|source| match source {
+        CopySource::Path(path) => Some(message::CopySource::Path(path.clone())),
+        CopySource::Inline { name, content } => Some(message::CopySource::File {
+            name: name.clone(),
+            mode: 0o644,
+            time: None,
+            content: Content::Bytes(content.clone().into_bytes()),
+        }),
+        CopySource::Url { .. } => fetched.next(),
+    });
+    message::Copy {
+        tree: trees.into_iter().next().flatten().unwrap_or(Tree::Context(Vec::new())),
+        sources: sources.collect(),
+        target: copy.target.clone(),
+        chown: copy.chown.clone(),
+        chmod: copy.chmod,
+        link: copy.link,
+        parents: copy.parents,
+        excludes: copy.excludes.clone(),
+        unpack: copy.is_add,
+    }
+}
