@@ -274,6 +274,26 @@ fn a_run_that_is_killed_leaves_the_store_whole() {
 }
 
 #[test]
+fn a_run_that_has_made_layers_puts_them_on_the_disk_before_it_ends() {
+    let workspace = TestWorkspace::new();
+    workspace.busybox_base("base");
+    let layers = workspace.root().join(".imgforge/store/layers");
+    let unsafe_ones = || -> Vec<_> {
+        let layers = layers.read_dir_utf8().unwrap().map(|layer| layer.unwrap().into_path().join("boot"));
+        layers.filter(|mark| mark.exists()).collect()
+    };
+    run(&workspace, &["build"]).ok();
+    assert_eq!(unsafe_ones(), [""; 0]);
+    // As if the machine had started anew before that.
+    for layer in layers.read_dir_utf8().unwrap() {
+        std::fs::write(layer.unwrap().path().join("boot"), "another\n").unwrap();
+    }
+    workspace.image("child", "    from \"base\"\n    run \"true\"");
+    run(&workspace, &["build"]).ok();
+    assert_eq!(unsafe_ones(), [""; 0]);
+}
+
+#[test]
 fn two_builds_at_once_in_one_store_both_end_well() {
     let family = small_family();
     let children: Vec<_> = (0..3)

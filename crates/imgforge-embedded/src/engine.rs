@@ -345,6 +345,10 @@ impl Engine for Embedded {
         .boxed()
     }
 
+    fn settle(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move { tokio::task::block_in_place(|| self.store.flush().map_err(into_error)) }.boxed()
+    }
+
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {
         async move {
             let PullRequest { repository, digest, login } = request;

@@ -172,7 +172,7 @@ impl Store {
 }
 
 /// What is in a folder, by name.
-fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
+pub(super) fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
     let mut found = Vec::new();
     for entry in folder.read_dir_utf8().map_err(StoreError::io(folder))? {
         let entry = entry.map_err(StoreError::io(folder))?;

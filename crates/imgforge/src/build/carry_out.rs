@@ -220,6 +220,14 @@ impl Session {
             tell.event(&Event::Finished { took: started.elapsed() });
         }
         let interrupted = options.cancel.is_cancelled();
+        // How the run has ended is told by now.
+        if !at_work.is_empty()
+            && !interrupted
+            && let Err(error) = engine.settle().await
+        {
+            let message = format!("a power cut may undo what was built: {error}");
+            tell.event(&Event::Warning { message });
+        }
         if let Some(published) = &published {
             for (name, digest) in &published.digests {
                 recorder.set_digest(name, digest);
