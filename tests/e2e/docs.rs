@@ -57,6 +57,9 @@ fn every_example_of_the_manifest_reference_is_right() {
         if name.as_str() == "tool" {
             assert!(dockerfile.contains("ENV TZ=\"UTC\"\n"), "{dockerfile}");
         }
+        if name.as_str() == "web" {
+            assert!(dockerfile.contains("--mount=type=secret,id=licence,required=true "), "{dockerfile}");
+        }
     }
 }
 

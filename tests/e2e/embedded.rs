@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use camino::Utf8Path;
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
@@ -271,6 +272,85 @@ fn a_run_that_is_killed_leaves_the_store_whole() {
     // No mount of it is left, and what was begun is gone.
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(family.root().as_str()), "{mounts}");
+}
+
+#[test]
+fn a_run_that_has_made_layers_puts_them_on_the_disk_before_it_ends() {
+    let workspace = TestWorkspace::new();
+    workspace.busybox_base("base");
+    let layers = workspace.root().join(".imgforge/store/layers");
+    let unsafe_ones = || -> Vec<_> {
+        let layers = layers.read_dir_utf8().unwrap().map(|layer| layer.unwrap().into_path().join("boot"));
+        layers.filter(|mark| mark.exists()).collect()
+    };
+    run(&workspace, &["build"]).ok();
+    assert_eq!(unsafe_ones(), [""; 0]);
+    // As if the machine had started anew before that.
+    for layer in layers.read_dir_utf8().unwrap() {
+        std::fs::write(layer.unwrap().path().join("boot"), "another\n").unwrap();
+    }
+    workspace.image("child", "    from \"base\"\n    run \"true\"");
+    run(&workspace, &["build"]).ok();
+    assert_eq!(unsafe_ones(), [""; 0]);
+}
+
+/// The processes that a process has started.
+fn children(process: u32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// What is in a folder of the store.
+fn listed(workspace: &TestWorkspace, folder: &str) -> Vec<String> {
+    let listed = workspace.root().join(".imgforge/store").join(folder).read_dir_utf8();
+    let mut names: Vec<String> =
+        listed.into_iter().flatten().map(|entry| entry.unwrap().file_name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn prune_removes_what_a_killed_container_has_left_and_no_volume_with_a_name() {
+    let workspace = TestWorkspace::new();
+    workspace.busybox_base("base");
+    workspace.image("app", "    from \"base\"\n    volume \"/own\"\n    resources memory=\"64MB\"");
+    run(&workspace, &["build"]).ok();
+    let script = "echo x > /own/x; echo x > /mine/x; echo x > /x; sleep 1000";
+    let args = ["run", "app", "--volume", "mine:/mine", "--", "sh", "-c", script];
+    let mut running = command(&workspace, &args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let volumes = workspace.root().join(".imgforge/store/volumes");
+    let begun = std::time::Instant::now();
+    let wait = || {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it has not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    while !volumes.join("mine/x").exists() {
+        wait();
+    }
+    let [container] = &listed(&workspace, "containers")[..] else { panic!("one container runs") };
+    let folder = workspace.root().join(".imgforge/store/containers").join(container);
+    let state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("state.json")).unwrap()).unwrap();
+    let groups: Vec<&str> = state["groups"].as_array().unwrap().iter().filter_map(|g| g.as_str()).collect();
+    // Neither it nor its worker can tidy anything.
+    let workers = children(running.id());
+    running.kill().unwrap();
+    assert!(Command::new("kill").arg("-9").args(&workers).status().unwrap().success());
+    running.wait().unwrap();
+    while Utf8Path::new("/proc").join(state["pid"].to_string()).exists() {
+        wait();
+    }
+    assert!(!groups.is_empty() && groups.iter().all(|group| Utf8Path::new(group).exists()), "{groups:?}");
+    let shown = run(&workspace, &["prune"]).ok();
+    assert!(shown.stdout.contains("what containers have left"), "{}", shown.stdout);
+    assert_eq!((listed(&workspace, "containers").len(), listed(&workspace, "volumes").len()), (1, 2));
+    run(&workspace, &["prune", "--yes"]).ok();
+    assert_eq!(listed(&workspace, "containers"), [""; 0]);
+    assert_eq!(listed(&workspace, "volumes"), ["mine"]);
+    assert_eq!(std::fs::read_to_string(volumes.join("mine/x")).unwrap(), "x\n");
+    assert!(!groups.iter().any(|group| Utf8Path::new(group).exists()), "{groups:?}");
+    assert!(!run(&workspace, &["prune"]).ok().stdout.contains("store"));
 }
 
 #[test]

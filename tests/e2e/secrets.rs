@@ -140,6 +140,63 @@ fn a_secret_that_is_required_and_not_given_is_told_at_its_line() {
     }
 }
 
+/// A base with busybox, and an image that asks for secrets in its manifest.
+fn workspace_of_manifests(steps: &str) -> TestWorkspace {
+    let workspace = TestWorkspace::new();
+    workspace.busybox_base("base");
+    workspace.image("app", &format!("    from \"base\"\n{steps}"));
+    workspace.write("token.txt", SECRET);
+    workspace
+}
+
+#[test]
+fn a_manifests_step_reads_a_secret_that_is_kept_nowhere() {
+    for engine in ENGINES {
+        let workspace = workspace_of_manifests(&format!(
+            "    run \"sha256sum /run/secrets/token | grep -q {SHA256} && stat -c '%a %u %g' /run/secrets/token > /file\" {{\n        secret \"token\"\n    }}\n    \
+             run \"/bin/sh\" \"-c\" \"sha256sum /etc/token | grep -q {SHA256} && stat -c '%a %u %g' /etc/token > /other && test ! -e /run/secrets/none\" {{\n        \
+             secret \"token\" target=\"/etc/token\" mode=\"0440\" uid=7 gid=8\n        secret \"none\" required=#false\n        ssh required=#false\n    }}\n    \
+             run \"! grep -r horse /etc /run /tmp\""
+        ));
+        let args = ["build", "-v", "--secret", "id=token,src=token.txt"];
+        let built = run(&workspace, engine, &args).ok();
+        assert!(!holds(built.stdout.as_bytes()) && !holds(built.stderr.as_bytes()), "{}", built.stderr);
+        assert_eq!(holders(&workspace.root().join(".imgforge")), [""; 0], "{engine}");
+        if engine == "embedded" {
+            run(&workspace, engine, &["load", "app"]).ok();
+        }
+        let image = format!("{}:latest", workspace.repository("app"));
+        let saved = Command::new("docker").args(["save", &image]).output().unwrap();
+        assert!(saved.status.success() && !holds(&saved.stdout), "{engine}");
+        let cat = Docker::run(&["run", "--rm", &image, "/bin/busybox", "cat", "/file", "/other"]);
+        assert_eq!(cat.trim(), "400 0 0\n440 7 8", "{engine}");
+        // Another content is no reason to build.
+        workspace.write("token.txt", "another");
+        let plan = run(&workspace, engine, &["plan", "--format", "json"]).ok().json();
+        assert_eq!(with_action(&plan, "build"), [""; 0]);
+    }
+}
+
+#[test]
+fn what_a_manifests_step_needs_and_is_not_given_is_told_at_its_line() {
+    for engine in ENGINES {
+        let workspace = workspace_of_manifests(
+            "    run \"true\"\n    run \"cat /run/secrets/token\" {\n        secret \"token\"\n    }\n",
+        );
+        let failed = run(&workspace, engine, &["build"]);
+        assert_eq!(failed.code, 1, "{}", failed.stderr);
+        for part in ["app/image.kdl:4", "it needs the secret \"token\"", "--secret id=token,src=FILE"] {
+            assert!(failed.stderr.contains(part), "{engine}: {part} is missing in\n{}", failed.stderr);
+        }
+        run(&workspace, engine, &["build", "--secret", "id=token,src=token.txt"]).ok();
+        workspace.image("app", "    from \"base\"\n    run \"true\" { ssh \"deploy\"; }");
+        let failed = run(&workspace, engine, &["build"]);
+        for part in ["app/image.kdl:3", "it needs the ssh agent \"deploy\"", "--ssh deploy"] {
+            assert!(failed.stderr.contains(part), "{engine}: {part} is missing in\n{}", failed.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_secret_can_be_a_variable_of_the_embedded_engine() {
     let workspace = workspace(&format!(

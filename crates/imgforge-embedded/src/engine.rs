@@ -11,14 +11,16 @@ use futures_util::future::BoxFuture;
 use imgforge_core::image_config::ImageConfig;
 use imgforge_core::plan::Inventory;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, CancellationToken, Containers, Engine, Error, Exported, Named,
-    PullRequest, StepSink, Stored, export, labels,
+    BuildError, BuildRequest, BuiltImage, CancellationToken, Engine, Error, Exported, Named, PullRequest,
+    StepSink, Stored, export, labels,
 };
 use tokio::sync::OwnedMutexGuard;
 
 use crate::build::{self, engine_error, store_error};
+use crate::containers::Leftovers;
 use crate::key::StepKey;
 use crate::store::{ImageRecord, Store, StoreError};
+use crate::worker::limits;
 use crate::worker::message::{self, Layer, Reply, Request};
 use crate::worker::{Client, Output, WorkerError};
 
@@ -344,21 +346,32 @@ impl Engine for Embedded {
     fn tidy(&self, remove: bool) -> BoxFuture<'_, Result<u64, Error>> {
         async move {
             let since = SystemTime::now() - YOUNG;
-            let keep = self.images_in_use().await?;
             if !remove {
-                return Ok(self.store.unneeded(&keep, since).map_err(into_error)?.bytes);
+                let left = self.leftovers(false).map_err(into_error)?;
+                let unneeded = self.store.unneeded(&left.images_in_use, since).map_err(into_error)?;
+                return Ok(unneeded.bytes + left.bytes);
             }
-            let pruned = self.store.prune(&keep, since).map_err(into_error)?;
+            let mut left = Leftovers::default();
+            let keep = || {
+                left = self.leftovers(true)?;
+                Ok(left.images_in_use.clone())
+            };
+            let pruned = self.store.prune(keep, since).map_err(into_error)?;
+            tokio::task::block_in_place(|| limits::remove(&left.groups));
             // Files in them may belong to others: a worker is root of them.
             let scratch = self.store.scratch().map_err(into_error)?;
-            let request = Request::Remove(pruned.folders);
+            let request = Request::Remove([pruned.folders, left.folders].concat());
             let reply = self.work(scratch.path(), &request, silent(), &CancellationToken::new()).await;
             match reply.map_err(of_build)? {
-                Reply::Remove => Ok(pruned.removed.bytes),
+                Reply::Remove => Ok(pruned.removed.bytes + left.bytes),
                 other => Err(Error::Embedded { message: words(&other) }),
             }
         }
         .boxed()
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move { tokio::task::block_in_place(|| self.store.flush().map_err(into_error)) }.boxed()
     }
 
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {

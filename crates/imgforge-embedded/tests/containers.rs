@@ -48,6 +48,12 @@ impl Bench {
         bench
     }
 
+    /// What its workers are.
+    fn worker(&self) -> std::path::PathBuf {
+        let rootless = self.path().join("as-nobody");
+        if rootless.exists() { rootless.into() } else { WORKER.into() }
+    }
+
     fn path(&self) -> Utf8PathBuf {
         Utf8Path::from_path(self.dir.path()).unwrap().to_owned()
     }
@@ -423,6 +429,45 @@ async fn the_control_groups_that_a_killed_engine_has_left_go_with_the_container(
     assert_ne!(left(), 0);
     bench.engine.remove(&id).await.unwrap();
     assert_eq!(left(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_engine_has_left_is_tidied_but_for_volumes_with_a_name() {
+    for bench in [Bench::new(), Bench::rootless()] {
+        let image = bench.image("RUN mkdir /data\nVOLUME /data").await;
+        let script = words(&["sh", "-c", "mkdir -p /own/x /data/x && chmod 0 /own /data/x && sleep 1000"]);
+        let (store, worker, of) = (bench.path(), bench.worker(), image.clone());
+        let id = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let volumes = vec!["mine:/mine".to_owned()];
+            let request = RunRequest { image: of, command: script, volumes, ..RunRequest::default() };
+            let started = runtime.block_on(open(&store, &worker).start(request)).unwrap();
+            runtime.shutdown_background();
+            started.id
+        });
+        let id = id.join().unwrap();
+        let held =
+            RunRequest { image: image.clone(), command: words(&["sleep", "1000"]), ..RunRequest::default() };
+        let held = bench.engine.start(held).await.unwrap().id;
+        until(async || !bench.engine.state(&id).await.unwrap().running).await;
+        let found = bench.engine.tidy(false).await.unwrap();
+        assert!(found > 0);
+        assert_eq!(bench.engine.tidy(true).await.unwrap(), found);
+        let store = bench.path().join("store");
+        let names = |folder: &str| -> Vec<String> {
+            let listed = store.join(folder).read_dir_utf8().unwrap();
+            let mut names: Vec<String> = listed.map(|entry| entry.unwrap().file_name().to_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("containers"), std::slice::from_ref(&held));
+        assert_eq!(names("volumes"), [format!("{held}-0"), "mine".to_owned()]);
+        assert!(bench.engine.state(&held).await.unwrap().running);
+        assert_eq!(bench.engine.images_in_use().await.unwrap(), [image].into());
+        assert_eq!(bench.engine.tidy(false).await.unwrap(), 0);
+        bench.engine.remove(&held).await.unwrap();
+        assert_eq!(names("volumes"), ["mine"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

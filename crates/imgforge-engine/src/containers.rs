@@ -199,7 +199,8 @@ pub trait Containers: Send + Sync {
     /// The containers that run and were made from an image of some workspace, or of one image of them.
     fn running<'a>(&'a self, image: Option<&'a str>) -> BoxFuture<'a, Result<Vec<RunningContainer>, Error>>;
 
-    /// The ids of all images that containers were made from, also of those that have ended.
+    /// The ids of all images that containers were made from, also of those that have ended. A container that ends with
+    /// the process which has started it counts no more when that has ended without removing it.
     fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>>;
 
     /// The running container with this name or id (or the first digits of it).

@@ -229,9 +229,16 @@ pub trait Engine: Send + Sync {
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Finds what the engine keeps beside images and that none of them needs, and removes it if `remove`; what is younger
-    /// than a day stays. How many bytes it is. Nothing for an engine that sees to that itself.
+    /// than a day stays. What containers have left goes too, but for volumes with a name. How many bytes it is. Nothing for
+    /// an engine that sees to that itself.
     fn tidy(&self, _remove: bool) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async { Ok(0) })
+    }
+
+    /// Puts on the disk what would have to be made again after a power cut. Asked for once, when a run has done all else;
+    /// nothing for an engine that sees to that itself.
+    fn settle(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Pulls an image from a registry. It has no tag afterwards.

@@ -152,6 +152,7 @@ pub(super) const BUILT: &[(&str, &str)] = &[
         "RUN mkdir -p /t/dir && echo old > /t/dir/file && echo x > /t/dir/other && ln -s x /t/link\nADD plain.tar /t",
     ),
     ("ADD of a packed archive", "ADD packed.tar.gz /t/"),
+    ("ADD of an archive with a sparse file, and a header without numbers", "ADD odd.tar /t/"),
     ("ADD of an archive with an owner", "ADD --chown=app:staff plain.tar /t/"),
     ("ADD of two archives and a file", "ADD plain.tar packed.tar.gz a.txt /t/"),
     ("ADD of what is only called an archive", "ADD text.tar /t/"),

@@ -44,6 +44,7 @@ pub(super) fn entries() -> Vec<ContextEntry> {
     }
     add("plain.tar", file(&archive(), false));
     add("packed.tar.gz", file(&packed(&other_archive()), false));
+    add("odd.tar", file(&odd_archive(), false));
     add("text.gz", file(&packed(b"only text\n"), false));
     add("archives/in.tar", file(&archive(), false));
     add("archives/text", file(b"text\n", false));
@@ -143,4 +144,33 @@ fn other_archive() -> Vec<u8> {
         entry("./packed", Regular, 0o755, (7, 8), 700_000_001, "packed\n"),
         entry(&long, Regular, 0o644, (0, 0), 700_000_002, "far\n"),
     ])
+}
+
+/// A header without a mode, an owner and a time, and a sparse file in GNU's form 1.0 for PAX.
+fn odd_archive() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5);
+    for field in [100..108, 108..116, 116..124, 136..148] {
+        header.as_mut_bytes()[field].fill(0);
+    }
+    builder.append_data(&mut header, "blank", &b"text\n"[..]).unwrap();
+    let records: [(&str, &[u8]); 4] = [
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"sparse"),
+        ("GNU.sparse.realsize", b"9000"),
+    ];
+    builder.append_pax_extensions(records).unwrap();
+    let mut content = b"2\n4096\n5\n9000\n0\n".to_vec();
+    content.resize(512, 0);
+    content.extend(b"part\n");
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o640);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(800_000_000);
+    builder.append_data(&mut header, "GNUSparseFile.1/sparse", &content[..]).unwrap();
+    builder.into_inner().unwrap()
 }

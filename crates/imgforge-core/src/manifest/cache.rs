@@ -11,7 +11,7 @@ use crate::cache_file;
 use crate::diagnostic::SourceFile;
 
 /// Raised when the manifest types or the meaning of a manifest change.
-const VERSION: u32 = 9;
+const VERSION: u32 = 10;
 
 type Entries = HashMap<[u8; 32], ImageManifest>;
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::around::{lint, resources};
 use super::reader::{Node, Once, Reader};
+use super::run::run;
 use super::service::{absolute, service, signal, supervisor};
 use super::test::test;
 use super::workspace::pair;
 use super::{
-    Base, CopyStep, Healthcheck, ImageManifest, Layers, MountFrom, Network, PackageRequest, Resources, Root,
-    RootInclude, RunStep, Step, Test, User,
+    Base, CopyStep, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources, Root,
+    RootInclude, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, nearest};
@@ -561,32 +562,6 @@ pub(super) fn octal(node: &Node<'_, '_, '_>, mode: Located<String>) -> Option<Lo
             None
         }
     }
-}
-
-fn run(node: &mut Node<'_, '_, '_>) -> Option<RunStep> {
-    let span = node.span();
-    let argv = node.strings("a command", 1);
-    let reader = node.reader;
-    let mut mounts = Vec::new();
-    for kdl in node.children() {
-        let mut child = reader.node(kdl);
-        if child.name() != "mount" {
-            reader.unknown(child.name_span(), "node", child.name(), &["mount"]);
-            continue;
-        }
-        let from = child.text_property("from");
-        let source = child.text_property("source").and_then(|path| absolute(&child, path));
-        let target = child.text_property("target").and_then(|path| absolute(&child, path));
-        match (from, target) {
-            (Some(from), Some(target)) => {
-                let source = source.map_or_else(|| "/".into(), |source| source.value);
-                mounts.push(MountFrom { from, source, target: target.value });
-            }
-            _ => child.problem(child.span(), "a mount needs from= and target=", "one of them is missing"),
-        }
-        child.done();
-    }
-    (!argv.is_empty()).then_some(RunStep { span, argv, mounts })
 }
 
 /// `80`, `"53/udp"`: normalised to `80/tcp`.

@@ -7,6 +7,7 @@ mod around;
 mod cache;
 mod image;
 mod reader;
+mod run;
 mod service;
 mod test;
 #[cfg(test)]
@@ -305,6 +306,8 @@ pub struct RunStep {
     pub argv: Vec<Located<String>>,
     /// `from="builder" target="/mnt"` mounts: another image's files, read-only, during this step.
     pub mounts: Vec<MountFrom>,
+    /// What it may read and the image does not hold: `secret` and `ssh`, in their order.
+    pub secrets: Vec<SecretMount>,
 }
 
 /// `mount from="builder" source="/out" target="/mnt"` inside `run`.
@@ -316,6 +319,35 @@ pub struct MountFrom {
     pub source: String,
     /// Where it is mounted.
     pub target: String,
+}
+
+/// `secret "ID" target="/PATH" mode="0400" uid=0 gid=0 required=#true`, or `ssh "ID"` with the same properties, inside
+/// `run`. The id alone is written into Dockerfiles and hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretMount {
+    /// Which of the two it is.
+    pub kind: SecretKind,
+    /// What `--secret id=ID` or `--ssh ID` calls it.
+    pub id: String,
+    /// Where it is; the engine's place for it when not given.
+    pub target: Option<String>,
+    /// Permission bits; the engine's when not given.
+    pub mode: Option<u32>,
+    /// Its owner; root when not given.
+    pub uid: Option<u32>,
+    /// Its group; root's when not given.
+    pub gid: Option<u32>,
+    /// Whether the step fails when it is not given. A manifest says so when it is not; a Dockerfile does not.
+    pub required: bool,
+}
+
+/// What a [`SecretMount`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretKind {
+    /// A file with the secret's content.
+    File,
+    /// The socket of an ssh agent.
+    Agent,
 }
 
 /// `healthcheck "PROGRAM" "ARG"... interval="30s" timeout="3s" start-period="5s" retries=3`.

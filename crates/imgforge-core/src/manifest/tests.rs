@@ -198,6 +198,61 @@ fn steps_keep_the_order_of_the_manifest() {
 }
 
 #[test]
+fn what_a_step_may_read_is_required_unless_the_manifest_says_otherwise() {
+    let image = image_of(
+        "image \"a\" {\n    from \"scratch\"\n    run \"x\" {\n        secret \"token\"\n        \
+         ssh\n        secret \"token\" target=\"/t\" mode=\"0440\" uid=7 gid=8 required=#false\n        \
+         ssh \"deploy.1\" target=\"/agent\"\n    }\n}",
+    );
+    let [Step::Run(run)] = image.steps.as_slice() else { panic!("{:?}", image.steps) };
+    let plain = |kind, id: &str| SecretMount {
+        kind,
+        id: id.into(),
+        target: None,
+        mode: None,
+        uid: None,
+        gid: None,
+        required: true,
+    };
+    let (file, agent) = (SecretKind::File, SecretKind::Agent);
+    let given = SecretMount {
+        target: Some("/t".into()),
+        mode: Some(0o440),
+        uid: Some(7),
+        gid: Some(8),
+        required: false,
+        ..plain(file, "token")
+    };
+    let named = SecretMount { target: Some("/agent".into()), ..plain(agent, "deploy.1") };
+    assert_eq!(run.secrets, [plain(file, "token"), plain(agent, "default"), given, named]);
+}
+
+#[test]
+fn ids_and_properties_of_secrets_are_checked() {
+    assert_snapshot!(with(
+        "run \"a\" {\n        secrt \"token\"\n        secret\n        secret \"a,b\"\n        ssh \"-v\"\n        \
+         secret \"c\" traget=\"/c\"\n        secret \"d\" required=\"yes\" mode=\"rw\"\n        \
+         secret \"e\" env=\"TOKEN\"\n        ssh \"f\" env=\"SOCK\"\n    }"
+    ));
+}
+
+#[test]
+fn two_things_in_one_place_of_a_step_are_shown_both() {
+    assert_snapshot!(with(
+        "run \"a\" {\n        secret \"a\"\n        secret \"a\"\n        secret \"b\" target=\"/run//secrets/./a/\"\n        \
+         mount from=\"os-base\" target=\"/mnt\"\n        ssh target=\"/x/../mnt\"\n        ssh\n        ssh\n    }"
+    ));
+}
+
+#[test]
+fn a_place_that_a_dockerfile_would_read_otherwise_is_refused() {
+    assert_snapshot!(with(
+        "run \"a\" {\n        secret \"a\" target=\"a\"\n        secret \"b\" target=\"/b,c\"\n        secret \"c\" target=\"/..\"\n        \
+         mount from=\"os-base\" source=\"/a b\" target=\"/$HOME\"\n    }"
+    ));
+}
+
+#[test]
 fn packages_in_a_root_and_beside_it_are_all_asked_for() {
     let workspace = good(&[
         ("imgforge.kdl", "workspace \"acme\"\napt \"debian\" { suite \"bookworm\" }\n"),
@@ -221,6 +276,9 @@ fn word() -> impl Strategy<Value = String> {
         "copy",
         "run",
         "mount",
+        "secret",
+        "ssh",
+        "target=",
         "service",
         "env",
         "user",

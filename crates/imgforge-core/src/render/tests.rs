@@ -27,3 +27,22 @@ fn apk_gets_the_packages_sorted_and_only_the_repositories_of_the_source() {
          https://a/community curl=8.9.1-r2 nginx=1.26.2-r0"
     );
 }
+
+#[test]
+fn a_step_names_its_secrets_as_a_dockerfile_does() {
+    let image = "image \"web\" {\n    from \"scratch\"\n    run \"make\" {\n        secret \"token\"\n        secret \"key\" \
+                 target=\"/etc/key\" mode=\"440\" uid=7 gid=8 required=#false\n        ssh\n        ssh \"deploy\" \
+                 target=\"/agent\"\n    }\n}\n";
+    let dir = written(&[("imgforge.kdl", b"workspace \"acme\"\n"), ("web/image.kdl", image.as_bytes())]);
+    let source = WorkTree::uncached(root(&dir));
+    let workspace = crate::workspace::load(&source, None).unwrap();
+    let graph = ImageGraph::new(&workspace).unwrap();
+    let rendered = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap();
+    let line = rendered.dockerfile.lines().find(|line| line.starts_with("RUN ")).unwrap();
+    assert_eq!(
+        line,
+        "RUN --mount=type=secret,id=token,required=true \
+         --mount=type=secret,id=key,target=/etc/key,mode=0440,uid=7,gid=8 \
+         --mount=type=ssh,id=default,required=true --mount=type=ssh,id=deploy,target=/agent,required=true make"
+    );
+}

@@ -9,7 +9,8 @@ use super::template::{exec_form, mark};
 use crate::diagnostic::{Located, Span};
 use crate::graph::ImageGraph;
 use crate::manifest::{
-    Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, Step, Supervisor, User,
+    Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, SecretKind, SecretMount, Step,
+    Supervisor, User,
 };
 use crate::services::{self, Services};
 use crate::workspace::{Image, Workspace};
@@ -232,18 +233,33 @@ fn json_string(text: &str) -> String {
 }
 
 fn run_value(run: &RunStep) -> Value {
-    let flags: Vec<String> = run
-        .mounts
-        .iter()
-        .map(|mount| {
-            format!(
-                "--mount=type=bind,from={},source={},target={}",
-                mount.from.value, mount.source, mount.target
-            )
-        })
-        .collect();
+    let mounts = run.mounts.iter().map(|mount| {
+        let (from, source, target) = (&mount.from.value, &mount.source, &mount.target);
+        format!("--mount=type=bind,from={from},source={source},target={target}")
+    });
+    let flags: Vec<String> = mounts.chain(run.secrets.iter().map(secret_flag)).collect();
     let words: Vec<&str> = run.argv.iter().map(|word| word.value.as_str()).collect();
     context! { at => mark(run.span), keyword => "RUN", text => command(&words), flags }
+}
+
+/// The frontend of Docker 20.10 knows these fields.
+fn secret_flag(secret: &SecretMount) -> String {
+    let kind = match secret.kind {
+        SecretKind::File => "secret",
+        SecretKind::Agent => "ssh",
+    };
+    let mut flag = format!("--mount=type={kind},id={}", secret.id);
+    let fields = [
+        ("target", secret.target.clone()),
+        ("mode", secret.mode.map(|mode| format!("{mode:04o}"))),
+        ("uid", secret.uid.map(|uid| uid.to_string())),
+        ("gid", secret.gid.map(|gid| gid.to_string())),
+        ("required", secret.required.then(|| "true".to_owned())),
+    ];
+    for (name, value) in fields {
+        flag.extend(value.map(|value| format!(",{name}={value}")));
+    }
+    flag
 }
 
 /// A command for RUN or HEALTHCHECK CMD: one word is a line for the shell, more are an argument vector. A line that

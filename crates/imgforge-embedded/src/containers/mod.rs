@@ -4,6 +4,7 @@
 //! [`Containers::connect`], are reached through its worker.
 
 mod health;
+mod leftovers;
 mod log;
 mod record;
 mod request;
@@ -27,9 +28,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::watch;
 
+pub(crate) use self::leftovers::Leftovers;
 use self::record::{Folder, Record, Status};
 use crate::engine::{Embedded, into_error, of_build, silent, words};
 use crate::sandbox::ADDRESS;
+use crate::store::StoreError;
 use crate::worker::container::{DIAL, at};
 use crate::worker::limits;
 use crate::worker::message::{self, Ended, Exec, Look, Reply, Request};
@@ -237,8 +240,7 @@ impl Containers for Embedded {
     }
 
     fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
-        async move { Ok(self.folder().all().map_err(system)?.into_iter().map(|record| record.image).collect()) }
-            .boxed()
+        async move { Ok(self.leftovers(false).map_err(into_error)?.images_in_use) }.boxed()
     }
 
     fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>> {
@@ -268,6 +270,13 @@ impl Containers for Embedded {
 impl Embedded {
     fn folder(&self) -> Folder {
         Folder(self.store.dir().join("containers"))
+    }
+
+    /// What containers have left whose process was killed. `is_alone` says that no other process uses the store.
+    pub(crate) fn leftovers(&self, is_alone: bool) -> Result<Leftovers, StoreError> {
+        let held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let dir = self.store.dir();
+        leftovers::find(dir, &held, is_alone).map_err(StoreError::io(dir))
     }
 
     fn record(&self, container: &str) -> Result<Record, Error> {

@@ -69,7 +69,7 @@ impl Folder {
     /// The one with this id or name, or the only one whose id begins so.
     pub(super) fn find(&self, container: &str) -> io::Result<Option<Record>> {
         if container.len() == 64 && container.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return read(&self.of(container).join("container.json"));
+            return self.find_exactly(container);
         }
         let mut all = self.all()?;
         if let Some(index) = all.iter().position(|record| record.name == container) {
@@ -80,6 +80,11 @@ impl Folder {
         }
         all.retain(|record| record.id.starts_with(container));
         Ok(if all.len() == 1 { all.pop() } else { None })
+    }
+
+    /// The one with this id.
+    pub(super) fn find_exactly(&self, id: &str) -> io::Result<Option<Record>> {
+        read(&self.of(id).join("container.json"))
     }
 
     pub(super) fn write(&self, record: &Record) -> io::Result<()> {

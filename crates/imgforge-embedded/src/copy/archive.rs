@@ -14,19 +14,17 @@ use tar::EntryType;
 
 use super::target::{self, Change, Target, copy_all};
 use super::tree::{self, Meta, Reader, Source, names};
+use crate::layer::reader::{self, Entry, Tar};
 
 /// An archive that can be read.
-pub(super) type Archive = tar::Archive<Box<dyn Read>>;
+pub(super) type Archive = Tar<Box<dyn Read>>;
 
 /// Opens a file as an archive; `None` when it is none. `open` opens the file and is called twice.
 pub(super) fn open(open: &mut dyn FnMut() -> io::Result<Reader>) -> io::Result<Option<Archive>> {
-    let mut block = [0; 512];
-    let mut reader = decompress(open()?)?;
-    let len = fill(&mut reader, &mut block);
-    if !len.is_ok_and(|len| len == block.len() && is_header(&block)) {
+    if !reader::begins(decompress(open()?)?) {
         return Ok(None);
     }
-    Ok(Some(tar::Archive::new(decompress(open()?)?)))
+    Ok(Some(Tar::new(decompress(open()?)?)))
 }
 
 /// The content of a file, decompressed if it is compressed.
@@ -54,19 +52,6 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(len)
 }
 
-/// Whether a block's checksum is that of a tar header (POSIX, "pax Interchange Format"): signed sums are old ones.
-fn is_header(block: &[u8; 512]) -> bool {
-    let mut header = tar::Header::new_old();
-    header.as_mut_bytes().copy_from_slice(block);
-    let Ok(stated) = header.cksum() else { return false };
-    let sum: u32 = block
-        .iter()
-        .enumerate()
-        .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
-        .sum();
-    stated == sum && block[0] != 0
-}
-
 /// Unpacks into a folder, whose path has no links. An `owner` is that of every entry; folders that have no entry are
 /// root's all the same.
 pub(super) fn unpack(
@@ -80,15 +65,13 @@ pub(super) fn unpack(
     let root = target.folder(folder)?;
     let view = Source::Disk(root.try_clone()?);
     let mut times: Vec<(PathBuf, Meta)> = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
+    while let Some(entry) = archive.next().map_err(|error| tree::with_path(&error, "the archive"))? {
+        let path = Path::new(OsStr::from_bytes(&entry.path));
         let at = |error: &io::Error| tree::with_path(error, &format!("{} of the archive", path.display()));
-        let Some(mut meta) = meta(&entry)? else { continue };
-        let clean = clean(&path);
+        let mut meta = meta(&entry);
+        let clean = clean(path);
         let Some(name) = clean.file_name() else { continue };
         let parent = parents(&root, &view, clean.parent().unwrap_or(Path::new(""))).map_err(|e| at(&e))?;
-        let attributes = attributes(&mut entry)?;
         let place = parent.1.join(name);
         let parent = parent.0;
         let there = view.meta(&place).ok().map(|meta| meta.kind);
@@ -103,18 +86,16 @@ pub(super) fn unpack(
             (Some(_), _) => target::clear(parent.as_fd(), name).map_err(|error| at(&error))?,
         }
         let fd = parent.as_fd();
-        match entry.header().entry_type() {
+        match entry.kind {
             EntryType::Directory => {
                 target::make_folder(fd, name).map_err(|error| at(&error))?;
                 times.push((place.clone(), meta.clone()));
             }
             EntryType::Symlink => {
-                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
-                rustix::fs::symlinkat(OsStr::from_bytes(&link), fd, name).map_err(|e| at(&e.into()))?;
+                rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), fd, name).map_err(|e| at(&e.into()))?;
             }
             EntryType::Link => {
-                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
-                let first = self::clean(Path::new(OsStr::from_bytes(&link)));
+                let first = self::clean(Path::new(OsStr::from_bytes(&entry.link)));
                 let first_parent = view.resolve(first.parent().unwrap_or(Path::new("")))?;
                 let from = tree::open_in(root.as_fd(), &first_parent, OFlags::PATH | OFlags::DIRECTORY)
                     .map_err(|error| at(&error))?;
@@ -125,9 +106,9 @@ pub(super) fn unpack(
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 target::make_node(fd, name, &meta).map_err(|error| at(&error))?;
             }
-            _ => copy_all(&mut entry, &mut target::create(fd, name)?).map_err(|error| at(&error))?,
+            _ => copy_all(&mut archive, &mut target::create(fd, name)?).map_err(|error| at(&error))?,
         }
-        target::set_attributes(fd, name, &attributes)?;
+        target::set_attributes(fd, name, &entry.attributes)?;
         target::set_meta(fd, name, &meta, change).map_err(|error| at(&error))?;
     }
     // A folder's time is that of the archive also after files were put into it.
@@ -138,33 +119,25 @@ pub(super) fn unpack(
     Ok(())
 }
 
-/// What an entry becomes; `None` for what is no file (global headers and the like).
-fn meta(entry: &tar::Entry<'_, impl Read>) -> io::Result<Option<Meta>> {
-    let header = entry.header();
-    let kind = match header.entry_type() {
+/// What an entry becomes.
+fn meta(entry: &Entry) -> Meta {
+    let kind = match entry.kind {
         EntryType::Directory => FileType::Directory,
         EntryType::Symlink => FileType::Symlink,
         EntryType::Char => FileType::CharacterDevice,
         EntryType::Block => FileType::BlockDevice,
         EntryType::Fifo => FileType::Fifo,
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link => {
-            FileType::RegularFile
-        }
-        _ => return Ok(None),
+        _ => FileType::RegularFile,
     };
-    let number = |value: io::Result<u64>| {
-        value.and_then(|value| u32::try_from(value).map_err(|_| io::Error::other("an owner beyond 2^32")))
-    };
-    let device = |value: io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
-    Ok(Some(Meta {
+    Meta {
         kind,
-        mode: header.mode()? & 0o7777,
-        uid: number(header.uid())?,
-        gid: number(header.gid())?,
-        mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
-        rdev: rustix::fs::makedev(device(header.device_major()), device(header.device_minor())),
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        rdev: rustix::fs::makedev(entry.device.0, entry.device.1),
         linked: None,
-    }))
+    }
 }
 
 /// What a file with a second name gets: what the entry of that name says. Of a symbolic link only the owner is set.
@@ -173,19 +146,6 @@ fn linked(entry: Meta, there: Meta) -> Meta {
         FileType::Symlink => Meta { uid: entry.uid, gid: entry.gid, ..there },
         kind => Meta { kind, ..entry },
     }
-}
-
-fn attributes(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut found = Vec::new();
-    if let Some(extensions) = entry.pax_extensions()? {
-        for extension in extensions {
-            let extension = extension?;
-            if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
-                found.push((name.to_vec(), extension.value_bytes().to_vec()));
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// A path without `..`, `.` and a leading `/`, as `filepath.Join("/", path)` has it.

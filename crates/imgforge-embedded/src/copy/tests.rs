@@ -272,6 +272,105 @@ fn archives_of_every_kind_are_unpacked() {
 }
 
 #[test]
+fn a_header_without_numbers_has_zeros() {
+    let mut bytes = archive(&[("d", EntryType::Directory, ""), ("f", EntryType::Regular, "")]);
+    for start in [0, 512] {
+        let header = &mut bytes[start..start + 512];
+        // Mode, owner, group, size, time, and the numbers of a device.
+        for (field, blank) in
+            [(100..108, 0), (108..116, b' '), (116..124, 0), (124..136, b' '), (136..148, 0)]
+        {
+            header[field].fill(blank);
+        }
+        header[329..345].fill(0);
+        checked(header);
+    }
+    let root = root();
+    copy(&root.1, None, &add(bytes, "/x"), 1000).unwrap();
+    for path in ["x/d", "x/f"] {
+        let meta = std::fs::metadata(root.at(path)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.mtime()), (0, 0, 0, 0), "{path}");
+    }
+}
+
+/// Gives a header its checksum.
+fn checked(header: &mut [u8]) {
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+#[test]
+fn a_folder_of_an_old_archive_is_known_by_its_slash() {
+    let mut bytes = archive(&[("d/", EntryType::Regular, ""), ("d/f", EntryType::Regular, "text")]);
+    for start in [0, 512] {
+        bytes[start + 156] = 0;
+        bytes[start + 257..start + 265].fill(0);
+        checked(&mut bytes[start..start + 512]);
+    }
+    // Nor has every tar whole blocks.
+    bytes.truncate(1024 + 4);
+    let root = root();
+    copy(&root.1, None, &add(bytes, "/x"), 1000).unwrap();
+    assert_eq!((root.list().join(" "), root.read("x/d/f")), ("x/ x/d/ x/d/f".into(), "text".into()));
+}
+
+#[test]
+fn a_sparse_file_of_gnu_tar_is_whole_in_every_form() {
+    use std::os::unix::fs::FileExt;
+    let folder = root();
+    let file = std::fs::File::create(folder.at("sparse")).unwrap();
+    // More parts than a header has room for.
+    for at in 0..40 {
+        file.write_at(format!("part {at}").as_bytes(), at * 65_536 + 4096).unwrap();
+    }
+    file.set_len(3 << 20).unwrap();
+    std::fs::write(folder.at("after"), "after").unwrap();
+    let whole = std::fs::read(folder.at("sparse")).unwrap();
+    for format in ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"] {
+        let tar = std::process::Command::new("tar")
+            .args(["--create", "--sparse", format, "sparse", "after"])
+            .current_dir(folder.at(""))
+            .output()
+            .unwrap();
+        assert!(tar.status.success() && tar.stdout.len() < whole.len(), "{format}");
+        let root = root();
+        copy(&root.1, None, &add(tar.stdout, "/x/"), 1000).unwrap();
+        assert_eq!(root.list(), ["x/", "x/after", "x/sparse"], "{format}");
+        assert!(std::fs::read(root.at("x/sparse")).unwrap() == whole, "{format}");
+        assert_eq!(root.read("x/after"), "after");
+    }
+}
+
+#[test]
+fn a_map_of_a_sparse_file_that_cannot_be_is_refused() {
+    let with = |map: &str, size: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let records = [("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
+        tar.append_pax_extensions(records).unwrap();
+        let mut bytes = tar.into_inner().unwrap();
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend(archive(&[("f", EntryType::Regular, "12345")]));
+        let root = root();
+        copy(&root.1, None, &add(bytes, "/x/"), 1000).map(|_| root.read("x/f"))
+    };
+    assert_eq!(with("0,0,2,3,6,2", "9").unwrap(), "\0\x00123\x0045\0");
+    assert_eq!(with("0,5,5,0", "5").unwrap(), "12345");
+    for (map, size) in [
+        ("0,5", "4"),
+        ("0,4", "9"),
+        ("3,2,0,3", "9"),
+        ("0,5,1", "9"),
+        ("0,18446744073709551615,4,5", "9"),
+        ("0,-5", "9"),
+        ("", "9"),
+    ] {
+        let error = with(map, size).unwrap_err().to_string();
+        assert!(error.contains("the map of a sparse file"), "{map}: {error}");
+    }
+}
+
+#[test]
 fn a_second_name_in_an_archive_says_what_its_file_is_like() {
     let mut tar = tar::Builder::new(Vec::new());
     let mut add_entry = |path: &str, kind, mode, owner, mtime, link: &str| {

@@ -13,7 +13,8 @@ mod decode;
 mod header;
 mod merge;
 mod pack;
-mod reader;
+pub(crate) mod reader;
+mod sparse;
 mod stack;
 #[cfg(test)]
 mod tests;

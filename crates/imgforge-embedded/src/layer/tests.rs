@@ -493,6 +493,44 @@ fn numbers_that_ustar_has_no_room_for_come_back() {
 }
 
 #[test]
+fn numbers_are_those_that_go_reads() {
+    for (field, expected) in [
+        (&b"0000644\0"[..], Some(0o644)),
+        (b"", None),
+        (b"\0\0\0\0\0\0\0\0", Some(0)),
+        (b"        ", Some(0)),
+        (b" \0 12 \0 ", Some(0o12)),
+        (b"12\x00zz\0\0\0", Some(0o12)),
+        (b"77777777", Some(0o7777_7777)),
+        (b"1 2\0", None),
+        (b"-1\0\0", None),
+        (b"8\0\0\0", None),
+        (b"\x80\0\0\0\0\0\0\x07", Some(7)),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xfb", Some(-5)),
+        (b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", Some(i64::MAX)),
+        (b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0", Some(i64::MIN)),
+        (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", None),
+    ] {
+        assert_eq!(reader::number(field), expected, "{}", field.escape_ascii());
+    }
+}
+
+#[test]
+fn a_layer_whose_headers_lack_numbers_has_zeros() {
+    let mut header = tar::Header::new_ustar();
+    header.as_mut_bytes()[0] = b'f';
+    for field in [100..108, 108..116, 116..124, 124..136, 136..148, 329..337, 337..345] {
+        header.as_mut_bytes()[field].fill(0);
+    }
+    header.set_cksum();
+    let place = place();
+    std::fs::write(place.at("blob"), [header.as_bytes().as_slice(), &[0; 1024]].concat()).unwrap();
+    unpack(&place.at("blob"), &[], &place.at("folder")).unwrap();
+    let meta = std::fs::metadata(place.at("folder/f")).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.mtime(), meta.len()), (0, 0, 0, 0, 0));
+}
+
+#[test]
 fn a_name_that_would_mark_something_as_gone_cannot_be_packed() {
     let place = place();
     let upper = place.folder("upper");

@@ -197,6 +197,10 @@ impl Unpack {
 
     fn entry(&mut self, entry: &Entry, tar: &mut Tar<Decoded>) -> Result<(), Wrong> {
         let names = names(&entry.path)?;
+        // It may be far larger than the layer's limit allows.
+        if entry.is_sparse {
+            return Err(Wrong::Path("a layer has no sparse files"));
+        }
         let meta = Meta {
             uid: entry.uid,
             gid: entry.gid,

@@ -17,6 +17,10 @@
 //! than its name says, and a damaged line of JSON does not read: both are made again. The files of an unpacked layer
 //! have nothing to be compared with: until [`Store::flush`] has put them on the disk, `layers/HEX/boot` has the id of
 //! the machine's boot, and in another boot they are unpacked from the blob again.
+//!
+//! A run that has unpacked something flushes once, when it has told how it has ended. For 200 MB in 4,000 files that took
+//! 0.04 to 0.4 s on a virtual disk, where unpacking them again took 4 to 11 s. Of a run that was killed or interrupted the
+//! layers are flushed with those of the next one that makes some, or unpacked again after the machine was.
 
 mod error;
 mod images;
@@ -32,6 +36,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -41,6 +46,7 @@ use sha2::{Digest, Sha256};
 pub use self::error::StoreError;
 pub use self::images::ImageRecord;
 use self::journal::Journal;
+use self::prune::entries;
 pub use self::prune::{Pruned, Unneeded};
 pub use self::scratch::Scratch;
 use self::scratch::Workplace;
@@ -61,8 +67,8 @@ pub struct Store {
     lock: fs::File,
     /// The id of this boot of the machine.
     boot: String,
-    /// Chain ids of layers that this process has unpacked since the last [`Store::flush`].
-    unflushed: Mutex<BTreeSet<String>>,
+    /// Whether this process has unpacked a layer since the last [`Store::flush`].
+    is_unflushed: AtomicBool,
     /// Blobs whose bytes have been compared with their digest.
     verified: Mutex<BTreeSet<String>>,
 }
@@ -110,7 +116,7 @@ impl Store {
             workplace,
             lock,
             boot,
-            unflushed: Mutex::default(),
+            is_unflushed: AtomicBool::new(false),
             verified: Mutex::default(),
         };
         if !dir.join("index.json").exists() {
@@ -241,20 +247,23 @@ impl Store {
         }
     }
 
-    /// Puts everything on the disk, the unpacked layers above all: without it, those are unpacked again after the
-    /// machine has started anew. It takes as long as the disk does, and is nothing when no layer is new.
+    /// Puts everything on the disk, the unpacked layers above all, those of other processes too: without it, they are
+    /// unpacked again after the machine has started anew. It takes as long as the disk does, and is nothing when this
+    /// process has unpacked none.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let layers = std::mem::take(&mut *lock(&self.unflushed));
-        if layers.is_empty() {
+        if !self.is_unflushed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
+        let marks = entries(&self.dir.join("layers"))?.into_iter().map(|(_, layer)| layer.join("boot"));
+        let is_of_now = |mark: &Utf8PathBuf| fs::read_to_string(mark).is_ok_and(|boot| boot == self.boot);
+        let marks: Vec<Utf8PathBuf> = marks.filter(is_of_now).collect();
         rustix::fs::syncfs(&self.lock).map_err(|error| StoreError::io(&self.dir)(error.into()))?;
-        for chain in layers {
+        for mark in marks {
             // It may have been pruned meanwhile.
-            let _ = fs::remove_file(self.layer_path(&chain)?.join("boot"));
+            let _ = fs::remove_file(mark);
         }
         Ok(())
     }
@@ -296,7 +305,7 @@ impl Store {
         }
         match fs::rename(&whole, &path) {
             Ok(()) => {
-                lock(&self.unflushed).insert(chain.to_owned());
+                self.is_unflushed.store(true, Ordering::Relaxed);
                 Ok(())
             }
             // Another build has made the same; but its blob may have been another, or be gone.

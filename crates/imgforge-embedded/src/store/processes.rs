@@ -40,7 +40,7 @@ fn is_child() -> bool {
         if name == "killed" && round % 5 == 4 {
             store.untag(&format!("{name}:{}", round - 3)).unwrap();
             store.write_index().unwrap();
-            store.prune(&BTreeSet::new(), SystemTime::now() + Duration::from_secs(60)).unwrap();
+            store.prune(|| Ok(BTreeSet::new()), SystemTime::now() + Duration::from_secs(60)).unwrap();
         }
     }
     true
@@ -135,7 +135,8 @@ fn a_full_disk_is_told_and_leaves_the_store_whole() {
             drop(store);
             let store = check_all(&place.1);
             assert_eq!(store.find("x:1").unwrap().unwrap().id, record.id);
-            let pruned = store.prune(&BTreeSet::new(), SystemTime::now() + Duration::from_secs(60)).unwrap();
+            let pruned =
+                store.prune(|| Ok(BTreeSet::new()), SystemTime::now() + Duration::from_secs(60)).unwrap();
             assert!(pruned.removed.blobs.len() > 5);
             store.put_blob(&vec![7; 50_000]).unwrap();
         };

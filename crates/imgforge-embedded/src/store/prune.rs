@@ -105,12 +105,16 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes what [`Store::unneeded`] finds. This process must not use the store for anything else meanwhile; others
-    /// that begin to wait until it is done.
+    /// Removes what [`Store::unneeded`] finds; `keep` is asked when no other process uses the store. This process must not use the store for
+    /// anything else meanwhile; others that begin to wait until it is done.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when another process uses the store; those of the disk.
-    pub fn prune(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
+    /// [`StoreError::Busy`] when another process uses the store; those of the disk, and of `keep`.
+    pub fn prune(
+        &self,
+        keep: impl FnOnce() -> Result<BTreeSet<String>, StoreError>,
+        since: SystemTime,
+    ) -> Result<Pruned, StoreError> {
         let path = self.dir.join("lock");
         match self.lock.try_lock() {
             Ok(()) => {}
@@ -121,7 +125,7 @@ impl Store {
             }
             Err(fs::TryLockError::Error(error)) => return Err(StoreError::io(&path)(error)),
         }
-        let pruned = self.prune_alone(keep, since);
+        let pruned = keep().and_then(|keep| self.prune_alone(&keep, since));
         self.lock.lock_shared().map_err(StoreError::io(&path))?;
         pruned
     }
@@ -172,7 +176,7 @@ impl Store {
 }
 
 /// What is in a folder, by name.
-fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
+pub(super) fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
     let mut found = Vec::new();
     for entry in folder.read_dir_utf8().map_err(StoreError::io(folder))? {
         let entry = entry.map_err(StoreError::io(folder))?;
@@ -225,7 +229,7 @@ mod tests {
         let blob = |digest: &str| fs::metadata(store.blob_path(digest).unwrap()).unwrap().len();
         let blobs: u64 = found.blobs.iter().map(|digest| blob(digest)).sum();
         assert_eq!(found.bytes, blobs + gone.layers[1].unpacked_size);
-        let pruned = store.prune(&keep, soon()).unwrap();
+        let pruned = store.prune(|| Ok(keep.clone()), soon()).unwrap();
         assert_eq!(pruned.removed, found);
         assert_eq!(pruned.folders.len(), 1);
         assert!(pruned.folders[0].join("fs/file").exists());
@@ -248,13 +252,13 @@ mod tests {
         let other = Store::open(&place.1).unwrap();
         layered(&store, &["x"], Compression::Gzip);
         for _ in 0..2 {
-            assert!(matches!(store.prune(&BTreeSet::new(), soon()), Err(StoreError::Busy { .. })));
+            assert!(matches!(store.prune(|| Ok(BTreeSet::new()), soon()), Err(StoreError::Busy { .. })));
         }
         assert_eq!(other.list().unwrap().len(), 1);
         drop(other);
         let dead = place.1.join("tmp/1-dead/deep");
         fs::create_dir_all(&dead).unwrap();
-        let pruned = store.prune(&BTreeSet::new(), soon()).unwrap();
+        let pruned = store.prune(|| Ok(BTreeSet::new()), soon()).unwrap();
         assert!(
             !place.1.join("tmp/1-dead").exists()
                 && pruned.folders.iter().any(|path| path.ends_with("1-dead"))

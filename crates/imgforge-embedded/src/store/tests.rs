@@ -221,9 +221,13 @@ fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
     fs::write(folder.join("whole"), "x").unwrap();
     store.adopt_folder(&folder, &record.layers[0], &chains[0]).unwrap();
     assert!(store.folder(&chains[0]).unwrap().join("whole").exists());
+    // One that another process has unpacked is put on the disk with it; what was not trusted before is not afterwards.
+    let other = layered(&Store::open(&place.1).unwrap(), &["other"], Compression::Gzip);
     store.flush().unwrap();
-    assert!(!store.layer_path(&chains[0]).unwrap().join("boot").exists());
+    let boot = |chain: &str| store.layer_path(chain).unwrap().join("boot");
+    assert!(!boot(&chains[0]).exists() && !boot(&other.layers[0].diff_id).exists());
     assert!(store.folder(&chains[0]).is_some());
+    assert_eq!((boot(&chains[1]).exists(), store.folder(&chains[1])), (true, None));
     // What cannot be read is as if it were of another boot.
     fs::write(store.layer_path(&chains[0]).unwrap().join("boot"), "").unwrap();
     assert_eq!(store.folder(&chains[0]), None);

@@ -24,10 +24,9 @@ impl Limits {
         let mut limits = Self::default();
         let hierarchies = hierarchies()?;
         if let Some(bytes) = memory {
-            let group =
-                limits.group(&hierarchies, "memory", &format!("imgforge-{name}")).map_err(|error| {
-                    io::Error::other(format!("its memory cannot be limited on this machine: {error}"))
-                })?;
+            let group = limits.group(&hierarchies, "memory", &group_name(name)).map_err(|error| {
+                io::Error::other(format!("its memory cannot be limited on this machine: {error}"))
+            })?;
             set_memory(&group, bytes).map_err(|error| {
                 io::Error::other(format!("its memory cannot be limited to {bytes} bytes: {error}"))
             })?;
@@ -35,7 +34,7 @@ impl Limits {
         }
         if let Some(thousandths) = cpus {
             let quota = u64::from(thousandths) * PERIOD / 1000;
-            let set = limits.group(&hierarchies, "cpu", &format!("imgforge-{name}")).and_then(|group| {
+            let set = limits.group(&hierarchies, "cpu", &group_name(name)).and_then(|group| {
                 if group.join("cpu.max").exists() {
                     return std::fs::write(group.join("cpu.max"), format!("{quota} {PERIOD}"));
                 }
@@ -98,6 +97,19 @@ impl Limits {
             lines.any(|(key, value)| key == "oom_kill" && value != "0")
         })
     }
+}
+
+/// The control groups that there are of a container, wherever this process would make them.
+pub(crate) fn of(name: &str) -> io::Result<Vec<Utf8PathBuf>> {
+    let hierarchies = hierarchies()?;
+    let parents = hierarchies.iter().flat_map(|hierarchy| &hierarchy.parents);
+    let groups = parents.map(|parent| parent.join(group_name(name)));
+    Ok(groups.filter(|group| group.exists()).collect())
+}
+
+/// What the group of a container is called.
+fn group_name(name: &str) -> String {
+    format!("imgforge-{name}")
 }
 
 impl Drop for Limits {

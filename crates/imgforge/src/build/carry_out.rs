@@ -69,6 +69,15 @@ impl Session {
         if is_at_work || published.as_ref().is_some_and(Published::did_something) {
             telling.event(&Event::Finished { took: started.elapsed() });
         }
+        let interrupted = run.way.options.cancel.is_cancelled();
+        // How the run has ended is told by now.
+        if is_at_work
+            && !interrupted
+            && let Err(error) = run.engine.settle().await
+        {
+            let message = format!("a power cut may undo what was built: {error}");
+            telling.event(&Event::Warning { message });
+        }
         Ok(BuildReport {
             run: telling.report(published.as_ref()),
             failures: done.failures,
@@ -76,7 +85,7 @@ impl Session {
             asked,
             published,
             engine: run.engine.describe(),
-            interrupted: run.way.options.cancel.is_cancelled(),
+            interrupted,
             plan: run.plan,
         })
     }

@@ -129,7 +129,8 @@ fn text(pruned: &Pruned) -> String {
         let _ = writeln!(text, "  packages  {files}, {size}");
     }
     if pruned.store_bytes > 0 {
-        let _ = writeln!(text, "  store     {} of layers and blobs", human_size(pruned.store_bytes));
+        let size = human_size(pruned.store_bytes);
+        let _ = writeln!(text, "  store     {size} of layers, blobs and what containers have left");
     }
     for manifest in &pruned.manifests {
         let _ = writeln!(text, "  registry  {}:{}", manifest.name, manifest.tags.join(" "));
