@@ -275,7 +275,7 @@ fn a_run_that_is_killed_leaves_the_store_whole() {
 }
 
 #[test]
-fn a_run_that_has_made_layers_puts_them_on_the_disk_before_it_ends() {
+fn pruning_puts_layers_on_the_disk_and_those_of_another_boot_are_unpacked_again() {
     let workspace = TestWorkspace::new();
     workspace.busybox_base("base");
     let layers = workspace.root().join(".imgforge/store/layers");
@@ -284,6 +284,8 @@ fn a_run_that_has_made_layers_puts_them_on_the_disk_before_it_ends() {
         layers.filter(|mark| mark.exists()).collect()
     };
     run(&workspace, &["build"]).ok();
+    assert!(!unsafe_ones().is_empty());
+    run(&workspace, &["prune", "--yes"]).ok();
     assert_eq!(unsafe_ones(), [""; 0]);
     // As if the machine had started anew before that.
     for layer in layers.read_dir_utf8().unwrap() {
@@ -291,6 +293,8 @@ fn a_run_that_has_made_layers_puts_them_on_the_disk_before_it_ends() {
     }
     workspace.image("child", "    from \"base\"\n    run \"true\"");
     run(&workspace, &["build"]).ok();
+    assert!(unsafe_ones().iter().all(|mark| std::fs::read_to_string(mark).unwrap() != "another\n"));
+    run(&workspace, &["prune", "--yes"]).ok();
     assert_eq!(unsafe_ones(), [""; 0]);
 }
 

@@ -357,7 +357,11 @@ impl Engine for Embedded {
                 Ok(left.images_in_use.clone())
             };
             let pruned = self.store.prune(keep, since).map_err(into_error)?;
-            tokio::task::block_in_place(|| limits::remove(&left.groups));
+            tokio::task::block_in_place(|| {
+                limits::remove(&left.groups);
+                self.store.flush()
+            })
+            .map_err(into_error)?;
             // Files in them may belong to others: a worker is root of them.
             let scratch = self.store.scratch().map_err(into_error)?;
             let request = Request::Remove([pruned.folders, left.folders].concat());
@@ -368,10 +372,6 @@ impl Engine for Embedded {
             }
         }
         .boxed()
-    }
-
-    fn settle(&self) -> BoxFuture<'_, Result<(), Error>> {
-        async move { tokio::task::block_in_place(|| self.store.flush().map_err(into_error)) }.boxed()
     }
 
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {

@@ -235,12 +235,6 @@ pub trait Engine: Send + Sync {
         Box::pin(async { Ok(0) })
     }
 
-    /// Puts on the disk what would have to be made again after a power cut. Asked for once, when a run has done all else;
-    /// nothing for an engine that sees to that itself.
-    fn settle(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async { Ok(()) })
-    }
-
     /// Pulls an image from a registry. It has no tag afterwards.
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>>;
 }

@@ -70,14 +70,6 @@ impl Session {
             telling.event(&Event::Finished { took: started.elapsed() });
         }
         let interrupted = run.way.options.cancel.is_cancelled();
-        // How the run has ended is told by now.
-        if is_at_work
-            && !interrupted
-            && let Err(error) = run.engine.settle().await
-        {
-            let message = format!("a power cut may undo what was built: {error}");
-            telling.event(&Event::Warning { message });
-        }
         Ok(BuildReport {
             run: telling.report(published.as_ref()),
             failures: done.failures,
