@@ -57,9 +57,10 @@ fn secret(node: &mut Node<'_, '_, '_>, places: &mut Places) -> Option<SecretMoun
 }
 
 fn agent(node: &mut Node<'_, '_, '_>, places: &mut Places) -> Option<SecretMount> {
-    let id = match node.has_argument() {
-        true => node.string("the agent's id").and_then(|id| is_id(node, id)),
-        false => Some(Located::new("default".into(), node.span())),
+    let id = if node.has_argument() {
+        node.string("the agent's id").and_then(|id| is_id(node, id))
+    } else {
+        Some(Located::new("default".into(), node.span()))
     };
     lent(node, SecretKind::Agent, id, places)
 }
