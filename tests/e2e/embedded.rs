@@ -452,6 +452,33 @@ fn images_are_pushed_and_pulled_without_a_daemon() {
 }
 
 #[test]
+fn a_small_layer_that_unpacks_to_more_than_the_disk_has_free_is_refused() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let family = TestWorkspace::at(&format!("{}/acme", registry.host()));
+    family.busybox_base("base");
+    family.image("bomb", "    from \"base\"\n    run \"dd if=/dev/zero of=/zeros bs=1M count=64\"");
+    run(&family, &["build", "--push"]).ok();
+    // Another machine, with a small disk.
+    std::fs::remove_dir_all(family.root().join(".imgforge")).unwrap();
+    std::fs::create_dir(family.root().join(".imgforge")).unwrap();
+    family.image("child", "    from \"bomb\"\n    run \"true\"");
+    let script = "mount -t tmpfs -o size=32m none .imgforge && \"$0\" build; code=$?; \
+                  ls .imgforge/store/layers | wc -l; df -m .imgforge | awk 'END { print $3 }'; exit $code";
+    let mut small = Command::new("unshare");
+    small.args(["--mount", "sh", "-c", script, IMGFORGE]).current_dir(family.root());
+    small.env("IMGFORGE_ENGINE", "embedded").env("NO_COLOR", "1");
+    let failed = Ran::of(small.output().unwrap());
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    let told = "bomb@sha256:";
+    for part in [told, "a layer of it unpacks to more than the ", " MB that the disk of the store has free"] {
+        assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
+    }
+    // The base's layers are there, and nothing of the bomb.
+    let numbers: Vec<u32> = failed.stdout.lines().map(|line| line.trim().parse().unwrap()).collect();
+    assert!(matches!(numbers[..], [3, used] if used < 10), "{}", failed.stdout);
+}
+
+#[test]
 fn a_container_runs_answers_and_stops_without_a_daemon() {
     let family = TestWorkspace::new();
     family.busybox_base("base");

@@ -131,16 +131,7 @@ impl Embedded {
                     let (digest, diff_id) = (&layer.digest, &layer.diff_id);
                     return Err(engine_error(format!("{digest} holds {}, not {diff_id}", found.diff_id)));
                 }
-                Reply::Error(message) if message.contains("No space left on device") => {
-                    return Err(BuildError::NoSpace);
-                }
-                other => {
-                    return Err(engine_error(format!(
-                        "{} cannot be unpacked: {}",
-                        layer.digest,
-                        words(&other)
-                    )));
-                }
+                other => return Err(not_unpacked(&layer.digest, &other)),
             }
             self.store.adopt_folder(&folder, layer, chain).map_err(store_error)?;
             stack.extend(self.store.folder(chain));
@@ -409,6 +400,21 @@ pub(crate) fn words(reply: &Reply) -> String {
         Reply::Failed(code) => format!("it ended with status {code}"),
         other => format!("a worker has answered with {other:?}"),
     }
+}
+
+/// Why a layer of an image is not unpacked.
+pub(crate) fn not_unpacked(what: &str, reply: &Reply) -> BuildError {
+    match reply {
+        Reply::NoRoom(free) => no_room(&format!("{what}: a layer of it unpacks to more"), *free),
+        Reply::Error(message) if message.contains("No space left on device") => BuildError::NoSpace,
+        other => engine_error(format!("{what} cannot be unpacked: {}", words(other))),
+    }
+}
+
+/// Something is larger than what the disk has free.
+pub(crate) fn no_room(what: &str, free: u64) -> BuildError {
+    let free = free / 1_000_000;
+    BuildError::Refused { message: format!("{what} than the {free} MB that the disk of the store has free") }
 }
 
 pub(crate) fn into_error(error: StoreError) -> Error {

@@ -7,8 +7,8 @@ use imgforge_registry::{
     Credentials, Descriptor, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
 };
 
-use crate::build::{engine_error, store_error};
-use crate::engine::{Embedded, silent, words};
+use crate::build::store_error;
+use crate::engine::{Embedded, no_room, not_unpacked, silent};
 use crate::store::ImageRecord;
 use crate::worker::message::{self, Layer, Reply, Request};
 
@@ -83,6 +83,7 @@ impl Embedded {
         if parsed.rootfs.diff_ids.len() != manifest.layers().len() {
             return Err(wrong("its configuration names other layers than its manifest"));
         }
+        self.check_room(name, manifest.layers())?;
         let scratch = self.store.scratch().map_err(store_error)?;
         let fetching = manifest
             .layers()
@@ -110,6 +111,14 @@ impl Embedded {
             chain = Some(id);
         }
         self.store.put_pulled(&bytes, &layers, manifest.bytes()).map_err(store_error)
+    }
+
+    /// Whether the disk has room for the blobs that are not there yet.
+    fn check_room(&self, name: &str, layers: &[Descriptor]) -> Result<(), BuildError> {
+        let absent = layers.iter().filter(|layer| !self.store.has_blob(layer.digest.as_str()));
+        let size = absent.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        let free = self.store.free().map_err(store_error)?;
+        if size > free { Err(no_room(&format!("{name}: its layers are larger"), free)) } else { Ok(()) }
     }
 
     async fn fetch(
@@ -152,7 +161,7 @@ impl Embedded {
                     message: format!("{name}: a layer is {}, and not {diff_id}", found.diff_id),
                 });
             }
-            other => return Err(engine_error(format!("{name} cannot be unpacked: {}", words(&other)))),
+            other => return Err(not_unpacked(name, &other)),
         };
         let layer = Layer {
             diff_id: diff_id.to_owned(),

@@ -352,7 +352,7 @@ fn a_map_of_a_sparse_file_that_cannot_be_is_refused() {
         bytes.truncate(bytes.len() - 1024);
         bytes.extend(archive(&[("f", EntryType::Regular, "12345")]));
         let root = root();
-        copy(&root.1, None, &add(bytes, "/x/"), 1000).map(|_| root.read("x/f"))
+        copy(&root.1, None, &add(bytes, "/x/"), 1000).map(|()| root.read("x/f"))
     };
     assert_eq!(with("0,0,2,3,6,2", "9").unwrap(), "\0\x00123\x0045\0");
     assert_eq!(with("0,5,5,0", "5").unwrap(), "12345");

@@ -31,6 +31,7 @@ use rustix::io::Errno;
 
 pub use merge::merge;
 pub use pack::pack;
+pub(crate) use unpack::free;
 pub use unpack::{Unpacked, unpack, unpack_within};
 
 /// Marks a file that is gone.
@@ -86,6 +87,12 @@ pub enum LayerError {
     TooLarge {
         /// What it may.
         limit: u64,
+    },
+    /// It unpacks to more than the disk has free.
+    #[error("the layer unpacks to more than the {free} bytes that the disk has free")]
+    NoRoom {
+        /// What it has.
+        free: u64,
     },
 }
 

@@ -83,6 +83,7 @@ impl<R: Read> Tar<R> {
                     for (key, value) in records {
                         entry.apply(&key, value, &mut sparse)?;
                     }
+                    entry.path = sparse.take_name().unwrap_or(entry.path);
                     entry.kind = real_kind(entry.kind, &entry.path)?;
                     if entry.kind != EntryType::Regular {
                         entry.size = 0;
@@ -281,7 +282,6 @@ impl Entry {
             b"uid" => self.uid = id()?,
             b"gid" => self.gid = id()?,
             b"mtime" => self.mtime = parse_time(&value).ok_or_else(|| broken("a time"))?,
-            b"GNU.sparse.name" => self.path = value,
             _ if key.starts_with(b"GNU.sparse.") => sparse.add(key, &value)?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {

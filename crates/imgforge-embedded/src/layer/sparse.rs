@@ -102,6 +102,7 @@ fn wrong() -> io::Error {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     is_stored: bool,
+    name: Option<Vec<u8>>,
     size: Option<u64>,
     /// Offsets and lengths, one after another.
     map: Option<Vec<u64>>,
@@ -112,6 +113,7 @@ impl Records {
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         let number = |value: &[u8]| decimal(value).ok_or_else(wrong);
         match key {
+            b"GNU.sparse.name" => self.name = Some(value.to_vec()),
             b"GNU.sparse.major" => self.is_stored = number(value)? == 1,
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.size = Some(number(value)?),
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
@@ -125,6 +127,11 @@ impl Records {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The file's own name: that of the entry is for programs which do not know of sparse files.
+    pub(super) fn take_name(&mut self) -> Option<Vec<u8>> {
+        self.name.take()
     }
 
     /// The map, when they say that there is one. `content` begins with it in the form 1.0.

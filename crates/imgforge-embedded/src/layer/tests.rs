@@ -810,7 +810,11 @@ fn a_full_disk_is_an_error_that_leaves_nothing() {
     in_namespace(|| {
         let options = Some(c"size=1m");
         rustix::mount::mount("tmpfs", disk.as_std_path(), "tmpfs", MountFlags::empty(), options).unwrap();
+        // A limit tells it before anything of the file is written.
         let error = unpack(&blob, &[], &disk.join("folder")).unwrap_err();
+        assert!(matches!(error, LayerError::NoRoom { free } if free <= 1 << 20), "{error}");
+        assert_eq!(disk.read_dir_utf8().unwrap().count(), 0);
+        let error = unpack_within(&blob, &[], &disk.join("folder"), u64::MAX).unwrap_err();
         assert!(
             matches!(&error, LayerError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull),
             "{error}"

@@ -37,9 +37,20 @@ pub struct Unpacked {
     pub left_out: Vec<String>,
 }
 
-/// [`unpack_within`] without a limit but the disk's.
+/// [`unpack_within`] what the disk has free: a small blob may say that it is much larger.
 pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Result<Unpacked, LayerError> {
-    unpack_within(blob, stack, folder, u64::MAX)
+    let parent = folder.parent().filter(|parent| !parent.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let free = free(parent).map_err(|error| LayerError::Io { path: parent.to_string(), error })?;
+    match unpack_within(blob, stack, folder, free) {
+        Err(LayerError::TooLarge { .. }) => Err(LayerError::NoRoom { free }),
+        unpacked => unpacked,
+    }
+}
+
+/// How many bytes the disk of a folder has for this user.
+pub(crate) fn free(folder: &Utf8Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder.as_std_path())?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Unpacks a layer (tar, gzip or zstd, as its first bytes tell) that anyone may have made into a folder that is not
@@ -54,7 +65,8 @@ pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Resu
 /// - A hard link to a file of the stack brings that file with it, as overlay does.
 /// - Of extended attributes, `user.*` and `security.capability` are kept, overlay's own never.
 ///
-/// When there is more than `limit` bytes of tar, or the disk is full, or anything else is wrong, nothing stays.
+/// When there is more than `limit` bytes of tar, which is told before they are written, or the disk is full, or anything
+/// else is wrong, nothing stays.
 pub fn unpack_within(
     blob: &Utf8Path,
     stack: &[Utf8PathBuf],
@@ -77,6 +89,7 @@ pub fn unpack_within(
             times: BTreeMap::new(),
             last: None,
             left_out: Vec::new(),
+            left: limit,
             buffer: vec![0; 1 << 17],
         };
         unpack.all(input, limit)
@@ -101,6 +114,8 @@ struct Unpack {
     /// The folder of the entry before: most entries are in the same.
     last: Option<(Vec<u8>, Folder)>,
     left_out: Vec<String>,
+    /// How many bytes files may have from here on.
+    left: u64,
     buffer: Vec<u8>,
 }
 
@@ -116,6 +131,8 @@ enum Wrong {
     Io(io::Error),
     Path(&'static str),
     Owner(u32, u32),
+    /// It says that it is larger than it may be.
+    TooLarge,
     /// The tar itself.
     Tar(io::Error),
 }
@@ -153,6 +170,7 @@ impl Unpack {
             Wrong::Io(error) => LayerError::Io { path: shown(path), error },
             Wrong::Path(why) => LayerError::Path { path: shown(path), why },
             Wrong::Owner(uid, gid) => LayerError::Owner { path: shown(path), uid, gid },
+            Wrong::TooLarge => LayerError::TooLarge { limit },
             Wrong::Tar(error) => tar_error(error),
         };
         let mut tar = Tar::new(input);
@@ -201,6 +219,7 @@ impl Unpack {
         if entry.is_sparse {
             return Err(Wrong::Path("a layer has no sparse files"));
         }
+        self.left = self.left.checked_sub(entry.size).ok_or(Wrong::TooLarge)?;
         let meta = Meta {
             uid: entry.uid,
             gid: entry.gid,

@@ -126,6 +126,14 @@ impl Store {
         &self.dir
     }
 
+    /// How many bytes its disk has free.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn free(&self) -> Result<u64, StoreError> {
+        crate::layer::free(&self.dir).map_err(StoreError::io(&self.dir))
+    }
+
     /// A new folder on the store's file system, which is removed when it is dropped.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub enum Reply {
     Step(Option<Layer>),
     /// What the layer has turned out to be.
     Unpack(Unpacked),
+    /// A layer unpacks to more than so many bytes, which the disk has free.
+    NoRoom(u64),
     /// In the order of the request.
     Look(Vec<Option<Entry>>),
     /// By absolute path.

@@ -94,11 +94,13 @@ fn answer(folder: &Utf8Path) -> io::Result<Reply> {
     stop.watch()?;
     match request {
         Request::Step(step) => step::carry_out(&step, folder, &stop),
-        Request::Unpack(unpack) => {
-            let unpacked = layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder);
-            let layer::Unpacked { diff_id, size, .. } = unpacked.map_err(io::Error::other)?;
-            Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
-        }
+        Request::Unpack(unpack) => match layer::unpack(&unpack.blob, &unpack.stack, &unpack.folder) {
+            Ok(layer::Unpacked { diff_id, size, .. }) => {
+                Ok(Reply::Unpack(message::Unpacked { diff_id, size }))
+            }
+            Err(layer::LayerError::NoRoom { free }) => Ok(Reply::NoRoom(free)),
+            Err(error) => Err(io::Error::other(error)),
+        },
         Request::Look(look) => look::look(&look, folder).map(Reply::Look),
         Request::Walk(stack) => look::walk(&stack, folder).map(Reply::Walk),
         Request::Remove(folders) => {
