@@ -493,6 +493,15 @@ fn the_registry_alone_tells_what_stands_on_an_old_parent() {
     let family = family(registry.host());
     imgforge(&family, &["build", "--push"]).ok();
     assert_eq!(imgforge(&family, &["outdated", "--registry"]).code, 0);
+    // Another job of the same commit, a moment later: the same image under another digest is no newer one.
+    let place = format!("{}/mid/manifests/latest", family.name());
+    let mut manifest = get(registry.host(), &place).unwrap();
+    manifest["annotations"]["org.example.job"] = "another".into();
+    let sent = ureq::put(format!("http://{}/v2/{place}", registry.host()))
+        .header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+        .send(manifest.to_string());
+    assert_eq!(sent.unwrap().status(), 201);
+    assert_eq!(imgforge(&family, &["outdated", "--registry"]).code, 0);
     family.write("mid/mid.conf", "two\n");
     // Only the parent is promoted: what stands on it is old now.
     imgforge(&family, &["build", "--push", "mid"]).ok();

@@ -107,14 +107,7 @@ impl Store {
         let workplace = Workplace::new(&dir.join("tmp"))?;
         let boot = fs::read_to_string(BOOT_ID).map_err(StoreError::io(Utf8Path::new(BOOT_ID)))?;
         let journal = Mutex::new(Journal::open(&dir.join("journal"))?);
-        let store = Self {
-            dir: dir.to_owned(),
-            journal,
-            workplace,
-            lock,
-            boot,
-            verified: Mutex::default(),
-        };
+        let store = Self { dir: dir.to_owned(), journal, workplace, lock, boot, verified: Mutex::default() };
         if !dir.join("index.json").exists() {
             store.write_index()?;
         }

@@ -9,7 +9,7 @@ use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack}
 use imgforge_engine::EventSender;
 use imgforge_registry::{Digest, Manifest, ProgressSink, PushImage, Reference};
 
-use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry, Remote};
+use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// Where records are kept, beside the images.
@@ -194,7 +194,13 @@ impl Session {
             let (image, tag) = tag.clone();
             is_old.then(|| OldBase { image, tag, base: name.clone(), digest, newest })
         };
-        Ok(found.iter().filter_map(old).collect())
+        let mut bases = Vec::new();
+        for base in found.iter().filter_map(old) {
+            if !registry.are_same(&base.base, [&base.digest, &base.newest]).await? {
+                bases.push(base);
+            }
+        }
+        Ok(bases)
     }
 
     /// The records of all promotions of this workspace.
@@ -233,6 +239,20 @@ impl FamilyRegistry {
         });
         let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
         found.try_filter_map(|row| async { Ok(row) }).try_collect().await
+    }
+
+    /// Whether two digests of an image have one fingerprint. Two jobs of one commit that build it at the same moment give it
+    /// two digests, and each is as good as the other.
+    async fn are_same(&self, name: &ImageName, digests: [&str; 2]) -> Result<bool, Error> {
+        let repository = self.repository(name.as_str());
+        let mut said = Vec::new();
+        for text in digests {
+            // What is no digest is nobody's.
+            let Ok(digest) = text.parse() else { return Ok(false) };
+            let manifest = self.client.manifest(&repository, &Reference::Digest(digest)).await?;
+            said.push(manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT).cloned()));
+        }
+        Ok(said[0].is_some() && said[0] == said[1])
     }
 
     async fn keep_record(&self, record: &Record, now: jiff::Timestamp) -> Result<String, Error> {
