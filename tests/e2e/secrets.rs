@@ -124,8 +124,11 @@ fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
 #[test]
 fn a_secret_that_is_required_and_not_given_is_told_at_its_line() {
     for engine in ENGINES {
-        let workspace =
-            workspace("RUN true\nRUN --mount=type=secret,id=token,required=true cat /run/secrets/token\n");
+        // A step that the daemon has carried out before needs no secret.
+        let once = imgforge_testkit::unique("once");
+        let workspace = workspace(&format!(
+            "RUN true\nRUN --mount=type=secret,id=token,required=true cat /run/secrets/token; : {once}\n"
+        ));
         let failed = run(&workspace, engine, &["build"]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
         for part in ["app/Dockerfile:3", "it needs the secret \"token\"", "--secret id=token,src=FILE"] {
@@ -180,9 +183,10 @@ fn a_manifests_step_reads_a_secret_that_is_kept_nowhere() {
 #[test]
 fn what_a_manifests_step_needs_and_is_not_given_is_told_at_its_line() {
     for engine in ENGINES {
-        let workspace = workspace_of_manifests(
-            "    run \"true\"\n    run \"cat /run/secrets/token\" {\n        secret \"token\"\n    }\n",
-        );
+        let once = imgforge_testkit::unique("once");
+        let workspace = workspace_of_manifests(&format!(
+            "    run \"true\"\n    run \"cat /run/secrets/token; : {once}\" {{\n        secret \"token\"\n    }}\n",
+        ));
         let failed = run(&workspace, engine, &["build"]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
         for part in ["app/image.kdl:4", "it needs the secret \"token\"", "--secret id=token,src=FILE"] {
