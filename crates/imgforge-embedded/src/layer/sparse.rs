@@ -178,3 +178,88 @@ fn stored_map(content: &mut impl Read) -> io::Result<Vec<u64>> {
 fn decimal(digits: &[u8]) -> Option<u64> {
     str::from_utf8(digits).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::reader::Tar;
+    use super::*;
+
+    /// A sparse file in GNU's old form: a header, one block of parts that follows it, and the content.
+    fn old_form() -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[0] = b's';
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_size(15);
+        for (at, text) in [(386, "1"), (398, "5"), (410, "10"), (422, "5"), (483, "50")] {
+            header.as_mut_bytes()[at..at + text.len()].copy_from_slice(text.as_bytes());
+        }
+        header.as_mut_bytes()[IS_EXTENDED] = 1;
+        header.set_cksum();
+        let mut more = [0; 512];
+        for (at, text) in [(0, "30"), (12, "5")] {
+            more[at..at + text.len()].copy_from_slice(text.as_bytes());
+        }
+        let mut content = b"aaaaabbbbbccccc".to_vec();
+        content.resize(512, 0);
+        [header.as_bytes().as_slice(), &more, &content].concat()
+    }
+
+    #[test]
+    fn parts_in_the_block_after_a_header_count() {
+        let bytes = old_form();
+        let mut tar = Tar::new(&bytes[..]);
+        let entry = tar.next().unwrap().unwrap();
+        assert_eq!((entry.size, entry.is_sparse), (0o50, true));
+        let mut content = Vec::new();
+        tar.read_to_end(&mut content).unwrap();
+        assert_eq!(content.len(), 0o50);
+        assert_eq!(
+            (&content[1..6], &content[8..13], &content[24..29]),
+            (&b"aaaaa"[..], &b"bbbbb"[..], &b"ccccc"[..])
+        );
+        content.retain(|byte| *byte != 0);
+        assert_eq!(content, b"aaaaabbbbbccccc");
+        assert!(tar.next().unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_map_says_is_read_or_refused(changes in proptest::collection::vec((386_usize..1024, any::<u8>()), 0..8)) {
+            let mut bytes = old_form();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            let mut header = tar::Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&bytes[..512]);
+            header.set_cksum();
+            bytes[..512].copy_from_slice(header.as_bytes());
+            let mut tar = Tar::new(&bytes[..]);
+            if let Ok(Some(entry)) = tar.next() {
+                let read = io::copy(&mut tar.by_ref().take(1 << 16), &mut io::sink()).unwrap();
+                prop_assert_eq!(read, entry.size.min(1 << 16));
+                prop_assert!(tar.next().is_ok());
+            }
+        }
+
+        #[test]
+        fn whatever_records_say_is_read_or_refused(map in "[0-9,-]{0,30}", size in "[0-9]{1,20}", stored in 0_u64..2000) {
+            let mut records = Records::default();
+            let added = records.add(b"GNU.sparse.map", map.as_bytes()).and_then(|()| records.add(b"GNU.sparse.size", size.as_bytes()));
+            if added.is_ok()
+                && let Ok(Some(mut map)) = records.map(&mut io::empty())
+                && map.check(stored).is_ok()
+            {
+                map.pass(0);
+                let mut left = stored;
+                for _ in 0..100 {
+                    let (len, is_stored) = map.next(1000);
+                    left -= if is_stored { len as u64 } else { 0 };
+                    map.pass(len as u64);
+                }
+                prop_assert!(map.at <= map.size() && (map.at < map.size() || left == 0));
+            }
+        }
+    }
+}
