@@ -106,7 +106,7 @@ fn name() -> impl Strategy<Value = &'static str> {
 /// Plain text begins with a character that ends a name, so that `$SET` before it stays what it is.
 fn piece() -> impl Strategy<Value = Piece> {
     let leaf = prop_oneof![
-        "[ .:/=é-][a-z0-9 .:/=é_-]{0,5}".prop_map(Piece::Plain),
+        "[ .:/=€-][a-z0-9 .:/=é_-]{0,5}".prop_map(Piece::Plain),
         (name(), any::<bool>()).prop_map(|(name, braces)| Piece::Variable(name, braces)),
         select(vec!['$', '"', '\\']).prop_map(Piece::Escaped),
     ];
@@ -182,6 +182,14 @@ fn instruction() -> impl Strategy<Value = String> {
 
 fn mount_free_heredoc() -> impl Strategy<Value = String> {
     "([a-z $#]{0,8}\n){0,3}"
+}
+
+#[test]
+fn a_name_goes_on_with_letters_of_any_alphabet() {
+    let lookup = |name: &str| Value::Set(format!("[{name}]"));
+    let value = |text: &str| word(text, Rules::new('\\'), &lookup).unwrap();
+    assert_eq!(value("$SETé"), "[SETé]");
+    assert_eq!(value("$SET€"), "[SET]€");
 }
 
 proptest! {
