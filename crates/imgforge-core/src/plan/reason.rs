@@ -150,7 +150,7 @@ fn reason(target: &Target, change: InputChange) -> Reason {
 }
 
 /// The record is the hash of the file and then one short hash an instruction; see
-/// [`InputManifest::insert_dockerfile`].
+/// [`insert_dockerfile`](crate::fingerprint::InputManifest::insert_dockerfile).
 fn dockerfile_reason(target: &Target, old: Option<&str>, new: Option<&str>) -> Reason {
     let words = |text: Option<&str>| text.unwrap_or("").split(' ').map(str::to_owned).collect::<Vec<_>>();
     let (old_words, new_words) = (words(old), words(new));
