@@ -25,7 +25,7 @@ const TOOLS: &[(&str, &str)] = &[
 
 /// Formatting, lints, documentation, tests: stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
-    install_tools()?;
+    install(TOOLS)?;
     crate::quadlet::install()?;
     mount_control_groups();
     start_docker()?;
@@ -111,15 +111,16 @@ fn mount_control_groups() {
     }
 }
 
-/// Installs what is missing with apt-get, where there is one; elsewhere says what is missing.
-fn install_tools() -> Result<()> {
+/// Installs what is missing with apt-get, where there is one; elsewhere says what is missing. Each is a Debian package and a
+/// file of it.
+pub(crate) fn install(tools: &[(&'static str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        TOOLS.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+        tools.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let list = missing.join(" ");
-    ensure!(Path::new("/usr/bin/apt-get").exists(), "the tests need these Debian packages: {list}");
+    ensure!(Path::new("/usr/bin/apt-get").exists(), "these Debian packages are needed: {list}");
     eprintln!("   Install {list}");
     let apt = |args: &[&str]| -> Result<bool> {
         let mut command = Command::new("apt-get");

@@ -1,4 +1,4 @@
-//! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz`.
+//! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz|kernel`.
 
 mod bench;
 mod check;
@@ -8,6 +8,7 @@ mod faults;
 mod faults_build;
 mod fuzz;
 mod images;
+mod kernel;
 mod layers;
 mod push;
 mod quadlet;
@@ -53,6 +54,12 @@ enum Task {
         /// For how long each.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+    },
+    /// Try the embedded engine under the kernel of a Debian release, in a virtual machine: as root and not. Needs root.
+    Kernel {
+        /// The release.
+        #[arg(default_value = "bookworm")]
+        suite: String,
     },
     /// What `bench faults` starts, and kills: pushes one generation of its family.
     #[command(hide = true)]
@@ -144,6 +151,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
+        Task::Kernel { suite } => kernel::run(&suite),
         Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
         // What is counted there needs no speed.
         Task::Bench { topics }
