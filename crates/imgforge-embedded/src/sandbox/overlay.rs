@@ -16,6 +16,11 @@ use rustix::mount::{
 /// layer that only mean something together with the layers below it.
 const OPTIONS: [(&str, &str); 2] = [("index", "off"), ("metacopy", "off")];
 
+/// The kernel that has `userxattr`.
+const OLDEST: (u32, u32) = (5, 11);
+/// The kernel that has `lowerdir+`. It is not tried out: an older one logs each mount that it does not understand.
+const WITH_LISTS: (u32, u32) = (6, 8);
+
 /// `statfs` of an overlay file system, which cannot hold the upper folder of another.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
@@ -64,7 +69,7 @@ impl Overlay {
         let upper = writable.then(|| open(&folder.join("upper"))).transpose()?;
         let work = writable.then(|| open(&folder.join("work"))).transpose()?;
         let upper = upper.as_ref().zip(work.as_ref());
-        let mounted = if is_old(&kernel_release()) {
+        let mounted = if is_older(&kernel_release(), WITH_LISTS) {
             mount_old(&opened, upper, &root)
         } else {
             mount_new(&opened, upper, &root)
@@ -96,12 +101,11 @@ impl Drop for Overlay {
     }
 }
 
-/// Whether a kernel lacks `lowerdir+`, which came with 6.8. It is not tried out: such a kernel logs each mount that it does
-/// not understand.
-fn is_old(release: &str) -> bool {
+/// Whether a kernel is older than this version, by its release.
+fn is_older(release: &str, than: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
     let version = (numbers.next().flatten(), numbers.next().flatten());
-    matches!(version, (Some(major), Some(minor)) if (major, minor) < (6, 8))
+    matches!(version, (Some(major), Some(minor)) if (major, minor) < than)
 }
 
 fn kernel_release() -> String {
@@ -154,7 +158,14 @@ fn open(path: &Utf8Path) -> io::Result<OwnedFd> {
 
 fn explain(error: Errno, folder: &Utf8Path) -> io::Error {
     let on = rustix::fs::statfs(folder.as_std_path()).map(|stat| stat.f_type);
+    let release = kernel_release();
     let text = match error {
+        Errno::INVAL if is_older(&release, OLDEST) => {
+            let (major, minor) = OLDEST;
+            format!(
+                "the embedded engine needs Linux {major}.{minor}, and this is {release}; Docker works here"
+            )
+        }
         Errno::INVAL if on == Ok(OVERLAY_MAGIC) => format!(
             "{folder} is on an overlay file system, which cannot hold another one; put the workspace, or `IMGFORGE_STORE`, on a volume or a tmpfs"
         ),
@@ -201,7 +212,8 @@ mod tests {
             ("7.0.1-rc3", false),
             ("of another kind", false),
         ] {
-            assert_eq!(is_old(release), expected, "{release}");
+            assert_eq!(is_older(release, WITH_LISTS), expected, "{release}");
         }
+        assert!(is_older("5.10.0-35-amd64", OLDEST) && !is_older("5.11.0", OLDEST));
     }
 }
