@@ -29,10 +29,12 @@ pub(crate) fn run() -> Result<()> {
     let mut size = 0;
     for (name, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
         let (blob, to) = (root.join(name), root.join(format!("{name}-files")));
+        settle()?;
         let packed = Instant::now();
         let layer = layer::pack(&files, &[], CLAMP, compression, &blob)?;
         let packed = packed.elapsed();
         size = layer.map_or(0, |layer| layer.unpacked_size);
+        settle()?;
         let unpacked = Instant::now();
         layer::unpack(&blob, &[], &to)?;
         row(
@@ -49,9 +51,11 @@ pub(crate) fn run() -> Result<()> {
     {
         let (blob, to) = (root.join("other"), root.join("other-files"));
         fs::create_dir(&to)?;
+        settle()?;
         let packed = Instant::now();
         shell(&format!("tar -C {files} --sort=name -cf - . | {pack} > {blob}"))?;
         let packed = packed.elapsed();
+        settle()?;
         let unpacked = Instant::now();
         shell(&format!("{unpack} < {blob} | tar -C {to} -xpf -"))?;
         row(name, size, packed.as_secs_f64(), unpacked.elapsed().as_secs_f64(), &blob)?;
@@ -59,6 +63,11 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("(imgforge counts two SHA-256 meanwhile; the others none)");
     Ok(())
+}
+
+/// Puts on the disk what was written before: whoever writes next would wait for it.
+fn settle() -> Result<()> {
+    shell("sync")
 }
 
 fn row(name: &str, size: u64, packed: f64, unpacked: f64, blob: &Utf8Path) -> Result<()> {
