@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Instant;
 
+use camino::Utf8PathBuf;
 use imgforge_core::diagnostic::Problem;
 use imgforge_core::event::{Event, Reporter};
 use imgforge_core::image_config::ImageConfig;
@@ -14,9 +15,9 @@ use imgforge_core::lock::Lock;
 use imgforge_core::workspace::External;
 use imgforge_engine::export::{Blob, Exported, Named};
 use imgforge_registry::{Digest, Layout, Manifest};
+use tokio::runtime::Runtime;
 
 use crate::build::planned::Planned;
-use crate::build::runtime;
 use crate::lock::externals::gone_help;
 use crate::lock::places::Place;
 use crate::{Error, Session};
@@ -41,10 +42,12 @@ impl Session {
     ///
     /// # Errors
     /// A layout that does not have the locked image, at the line that names either; an engine that does not take it.
-    pub(super) fn load_layouts(&self, planned: &Planned, reporter: &mut dyn Reporter) -> Result<(), Error> {
-        if self.workspace.manifest.externals.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn load_layouts(
+        &self,
+        runtime: &Runtime,
+        planned: &Planned,
+        reporter: &mut dyn Reporter,
+    ) -> Result<(), Error> {
         let to_build: BTreeSet<&str> = planned.plan.to_build().map(|row| row.name.as_str()).collect();
         let mut wanted: BTreeMap<&str, (&str, &External)> = BTreeMap::new();
         for prepared in planned.prepared.iter().filter(|one| to_build.contains(one.target.name.as_str())) {
@@ -55,7 +58,6 @@ impl Session {
                 }
             }
         }
-        let runtime = runtime()?;
         for (reference, (digest, external)) in wanted {
             let name = name_in_engine(reference, digest);
             if runtime.block_on(planned.engine.stored(&name))?.is_some() {
@@ -73,9 +75,8 @@ impl Session {
             reporter.event(&Event::Fetching { what: what.clone(), done: 0, total });
             let id = exported.configs.keys().next().cloned().unwrap_or_default();
             let named = [Named { id, names: vec![name] }];
-            let folder = self.root.join(".imgforge");
-            std::fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
-            self.remember_loaded(reference, &named[0].names[0])?;
+            let folder = self.own_folder();
+            self.remember_loaded(reference, &named[0].names[0]);
             runtime.block_on(planned.engine.load(&exported, &named, &folder))?;
             let (files, took) = (exported.layers.len(), started.elapsed());
             reporter.event(&Event::Fetched { what, bytes: total, files, took });
@@ -102,12 +103,21 @@ impl Session {
         rows.into_iter().collect()
     }
 
-    /// Before it is done: what is told of and is not there harms nobody.
-    fn remember_loaded(&self, reference: &str, name: &str) -> Result<(), Error> {
-        let path = self.root.join(LOADED);
-        let file = std::fs::File::options().create(true).append(true).open(&path);
-        file.and_then(|mut file| file.write_all(format!("{name} {reference}\n").as_bytes()))
-            .map_err(|error| Error::Io { path, error })
+    /// For what lies on disk meanwhile; a workspace that cannot be written to is built too.
+    fn own_folder(&self) -> Utf8PathBuf {
+        let own = self.root.join(".imgforge");
+        let is_there = std::fs::create_dir_all(&own).and_then(|()| tempfile::tempfile_in(&own));
+        is_there
+            .ok()
+            .map(|_| own)
+            .or_else(|| Utf8PathBuf::try_from(std::env::temp_dir()).ok())
+            .unwrap_or_default()
+    }
+
+    /// Before it is done: what is told of and is not there harms nobody. What is not told of is not pruned.
+    fn remember_loaded(&self, reference: &str, name: &str) {
+        let file = std::fs::File::options().create(true).append(true).open(self.root.join(LOADED));
+        let _ = file.and_then(|mut file| file.write_all(format!("{name} {reference}\n").as_bytes()));
     }
 
     /// What images with a digest in their reference are called in an engine, had they come from a layout.

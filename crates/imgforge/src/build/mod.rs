@@ -133,7 +133,7 @@ impl Session {
                 Err(error) => return Err(error),
             }
         };
-        self.load_layouts(&planned, reporter)?;
+        self.load_layouts(&runtime, &planned, reporter)?;
         let way = Way { record, options, only_tests: false };
         runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
     }
