@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::worker::message::{Content, ContextEntry, ContextKind};
 
 /// Counted up when steps begin to give other results.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The hash of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,6 +16,7 @@ mod fetch;
 mod key;
 pub mod layer;
 mod lines;
+mod node;
 mod pull;
 pub mod sandbox;
 pub mod store;

@@ -15,6 +15,7 @@ use tar::EntryType;
 use super::target::{self, Change, Target, copy_all};
 use super::tree::{self, Meta, Reader, Source, names};
 use crate::layer::reader::{self, Entry, Tar};
+use crate::node::{self, Attribute};
 
 /// An archive that can be read.
 pub(super) type Archive = Tar<Box<dyn Read>>;
@@ -64,7 +65,7 @@ pub(super) fn unpack(
     // Everything happens as if the folder were the root.
     let root = target.folder(folder)?;
     let view = Source::Disk(root.try_clone()?);
-    let mut times: Vec<(PathBuf, Meta)> = Vec::new();
+    let mut folders: Vec<(PathBuf, Meta, Vec<Attribute>)> = Vec::new();
     while let Some(entry) = archive.next().map_err(|error| tree::with_path(&error, "the archive"))? {
         let path = Path::new(OsStr::from_bytes(&entry.path));
         let at = |error: &io::Error| tree::with_path(error, &format!("{} of the archive", path.display()));
@@ -76,20 +77,23 @@ pub(super) fn unpack(
         let parent = parent.0;
         let there = view.meta(&place).ok().map(|meta| meta.kind);
         // What was said of a folder that is gone, or is spoken of again, holds no longer.
-        times.retain(|(known, _)| match meta.kind {
+        folders.retain(|(known, ..)| match meta.kind {
             FileType::Directory => *known != place,
             _ => !known.starts_with(&place),
         });
         match (there, meta.kind) {
             (None, _) | (Some(FileType::Directory), FileType::Directory) => {}
-            (Some(FileType::Directory), _) => remove_all(&parent, name).map_err(|error| at(&error))?,
+            (Some(FileType::Directory), _) => {
+                node::remove(parent.as_fd(), name).map_err(|error| at(&error))?
+            }
             (Some(_), _) => target::clear(parent.as_fd(), name).map_err(|error| at(&error))?,
         }
         let fd = parent.as_fd();
+        let mut attributes = entry.attributes.clone();
         match entry.kind {
             EntryType::Directory => {
                 target::make_folder(fd, name).map_err(|error| at(&error))?;
-                times.push((place.clone(), meta.clone()));
+                folders.push((place.clone(), meta.clone(), entry.attributes.clone()));
             }
             EntryType::Symlink => {
                 rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), fd, name).map_err(|e| at(&e.into()))?;
@@ -102,19 +106,19 @@ pub(super) fn unpack(
                 rustix::fs::linkat(&from, first.file_name().unwrap_or_default(), fd, name, AtFlags::empty())
                     .map_err(|error| at(&error.into()))?;
                 meta = linked(meta, view.meta(&place)?);
+                attributes = kept(attributes, &view, &place, meta.kind).map_err(|error| at(&error))?;
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 target::make_node(fd, name, &meta).map_err(|error| at(&error))?;
             }
-            _ => copy_all(&mut archive, &mut target::create(fd, name)?).map_err(|error| at(&error))?,
+            _ => copy_all(&mut archive, &mut node::create(fd, name)?).map_err(|error| at(&error))?,
         }
-        target::set_attributes(fd, name, &entry.attributes)?;
-        target::set_meta(fd, name, &meta, change).map_err(|error| at(&error))?;
+        target::set(fd, name, &meta, &attributes, change).map_err(|error| at(&error))?;
     }
     // A folder's time is that of the archive also after files were put into it.
-    for (path, meta) in times.iter().rev() {
+    for (path, meta, attributes) in folders.iter().rev() {
         let parent = tree::open_in(root.as_fd(), path.parent().unwrap_or(Path::new("")), OFlags::RDONLY)?;
-        target::set_meta(parent.as_fd(), path.file_name().unwrap_or_default(), meta, change)?;
+        target::set(parent.as_fd(), path.file_name().unwrap_or_default(), meta, attributes, change)?;
     }
     Ok(())
 }
@@ -148,6 +152,17 @@ fn linked(entry: Meta, there: Meta) -> Meta {
     }
 }
 
+/// The attributes of a file with a second name: those of the new entry, or else those that it has. Giving it to its owner
+/// again takes them away.
+fn kept(
+    entry: Vec<Attribute>,
+    view: &Source<'_>,
+    place: &Path,
+    kind: FileType,
+) -> io::Result<Vec<Attribute>> {
+    if entry.is_empty() && kind == FileType::RegularFile { view.attributes(place) } else { Ok(entry) }
+}
+
 /// A path without `..`, `.` and a leading `/`, as `filepath.Join("/", path)` has it.
 fn clean(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
@@ -175,20 +190,4 @@ fn parents(root: &OwnedFd, view: &Source<'_>, path: &Path) -> io::Result<(OwnedF
         folder = tree::open_in(root.as_fd(), &done, flags)?;
     }
     Ok((folder, done))
-}
-
-/// Removes a folder and what is in it. Links are removed, not followed.
-fn remove_all(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let folder = tree::open_in(
-        parent.as_fd(),
-        Path::new(name),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-    )?;
-    for below in Source::Disk(folder.try_clone()?).list(Path::new(""))? {
-        match rustix::fs::unlinkat(&folder, &below, AtFlags::empty()) {
-            Err(rustix::io::Errno::ISDIR) => remove_all(&folder, &below)?,
-            other => other?,
-        }
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

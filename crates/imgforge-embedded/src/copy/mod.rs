@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, FileType};
 use self::target::{Change, Target};
 use self::tree::{Meta, Reader, Source};
 use crate::accounts;
+use crate::node;
 use crate::worker::message::{ContextEntry, Copy, CopySource};
 
 /// The time of everything in a build context, in seconds since 1970: when a file was last written on some machine does
@@ -128,8 +129,8 @@ pub fn copy_folder(from: &Utf8Path, path: &str, to: &Utf8Path) -> io::Result<()>
     };
     let to = target.folder(Path::new(""))?;
     copier.content(&path, Path::new(""), to.as_fd())?;
-    target::set_attributes(to.as_fd(), OsStr::new("."), &source.attributes(&path)?)?;
-    target::set_meta(to.as_fd(), OsStr::new("."), &meta, Change::default())
+    let attributes = source.attributes(&path)?;
+    target::set(to.as_fd(), OsStr::new("."), &meta, &attributes, Change::default())
 }
 
 /// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths have
@@ -228,7 +229,7 @@ impl Copier<'_> {
         target::clear(parent.as_fd(), &name)?;
         target::write(parent.as_fd(), &name, bytes)?;
         let owner = Some(self.change.owner.unwrap_or((0, 0)));
-        target::set_meta(parent.as_fd(), &name, meta, Change { owner, ..self.change })
+        target::set(parent.as_fd(), &name, meta, &[], Change { owner, ..self.change })
     }
 
     /// The content of a folder into another, which is made if it is not there: with a mode of its own then, as BuildKit
@@ -267,8 +268,7 @@ impl Copier<'_> {
                 rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY,
             )?;
             self.content(&path, &below, folder.as_fd())?;
-            target::set_attributes(to, &name, &self.source.attributes(&path)?)?;
-            target::set_meta(to, &name, &meta, self.change)?;
+            target::set(to, &name, &meta, &self.source.attributes(&path)?, self.change)?;
         }
         Ok(())
     }
@@ -290,17 +290,18 @@ impl Copier<'_> {
                 return Ok(());
             }
             // What the kernel says of an open folder has no links in it.
-            self.linked.insert(id, std::fs::read_link(tree::own(to))?.join(name));
+            self.linked.insert(id, std::fs::read_link(node::own(to))?.join(name));
         }
         match meta.kind {
             FileType::RegularFile => target::write(to, name, &mut self.source.open(from)?)?,
             FileType::Symlink => rustix::fs::symlinkat(self.source.link(from)?, to, name)?,
             _ => target::make_node(to, name, meta)?,
         }
-        if meta.kind != FileType::Symlink {
-            target::set_attributes(to, name, &self.source.attributes(from)?)?;
-        }
-        target::set_meta(to, name, meta, self.change)
+        let attributes = match meta.kind {
+            FileType::RegularFile => self.source.attributes(from)?,
+            _ => Vec::new(),
+        };
+        target::set(to, name, meta, &attributes, self.change)
     }
 
     fn is_excluded(&self, below: &Path) -> bool {

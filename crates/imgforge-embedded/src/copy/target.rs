@@ -2,17 +2,16 @@
 //! by their folders, which are opened with `RESOLVE_IN_ROOT`.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use camino::Utf8Path;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::tree::{self, Meta, Reader, Source, names, open_in, own};
+use super::tree::{self, Meta, Reader, Source, names, open_in};
+use crate::node::{self, Attribute, create};
 
 /// What a copied file gets in place of what its source has.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,7 +83,7 @@ impl Target {
                         rdev: 0,
                         linked: None,
                     };
-                    set_meta(parent.as_fd(), &name, &meta, Change::default())?;
+                    set(parent.as_fd(), &name, &meta, &[], Change::default())?;
                 }
                 Err(Errno::EXIST) if self.view.meta(&done)?.kind == FileType::Directory => {}
                 Err(Errno::EXIST) => {
@@ -141,63 +140,24 @@ pub(super) fn write(parent: BorrowedFd<'_>, name: &OsStr, from: &mut Reader) -> 
     Ok(())
 }
 
-/// Makes an empty file that is not there yet.
-pub(super) fn create(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
-}
-
 /// Makes what is neither a file nor a folder nor a link.
 pub(super) fn make_node(parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
     rustix::fs::mknodat(parent, name, meta.kind, Mode::from_raw_mode(0o600), meta.rdev)?;
     Ok(())
 }
 
-/// Gives a path its owner, mode and time, in this order: a change of owner takes setuid bits away.
-pub(super) fn set_meta(parent: BorrowedFd<'_>, name: &OsStr, meta: &Meta, change: Change) -> io::Result<()> {
-    let (uid, gid) = change.owner.unwrap_or((meta.uid, meta.gid));
-    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| unmapped(error, name, uid, gid))?;
-    if meta.kind != FileType::Symlink {
-        let mode = Mode::from_raw_mode(change.mode.unwrap_or(meta.mode));
-        // By what was opened: a name would be followed if it were that of a link, out of the root too.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-        rustix::fs::chmod(own(fd.as_fd()), mode)?;
-    }
-    let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
-}
-
-/// Gives a path extended attributes. What this file system does not take is left out, as BuildKit does.
-pub(super) fn set_attributes(
+/// Gives what is at a name all that its source has, but for what is changed.
+pub(super) fn set(
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    attributes: &[(Vec<u8>, Vec<u8>)],
+    meta: &Meta,
+    attributes: &[Attribute],
+    change: Change,
 ) -> io::Result<()> {
-    if attributes.is_empty() {
-        return Ok(());
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    for (name, value) in attributes {
-        let _ = rustix::fs::setxattr(own(fd.as_fd()), OsStr::from_bytes(name), value, XattrFlags::empty());
-    }
-    Ok(())
-}
-
-/// A user namespace with few ids refuses others with `EINVAL`.
-fn unmapped(error: Errno, name: &OsStr, uid: u32, gid: u32) -> io::Error {
-    if error == Errno::INVAL {
-        return io::Error::other(format!(
-            "{} cannot belong to {uid}:{gid}: this user has no subordinate id for it (see /etc/subuid)",
-            name.display()
-        ));
-    }
-    error.into()
+    let (uid, gid) = change.owner.unwrap_or((meta.uid, meta.gid));
+    let mode = change.mode.unwrap_or(meta.mode);
+    let set = node::Meta { uid, gid, mode, mtime: meta.mtime, attributes };
+    set.set_at(parent, name).map_err(|refused| tree::with_path(&refused.into(), &name.to_string_lossy()))
 }
 
 /// Copies through a buffer.

@@ -4,6 +4,7 @@ use camino::Utf8PathBuf;
 use tar::EntryType;
 
 use super::*;
+use crate::node::CAPABILITY;
 use crate::worker::message::{Content, ContextKind, Tree};
 
 struct Root(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
@@ -208,6 +209,62 @@ fn a_stack_keeps_owners_times_names_and_attributes() {
     let mut value = [0; 8];
     let len = rustix::fs::getxattr(to.at("d/one").as_std_path(), "user.note", &mut value[..]).unwrap();
     assert_eq!(&value[..len], b"x");
+}
+
+/// The capabilities of a file, as an extended attribute.
+fn capability(path: &Utf8Path) -> Vec<u8> {
+    let mut value = [0; 64];
+    match rustix::fs::getxattr(path.as_std_path(), "security.capability", &mut value[..]) {
+        Ok(len) => value[..len].to_vec(),
+        Err(_) => Vec::new(),
+    }
+}
+
+#[test]
+fn file_capabilities_are_kept_whoever_owns_the_copy() {
+    let from = root();
+    std::fs::create_dir(from.at("d")).unwrap();
+    std::fs::write(from.at("d/f"), "").unwrap();
+    std::os::unix::fs::chown(from.at("d/f"), Some(5), Some(6)).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(from.at("d/f").as_std_path(), "security.capability", &CAPABILITY, flags).unwrap();
+    for (sources, chown, chmod) in [
+        ("d", None, None),
+        ("d/f", None, None),
+        ("d", Some("1000:1000"), None),
+        ("d/f", Some("1000:1000"), Some(0o4700)),
+    ] {
+        let to = root();
+        let request =
+            Copy { chown: chown.map(str::to_owned), chmod, ..of(Tree::Stack(vec![]), &[sources], "/to/") };
+        copy(&to.1, Some(&from.1), &request, 0).unwrap();
+        assert_eq!(capability(&to.at("to/f")), CAPABILITY, "{sources} {chown:?}");
+        let mode = std::fs::metadata(to.at("to/f")).unwrap().mode() & 0o7777;
+        assert_eq!(mode, chmod.unwrap_or(0o644));
+    }
+    let to = root();
+    copy_folder(&from.1, "d", &to.1).unwrap();
+    assert_eq!(capability(&to.at("f")), CAPABILITY);
+}
+
+#[test]
+fn file_capabilities_in_an_archive_are_kept_whoever_owns_it() {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("SCHILY.xattr.security.capability", &CAPABILITY[..])]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o755);
+    header.set_uid(3);
+    header.set_gid(3);
+    header.set_size(0);
+    tar.append_data(&mut header, "f", io::empty()).unwrap();
+    header.set_entry_type(EntryType::Link);
+    tar.append_link(&mut header, "g", "f").unwrap();
+    let tar = tar.into_inner().unwrap();
+    for chown in [None, Some("8:9".to_owned())] {
+        let root = root();
+        copy(&root.1, None, &Copy { chown, ..add(tar.clone(), "/x") }, 0).unwrap();
+        assert_eq!(capability(&root.at("x/g")), CAPABILITY);
+    }
 }
 
 fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {

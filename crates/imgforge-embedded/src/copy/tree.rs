@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use camino::Utf8Path;
@@ -14,6 +14,7 @@ use imgforge_core::context::matches;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::node::{self, Attribute};
 use crate::worker::message::{Content, ContextEntry, ContextKind};
 
 /// How many links a path may pass through, as in the kernel (`ELOOP`).
@@ -139,12 +140,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The extended attributes of a path.
-    pub(super) fn attributes(&self, path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// The extended attributes of a file or a folder that a layer keeps.
+    pub(super) fn attributes(&self, path: &Path) -> io::Result<Vec<Attribute>> {
         let Self::Disk(root) = self else { return Ok(Vec::new()) };
-        // A path descriptor takes no xattr calls; its entry in /proc does.
-        let fd = open_in(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW)?;
-        attributes(fd.as_fd())
+        node::attributes(open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::NOFOLLOW)?)
     }
 
     /// A path with all links in it followed; what is missing at its end stays as it is.
@@ -220,32 +219,6 @@ pub(super) fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::R
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let fd = rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?;
     Ok(fd)
-}
-
-/// The extended attributes of what a path descriptor stands for.
-pub(super) fn attributes(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let path = own(fd);
-    let mut buffer = vec![0; 1 << 16];
-    let len = match rustix::fs::listxattr(&path, &mut buffer[..]) {
-        Ok(len) => len,
-        // A link's own cannot be reached so, and it has none that a layer keeps.
-        Err(Errno::NOTSUP | Errno::NOENT | Errno::LOOP) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let names: Vec<Vec<u8>> =
-        buffer[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
-    let mut all = Vec::new();
-    for name in names {
-        let len = rustix::fs::getxattr(&path, OsStr::from_bytes(&name), &mut buffer[..])?;
-        all.push((name, buffer[..len].to_vec()));
-    }
-    Ok(all)
-}
-
-/// The name by which calls that take no path descriptor reach it.
-pub(super) fn own(fd: BorrowedFd<'_>) -> PathBuf {
-    use std::os::fd::AsRawFd;
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Reads a file's bytes, and knows at their end whether they are those that were meant.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use tar::EntryType;
 
-use super::Attribute;
+use crate::node::Attribute;
 
 /// An entry of a tar without its content.
 pub(super) struct Entry<'a> {

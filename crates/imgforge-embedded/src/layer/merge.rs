@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::pack::names;
-use super::stack::{Stack, open_folder, open_folder_at};
-use super::unpack::remove;
-use super::{OVERLAY_OPAQUE, at, attributes, is_opaque, is_whiteout};
+use super::stack::{Stack, open_folder};
+use super::{OVERLAY_OPAQUE, at, is_opaque, is_whiteout};
+use crate::node::{self, attributes, open_folder_at, remove};
 
 /// Makes `upper`, an empty folder, into what lies on `stack` (lowest first, as all here) as `layers` together lie on it.
 /// What a layer has added and a later one has removed is in neither.
@@ -97,18 +97,11 @@ fn clear(parent: &OwnedFd, name: &OsStr, there: Option<&Stat>) -> io::Result<()>
     }
 }
 
-/// Gives a folder owner, mode, attributes and time of another. The owner goes first: a change of it takes setuid bits
-/// and capabilities away.
+/// Gives a folder owner, mode, attributes and time of another, and takes from it what that has not.
 fn imitate(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    let stat = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     for (name, _) in attributes(to)? {
         rustix::fs::fremovexattr(to, OsStr::from_bytes(&name))?;
     }
-    for (name, value) in attributes(from)? {
-        rustix::fs::fsetxattr(to, OsStr::from_bytes(&name), &value, XattrFlags::empty())?;
-    }
-    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
-    Ok(rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })?)
+    let attributes = attributes(from)?;
+    Ok(node::Meta::of(&rustix::fs::fstat(from)?, &attributes).set(to)?)
 }

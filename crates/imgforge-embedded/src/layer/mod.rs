@@ -20,7 +20,6 @@ mod stack;
 mod tests;
 mod unpack;
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -38,15 +37,10 @@ pub use unpack::{Unpacked, unpack, unpack_within};
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks a folder that hides what is below it.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Overlay's own attributes.
-const OVERLAY: &[u8] = b"user.overlay.";
 /// The one that hides what is below a folder.
 const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
 /// Longest path in a layer: no program could open a longer one (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
-
-/// An extended attribute: name and value.
-type Attribute = (Vec<u8>, Vec<u8>);
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -107,53 +101,6 @@ pub fn measure(blob: &Utf8Path) -> io::Result<(String, u64)> {
 /// A path as people read it.
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).escape_debug().to_string()
-}
-
-/// Whether an extended attribute is part of a layer. containerd and BuildKit take `security.capability`; `user.*` is
-/// what a program could set. Overlay's own are not the image's, and a name with `=` has no form in PAX.
-fn is_kept(name: &[u8]) -> bool {
-    (name == b"security.capability" || name.starts_with(b"user."))
-        && !name.starts_with(OVERLAY)
-        && !name.contains(&b'=')
-}
-
-/// The names of a file's extended attributes.
-fn attribute_names(file: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
-    // Nearly every file has none: one call says so.
-    let mut names = match rustix::fs::flistxattr_query(&file) {
-        Ok(len) => vec![0_u8; len],
-        Err(Errno::OPNOTSUPP) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    if !names.is_empty() {
-        let len = rustix::fs::flistxattr(&file, &mut names)?;
-        names.truncate(len);
-    }
-    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
-}
-
-/// The extended attributes of a file that are part of a layer, sorted by name.
-fn attributes(file: impl AsFd) -> io::Result<Vec<Attribute>> {
-    let mut found = Vec::new();
-    for name in attribute_names(&file)?.into_iter().filter(|name| is_kept(name)) {
-        let value = attribute(&file, OsStr::from_bytes(&name))?;
-        found.extend(value.map(|value| (name, value)));
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The value of an extended attribute.
-fn attribute(file: impl AsFd, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
-    let mut value = vec![0_u8; 1 << 16]; // The kernel's limit for one value.
-    match rustix::fs::fgetxattr(&file, name, &mut value) {
-        Ok(len) => {
-            value.truncate(len);
-            Ok(Some(value))
-        }
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether overlay hides what is below a folder.

@@ -15,8 +15,11 @@ use tar::EntryType;
 use super::Clamp;
 use super::blob::BlobWriter;
 use super::header::{self, Entry};
-use super::stack::{BENEATH, Stack, open_folder, open_folder_at};
-use super::{Attribute, OPAQUE, OVERLAY, WHITEOUT, at, attribute_names, attributes, is_opaque, is_whiteout};
+use super::stack::{Stack, open_folder};
+use super::{OPAQUE, WHITEOUT, at, is_opaque, is_whiteout};
+use crate::node::{
+    Attribute, BENEATH, OVERLAY, attribute_names, attributes as attributes_of, open_folder_at, take_unkept,
+};
 use crate::worker::message::{Compression, Layer};
 
 /// Packs what an overlay mount (option `userxattr`, unmounted by now) has left in its upper folder.
@@ -27,7 +30,7 @@ use crate::worker::message::{Compression, Layer};
 /// `upper`, so that a layer is `None` exactly when nothing has changed. Its time alone is no change, as in containerd.
 ///
 /// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped,
-/// sockets are removed. The same files always make the same bytes: entries are sorted by name (bytewise) in each folder,
+/// sockets are removed, and so are attributes that no layer has. The same files always make the same bytes: entries are sorted by name (bytewise) in each folder,
 /// parents first.
 ///
 /// `blob` is a file that is not there yet; it is removed again when there is no layer, or an error. Names that begin
@@ -79,8 +82,8 @@ struct Pack {
     stack: Stack,
     clamp: Clamp,
     out: BlobWriter,
-    /// The first path of each file that has several.
-    links: HashMap<(u64, u64), PathBuf>,
+    /// The first path of each file that has several, and its attributes: other engines read those of each name.
+    links: HashMap<(u64, u64), (PathBuf, Vec<Attribute>)>,
     /// Folders above that are written when something in them is.
     pending: Vec<(PathBuf, Stat, Vec<Attribute>)>,
     is_empty: bool,
@@ -99,10 +102,10 @@ struct Place {
 impl Pack {
     fn root(&mut self, root: &OwnedFd) -> io::Result<()> {
         let stat = rustix::fs::fstat(root)?;
-        let attributes = attributes(root)?;
+        let attributes = take_unkept(root)?;
         let below = self.stack.find(Path::new(""))?;
         let changed = match &below {
-            Some(below) => differs(&stat, &below.stat) || attributes != self::attributes(below.open()?)?,
+            Some(below) => differs(&stat, &below.stat) || attributes != attributes_of(below.open()?)?,
             // What a root is when no layer says anything.
             None => {
                 (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) != (0, 0, 0o755) || !attributes.is_empty()
@@ -163,19 +166,22 @@ impl Pack {
             FileType::Unknown => return Err(io::Error::other("of an unknown kind")),
         };
         if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
-                self.header(path, &stat, EntryType::Link, first.as_os_str().as_bytes(), &[])?;
+            if let Some((first, attributes)) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
+                self.header(path, &stat, EntryType::Link, first.as_os_str().as_bytes(), &attributes)?;
                 return Ok(true);
             }
-            self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
         }
+        let mut attributes = Vec::new();
         match kind {
-            EntryType::Regular => self.file(parent, name, path, &stat)?,
+            EntryType::Regular => attributes = self.file(parent, name, path, &stat)?,
             EntryType::Symlink => {
                 let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
                 self.header(path, &stat, kind, target.as_bytes(), &[])?;
             }
             _ => self.header(path, &stat, kind, &[], &[])?,
+        }
+        if stat.st_nlink > 1 {
+            self.links.insert((stat.st_dev, stat.st_ino), (path.to_owned(), attributes));
         }
         self.settle(parent, name, &stat)?;
         Ok(true)
@@ -197,14 +203,14 @@ impl Pack {
                 "the overlay was mounted with options whose layers cannot be packed",
             ));
         }
-        let attributes = attributes(&folder)?;
+        let attributes = take_unkept(&folder)?;
         let below = if above.hidden { None } else { self.stack.find(path)? };
         let below = below.filter(|below| below.kind() == FileType::Directory);
         // Overlay marks new folders too: only what hides something is one that a layer has to mark.
         let is_opaque = below.is_some() && is_opaque(&folder)?;
         let changed = match &below {
             Some(below) if !is_opaque => {
-                differs(&stat, &below.stat) || attributes != self::attributes(below.open()?)?
+                differs(&stat, &below.stat) || attributes != attributes_of(below.open()?)?
             }
             _ => true,
         };
@@ -227,10 +233,17 @@ impl Pack {
         Ok(false)
     }
 
-    fn file(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, stat: &Stat) -> io::Result<()> {
+    /// Packs a regular file. Its attributes.
+    fn file(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        stat: &Stat,
+    ) -> io::Result<Vec<Attribute>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat2(parent, name, flags, Mode::empty(), BENEATH)?);
-        let attributes = attributes(&file)?;
+        let attributes = take_unkept(&file)?;
         self.header(path, stat, EntryType::Regular, &[], &attributes)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let mut left = size;
@@ -243,7 +256,8 @@ impl Pack {
             self.out.write_all(&self.buffer[..read])?;
             left -= read as u64;
         }
-        header::pad(&mut self.out, size)
+        header::pad(&mut self.out, size)?;
+        Ok(attributes)
     }
 
     /// Writes an entry's header, after those of the folders above that wait for one.

@@ -8,8 +8,8 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::Attribute;
 use super::sparse::{Map, Records};
+use crate::node::Attribute;
 
 /// Largest PAX header or GNU long name, the limit of Go's `archive/tar`.
 const META_MAX: u64 = 1 << 20;

@@ -2,18 +2,15 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use camino::Utf8PathBuf;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::{is_opaque, is_whiteout};
-
-/// Nothing outside the folder, and no link, is followed.
-pub(super) const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+use crate::node::{BENEATH, open_folder_at};
 
 /// Unpacked layers.
 pub(super) struct Stack {
@@ -111,11 +108,4 @@ fn look(layer: &OwnedFd, path: &Path) -> io::Result<Answer> {
 pub(super) fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// Opens a folder in a folder, following no link on the way.
-pub(super) fn open_folder_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    rustix::fs::openat2(folder, path, flags, Mode::empty(), BENEATH)
 }

@@ -4,22 +4,20 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use tar::EntryType;
 
 use super::decode::{Decoded, TooLarge};
 use super::reader::{Entry, Tar};
-use super::stack::{BENEATH, Found, Stack, open_folder, open_folder_at};
-use super::{
-    Attribute, LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, attributes, is_kept, is_whiteout,
-    shown,
-};
+use super::stack::{Found, Stack, open_folder};
+use super::{LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, is_whiteout, shown};
+use crate::node::{BENEATH, Meta, Refused, attributes, create, open_folder_at, remove, times};
 
 /// Begins the names that AUFS used for itself: no files.
 const AUFS: &[u8] = b".wh..wh.";
@@ -149,13 +147,13 @@ impl From<Errno> for Wrong {
     }
 }
 
-/// Owner, mode, time and attributes of a file.
-struct Meta<'a> {
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    mtime: (i64, i64),
-    attributes: &'a [Attribute],
+impl From<Refused> for Wrong {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Owner(uid, gid) => Self::Owner(uid, gid),
+            Refused::Io(error) => Self::Io(error),
+        }
+    }
 }
 
 impl Unpack {
@@ -208,7 +206,7 @@ impl Unpack {
             }
             None => meta = Meta { uid: 0, gid: 0, mode: 0o755, mtime: (0, 0), attributes: &[] },
         }
-        meta.set_folder(&folder.fd)?;
+        meta.set_but_time(&folder.fd)?;
         self.times.insert(folder.path.clone(), meta.mtime);
         Ok(())
     }
@@ -231,7 +229,7 @@ impl Unpack {
             if entry.kind != EntryType::Directory {
                 return Err(Wrong::Path("the root is a folder"));
             }
-            meta.set_folder(&self.root)?;
+            meta.set_but_time(&self.root)?;
             self.times.insert(PathBuf::new(), meta.mtime);
             return Ok(());
         };
@@ -283,7 +281,7 @@ impl Unpack {
         match entry.kind {
             EntryType::Directory => {
                 let folder = self.make_folder(parent, name)?;
-                meta.set_folder(&folder.fd)?;
+                meta.set_but_time(&folder.fd)?;
                 self.times.insert(folder.path, meta.mtime);
                 return Ok(());
             }
@@ -293,7 +291,7 @@ impl Unpack {
         let kind = match entry.kind {
             EntryType::Symlink => {
                 rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), fd, name)?;
-                return meta.set_node(fd, name, true);
+                return Ok(meta.set_at(fd, name)?);
             }
             EntryType::Char if entry.device == (0, 0) => return self.hide(parent, name),
             EntryType::Char => FileType::CharacterDevice,
@@ -302,7 +300,7 @@ impl Unpack {
             _ => {
                 let mut file = create(fd, name)?;
                 self.copy(tar, &mut file)?;
-                return meta.set(&file);
+                return Ok(meta.set(&file)?);
             }
         };
         let device = rustix::fs::makedev(entry.device.0, entry.device.1);
@@ -312,7 +310,7 @@ impl Unpack {
                 Ok(())
             }
             Err(error) => Err(error.into()),
-            Ok(()) => meta.set_node(fd, name, false),
+            Ok(()) => Ok(meta.set_at(fd, name)?),
         }
     }
 
@@ -352,9 +350,13 @@ impl Unpack {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                meta.set(rustix::fs::openat2(fd, name, flags, Mode::empty(), BENEATH)?)
+                let file = rustix::fs::openat2(fd, name, flags, Mode::empty(), BENEATH)?;
+                // Some engines write attributes only once, and giving it to its owner again takes them away.
+                let had = if meta.attributes.is_empty() { attributes(&file)? } else { Vec::new() };
+                let attributes = if had.is_empty() { meta.attributes } else { &had };
+                Ok(Meta { attributes, ..*meta }.set(&file)?)
             }
-            kind => meta.set_node(fd, name, kind == FileType::Symlink),
+            _ => Ok(meta.set_at(fd, name)?),
         }
     }
 
@@ -370,17 +372,17 @@ impl Unpack {
                 let attributes = attributes(&source)?;
                 let mut file = create(fd, name)?;
                 io::copy(&mut File::from(source), &mut file)?;
-                Meta::of(&found.stat, &attributes).set(&file)
+                Ok(Meta::of(&found.stat, &attributes).set(&file)?)
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&found.folder, &found.name, Vec::new())?;
                 rustix::fs::symlinkat(&*target, fd, name)?;
-                Meta::of(&found.stat, &[]).set_node(fd, name, true)
+                Ok(Meta::of(&found.stat, &[]).set_at(fd, name)?)
             }
             FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
                 let mode = Mode::from_raw_mode(0o600);
                 rustix::fs::mknodat(fd, name, found.kind(), mode, found.stat.st_rdev)?;
-                Meta::of(&found.stat, &[]).set_node(fd, name, false)
+                Ok(Meta::of(&found.stat, &[]).set_at(fd, name)?)
             }
             _ => Err(Wrong::Path("it is a hard link to what is no file")),
         }
@@ -527,70 +529,6 @@ impl Unpack {
     }
 }
 
-impl<'a> Meta<'a> {
-    fn of(stat: &Stat, attributes: &'a [Attribute]) -> Self {
-        Self {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mode: stat.st_mode & 0o7777,
-            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            attributes,
-        }
-    }
-
-    /// Sets all on a file that is open.
-    fn set(&self, file: impl AsFd) -> Result<(), Wrong> {
-        self.set_folder(&file)?;
-        Ok(rustix::fs::futimens(&file, &times(self.mtime))?)
-    }
-
-    /// Sets all but the time. The owner goes first: a change of it takes setuid bits and capabilities away.
-    fn set_folder(&self, file: impl AsFd) -> Result<(), Wrong> {
-        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|error| self.unmapped(error))?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode))?;
-        for (name, value) in self.attributes.iter().filter(|(name, _)| is_kept(name)) {
-            match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
-                // What this file system does not take is left out, as containerd does.
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets what can be set on what is neither a file nor a folder.
-    fn set_node(&self, parent: BorrowedFd<'_>, name: &OsStr, is_link: bool) -> Result<(), Wrong> {
-        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::fs::chownat(parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| self.unmapped(error))?;
-        if !is_link {
-            // Nobody else works in this folder: it is the node that was made a moment ago.
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.mode), AtFlags::empty())?;
-        }
-        Ok(rustix::fs::utimensat(parent, name, &times(self.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// A user namespace that lacks an id refuses it with `EINVAL`; without one, `EPERM` says that this is not root.
-    fn unmapped(&self, error: Errno) -> Wrong {
-        match error {
-            Errno::INVAL | Errno::PERM => Wrong::Owner(self.uid, self.gid),
-            error => error.into(),
-        }
-    }
-}
-
-fn times((seconds, nanoseconds): (i64, i64)) -> Timestamps {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// Makes an empty file that is not there yet.
-fn create(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat2(parent, name, flags, Mode::from_raw_mode(0o600), BENEATH)?))
-}
-
 /// The names of a path, without those that lead nowhere. An absolute path is one from the layer's root.
 fn names(path: &[u8]) -> Result<Vec<&[u8]>, Wrong> {
     if path.len() >= PATH_MAX {
@@ -605,32 +543,4 @@ fn names(path: &[u8]) -> Result<Vec<&[u8]>, Wrong> {
         return Err(Wrong::Path("its path has .. in it"));
     }
     Ok(names)
-}
-
-/// Removes a folder and all in it. Folders are opened from the top, so that depth costs no file descriptors; a path
-/// longer than [`PATH_MAX`] is an error.
-pub(super) fn remove(top: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let mut todo = vec![PathBuf::from(name)];
-    while let Some(path) = todo.last().cloned() {
-        let folder = open_folder_at(top, &path)?;
-        let before = todo.len();
-        for entry in Dir::read_from(&folder)? {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if matches!(name.as_bytes(), b"." | b"..") {
-                continue;
-            }
-            match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR) => todo.push(path.join(name)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if todo.len() == before {
-            let parent = open_folder_at(top, path.parent().unwrap_or(Path::new("")))?;
-            rustix::fs::unlinkat(&parent, path.file_name().unwrap_or(name), AtFlags::REMOVEDIR)?;
-            todo.pop();
-        }
-    }
-    Ok(())
 }

@@ -183,7 +183,10 @@ fn attributes_of_overlay_are_not_taken_from_a_tar_and_others_are() {
     ];
     let folder = place.unpack(&entries).unwrap();
     for name in ["d", "f"] {
-        assert_eq!(attribute_names(std::fs::File::open(folder.join(name)).unwrap()).unwrap(), [b"user.mine"]);
+        assert_eq!(
+            crate::node::attribute_names(std::fs::File::open(folder.join(name)).unwrap()).unwrap(),
+            [b"user.mine"]
+        );
     }
 }
 

@@ -20,6 +20,7 @@ use tar::EntryType;
 
 use super::pack::pack_with;
 use super::*;
+use crate::node::{Attribute, attributes};
 use crate::worker::message::{Compression, Layer};
 
 const EPOCH: i64 = 1_700_000_000;

@@ -1,6 +1,44 @@
 //! What steps do, packed and unpacked.
 
 use super::*;
+use crate::node::CAPABILITY;
+
+#[test]
+fn a_second_name_without_attributes_leaves_its_file_those_that_it_has() {
+    let place = place();
+    let attributes = vec![(b"security.capability".to_vec(), CAPABILITY.to_vec())];
+    let first = Raw { attributes: attributes.clone(), ..raw_file("f", "text") };
+    let folder = place.unpack(&[first, raw_hard("g", "f")]).unwrap();
+    assert_eq!(see(folder.as_std_path())[Path::new("g")].attributes, attributes);
+}
+
+#[test]
+fn an_access_control_list_is_in_no_layer_and_no_later_step_sees_it() {
+    let place = place();
+    let stack = base(&place);
+    let upper = place.folder("upper");
+    // User 7 may read (acl(5); the form is that of the kernel's `posix_acl_xattr.h`).
+    let acl: Vec<u8> = [(1, 6, u32::MAX), (2, 4, 7), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
+        .iter()
+        .flat_map(|(tag, permissions, id)| {
+            [&u16::to_le_bytes(*tag)[..], &u16::to_le_bytes(*permissions), &u32::to_le_bytes(*id)].concat()
+        })
+        .collect();
+    let acl = [&2_u32.to_le_bytes()[..], &acl].concat();
+    place.change(&stack, &upper, |root| {
+        std::fs::create_dir(root.join("d")).unwrap();
+        std::fs::write(root.join("d/f"), "").unwrap();
+        set_attribute(&root.join("d/f"), "system.posix_acl_access", &acl);
+        set_attribute(&root.join("d"), "system.posix_acl_default", &acl);
+        set_attribute(root, "trusted.imgforge", b"x");
+    });
+    place.pack(&upper, &stack, "blob").unwrap();
+    for path in ["", "d", "d/f"] {
+        let names = crate::node::attribute_names(std::fs::File::open(upper.join(path)).unwrap()).unwrap();
+        let names = names.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>();
+        assert!(names.iter().all(|name| name.starts_with("user.overlay.")), "{path}: {names:?}");
+    }
+}
 
 #[test]
 fn a_second_name_says_what_its_file_is_like() {
@@ -44,11 +82,9 @@ fn what_a_mount_has_changed_is_the_same_after_packing_and_unpacking() {
         std::os::unix::fs::chown(root.join("etc/app/conf"), Some(3_000_000), Some(4_000_000)).unwrap();
         std::fs::write(root.join("setuid"), "#!").unwrap();
         set_attribute(&root.join("setuid"), "user.line\nbreak", b"a\nb=c\0d");
-        // A version 2 capability: CAP_NET_BIND_SERVICE, permitted and effective.
-        let mut capability = vec![1, 0, 0, 2, 0, 4, 0, 0];
-        capability.resize(20, 0);
-        set_attribute(&root.join("setuid"), "security.capability", &capability);
+        set_attribute(&root.join("setuid"), "security.capability", &CAPABILITY);
         std::fs::set_permissions(root.join("setuid"), PermissionsExt::from_mode(0o4755)).unwrap();
+        std::fs::hard_link(root.join("setuid"), root.join("setuid again")).unwrap();
         let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
         std::fs::create_dir(root.join("d".repeat(200))).unwrap();
         std::fs::write(root.join(&long), "long").unwrap();
