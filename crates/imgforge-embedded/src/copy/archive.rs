@@ -84,7 +84,7 @@ pub(super) fn unpack(
         match (there, meta.kind) {
             (None, _) | (Some(FileType::Directory), FileType::Directory) => {}
             (Some(FileType::Directory), _) => {
-                node::remove(parent.as_fd(), name).map_err(|error| at(&error))?
+                node::remove(parent.as_fd(), name).map_err(|error| at(&error))?;
             }
             (Some(_), _) => target::clear(parent.as_fd(), name).map_err(|error| at(&error))?,
         }

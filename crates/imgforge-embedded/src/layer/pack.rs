@@ -165,11 +165,11 @@ impl Pack {
             FileType::Fifo => EntryType::Fifo,
             FileType::Unknown => return Err(io::Error::other("of an unknown kind")),
         };
-        if stat.st_nlink > 1 {
-            if let Some((first, attributes)) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned() {
-                self.header(path, &stat, EntryType::Link, first.as_os_str().as_bytes(), &attributes)?;
-                return Ok(true);
-            }
+        if stat.st_nlink > 1
+            && let Some((first, attributes)) = self.links.get(&(stat.st_dev, stat.st_ino)).cloned()
+        {
+            self.header(path, &stat, EntryType::Link, first.as_os_str().as_bytes(), &attributes)?;
+            return Ok(true);
         }
         let mut attributes = Vec::new();
         match kind {
