@@ -17,10 +17,10 @@ use imgforge_engine::{
 use tokio::sync::OwnedMutexGuard;
 
 use crate::build::{self, engine_error, store_error};
+use crate::cgroup;
 use crate::containers::Leftovers;
 use crate::key::StepKey;
 use crate::store::{ImageRecord, Store, StoreError};
-use crate::worker::limits;
 use crate::worker::message::{self, Layer, Reply, Request};
 use crate::worker::{Client, Output, WorkerError};
 
@@ -349,7 +349,7 @@ impl Engine for Embedded {
             };
             let pruned = self.store.prune(keep, since).map_err(into_error)?;
             tokio::task::block_in_place(|| {
-                limits::remove(&left.groups);
+                cgroup::remove(&left.groups);
                 self.store.flush()
             })
             .map_err(into_error)?;

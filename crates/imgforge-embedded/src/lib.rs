@@ -9,6 +9,7 @@
 pub mod accounts;
 mod agent;
 mod build;
+pub(crate) mod cgroup;
 mod containers;
 pub mod copy;
 mod engine;

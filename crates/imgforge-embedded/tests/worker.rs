@@ -327,6 +327,205 @@ async fn what_is_mounted_for_a_command_is_no_part_of_its_layer() {
     assert_eq!(list(&host), ["kept"]);
 }
 
+/// Lets two paths take each other's place in a cache, again and again, until it is dropped: what a step does that
+/// shares the cache with another.
+struct Swapping {
+    ends: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Swapping {
+    fn new(one: Utf8PathBuf, other: Utf8PathBuf) -> Self {
+        let ends = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let end = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (cwd, one, other) = (rustix::fs::CWD, one.as_std_path(), other.as_std_path());
+                rustix::fs::renameat_with(cwd, one, cwd, other, flags).unwrap();
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Swapping {
+    fn drop(&mut self) {
+        self.ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// A cache with a folder and a link in it that leads to the folder `outside`, where a secret is.
+fn cache(fixture: &Fixture) -> (Utf8PathBuf, Utf8PathBuf) {
+    let (cache, outside) = (fixture.path().join("cache"), fixture.path().join("outside"));
+    std::fs::create_dir_all(cache.join("bus")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("key"), "secret\n").unwrap();
+    std::os::unix::fs::symlink(&outside, cache.join("link")).unwrap();
+    (cache, outside)
+}
+
+#[tokio::test]
+async fn a_path_that_another_step_makes_a_link_leads_nowhere_outside() {
+    let fixture = Fixture::new();
+    let (cache, outside) = cache(&fixture);
+    let swapping = Swapping::new(cache.join("bus"), cache.join("link"));
+    let mount = |target: &str, read_only| {
+        let path = if read_only { outside.clone() } else { cache.clone() };
+        Mount { target: target.into(), kind: MountKind::Host { path, read_only } }
+    };
+    let (mut leaks, mut refused) = (0, 0);
+    for _ in 0..50 {
+        let mounts = vec![mount("/proc", false)];
+        let (request, _) =
+            fixture.step(Action::Run(Run { mounts, ..run("cat /proc/bus/key 2>/dev/null; true") }));
+        let (reply, printed) = fixture.ask(&request).await;
+        leaks += usize::from(printed.contains("secret"));
+        let is_refused =
+            matches!(&reply, Ok(Reply::Error(text)) if text.starts_with("nothing can be mounted on /proc"));
+        refused += usize::from(is_refused);
+    }
+    assert_eq!((leaks, refused), (0, 50));
+    // What is mounted in the cache is mounted there or not at all, and stays as it was asked for.
+    let script = "rm /cache/bus/in/key 2>/dev/null && echo removed; cat /cache/bus/in/key 2>/dev/null; true";
+    for _ in 0..50 {
+        let mounts = vec![mount("/cache", false), mount("/cache/bus/in", true)];
+        let (request, _) = fixture.step(Action::Run(Run { mounts, ..run(script) }));
+        let (reply, printed) = fixture.ask(&request).await;
+        assert!(matches!(printed.as_str(), "" | "secret\n"), "{reply:?} {printed}");
+    }
+    drop(swapping);
+    assert_eq!(list(&outside), ["key"]);
+}
+
+#[tokio::test]
+async fn nothing_is_mounted_where_docker_refuses_it() {
+    let fixture = Fixture::new();
+    std::os::unix::fs::symlink("proc", fixture.base().join("link")).unwrap();
+    std::fs::create_dir(fixture.path().join("host")).unwrap();
+    let folder = MountKind::Host { path: fixture.path().join("host"), read_only: false };
+    let memory = MountKind::Tmpfs { size: None, mode: 0o755 };
+    let text = MountKind::File { content: b"text\n".into(), mode: 0o444, uid: 0, gid: 0 };
+    let with = async |target: &str, kind: &MountKind, script: &str| {
+        let mounts = vec![Mount { target: target.into(), kind: kind.clone() }];
+        let (request, _) = fixture.step(Action::Run(Run { mounts, ..run(script) }));
+        let (reply, printed) = fixture.ask(&request).await;
+        match reply.unwrap() {
+            Reply::Error(message) => message,
+            other => format!("{other:?} {printed}"),
+        }
+    };
+    // As `docker run` 20.10 with runc 1.1 does.
+    for (target, kind) in [
+        ("/proc", &folder),
+        ("/proc", &memory),
+        ("/proc/sys", &folder),
+        ("/proc/sys/kernel/domainname", &text),
+        ("/proc/version", &text),
+        ("/proc/net/dev", &text),
+        ("/link/sys", &folder),
+        ("/link/../link/version", &text),
+        ("/dev", &folder),
+        ("/dev", &memory),
+        ("/dev/shm/..", &memory),
+        ("/link/..", &folder),
+    ] {
+        let said = with(target, kind, "echo ran").await;
+        assert!(said.starts_with(&format!("nothing can be mounted on {target}: it is ")), "{said}");
+    }
+    for (target, kind) in [("/proc/new", &folder), ("/sys/new", &folder), ("/dev/null", &folder)] {
+        let said = with(target, kind, "echo ran").await;
+        assert!(said.starts_with(target), "{said}");
+    }
+    for (target, kind) in [("/proc/uptime", &text), ("/link/cpuinfo", &text), ("/dev/text", &text)] {
+        assert_eq!(with(target, kind, &format!("cat {target}")).await, "Step(None) text\n");
+    }
+    for target in
+        ["/sys", "/sys/kernel", "/sys/fs/cgroup", "/sys/firmware", "/dev/shm", "/dev/pts", "/dev/new"]
+    {
+        assert_eq!(with(target, &folder, "echo ran").await, "Step(None) ran\n", "{target}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_of_devices_can_be_made_and_those_of_the_machine_not_opened() {
+    let fixture = Fixture::new();
+    for name in ["mknod", "head", "wc", "chmod"] {
+        std::os::unix::fs::symlink("busybox", fixture.base().join("bin").join(name)).unwrap();
+    }
+    // One in a layer of the image: the kernel's log.
+    let node = fixture.base().join("log");
+    let (character, mode) = (rustix::fs::FileType::CharacterDevice, 0o666.into());
+    rustix::fs::mknodat(rustix::fs::CWD, node.as_std_path(), character, mode, rustix::fs::makedev(1, 11))
+        .unwrap();
+    let cache = fixture.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let script = "mknod /mine c 1 11 && mknod /cache/mine c 1 11 && mknod /dev/mine c 1 11 && mknod /disk b 7 0 && \
+        echo made; for node in /log /mine /cache/mine /dev/mine; do (: >> $node) 2>/dev/null && echo opened $node; \
+        done; (: < /disk) 2>/dev/null && echo opened; echo text > /dev/null; head -c 3 /dev/zero | wc -c; \
+        head -c 3 /dev/random | wc -c; head -c 3 /dev/urandom | wc -c; (echo > /dev/full) 2>/dev/null || echo full; \
+        (: < /dev/ptmx) && echo terminal; rm /disk /dev/mine";
+    let kind = MountKind::Host { path: cache.clone(), read_only: false };
+    let mounts = vec![Mount { target: "/cache".into(), kind }];
+    let (request, layer) = fixture.step(Action::Run(Run { mounts, ..run(script) }));
+    let (reply, printed) = fixture.ask(&request).await;
+    assert_eq!(printed, "made\n3\n3\n3\nfull\nterminal\n");
+    assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
+    assert_eq!(list(&layer), ["mine"], "what was made is in the layer");
+}
+
+#[tokio::test]
+async fn a_command_has_control_groups_of_its_own_and_cannot_change_them() {
+    let fixture = Fixture::new();
+    for name in ["grep", "wc"] {
+        std::os::unix::fs::symlink("busybox", fixture.base().join("bin").join(name)).unwrap();
+    }
+    let long = seconds();
+    let script = format!(
+        "grep -v ':/$' /proc/self/cgroup; cd /sys/fs/cgroup; ls */cgroup.procs cgroup.procs 2>/dev/null | wc -l; \
+         for file in */cgroup.procs cgroup.procs */freezer.state cgroup.freeze memory/memory.limit_in_bytes; do \
+         test -e $file && (echo 0 > $file) 2>/dev/null && echo wrote $file; done; mkdir x */x 2>/dev/null && echo made; \
+         sleep {long}"
+    );
+    std::os::unix::fs::symlink("busybox", fixture.base().join("bin/test")).unwrap();
+    let (request, _) = fixture.step(Action::Run(run(&script)));
+    let cancel = CancellationToken::new();
+    let look = async {
+        let of = loop {
+            match process(&long) {
+                Some(process) => break process,
+                None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        };
+        let groups = std::fs::read_to_string(format!("/proc/{of}/cgroup")).unwrap();
+        cancel.cancel();
+        groups
+    };
+    let ((_, printed), groups) = tokio::join!(fixture.ask_until(&request, &cancel), look);
+    // Version 1 has some that programs can see, version 2 has one.
+    let seen: u32 = printed.trim().parse().unwrap_or_else(|_| panic!("{printed}"));
+    assert!(seen > 0, "{printed}");
+    // As this machine sees it, it is in a group of its own in each hierarchy.
+    for line in groups.lines() {
+        let name = line.rsplit('/').next().unwrap();
+        assert!(name.starts_with("imgforge-step-"), "{groups}");
+        let left = Utf8Path::new("/sys/fs/cgroup").read_dir_utf8().unwrap().flatten();
+        let mut left = left.filter(|folder| folder.path().join(name).exists());
+        assert!(left.next().is_none(), "{name} is left");
+    }
+}
+
+/// The process that has this word on its command line, and is no shell.
+fn process(word: &str) -> Option<String> {
+    let mut all = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = all.find(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line == format!("sleep\0{word}\0").as_bytes()
+    });
+    found.map(|entry| entry.file_name().into_string().unwrap())
+}
+
 #[tokio::test]
 async fn hundreds_of_layers_are_one_file_system() {
     let fixture = Fixture::new();

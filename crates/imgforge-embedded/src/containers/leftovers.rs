@@ -9,7 +9,7 @@ use std::io;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::record::{Folder, Record, Status};
-use crate::worker::limits;
+use crate::cgroup;
 
 /// What is left, and what is not.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) fn find(store: &Utf8Path, held: &BTreeSet<String>, is_alone: bool) ->
             continue;
         }
         found.groups.extend(containers.groups(&id).unwrap_or_default());
-        found.groups.extend(limits::of(&id)?);
+        found.groups.extend(cgroup::groups_of(&id)?);
         found.folders.push(folder);
     }
     for (name, folder) in listed(&store.join("volumes"))? {
@@ -53,6 +53,7 @@ pub(super) fn find(store: &Utf8Path, held: &BTreeSet<String>, is_alone: bool) ->
             found.folders.push(folder);
         }
     }
+    found.groups.extend(cgroup::left_by_steps()?);
     found.groups.sort();
     found.groups.dedup();
     found.bytes = found.folders.iter().map(|folder| size(folder)).sum();

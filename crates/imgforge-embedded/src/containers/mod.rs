@@ -30,11 +30,11 @@ use tokio::sync::watch;
 
 pub(crate) use self::leftovers::Leftovers;
 use self::record::{Folder, Record, Status};
+use crate::cgroup;
 use crate::engine::{Embedded, into_error, of_build, silent, words};
 use crate::sandbox::ADDRESS;
 use crate::store::StoreError;
 use crate::worker::container::{DIAL, at};
-use crate::worker::limits;
 use crate::worker::message::{self, Ended, Exec, Look, Reply, Request};
 
 /// How often files of a container are looked at that another process writes.
@@ -420,7 +420,7 @@ impl Embedded {
         self.held.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
         // A worker that was killed has left them.
         let groups = self.folder().groups(&record.id).map_err(system)?;
-        let removed = tokio::task::spawn_blocking(move || limits::remove(&groups)).await;
+        let removed = tokio::task::spawn_blocking(move || cgroup::remove(&groups)).await;
         removed.map_err(|error| Error::Embedded { message: error.to_string() })?;
         let mut folders = record.own_volumes.clone();
         folders.push(self.folder().of(&record.id));

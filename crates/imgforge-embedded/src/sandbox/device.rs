@@ -1,6 +1,7 @@
 //! `/dev` of a sandbox.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, makedev};
@@ -21,8 +22,8 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Mounts it. The umask is 0 meanwhile.
-pub(super) fn mount(root: &Root) -> io::Result<()> {
+/// Mounts it. The umask is 0 meanwhile. Returns its root.
+pub(super) fn mount(root: &Root) -> io::Result<OwnedFd> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     root.mount("tmpfs", "/dev", &[("mode", Some("755")), ("size", Some("65536k"))], flags)?;
     let dev = root.at("/dev")?;
@@ -51,5 +52,6 @@ pub(super) fn mount(root: &Root) -> io::Result<()> {
         root.mount("devpts", "/dev/pts", &options, quiet)?;
     }
     root.mount("tmpfs", "/dev/shm", &[("mode", Some("1777")), ("size", Some("65536k"))], PLAIN)?;
-    root.mount("mqueue", "/dev/mqueue", &[], PLAIN)
+    root.mount("mqueue", "/dev/mqueue", &[], PLAIN)?;
+    Ok(dev)
 }

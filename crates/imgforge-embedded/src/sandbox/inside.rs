@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::sched::CloneFlags;
-use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::place::{self, PLAIN, Root};
-use super::{ADDRESS, Source, Spec, Trouble, capabilities, device, loopback};
+use super::overlay::Devices;
+use super::place::{self, PLAIN, Root, with_path};
+use super::{ADDRESS, Bind, Source, Spec, Trouble, capabilities, cgroup, device, loopback, refused};
 use crate::accounts::{self, Account};
+use crate::cgroup::Group;
 
 /// What Docker hides (moby's `oci/defaults.go`).
 const MASKED: [&str; 12] = [
@@ -90,6 +92,8 @@ fn join() -> io::Result<()> {
 
 /// Namespaces, and what is in them.
 fn settle(spec: &Spec) -> io::Result<()> {
+    // The namespace begins at the groups that this process is in.
+    let groups = cgroup::join(&spec.groups).map_err(|error| say("its control groups", error))?;
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
@@ -108,7 +112,7 @@ fn settle(spec: &Spec) -> io::Result<()> {
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     rustix::process::umask(Mode::empty());
-    mounts(spec)
+    mounts(spec, &groups)
 }
 
 /// The kernel forgets this whenever a process changes who it is.
@@ -116,22 +120,14 @@ fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-fn mounts(spec: &Spec) -> io::Result<()> {
+fn mounts(spec: &Spec, groups: &[&Group]) -> io::Result<()> {
     let root = Root::open(spec.root.as_std_path())?;
     root.mount("proc", "/proc", &[], PLAIN).map_err(|error| say("proc", error))?;
     sys(&root).map_err(|error| say("sysfs", error))?;
-    device::mount(&root)?;
+    cgroup::show(&root, groups).map_err(|error| say("its control groups", error))?;
+    let dev = device::mount(&root)?;
     for mount in &spec.mounts {
-        match &mount.source {
-            Source::Path { path, read_only } => root.bind(path.as_std_path(), &mount.target, *read_only)?,
-            Source::Tmpfs { size, mode } => {
-                let (mode, size) = (format!("{mode:o}"), size.map(|size| size.to_string()));
-                let mut options = vec![("mode", Some(mode.as_str()))];
-                options.extend(size.as_deref().map(|size| ("size", Some(size))));
-                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-                root.mount("tmpfs", &mount.target, &options, flags)?;
-            }
-        }
+        place_one(&root, &dev, mount, spec.devices)?;
     }
     for path in READ_ONLY {
         protect(&root, path).map_err(|error| say(path, error))?;
@@ -140,7 +136,7 @@ fn mounts(spec: &Spec) -> io::Result<()> {
         mask(&root, path).map_err(|error| say(path, error))?;
     }
     if spec.read_only {
-        root.make_read_only("/")?;
+        place::restrict(&root.at("/")?, MountFlags::RDONLY)?;
     }
     rustix::process::chdir(spec.root.as_std_path())?;
     rustix::process::pivot_root(".", ".").map_err(|error| say("pivot_root", error.into()))?;
@@ -163,29 +159,47 @@ fn sys(root: &Root) -> io::Result<()> {
     }
 }
 
+/// Mounts something that was asked for.
+fn place_one(root: &Root, dev: &OwnedFd, mount: &Bind, devices: Devices) -> io::Result<()> {
+    let path = &mount.target;
+    let (tree, read_only) = match &mount.source {
+        Source::Path { path, read_only } => (place::tree_at(path.as_std_path())?, *read_only),
+        Source::Below { root, path, read_only } => {
+            let found = Root::open(root.as_std_path())?.at(path);
+            (found.and_then(|found| place::tree(&found)).map_err(|error| with_path(error, path))?, *read_only)
+        }
+        Source::Tmpfs { size, mode } => {
+            let (mode, size) = (format!("{mode:o}"), size.map(|size| size.to_string()));
+            let mut options = vec![("mode", Some(mode.as_str()))];
+            options.extend(size.as_deref().map(|size| ("size", Some(size))));
+            let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            (place::create("tmpfs", &options, flags).map_err(|error| with_path(error, path))?, false)
+        }
+    };
+    let target = root.ensure(path, place::is_folder(&tree)?)?;
+    refused::check(root, dev, &target, path)?;
+    let mut flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    if devices == Devices::Closed {
+        flags |= MountFlags::NODEV;
+    }
+    place::place(&tree, &target, flags).map_err(|error| with_path(error, path))
+}
+
 fn protect(root: &Root, path: &str) -> io::Result<()> {
-    match root.at(path) {
-        Ok(_) => root.bind(&spelled(root, path)?, path, true),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
-        Err(error) => Err(error.into()),
+    match root.find(path)? {
+        Some(target) => Ok(place::place(&place::tree(&target)?, &target, MountFlags::RDONLY)?),
+        None => Ok(()),
     }
 }
 
 fn mask(root: &Root, path: &str) -> io::Result<()> {
-    let target = match root.at(path) {
-        Ok(target) => target,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        Err(error) => return Err(error.into()),
+    let Some(target) = root.find(path)? else { return Ok(()) };
+    let hides = if place::is_folder(&target)? {
+        place::create("tmpfs", &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+    } else {
+        place::tree_at(Path::new("/dev/null"))?
     };
-    if FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode) == FileType::Directory {
-        return root.mount("tmpfs", path, &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY);
-    }
-    root.bind(Path::new("/dev/null"), path, false)
-}
-
-/// A path below a root as this process, which is not in it yet, reaches it.
-fn spelled(root: &Root, path: &str) -> io::Result<PathBuf> {
-    std::fs::read_link(place::own(&root.at(path)?))
+    Ok(place::attach(&hides, &target)?)
 }
 
 fn enter_workdir(path: &str) -> io::Result<()> {

@@ -6,11 +6,13 @@
 //! process 1, as in Docker, and when it ends the kernel ends all others with it.
 
 pub mod capabilities;
+mod cgroup;
 mod device;
 mod inside;
 mod loopback;
 pub mod overlay;
 mod place;
+mod refused;
 pub mod stubs;
 
 use std::io::{self, Read, Write};
@@ -25,7 +27,9 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 pub use self::inside::main as inside;
-pub(crate) use self::place::own;
+use self::overlay::Devices;
+pub(crate) use self::place::{open_in_root, own};
+use crate::cgroup::Group;
 
 /// The name (`argv[0]`) under which this program is called to become a sandboxed one.
 pub const NAME: &str = "imgforge-sandbox";
@@ -62,6 +66,10 @@ pub struct Spec {
     pub has_address: bool,
     /// Whether it joins a container: namespaces and mounts are there.
     pub joins: bool,
+    /// Its control groups, which it moves into.
+    pub groups: Vec<Group>,
+    /// What devices of its files can be opened.
+    pub devices: Devices,
 }
 
 /// A mount beside the root.
@@ -80,6 +88,15 @@ pub enum Source {
     Path {
         /// Absolute.
         path: Utf8PathBuf,
+        /// Whether it can only be read.
+        read_only: bool,
+    },
+    /// A file or folder below a root that the worker sees, out of which no link leads.
+    Below {
+        /// Where the root is, absolute.
+        root: Utf8PathBuf,
+        /// The path there.
+        path: String,
         /// Whether it can only be read.
         read_only: bool,
     },
@@ -132,8 +149,7 @@ impl Outputs {
     }
 }
 
-/// Runs a program in namespaces of its own. `before` is given its process before it knows what it becomes, `wait` when
-/// it is the program. Its stdin is empty.
+/// Runs a program in namespaces of its own. `wait` is given its process when it is the program. Its stdin is empty.
 ///
 /// # Errors
 /// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
@@ -141,7 +157,6 @@ pub fn run<T>(
     spec: &Spec,
     program: &Program,
     outputs: Outputs,
-    before: impl FnOnce(u32) -> io::Result<()> + Send,
     wait: impl FnOnce(&mut Child) -> io::Result<T>,
 ) -> Result<T, Trouble> {
     let (begun, begins) = mpsc::channel();
@@ -151,7 +166,7 @@ pub fn run<T>(
     let thread = move || {
         let started = nix::sched::unshare(CloneFlags::CLONE_NEWPID)
             .map_err(|error| trouble("a pid namespace")(error.into()))
-            .and_then(|()| begin(spec, program, outputs, before));
+            .and_then(|()| begin(spec, program, outputs));
         let _ = begun.send(started);
         let _ = is_done.recv();
     };
@@ -177,15 +192,10 @@ pub fn enter<T>(
     outputs: Outputs,
     wait: impl FnOnce(&mut Child) -> io::Result<T>,
 ) -> Result<T, Trouble> {
-    begin(spec, program, outputs, |_| Ok(())).and_then(|child| finish(child, wait))
+    begin(spec, program, outputs).and_then(|child| finish(child, wait))
 }
 
-fn begin(
-    spec: &Spec,
-    program: &Program,
-    outputs: Outputs,
-    before: impl FnOnce(u32) -> io::Result<()>,
-) -> Result<Child, Trouble> {
+fn begin(spec: &Spec, program: &Program, outputs: Outputs) -> Result<Child, Trouble> {
     let (ours, theirs) = UnixStream::pair().map_err(trouble("a socket"))?;
     let mut command = Command::new(own(&program.0));
     command.arg0(NAME).env_clear().stdin(OwnedFd::from(theirs)).stdout(outputs.stdout).stderr(outputs.stderr);
@@ -193,7 +203,7 @@ fn begin(
     // It holds the other end of the socket.
     drop(command);
     let child = child.map_err(trouble("the sandbox cannot be started"))?;
-    match before(child.id()).and_then(|()| talk(spec, &ours)) {
+    match talk(spec, &ours) {
         Ok(None) => Ok(child),
         Ok(Some(found)) => {
             end(child);

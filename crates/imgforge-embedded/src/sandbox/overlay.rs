@@ -10,6 +10,9 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Groups;
 
 /// What every mount is told. `userxattr`: marks are `user.overlay.*`, which a user namespace may write too, so that
 /// one store serves both. The others are what some kernels switch on by themselves, and what would leave marks in a
@@ -24,6 +27,22 @@ const WITH_LISTS: (u32, u32) = (6, 8);
 /// `statfs` of an overlay file system, which cannot hold the upper folder of another.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
+/// What devices are in a mounted stack: images bring nodes along, and steps make them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Devices {
+    /// None can be opened.
+    Closed,
+    /// Control groups say which can be opened.
+    Filtered,
+}
+
+impl Devices {
+    /// For what runs in these groups.
+    pub(crate) fn of(groups: &Groups) -> Self {
+        if groups.filters_devices() { Self::Filtered } else { Self::Closed }
+    }
+}
+
 /// A mounted stack. It is unmounted when it is dropped.
 #[derive(Debug)]
 pub struct Overlay {
@@ -36,14 +55,14 @@ impl Overlay {
     ///
     /// # Errors
     /// A layer that is not there, a file system that takes no overlay.
-    pub fn writable(stack: &[Utf8PathBuf], folder: &Utf8Path) -> io::Result<Self> {
+    pub fn writable(stack: &[Utf8PathBuf], folder: &Utf8Path, devices: Devices) -> io::Result<Self> {
         for name in ["root", "upper", "work"] {
             make_folder(&folder.join(name))?;
         }
         if let Some(top) = stack.last() {
             like(top, &folder.join("upper"))?;
         }
-        Self::mount(stack, folder, true)
+        Self::mount(stack, folder, Some(devices))
     }
 
     /// Mounts `stack` at `FOLDER/root`, so that nothing can be written.
@@ -52,10 +71,13 @@ impl Overlay {
     /// The same.
     pub fn read_only(stack: &[Utf8PathBuf], folder: &Utf8Path) -> io::Result<Self> {
         make_folder(&folder.join("root"))?;
-        Self::mount(stack, folder, false)
+        Self::mount(stack, folder, None)
     }
 
-    fn mount(stack: &[Utf8PathBuf], folder: &Utf8Path, writable: bool) -> io::Result<Self> {
+    /// Without devices nothing is written either.
+    fn mount(stack: &[Utf8PathBuf], folder: &Utf8Path, devices: Option<Devices>) -> io::Result<Self> {
+        let writable = devices.is_some();
+        let closed = devices != Some(Devices::Filtered);
         let root = folder.join("root");
         // An overlay needs a layer, and two where nothing is written.
         let mut lower: Vec<&Utf8Path> = stack.iter().rev().map(Utf8PathBuf::as_path).collect();
@@ -70,9 +92,9 @@ impl Overlay {
         let work = writable.then(|| open(&folder.join("work"))).transpose()?;
         let upper = upper.as_ref().zip(work.as_ref());
         let mounted = if is_older(&kernel_release(), WITH_LISTS) {
-            mount_old(&opened, upper, &root)
+            mount_old(&opened, upper, &root, closed)
         } else {
-            mount_new(&opened, upper, &root)
+            mount_new(&opened, upper, &root, closed)
         };
         mounted.map_err(|error| explain(error, folder))?;
         Ok(Self { root, folder: folder.to_owned() })
@@ -112,7 +134,12 @@ fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn mount_new(lower: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>, root: &Utf8Path) -> Result<(), Errno> {
+fn mount_new(
+    lower: &[OwnedFd],
+    upper: Option<(&OwnedFd, &OwnedFd)>,
+    root: &Utf8Path,
+    closed: bool,
+) -> Result<(), Errno> {
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(fs.as_fd(), "source", "overlay")?;
     for layer in lower {
@@ -128,12 +155,18 @@ fn mount_new(lower: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>, root: &Utf8
         fsconfig_set_string(fs.as_fd(), key, value)?;
     }
     fsconfig_create(fs.as_fd())?;
-    let mounted = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let flags = if closed { MountAttrFlags::MOUNT_ATTR_NODEV } else { MountAttrFlags::empty() };
+    let mounted = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(mounted.as_fd(), "", CWD, root.as_std_path(), flags)
 }
 
-fn mount_old(lower: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>, root: &Utf8Path) -> Result<(), Errno> {
+fn mount_old(
+    lower: &[OwnedFd],
+    upper: Option<(&OwnedFd, &OwnedFd)>,
+    root: &Utf8Path,
+    closed: bool,
+) -> Result<(), Errno> {
     let layers: Vec<String> = lower.iter().map(own).collect();
     let mut data = format!("userxattr,lowerdir={}", layers.join(":"));
     for (key, value) in OPTIONS {
@@ -143,7 +176,8 @@ fn mount_old(lower: &[OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>, root: &Utf8
         data.push_str(&format!(",volatile,upperdir={},workdir={}", own(upper), own(work)));
     }
     let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
-    mount("overlay", root.as_std_path(), "overlay", MountFlags::empty(), Some(data.as_c_str()))
+    let flags = if closed { MountFlags::NODEV } else { MountFlags::empty() };
+    mount("overlay", root.as_std_path(), "overlay", flags, Some(data.as_c_str()))
 }
 
 fn own(fd: &OwnedFd) -> String {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,6 +18,9 @@ use super::stubs::resolve;
 pub(super) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// How often a path is tried that others change meanwhile.
+const TRIES: u32 = 1000;
 
 /// A root and what is mounted in it.
 pub(super) struct Root {
@@ -36,8 +39,16 @@ impl Root {
 
     /// What there is at a path, links followed.
     pub(super) fn at(&self, path: &str) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        open_in_root(&self.fd, Path::new(path), OFlags::PATH)
+    }
+
+    /// The same; `None` where there is nothing.
+    pub(super) fn find(&self, path: &str) -> Result<Option<OwnedFd>, Errno> {
+        match self.at(path) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The same; it is made where there is nothing.
@@ -51,17 +62,20 @@ impl Root {
         let names: Vec<_> = resolved.iter().collect();
         for (index, name) in names.iter().enumerate() {
             let is_last = index + 1 == names.len();
-            if is_last && !is_folder {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                rustix::fs::openat(&folder, *name, flags, Mode::from_raw_mode(0o644))?;
+            let made = if is_last && !is_folder {
+                // What somebody else has put there meanwhile is not opened: it may be a pipe.
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                rustix::fs::openat(&folder, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
             } else {
-                match rustix::fs::mkdirat(&folder, *name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(with_path(error, path)),
-                }
+                rustix::fs::mkdirat(&folder, *name, Mode::from_raw_mode(0o755))
+            };
+            match made {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(with_path(error, path)),
             }
             let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            folder = rustix::fs::openat(&folder, *name, flags, Mode::empty())?;
+            folder = rustix::fs::openat(&folder, *name, flags, Mode::empty())
+                .map_err(|error| with_path(error, path))?;
         }
         Ok(folder)
     }
@@ -79,34 +93,65 @@ impl Root {
         attach(&mounted, &target).map_err(|error| with_path(error, path))
     }
 
-    /// Makes a file or folder from outside seen at a path, with what is mounted in it.
+    /// Makes a file or folder of this process's own files seen at a path, with what is mounted in it.
     pub(super) fn bind(&self, source: &Path, path: &str, read_only: bool) -> io::Result<()> {
-        let named = |error: Errno| with_path(error, &source.display().to_string());
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(CWD, source, flags).map_err(named)?;
-        let is_folder = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode) == FileType::Directory;
-        let target = self.ensure(path, is_folder)?;
-        attach(&tree, &target).map_err(|error| with_path(error, path))?;
-        if read_only {
-            self.make_read_only(path)?;
-        }
-        Ok(())
-    }
-
-    /// Makes what is mounted at a path only readable.
-    pub(super) fn make_read_only(&self, path: &str) -> io::Result<()> {
-        let target = self.at(path).map_err(|error| with_path(error, path))?;
-        make_read_only(&target).map_err(|error| with_path(error, path))
+        let tree = tree_at(source)?;
+        let target = self.ensure(path, is_folder(&tree)?)?;
+        let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+        place(&tree, &target, flags).map_err(|error| with_path(error, path))
     }
 }
 
-/// Makes the mount that `target` is the root of only readable. What is switched off on it stays so: a user namespace
-/// may not switch it on.
-pub(super) fn make_read_only(target: &OwnedFd) -> Result<(), Errno> {
+/// Opens a path below a root, out of which no link leads, whoever changes it meanwhile.
+pub(crate) fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = flags | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    // While folders are renamed the kernel cannot always tell where `..` leads, and says so (`openat2(2)`).
+    let mut found = open();
+    for _ in 0..TRIES {
+        if !matches!(found, Err(Errno::AGAIN)) {
+            break;
+        }
+        found = open();
+    }
+    found
+}
+
+/// What a path of this process's own files leads to, to be mounted elsewhere.
+pub(super) fn tree_at(source: &Path) -> io::Result<OwnedFd> {
+    let named = |error| with_path(error, &source.display().to_string());
+    tree(&rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(named)?)
+        .map_err(named)
+}
+
+/// What a descriptor stands for, with what is mounted in it, to be mounted elsewhere.
+pub(super) fn tree(of: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(of.as_fd(), "", flags)
+}
+
+/// Mounts what [`tree`] has given, restricted by `flags` as well.
+pub(super) fn place(tree: &OwnedFd, target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
+    attach(tree, target)?;
+    // The descriptor stands for the mount, wherever its path leads by now.
+    if flags.is_empty() { Ok(()) } else { restrict(tree, flags) }
+}
+
+pub(super) fn is_folder(fd: &OwnedFd) -> Result<bool, Errno> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Directory)
+}
+
+/// Restricts the mount that `target` is the root of. What is switched off on it stays so: a user namespace may not
+/// switch it on.
+pub(super) fn restrict(target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
     let now = rustix::fs::fstatvfs(target)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    let mut flags = MountFlags::BIND | flags;
     for (is, flag) in [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),

@@ -15,6 +15,8 @@ use camino::Utf8Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::place::open_in_root;
+
 /// How many links a path may pass through, as in the kernel.
 const MAX_LINKS: usize = 40;
 
@@ -190,9 +192,7 @@ fn names(path: &Path) -> Vec<OsString> {
 }
 
 fn open_any(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    open_in_root(root, path, OFlags::PATH | OFlags::NOFOLLOW)
 }
 
 fn stat(root: BorrowedFd<'_>, path: &Path) -> Result<Stat, Errno> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Child;
@@ -13,13 +13,13 @@ use camino::Utf8Path;
 use nix::sched::CloneFlags;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
-use super::limits::Limits;
 use super::message::{Alive, Container, Copy, CopySource, Ended, NotStarted, Reply, Tree, Volume};
 use super::{Stop, start_of, step};
+use crate::cgroup::{Groups, Limits};
 use crate::copy;
-use crate::sandbox::overlay::{Overlay, make_folder};
-use crate::sandbox::stubs::{Stubs, resolve};
-use crate::sandbox::{self, ADDRESS, Bind, Outputs, Program, Source, Spec, Trouble};
+use crate::sandbox::overlay::{Devices, Overlay, make_folder};
+use crate::sandbox::stubs::Stubs;
+use crate::sandbox::{self, ADDRESS, Bind, Outputs, Program, Source, Spec, Trouble, open_in_root};
 
 /// The socket in a container's folder, through which its ports are reached: whoever connects sends the port (two bytes,
 /// the higher first) and is sent one byte, 0 or the number of the error; from then on it is the connection.
@@ -35,11 +35,14 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
     let folder = &container.folder;
     // Whoever waits for a port wants to hear at once that it cannot be had.
     let listeners = container.ports.iter().map(listen).collect::<io::Result<Vec<_>>>()?;
-    let overlay = Overlay::writable(&container.stack, folder)?;
+    let limits = Limits { memory: container.memory, cpus: container.cpus };
+    let groups = Groups::of_container(&container.id, limits)?;
+    stop.remove_too(groups.paths());
+    let devices = Devices::of(&groups);
+    let overlay = Overlay::writable(&container.stack, folder, devices)?;
     step::folders(overlay.root(), &container.workdir, "")?;
     let mounts = mounts(container, overlay.root())?;
     step::mount_points(&mut Stubs::new(overlay.root())?, &mounts)?;
-    let limits = Limits::new(&container.id, container.memory, container.cpus)?;
     let program = Program::take(folder)?;
     let spec = Spec {
         root: overlay.root().to_owned(),
@@ -53,15 +56,17 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
         read_only: container.read_only,
         has_address: true,
         joins: false,
+        groups: groups.each().to_vec(),
+        devices,
     };
     let wait = |child: &mut Child| {
-        serve(child, listeners, folder, &limits)?;
+        serve(child, listeners, folder, &groups)?;
         stop.wait(child, None)
     };
-    let ended = sandbox::run(&spec, &program, Outputs::own()?, |process| limits.add(process), wait);
+    let ended = sandbox::run(&spec, &program, Outputs::own()?, wait);
     match ended {
         Ok(code) => {
-            Ok(Reply::Container(Ended { code: code.unwrap_or(137), out_of_memory: limits.out_of_memory() }))
+            Ok(Reply::Container(Ended { code: code.unwrap_or(137), out_of_memory: groups.out_of_memory() }))
         }
         Err(Trouble { code: Some(code), message }) => Ok(Reply::NotStarted(NotStarted { code, message })),
         Err(Trouble { code: None, message }) => Err(io::Error::other(message)),
@@ -101,11 +106,7 @@ fn mounts(container: &Container, root: &Utf8Path) -> io::Result<Vec<Bind>> {
 fn inside(root: &Utf8Path, path: &str) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
-    let resolved = resolve(root.as_fd(), Path::new(path))?;
-    let resolved = if resolved.as_os_str().is_empty() { Path::new(".") } else { &resolved };
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let inside = rustix::fs::ResolveFlags::BENEATH;
-    match rustix::fs::openat2(&root, resolved, flags, Mode::empty(), inside) {
+    match open_in_root(&root, Path::new(path), OFlags::PATH) {
         Ok(found) => Ok(Some(found)),
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
@@ -156,7 +157,7 @@ fn serve(
     child: &Child,
     listeners: Vec<(u16, TcpListener)>,
     folder: &Utf8Path,
-    limits: &Limits,
+    groups: &Groups,
 ) -> io::Result<()> {
     // One that has ended already has no network any more.
     let Ok(network) = std::fs::File::open(format!("/proc/{}/ns/net", child.id())) else { return Ok(()) };
@@ -186,7 +187,7 @@ fn serve(
     })?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     let start = start_of(pid).ok_or_else(|| io::Error::other("it has ended"))?;
-    let alive = Alive { pid, start, groups: limits.groups().to_vec(), ports };
+    let alive = Alive { pid, start, groups: groups.paths(), ports };
     let new = folder.join("state.json.new");
     std::fs::write(&new, serde_json::to_vec(&alive)?)?;
     std::fs::rename(new, folder.join(STATE))

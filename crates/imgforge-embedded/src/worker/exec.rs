@@ -10,7 +10,9 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::container::STATE;
 use super::message::{Alive, Exec, NotStarted, Reply};
-use super::{Stop, limits, namespace, start_of};
+use super::{Stop, namespace, start_of};
+use crate::cgroup;
+use crate::sandbox::overlay::Devices;
 use crate::sandbox::{self, Outputs, Program, Spec, Trouble};
 
 /// Joins the container as far as a process can that still needs this machine's files. It has one thread when it begins.
@@ -24,7 +26,7 @@ pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Resu
     if start_of(alive.pid) != Some(alive.start) {
         return Err(ended());
     }
-    limits::join(&alive.groups, std::process::id())?;
+    cgroup::enter_all(&alive.groups)?;
     if !namespace::may_mount()? {
         move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::USER)?;
     }
@@ -45,6 +47,8 @@ pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Resu
         read_only: false,
         has_address: false,
         joins: true,
+        groups: Vec::new(),
+        devices: Devices::Closed,
     };
     match sandbox::enter(&spec, &program, Outputs::own()?, |child| stop.wait(child, None)) {
         Ok(code) => Ok(Reply::Exec(code.unwrap_or(137))),

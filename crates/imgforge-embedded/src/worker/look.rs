@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::message::{Entry, EntryKind, Look};
+use crate::sandbox::open_in_root;
 use crate::sandbox::overlay::Overlay;
 
 pub(super) fn look(look: &Look, folder: &Utf8Path) -> io::Result<Vec<Option<Entry>>> {
@@ -31,9 +32,8 @@ pub(super) fn open(root: &Utf8Path) -> io::Result<OwnedFd> {
 
 /// What there is at a path, with a file's content.
 pub(super) fn entry(root: BorrowedFd<'_>, path: &str, follow: bool) -> io::Result<Option<Entry>> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let inside = ResolveFlags::IN_ROOT;
-    let fd = match rustix::fs::openat2(root, path, flags, Mode::empty(), inside) {
+    let flags = OFlags::PATH | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let fd = match open_in_root(root, Path::new(path), flags) {
         Ok(fd) => fd,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         Err(error) => return Err(io::Error::from(error)),

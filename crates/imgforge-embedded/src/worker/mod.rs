@@ -7,7 +7,6 @@
 mod client;
 pub(crate) mod container;
 mod exec;
-pub(crate) mod limits;
 mod look;
 pub mod message;
 mod namespace;
@@ -27,7 +26,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 pub(crate) use self::client::copy as pump;
 pub use self::client::{Client, Output, WorkerError};
 use self::message::{Reply, Request};
-use crate::{layer, sandbox};
+use crate::{cgroup, layer, sandbox};
 
 /// The name (`argv[0]`) under which this program is called to be a worker.
 pub const NAME: &str = "imgforge-worker";
@@ -151,6 +150,8 @@ fn remove(folder: &Utf8Path) -> io::Result<()> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop {
     running: Arc<Mutex<Option<Arc<OwnedFd>>>>,
+    /// Control groups that are removed then.
+    groups: Arc<Mutex<Vec<Utf8PathBuf>>>,
 }
 
 impl Stop {
@@ -170,10 +171,16 @@ impl Stop {
                 // It has ended when all that it has started has.
                 let _ = ended(&running, None);
             }
+            cgroup::remove(&stop.groups.lock().unwrap_or_else(PoisonError::into_inner));
             std::process::exit(STOPPED);
         };
         std::thread::Builder::new().name("stop".into()).stack_size(256 << 10).spawn(watch)?;
         Ok(())
+    }
+
+    /// Removes these groups too when the worker is told to stop.
+    pub(crate) fn remove_too(&self, groups: Vec<Utf8PathBuf>) {
+        *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
     fn running(&self) -> Option<Arc<OwnedFd>> {

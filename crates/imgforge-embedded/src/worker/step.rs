@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::Stop;
 use super::message::{Action, Begin, Mount, MountKind, Network, Reply, Run, Step, Tree};
-use crate::sandbox::overlay::{Overlay, make_folder};
+use crate::cgroup::Groups;
+use crate::sandbox::overlay::{Devices, Overlay, make_folder};
 use crate::sandbox::stubs::{Stubs, resolve};
-use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec};
+use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec, open_in_root};
 use crate::{accounts, copy, layer};
 
 /// What BuildKit writes there, with our host name.
@@ -25,13 +26,18 @@ pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Resu
     }
     // The kernel stamps files with a clock that is a few milliseconds behind.
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - 1;
-    let overlay = Overlay::writable(&step.stack, folder)?;
+    let groups = match &step.action {
+        Action::Run(_) => Groups::of_step()?,
+        _ => Groups::default(),
+    };
+    stop.remove_too(groups.paths());
+    let overlay = Overlay::writable(&step.stack, folder, Devices::of(&groups))?;
     let mut stubs = None;
     let mut ended = None;
     match &step.action {
         Action::Run(run) => {
             let made = stubs.insert(Stubs::new(overlay.root())?);
-            ended = self::run(run, overlay.root(), made, folder, stop)?;
+            ended = self::run(run, overlay.root(), made, folder, &groups, stop)?;
         }
         Action::Copy(what) => {
             let source = match &what.tree {
@@ -136,9 +142,11 @@ fn run(
     root: &Utf8Path,
     stubs: &mut Stubs,
     folder: &Utf8Path,
+    groups: &Groups,
     stop: &Stop,
 ) -> io::Result<Option<Reply>> {
-    let (mounts, _kept) = prepare(run, folder)?;
+    let devices = Devices::of(groups);
+    let (mounts, _kept) = prepare(run, folder, devices)?;
     mount_points(stubs, &mounts)?;
     let spec = Spec {
         root: root.to_owned(),
@@ -152,10 +160,12 @@ fn run(
         read_only: false,
         has_address: false,
         joins: false,
+        groups: groups.each().to_vec(),
+        devices,
     };
     let timeout = run.timeout.map(Duration::from_secs);
     let program = Program::take(folder)?;
-    match sandbox::run(&spec, &program, Outputs::merged()?, |_| Ok(()), |child| stop.wait(child, timeout)) {
+    match sandbox::run(&spec, &program, Outputs::merged()?, |child| stop.wait(child, timeout)) {
         Ok(None) => Ok(Some(Reply::TimedOut)),
         Ok(Some(0)) => Ok(None),
         Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
@@ -184,24 +194,30 @@ pub(super) fn mount_points(stubs: &mut Stubs, mounts: &[Bind]) -> io::Result<()>
 }
 
 fn is_folder(source: &Source) -> io::Result<bool> {
-    match source {
-        Source::Path { path, .. } => Ok(std::fs::metadata(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?
-            .is_dir()),
-        Source::Tmpfs { .. } => Ok(true),
-    }
+    let (found, path) = match source {
+        Source::Path { path, .. } => (rustix::fs::stat(path.as_std_path()), path.as_str()),
+        Source::Below { root, path, .. } => {
+            let root = rustix::fs::open(root.as_std_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            let found = open_in_root(&root, Path::new(path), OFlags::PATH).and_then(rustix::fs::fstat);
+            (found, path.as_str())
+        }
+        Source::Tmpfs { .. } => return Ok(true),
+    };
+    let found = found.map_err(|error| said(error, path))?;
+    Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory)
 }
 
 /// What is mounted while a command runs, for it to be seen inside.
 struct Kept {
     files: Memory,
     trees: Vec<Overlay>,
+    devices: Devices,
 }
 
 /// What a command has mounted, and what must stay mounted meanwhile.
-fn prepare(run: &Run, folder: &Utf8Path) -> io::Result<(Vec<Bind>, Kept)> {
+fn prepare(run: &Run, folder: &Utf8Path, devices: Devices) -> io::Result<(Vec<Bind>, Kept)> {
     // Secrets are among what is written here; they stay in memory.
-    let mut kept = Kept { files: Memory::mount(trees(folder, "files")?)?, trees: Vec::new() };
+    let mut kept = Kept { files: Memory::mount(trees(folder, "files")?)?, trees: Vec::new(), devices };
     let files = kept.files.folder().to_owned();
     let resolv = match run.network {
         Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
@@ -217,7 +233,7 @@ fn prepare(run: &Run, folder: &Utf8Path) -> io::Result<(Vec<Bind>, Kept)> {
         })
         .collect();
     for (index, mount) in run.mounts.iter().enumerate() {
-        binds.push(bind(mount, index, folder, &files, &mut kept.trees)?);
+        binds.push(bind(mount, index, folder, &files, &mut kept)?);
     }
     Ok((binds, kept))
 }
@@ -246,7 +262,7 @@ fn bind(
     index: usize,
     folder: &Utf8Path,
     files: &Utf8Path,
-    kept: &mut Vec<Overlay>,
+    kept: &mut Kept,
 ) -> io::Result<Bind> {
     let source = match &mount.kind {
         MountKind::Host { path, read_only } => Source::Path { path: path.clone(), read_only: *read_only },
@@ -274,9 +290,9 @@ fn bind(
                     let overlay = if *read_only {
                         Overlay::read_only(stack, &place)?
                     } else {
-                        Overlay::writable(stack, &place)?
+                        Overlay::writable(stack, &place, kept.devices)?
                     };
-                    kept.push(overlay);
+                    kept.trees.push(overlay);
                     place.join("root")
                 }
                 Tree::Context(entries) => {
@@ -284,12 +300,7 @@ fn bind(
                     place
                 }
             };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
-            let resolved = resolve(fd.as_fd(), Path::new(path))?;
-            let path =
-                Utf8PathBuf::try_from(root.into_std_path_buf().join(resolved)).map_err(io::Error::other)?;
-            Source::Path { path, read_only: *read_only }
+            Source::Below { root, path: path.clone(), read_only: *read_only }
         }
     };
     Ok(Bind { target: mount.target.clone(), source })
