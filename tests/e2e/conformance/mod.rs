@@ -3,7 +3,7 @@
 //!
 //! Each behaviour is an image on one that has a service `main` already. What a supervisor cannot express must be
 //! refused before anything is built; the table then shows the error. With `IMGFORGE_UPDATE_DOCS=1` the tests write
-//! their columns instead of comparing them.
+//! their columns instead of comparing them; `IMGFORGE_TEST_BEHAVIOUR="clean stop"` takes the rows with these words only.
 
 mod behaviours;
 mod images;
@@ -98,6 +98,12 @@ enum Found {
     NotExpressible(String),
 }
 
+/// The behaviours that are looked at: all, or those whose names have the text in `IMGFORGE_TEST_BEHAVIOUR`.
+fn chosen() -> Vec<&'static Behaviour> {
+    let part = std::env::var("IMGFORGE_TEST_BEHAVIOUR").unwrap_or_default();
+    behaviours::all().filter(|behaviour| behaviour.name.contains(&part)).collect()
+}
+
 /// Most of a check's time is waiting.
 const AT_ONCE: usize = 6;
 
@@ -109,7 +115,7 @@ fn column(supervisor: &'static str) -> BTreeMap<&'static str, Found> {
     // The lock is made here, once; images that are refused have no part in it.
     imgforge(&workspace, &["build", "mid"]).ok();
     let refuses_something = imgforge(&workspace, &["plan"]).code == 2;
-    for behaviour in behaviours::all() {
+    for behaviour in chosen() {
         if refuses_something {
             let planned = imgforge(&workspace, &["plan", &behaviour.image()]);
             if planned.code == 2 {

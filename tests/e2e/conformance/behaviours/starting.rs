@@ -90,13 +90,29 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
-        name: "a oneshot leaves no process",
+        name: "a oneshot that has done its work leaves what it has started",
         images: &[r#"
-    service "setup" { type "oneshot"; script "sleep 12345 & say setup done" }"#],
+    service "setup" {
+        type "oneshot"
+        script "sleep 12345 & (sleep 2; exec setsid sleep 23456) & say setup done"
+    }"#],
         check: |subject| {
             let running = subject.start(&[]);
             running.wait("setup done");
             running.wait_state("setup", "done");
+            // A daemon that takes its time to get a session of its own.
+            running.until("the daemon runs", || running.processes().contains("\nsleep 23456"));
+            assert!(running.processes().contains("sleep 12345"), "{}", running.processes());
+        },
+    },
+    Behaviour {
+        name: "a oneshot that fails leaves no process",
+        images: &[r#"
+    service "setup" { type "oneshot"; script "sleep 12345 & say setup begin; exit 3" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("setup begin");
+            running.wait_state("setup", "failed");
             running.until("nothing of it is left", || !running.processes().contains("sleep 12345"));
         },
     },

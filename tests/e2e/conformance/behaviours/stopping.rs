@@ -28,6 +28,41 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "a clean stop adds nothing to the log",
+        images: &[r#"
+    service "main" { script "exec sleep 1000" }
+    service "plain" { script "exec sleep 1000"; log "stdout" prefix=#false; essential #true }
+    service "asked" { script "exec sleep 1000"; ready "true" interval="100ms"; restart "on-failure" }
+    service "never" { script "exec sleep 1000"; ready "false" interval="100ms" timeout="300s" }
+    service "waits" { script "exec sleep 1000"; needs "never" }
+    service "setup" { type "oneshot"; script "sleep 1000 &" }
+    service "busy" { type "oneshot"; script "exec sleep 1000" }
+    service "stubborn" { script "trap '' TERM; while :; do sleep 1; done"; stop grace="1s" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            for service in ["main", "plain", "asked", "stubborn"] {
+                running.wait_state(service, "up");
+            }
+            running.wait_state("setup", "done");
+            let before = running.log();
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.log(), before);
+        },
+    },
+    Behaviour {
+        name: "a clean stop of one process adds nothing to the log",
+        images: &[r#"
+    service "main" { script "trap 'exit 0' TERM; say main start; while :; do sleep 60 & wait $!; done" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("main start");
+            running.wait_state("main", "up");
+            let before = running.log();
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.log(), before);
+        },
+    },
+    Behaviour {
         name: "what ignores its stop signal is killed after its grace, and does not delay others",
         images: &[r#"
     service "abel" { command "svc" "abel" }
