@@ -127,7 +127,9 @@ fn column(supervisor: &'static str) -> BTreeMap<&'static str, Found> {
     }
     let images: Vec<String> = possible.iter().map(|behaviour| behaviour.image()).collect();
     let images = images.iter().map(String::as_str);
-    imgforge(&workspace, &["build", "--locked"].into_iter().chain(images).collect::<Vec<_>>()).ok();
+    if !possible.is_empty() {
+        imgforge(&workspace, &["build", "--locked"].into_iter().chain(images).collect::<Vec<_>>()).ok();
+    }
     eprintln!("{supervisor}: built after {:?}", begun.elapsed());
 
     let (queue, cells, failures) = (Mutex::new(possible), Mutex::new(cells), Mutex::new(Vec::new()));
