@@ -19,6 +19,7 @@ mod build;
 mod engines;
 mod error;
 mod export;
+mod git;
 mod lock;
 mod prepare;
 mod progress;

@@ -1,15 +1,14 @@
 //! What the release tags of images come to in this run: their templates filled with versions, git's state and the date.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::OnceLock;
 
-use camino::Utf8Path;
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::name::{ImageName, Tag};
 use imgforge_core::tag::{TagError, TagValues};
 
 use crate::Session;
+use crate::git::Git;
 
 /// Variables of continuous integration that name the branch, where git itself only knows a commit. The first is ours.
 const BRANCH_VARIABLES: &[&str] =
@@ -74,7 +73,8 @@ impl Session {
     fn branch(&self) -> Option<String> {
         let find = || {
             let said = std::env::var("IMGFORGE_GIT_BRANCH").ok();
-            let ours = said.or_else(|| git(&self.root, &["symbolic-ref", "--quiet", "--short", "HEAD"]));
+            let ours =
+                said.or_else(|| Git::of(&self.root).line(&["symbolic-ref", "--quiet", "--short", "HEAD"]));
             ours.or_else(|| BRANCH_VARIABLES.iter().find_map(|name| std::env::var(name).ok()))
                 .filter(|branch| !branch.is_empty())
         };
@@ -83,16 +83,11 @@ impl Session {
 
     /// The commit that is checked out, if the workspace lies in a git repository.
     pub(crate) fn commit(&self) -> Option<String> {
-        self.outside.commit.get_or_init(|| git(&self.root, &["rev-parse", "--verify", "HEAD"])).clone()
+        self.outside
+            .commit
+            .get_or_init(|| Git::of(&self.root).line(&["rev-parse", "--verify", "HEAD"]))
+            .clone()
     }
-}
-
-/// What git says, in one line; `None` when it does not know, or is not there.
-fn git(root: &Utf8Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let line = text.trim();
-    (output.status.success() && !line.is_empty()).then(|| line.to_owned())
 }
 
 /// Today in UTC, or the day of `SOURCE_DATE_EPOCH` where that is set (reproducible-builds.org).
