@@ -36,3 +36,13 @@ done
 dpkg_run() {
     dpkg --force-unsafe-io --force-confdef --force-confold "$@" < /dev/null
 }
+
+# The same, where packages are unpacked: documentation is left out where it is not wanted; the licences stay.
+dpkg_unpacking() {
+    if [ "$keep_docs" = no ]; then
+        set -- '--path-exclude=/usr/share/doc/*' '--path-exclude=/usr/share/man/*' \
+            '--path-exclude=/usr/share/info/*' '--path-exclude=/usr/share/locale/*' \
+            '--path-exclude=/usr/share/lintian/*' '--path-include=/usr/share/doc/*/copyright' "$@"
+    fi
+    dpkg_run "$@"
+}

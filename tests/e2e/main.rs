@@ -20,6 +20,7 @@ mod looking;
 mod mistakes;
 mod packages;
 mod registry;
+mod roots;
 mod running;
 mod secrets;
 mod testing;

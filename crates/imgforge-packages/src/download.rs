@@ -151,7 +151,7 @@ impl Servers<'_> {
         partial: &mut File,
         meter: &Meter<'_>,
     ) -> Result<bool, Error> {
-        let url = format!("{}{}/{}", root.server, root.state, package.path);
+        let url = format!("{}{}/{}", root.server, root.state, http::encode(&package.path));
         if let Some(reason) = self.down.lock().expect(UNPOISONED).get(root.server) {
             return Err(Error::Unreachable { url, reason: reason.clone() });
         }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::{Response, StatusCode};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
@@ -22,6 +23,16 @@ pub(crate) enum Failure {
     Passing(String),
     /// It will not.
     Final(Error),
+}
+
+/// What apt escapes in the paths that an index names (`Acquire::URIEncode`: `+` and `~` for servers that read a plus as a
+/// space), and what would end the path.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'+').add(b'~').add(b'#').add(b'?');
+
+/// A path of an index (`Filename`) as it stands in an address. An index has names of files, not addresses: the file
+/// `a_1%3a2_all.deb` is asked for as `a_1%253a2_all.deb`.
+pub(crate) fn encode(path: &str) -> String {
+    utf8_percent_encode(path, ESCAPED).to_string()
 }
 
 pub(crate) fn agent() -> Agent {
@@ -88,4 +99,16 @@ pub(crate) fn get(agent: &Agent, url: &str, limit: u64) -> Result<Option<Vec<u8>
         reader.take(limit).read_to_end(&mut bytes).map_err(|e| Failure::Passing(e.to_string()))?;
         Ok(bytes)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_escaped_as_apt_escapes_them() {
+        assert_eq!(encode("pool/v_1%3a1.0_all.deb"), "pool/v_1%253a1.0_all.deb");
+        assert_eq!(encode("pool/g/g++_4:1.0~rc1_a b.deb"), "pool/g/g%2B%2B_4:1.0%7Erc1_a%20b.deb");
+        assert_eq!(encode("pool/ä#?"), "pool/%C3%A4%23%3F");
+    }
 }

@@ -331,7 +331,7 @@ fn read_index(
     let bytes = fetch_verified(agent, folder, file)?;
     meter.got(file.size);
     meter.file();
-    let url = format!("{folder}/{}", file.path);
+    let url = format!("{folder}/{}", http::encode(&file.path));
     let broken = |reason: String| Error::Metadata { url: url.clone(), reason };
     let text = unpack(&file.path, &bytes).map_err(|e| broken(format!("it cannot be unpacked: {e}")))?;
     let text = String::from_utf8(text).map_err(|_| broken("it is not UTF-8".to_owned()))?;
@@ -343,7 +343,7 @@ fn read_index(
 
 /// By its hash where the repository has that (a mirror may be in the middle of an update), else by its name.
 fn fetch_verified(agent: &Agent, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
-    let by_name = format!("{folder}/{}", file.path);
+    let by_name = format!("{folder}/{}", http::encode(&file.path));
     let parent = by_name.rsplit_once('/').map_or("", |(parent, _)| parent);
     let by_hash = format!("{parent}/by-hash/SHA256/{}", file.sha256);
     let mut failure =

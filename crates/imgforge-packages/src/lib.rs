@@ -32,7 +32,7 @@ mod release;
 mod resolve;
 mod resolver;
 mod root;
-mod root_tar;
+
 mod scripts;
 mod signature;
 mod stage;

@@ -1,7 +1,7 @@
 //! Packages that are installed on an image that has dpkg: the files, and a script that installs them in the right
 //! order, with neither apt nor a network.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use imgforge_core::context::{SuppliedContent, SuppliedFile};
@@ -26,14 +26,7 @@ pub fn stage_packages(
 ) -> Result<Vec<SuppliedFile>, Error> {
     let debs: Vec<Deb> =
         added.par_iter().map(|p| Deb::read(p, cache, Depth::Control)).collect::<Result<_, _>>()?;
-    let mut files: Vec<SuppliedFile> = added
-        .iter()
-        .map(|package| SuppliedFile {
-            path: format!(".imgforge/packages/{}", file_name(package)).into(),
-            executable: false,
-            content: SuppliedContent::File(cache.file(&package.sha256)),
-        })
-        .collect();
+    let mut files: Vec<SuppliedFile> = added.iter().map(|package| supplied(package, cache)).collect();
     let bytes = |path: &str, executable, text: String| SuppliedFile {
         path: path.into(),
         executable,
@@ -45,14 +38,23 @@ pub fn stage_packages(
     Ok(files)
 }
 
+/// The file of a package, as a build receives it.
+pub(crate) fn supplied(package: &LockedPackage, cache: &Cache) -> SuppliedFile {
+    SuppliedFile {
+        path: format!(".imgforge/packages/{}", file_name(package)).into(),
+        executable: false,
+        content: SuppliedContent::File(cache.file(&package.sha256)),
+    }
+}
+
 /// As apt names the files that it has fetched.
-fn file_name(package: &LockedPackage) -> String {
+pub(crate) fn file_name(package: &LockedPackage) -> String {
     format!("{}_{}_{}.deb", package.name, package.version.replace(':', "%3a"), package.architecture)
 }
 
 /// One line for each batch: the file names of packages that one run of dpkg installs.
 fn batches(packages: &[LockedPackage], debs: &[Deb]) -> String {
-    let numbers = batch_numbers(debs);
+    let numbers = Relations::of(debs).batch_numbers();
     let mut text = String::new();
     for batch in 0..=numbers.iter().copied().max().unwrap_or(0) {
         let mut names: Vec<String> =
@@ -65,49 +67,77 @@ fn batches(packages: &[LockedPackage], debs: &[Deb]) -> String {
     text
 }
 
-/// Which batch each package is installed in. dpkg unpacks a whole batch before it configures any of it, so what a
-/// package pre-depends on has to be in an earlier one, and what that depends on not in a later one.
-fn batch_numbers(debs: &[Deb]) -> Vec<usize> {
-    let pre_depends = edges(debs, "Pre-Depends");
-    let depends = edges(debs, "Depends");
-    let mut numbers = vec![0; debs.len()];
-    // Each round settles at least one batch; more batches than packages would be a circle of Pre-Depends, which
-    // policy 7.2 forbids, and which dpkg then names.
-    for _ in 0..debs.len() {
-        let mut is_settled = true;
-        for at in 0..debs.len() {
-            let before = pre_depends[at].iter().map(|other| numbers[*other] + 1);
-            let beside = depends[at].iter().map(|other| numbers[*other]);
-            let number = before.chain(beside).max().unwrap_or(0).max(numbers[at]);
-            if number != numbers[at] && number < debs.len() {
-                numbers[at] = number;
-                is_settled = false;
-            }
-        }
-        if is_settled {
-            break;
-        }
-    }
-    numbers
+/// What packages need of each other, by their positions. All that may meet a relation count, and all that provide what
+/// is named: more edges than needed only make an order stricter.
+pub(crate) struct Relations {
+    pub(crate) pre_depends: Vec<Vec<usize>>,
+    depends: Vec<Vec<usize>>,
 }
 
-/// For each package, how many others stand below it at least: a package comes after what it depends on, except in
-/// circles.
-pub(crate) fn depths(debs: &[Deb]) -> Vec<usize> {
-    let mut below = edges(debs, "Pre-Depends");
-    for (all, depends) in below.iter_mut().zip(edges(debs, "Depends")) {
-        all.extend(depends);
+impl Relations {
+    pub(crate) fn of(debs: &[Deb]) -> Self {
+        Self { pre_depends: edges(debs, "Pre-Depends"), depends: edges(debs, "Depends") }
     }
-    let mut order = Vec::new();
-    let mut visited = HashSet::new();
-    for start in 0..debs.len() {
-        visit(start, &below, &mut visited, &mut order);
+
+    fn len(&self) -> usize {
+        self.depends.len()
     }
-    let mut depths = vec![0; debs.len()];
-    for (depth, at) in order.into_iter().enumerate() {
-        depths[at] = depth;
+
+    fn below(&self, at: usize) -> impl Iterator<Item = usize> {
+        self.pre_depends[at].iter().chain(&self.depends[at]).copied()
     }
-    depths
+
+    /// `start`, and all that these depend on.
+    pub(crate) fn closure(&self, start: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut todo: Vec<usize> = start.into_iter().collect();
+        while let Some(at) = todo.pop() {
+            if found.insert(at) {
+                todo.extend(self.below(at));
+            }
+        }
+        found
+    }
+
+    /// Which batch each package is installed in. dpkg unpacks a whole batch before it configures any of it, so what a
+    /// package pre-depends on has to be in an earlier one, and what that depends on not in a later one.
+    pub(crate) fn batch_numbers(&self) -> Vec<usize> {
+        let mut numbers = vec![0; self.len()];
+        // Each round settles at least one batch; more batches than packages would be a circle of Pre-Depends, which
+        // policy 7.2 forbids, and which dpkg then names.
+        for _ in 0..self.len() {
+            let mut is_settled = true;
+            for at in 0..self.len() {
+                let before = self.pre_depends[at].iter().map(|other| numbers[*other] + 1);
+                let beside = self.depends[at].iter().map(|other| numbers[*other]);
+                let number = before.chain(beside).max().unwrap_or(0).max(numbers[at]);
+                if number != numbers[at] && number < self.len() {
+                    numbers[at] = number;
+                    is_settled = false;
+                }
+            }
+            if is_settled {
+                break;
+            }
+        }
+        numbers
+    }
+
+    /// For each package, how many others stand below it at least: a package comes after what it depends on, except in
+    /// circles.
+    pub(crate) fn depths(&self) -> Vec<usize> {
+        let below: Vec<Vec<usize>> = (0..self.len()).map(|at| self.below(at).collect()).collect();
+        let mut order = Vec::new();
+        let mut visited = HashSet::new();
+        for start in 0..self.len() {
+            visit(start, &below, &mut visited, &mut order);
+        }
+        let mut depths = vec![0; self.len()];
+        for (depth, at) in order.into_iter().enumerate() {
+            depths[at] = depth;
+        }
+        depths
+    }
 }
 
 /// Puts `start` after everything below it (depth first, with a stack of its own: the depth is not ours to limit).
@@ -128,8 +158,7 @@ fn visit(start: usize, below: &[Vec<usize>], visited: &mut HashSet<usize>, order
     }
 }
 
-/// For each package, which of the others may meet its relations `field`: all that are named, and all that provide
-/// what is named. More edges than needed only make an order stricter.
+/// For each package, which of the others may meet its relations `field`.
 fn edges(debs: &[Deb], field: &str) -> Vec<Vec<usize>> {
     let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
     for (at, deb) in debs.iter().enumerate() {
@@ -176,19 +205,19 @@ mod tests {
             "Package: free",
             "Package: real; Provides: virtual; Pre-Depends: app",
         ]);
-        assert_eq!(batch_numbers(&debs), [1, 0, 0, 2, 0, 2]);
+        assert_eq!(Relations::of(&debs).batch_numbers(), [1, 0, 0, 2, 0, 2]);
     }
 
     #[test]
     fn a_circle_of_pre_depends_ends() {
         let debs = debs(&["Package: a; Pre-Depends: b", "Package: b; Pre-Depends: a"]);
-        assert_eq!(batch_numbers(&debs).len(), 2);
+        assert_eq!(Relations::of(&debs).batch_numbers().len(), 2);
     }
 
     #[test]
     fn a_package_comes_after_what_it_depends_on() {
         let debs = debs(&["Package: a; Depends: b", "Package: b; Pre-Depends: c", "Package: c; Depends: a"]);
-        let depth = depths(&debs);
+        let depth = Relations::of(&debs).depths();
         assert!(depth[1] < depth[0] && depth[2] < depth[1], "{depth:?}");
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -104,17 +105,33 @@ impl Repository {
     /// # Errors
     /// When files cannot be written, or dpkg-deb fails.
     pub fn add(&mut self, package: &Package<'_>) -> Result<Utf8PathBuf> {
-        let mut control = format!(
-            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: Test <test@example.org>\n",
-            package.name, package.version
-        );
-        for (field, value) in package.fields {
-            writeln!(control, "{field}: {value}")?;
-        }
-        control.push_str("Description: made by a test\n");
-        let path = Utf8PathBuf::from(format!("pool/{}_{}_all.deb", package.name, package.version));
-        build_deb(&control, package.files, &self.root.join(&path))?;
-        self.index(package.name, path.clone(), &control)?;
+        self.add_with(package, &[])
+    }
+
+    /// The same, with maintainer scripts and other control files: name in `DEBIAN` and content. What begins with `#!` can be
+    /// executed.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_with(&mut self, package: &Package<'_>, control: &[(&str, &str)]) -> Result<Utf8PathBuf> {
+        let name = format!("{}_{}_all.deb", package.name, package.version);
+        self.add_as(package, control, &name)
+    }
+
+    /// The same, under another name in the pool.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_as(
+        &mut self,
+        package: &Package<'_>,
+        control: &[(&str, &str)],
+        name: &str,
+    ) -> Result<Utf8PathBuf> {
+        let fields = fields_of(package)?;
+        let path = Utf8Path::new("pool").join(name);
+        build_deb(&fields, control, package.files, &self.root.join(&path))?;
+        self.index(package.name, path.clone(), &fields)?;
         Ok(path)
     }
 
@@ -215,15 +232,40 @@ fn xz(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(packed)
 }
 
-fn build_deb(control: &str, files: &[(&str, &str)], output: &Utf8Path) -> Result<()> {
+fn fields_of(package: &Package<'_>) -> Result<String> {
+    let mut control = format!(
+        "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: Test <test@example.org>\n",
+        package.name, package.version
+    );
+    for (field, value) in package.fields {
+        writeln!(control, "{field}: {value}")?;
+    }
+    control.push_str("Description: made by a test\n");
+    Ok(control)
+}
+
+fn build_deb(
+    fields: &str,
+    control: &[(&str, &str)],
+    files: &[(&str, &str)],
+    output: &Utf8Path,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let root = Utf8Path::from_path(folder.path()).context("the temporary folder's name is no text")?;
-    fs::create_dir(root.join("DEBIAN"))?;
-    fs::write(root.join("DEBIAN/control"), control)?;
-    for (path, content) in files {
+    let write = |path: &str, content: &str| -> Result<()> {
         let path = root.join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-        fs::write(path, content)?;
+        fs::write(&path, content)?;
+        let mode = if content.starts_with("#!") { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        Ok(())
+    };
+    write("DEBIAN/control", fields)?;
+    for (name, content) in control {
+        write(&format!("DEBIAN/{name}"), content)?;
+    }
+    for (path, content) in files {
+        write(path, content)?;
     }
     fs::create_dir_all(output.parent().context("a package lies in a folder")?)?;
     let built =

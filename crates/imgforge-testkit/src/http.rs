@@ -109,7 +109,7 @@ fn answer(mut stream: TcpStream, root: &Utf8Path, state: &Mutex<State>) -> Resul
             fault.clone()
         })
     };
-    let (status, body) = match (&fault, fs::read(root.join(path.trim_start_matches('/')))) {
+    let (status, body) = match (&fault, fs::read(root.join(decoded(path.trim_start_matches('/'))))) {
         (Some(Fault::Status(status)), _) => (*status, Vec::new()),
         (Some(Fault::Body(bytes)), _) => (200, bytes.clone()),
         (_, Err(_)) => (404, Vec::new()),
@@ -130,6 +130,11 @@ fn answer(mut stream: TcpStream, root: &Utf8Path, state: &Mutex<State>) -> Resul
         _ => stream.write_all(&body)?,
     }
     Ok(())
+}
+
+/// The name of the file that a path of an address means.
+fn decoded(path: &str) -> String {
+    percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
 /// The path, and from which byte on.

@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 use tar::EntryType;
 
 use crate::deb::{Deb, invalid};
-use crate::relation::parse_relations;
+use crate::relation::{Alternative, Bound, parse_relations};
 
 /// Folders that are links into `/usr`: Debian's roots are merged since bookworm.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
@@ -44,14 +44,52 @@ enum Seen {
 pub(crate) struct Unpacked {
     /// Every path as the package has it, without a slash at its start, in the package's order.
     pub(crate) paths: Vec<String>,
-    /// MD5 of the files below `/etc`, by absolute path.
-    pub(crate) md5: HashMap<String, String>,
+    /// Paths as above and MD5 sums of what dpkg keeps them of: configuration files, and all files of a package that
+    /// brings no sums of its own.
+    pub(crate) md5: Vec<(String, String)>,
+}
+
+impl Unpacked {
+    /// The MD5 sum of the file at an absolute path, where dpkg keeps it.
+    pub(crate) fn md5_of(&self, path: &str) -> Option<&str> {
+        let name = path.strip_prefix('/')?;
+        self.md5.iter().find(|(found, _)| found == name).map(|(_, sum)| sum.as_str())
+    }
 }
 
 /// A package that has been merged in.
 struct Owner {
     name: String,
-    replaces: HashSet<String>,
+    version: String,
+    replaces: Vec<Alternative>,
+    /// Absolute paths whose MD5 sums dpkg keeps; all when there are none.
+    conffiles: Option<HashSet<String>>,
+}
+
+impl Owner {
+    fn of(deb: &Deb) -> Self {
+        let field = |name| deb.field(name).unwrap_or("").to_owned();
+        let conffiles = deb.info("conffiles").unwrap_or_default();
+        let listed = || conffiles.lines().map(|line| line.trim().to_owned()).collect();
+        Self {
+            name: field("Package"),
+            version: field("Version"),
+            replaces: parse_relations(&field("Replaces")).into_iter().flatten().collect(),
+            conffiles: deb.info("md5sums").map(|_| listed()),
+        }
+    }
+
+    /// Policy 7.6.1: a package may take over files of those versions of another one that its `Replaces` names.
+    fn may_take_from(&self, other: &Self) -> bool {
+        let is_meant = |bound: &Bound| bound.holds(&other.version);
+        self.replaces
+            .iter()
+            .any(|named| named.name == other.name && named.bound.as_ref().is_none_or(is_meant))
+    }
+
+    fn wants_md5(&self, path: &str) -> bool {
+        self.conffiles.as_ref().is_none_or(|listed| listed.contains(path))
+    }
 }
 
 /// Writes packages into one archive.
@@ -85,11 +123,7 @@ impl<W: Write> RootTar<W> {
 
     /// Adds the files of a package.
     pub(crate) fn add(&mut self, deb: &Deb) -> io::Result<Unpacked> {
-        let replaces = parse_relations(deb.field("Replaces").unwrap_or(""));
-        self.owners.push(Owner {
-            name: deb.field("Package").unwrap_or("").to_owned(),
-            replaces: replaces.into_iter().flatten().map(|a| a.name).collect(),
-        });
+        self.owners.push(Owner::of(deb));
         let mut unpacked = Unpacked::default();
         for entry in tar::Archive::new(&deb.data[..]).entries()? {
             self.add_entry(&mut entry?, &mut unpacked)?;
@@ -140,21 +174,36 @@ impl<W: Write> RootTar<W> {
             }
             EntryType::Link => {
                 let target = entry.link_name()?.ok_or_else(|| invalid("a link has no target"))?.into_owned();
-                let target = self.real(&plain(&target)?)?;
+                let written = plain(&target)?;
+                let sum = written.to_str().and_then(|target| unpacked.md5_of(&format!("/{target}")));
+                if let Some(sum) = sum.map(str::to_owned).filter(|_| self.wants_md5(&name)) {
+                    unpacked.md5.push((name, sum));
+                }
+                let target = self.real(&written)?;
                 self.out.append_link(&mut header_of(EntryType::Link, attributes, 0), &path, target)
             }
             EntryType::Regular | EntryType::Continuous => {
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes)?;
-                if name.starts_with("etc/") {
-                    unpacked.md5.insert(format!("/{name}"), hex::encode(Md5::digest(&bytes)));
+                if self.wants_md5(&name) {
+                    unpacked.md5.push((name, hex::encode(Md5::digest(&bytes))));
                 }
                 self.file(&path, attributes, &bytes)
+            }
+            EntryType::Fifo | EntryType::Char | EntryType::Block => {
+                let mut copy = header_of(kind, attributes, 0);
+                copy.set_device_major(header.device_major()?.unwrap_or(0))?;
+                copy.set_device_minor(header.device_minor()?.unwrap_or(0))?;
+                self.out.append_data(&mut copy, &path, io::empty())
             }
             other => {
                 Err(invalid(&format!("/{name} is of the kind {other:?}, which no package should bring")))
             }
         }
+    }
+
+    fn wants_md5(&self, name: &str) -> bool {
+        self.owners.last().is_some_and(|owner| owner.wants_md5(&format!("/{name}")))
     }
 
     /// Whether the package that is being added brings `path`: not when another one replaces it there.
@@ -172,11 +221,11 @@ impl<W: Write> RootTar<W> {
                 return Err(invalid(&format!("/{} is a folder in another package", path.display())));
             }
             Some(Seen::Other(old)) => {
-                if self.owners[old].replaces.contains(&self.owners[new].name) {
+                if self.owners[old].may_take_from(&self.owners[new]) {
                     self.replaced.entry(new).or_default().insert(path.to_owned());
                     return Ok(false);
                 }
-                if !self.owners[new].replaces.contains(&self.owners[old].name) {
+                if !self.owners[new].may_take_from(&self.owners[old]) {
                     let message = format!("{} brings /{} too", self.owners[old].name, path.display());
                     return Err(invalid(&message));
                 }
@@ -428,6 +477,17 @@ mod tests {
             |debs: &[Deb]| merge(debs).unwrap().into_iter().rfind(|line| line.starts_with("x =")).unwrap();
         assert_eq!(last(&[x("Package: a\n", "a"), x("Package: b\nReplaces: a\n", "b")]), "x = b");
         assert_eq!(last(&[x("Package: a\nReplaces: b\n", "a"), x("Package: b\n", "b")]), "x = a");
+    }
+
+    #[test]
+    fn a_package_takes_over_files_of_the_versions_that_it_replaces_and_of_no_others() {
+        let of = |version: &str| {
+            let old = deb(&format!("Package: a\nVersion: {version}\n"), &[("x", Item::File("a"))]);
+            let new = deb("Package: b\nVersion: 9\nReplaces: a (<< 2)\n", &[("x", Item::File("b"))]);
+            merge(&[old, new])
+        };
+        assert!(of("1.9").unwrap().contains(&"x = b".to_owned()));
+        assert_eq!(of("2").unwrap_err().to_string(), "a brings /x too");
     }
 
     #[test]
