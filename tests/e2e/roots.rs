@@ -80,7 +80,14 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
             apt.add_with(package, control).unwrap();
         };
         // A diversion by a preinst; the package whose file it moves comes before it in the alphabet.
-        add(&package("a-tool", &[], &[("/usr/bin/tool", "#!/bin/sh\necho tool\n")]), &[]);
+        add(
+            &package(
+                "a-tool",
+                &[],
+                &[("/usr/bin/tool", "#!/bin/sh\necho tool\n"), ("/usr/share/a-tool", "\n")],
+            ),
+            &[],
+        );
         let divert = "#!/bin/sh\nset -e\ndpkg-divert --package wrapper --add --rename \
                       --divert /usr/bin/tool.real /usr/bin/tool\n";
         add(
@@ -104,9 +111,10 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
             &package("careful", &[("Pre-Depends", "z-helper")], &[("/usr/share/careful/f", "f\n")]),
             &[("preinst", needs)],
         );
-        // An override of a mode that a preinst makes for a file of its own.
+        // An override of a mode that what a package pre-depends on makes for a file of it.
         let over = "#!/bin/sh\nset -e\ndpkg-statoverride --add root root 4750 /usr/lib/over/run\n";
-        add(&package("over", &[], &[("/usr/lib/over/run", "x\n")]), &[("preinst", over)]);
+        add(&package("over-rule", &[], &[("/usr/share/over", "\n")]), &[("postinst", over)]);
+        add(&package("over", &[("Pre-Depends", "over-rule")], &[("/usr/lib/over/run", "x\n")]), &[]);
         // Configuration files outside of /etc, and no md5sums, of which dpkg makes its own.
         add(
             &package("conf", &[], &[("/opt/conf/conf", "c\n"), ("/opt/conf/f", "f\n")]),

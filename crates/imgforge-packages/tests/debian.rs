@@ -128,7 +128,8 @@ fn a_root_is_made_of_packages_alone_and_more_packages_are_installed_on_it_withou
 
     // The same packages make the same archive, read or made anew.
     assert_eq!(stage_root(&root, Options::default(), &cache).unwrap(), staged);
-    let SuppliedContent::File(tar) = &staged[0].content else { panic!("the archive is a file") };
+    let archive = staged.iter().find(|file| file.path == ".imgforge/root.tar").unwrap();
+    let SuppliedContent::File(tar) = &archive.content else { panic!("the archive is a file") };
     let first = fs::read(tar).unwrap();
     fs::remove_file(tar).unwrap();
     stage_root(&root, Options::default(), &cache).unwrap();

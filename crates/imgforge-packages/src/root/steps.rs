@@ -2,8 +2,9 @@
 //!
 //! Most packages are unpacked into the root's archive, which needs no program of the root. dpkg runs a package's preinst
 //! script *before* it unpacks the package, and such a script may change where files go (`dpkg-divert`,
-//! `dpkg-statoverride`), or look at what is there. So a package with a preinst is unpacked by dpkg itself, in the build,
-//! once what it pre-depends on is configured (Debian policy 6.5, 7.2). Only what dpkg itself stands on cannot wait for
+//! `dpkg-statoverride`), or look at what is there; so may the scripts of what a package pre-depends on. So a package with a
+//! preinst or such a dependency is unpacked by dpkg itself, in the build, once what it pre-depends on is configured
+//! (Debian policy 6.5, 7.2). Only what dpkg itself stands on cannot wait for
 //! dpkg: of these packages the files are in the archive, and the scripts run first, as debootstrap and mmdebstrap have it.
 
 use std::collections::BTreeSet;
@@ -28,13 +29,14 @@ impl Steps {
     pub(crate) fn of(packages: &[LockedPackage], debs: &[Deb]) -> Self {
         let relations = Relations::of(debs);
         let foundation = foundation(packages, debs, &relations);
-        let has_preinst = |at: usize| debs[at].info("preinst").is_some();
-        let (mut first, by_dpkg): (Vec<usize>, Vec<usize>) =
-            (0..debs.len()).filter(|at| has_preinst(*at)).partition(|at| foundation.contains(at));
+        let has_preinst = |at: &usize| debs[*at].info("preinst").is_some();
+        let waits = |at: usize| relations.pre_depends[at].iter().any(|other| !foundation.contains(other));
+        let mut first: Vec<usize> = foundation.iter().copied().filter(has_preinst).collect();
+        let is_later = |at: &usize| !foundation.contains(at) && (has_preinst(at) || waits(*at));
         // base-passwd makes `/etc/passwd` in its preinst, which others look into.
         let depth = relations.depths();
         first.sort_by_key(|at| (packages[*at].name != "base-passwd", depth[*at], packages[*at].name.clone()));
-        let mut steps = Self { by_dpkg: by_dpkg.into_iter().collect(), text: String::new() };
+        let mut steps = Self { by_dpkg: (0..debs.len()).filter(is_later).collect(), text: String::new() };
         for at in first {
             steps.run_preinst(&packages[at], &debs[at]);
         }
@@ -159,11 +161,12 @@ mod tests {
             "data; preinst",
             "late; Pre-Depends: app, tool; preinst",
             "free; Depends: late",
+            "waits; Pre-Depends: late",
         ]);
         assert_eq!(
             text,
             "unpack data_1_all.deb\nconfigure data lib:amd64 tool\nunpack app_1_all.deb\nconfigure app\n\
-             unpack late_1_all.deb\n"
+             unpack late_1_all.deb\nconfigure late\nunpack waits_1_all.deb\n"
         );
     }
 
