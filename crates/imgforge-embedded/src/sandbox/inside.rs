@@ -18,7 +18,9 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::overlay::Devices;
 use super::place::{self, PLAIN, Root, with_path};
-use super::{ADDRESS, Bind, Source, Spec, Trouble, capabilities, cgroup, device, loopback, refused};
+use super::{
+    ADDRESS, Bind, Source, Spec, Trouble, capabilities, cgroup, device, keyring, loopback, refused, seccomp,
+};
 use crate::accounts::{self, Account};
 use crate::cgroup::Group;
 
@@ -65,6 +67,7 @@ fn prepare(mut socket: &UnixStream) -> io::Result<(Spec, Account)> {
     socket.read_to_end(&mut bytes)?;
     let spec: Spec = serde_json::from_slice(&bytes)?;
     rustix::process::setsid()?;
+    keyring::new_session().map_err(|error| say("a session keyring", error))?;
     if spec.joins {
         join().map_err(|error| say("the container", error))?;
     } else {
@@ -256,6 +259,8 @@ fn give_up(account: &Account) -> io::Result<()> {
         let _ = rustix::fs::fchown(io::stdout(), Some(owner.0), None);
         let _ = rustix::fs::fchown(io::stderr(), Some(owner.0), None);
     }
+    // As long as this process may have one without giving up that setuid programs work. What follows it allows.
+    seccomp::install().map_err(|error| say("the filter of system calls", error))?;
     capabilities::bound().map_err(|error| say("capabilities", error))?;
     let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     match rustix::thread::set_thread_groups(&groups) {

@@ -9,10 +9,12 @@ pub mod capabilities;
 mod cgroup;
 mod device;
 mod inside;
+mod keyring;
 mod loopback;
 pub mod overlay;
 mod place;
 mod refused;
+mod seccomp;
 pub mod stubs;
 
 use std::io::{self, Read, Write};
