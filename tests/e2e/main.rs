@@ -6,6 +6,7 @@
 mod alpine;
 mod badluck;
 mod building;
+mod confinement;
 mod conformance;
 mod differential;
 mod docs;

@@ -222,8 +222,15 @@ async fn programs_join_a_container_and_see_what_it_sees() {
     assert_eq!(found.stdout, format!("{host}\n{host}\n7\n/srv\n1\n1\n"));
     assert_eq!((found.code, found.stderr.as_str()), (9, "oh\n"));
     assert_eq!(exec("id -u; id -g", Some("8:9")).await.stdout, "8\n9\n");
-    let caps = exec("grep -E 'Cap(Eff|Bnd)' /proc/self/status; ls -l /proc/self/fd | wc -l", Some("0")).await;
-    assert_eq!(caps.stdout, "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n5\n");
+    let caps = exec(
+        "grep -E 'Cap(Eff|Bnd)|NoNew|Seccomp:' /proc/self/status; ls -l /proc/self/fd | wc -l",
+        Some("0"),
+    )
+    .await;
+    assert_eq!(
+        caps.stdout,
+        "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t2\n5\n"
+    );
     // Another call of imgforge finds it, joins it, and stops it.
     let other = open(&bench.path(), WORKER.as_ref());
     let found = other.find("joined").await.unwrap().unwrap();
@@ -365,7 +372,7 @@ async fn what_is_in_a_container_is_looked_at_running_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthchecks_tell_how_a_container_is() {
     let bench = Bench::new();
-    let steps = "HEALTHCHECK --interval=1s --timeout=5s --retries=2 CMD test -e /tmp/well";
+    let steps = "HEALTHCHECK --interval=1s --timeout=5s --retries=2 CMD grep -q 'Seccomp:.2' /proc/self/status && test -e /tmp/well";
     let image = bench.image(steps).await;
     let request = RunRequest {
         image,
@@ -519,9 +526,16 @@ async fn somebody_who_is_not_root_has_containers_too() {
     until(async || bench.engine.connect(&started, 80).await.is_ok()).await;
     let found = bench
         .engine
-        .exec(&started.id, &["sh", "-c", "id -u; wget -qO- 127.0.0.1; touch /data/x /tmp/x /x"])
+        .exec(
+            &started.id,
+            &[
+                "sh",
+                "-c",
+                "id -u; wget -qO- 127.0.0.1; grep Seccomp: /proc/self/status; touch /data/x /tmp/x /x",
+            ],
+        )
         .await;
-    assert_eq!(found.unwrap().stdout, "0\nhello\n");
+    assert_eq!(found.unwrap().stdout, "0\nhello\nSeccomp:\t2\n");
     bench.engine.stop(&started.id, Duration::from_secs(10)).await.unwrap();
     assert_eq!(bench.engine.state(&started.id).await.unwrap().exit_code, 4);
     bench.engine.remove(&started.id).await.unwrap();

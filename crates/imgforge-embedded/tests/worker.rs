@@ -247,7 +247,7 @@ async fn a_command_has_no_more_than_it_has_in_docker() {
     let leak = std::fs::File::open("/proc/self/status").unwrap();
     rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
     let script = "ls /sys/class/net; cat /sys/class/net/lo/flags; ls /proc/self/fd | wc -l; \
-        grep -E '^Cap(Inh|Eff|Bnd|Amb)|^NoNew' /proc/self/status; umask; cat /proc/sys/kernel/hostname; \
+        grep -E '^Cap(Inh|Eff|Bnd|Amb)|^NoNew|^Seccomp:' /proc/self/status; umask; cat /proc/sys/kernel/hostname; \
         cat /proc/timer_list /proc/keys | wc -c; ls /sys/firmware | wc -l; ls /dev; \
         (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused; mount -t tmpfs x /mnt 2>/dev/null || echo refused";
     for name in ["wc", "grep", "mount"] {
@@ -257,7 +257,7 @@ async fn a_command_has_no_more_than_it_has_in_docker() {
     assert!(matches!(reply, Reply::Step(None)), "{reply:?} {printed}");
     let expected = "lo\n0x9\n4\n\
         CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n\
-        NoNewPrivs:\t0\n0022\nimgforge\n0\n0\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\n\
+        NoNewPrivs:\t0\nSeccomp:\t2\n0022\nimgforge\n0\n0\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\n\
         stdout\ntty\nurandom\nzero\nrefused\nrefused\n";
     assert_eq!(printed, expected);
 }
@@ -268,7 +268,7 @@ async fn a_command_runs_as_the_user_that_the_image_knows() {
     std::fs::create_dir(fixture.base().join("etc")).unwrap();
     std::fs::write(fixture.base().join("etc/passwd"), "web:x:1000:1001::/srv:/bin/sh\n").unwrap();
     std::fs::write(fixture.base().join("etc/group"), "web:x:1001:\nlogs:x:7:web\n").unwrap();
-    let script = "id -u; id -g; id -G; echo $HOME; grep CapEff /proc/self/status; pwd; echo by name > /dev/stdout; \
+    let script = "id -u; id -g; id -G; echo $HOME; grep -E '^CapEff|^NoNew|^Seccomp:' /proc/self/status; pwd; echo by name > /dev/stdout; \
         touch mine 2>/dev/null || echo refused";
     std::os::unix::fs::symlink("busybox", fixture.base().join("bin/grep")).unwrap();
     let of = async |user: &str| {
@@ -278,7 +278,7 @@ async fn a_command_runs_as_the_user_that_the_image_knows() {
         assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
         printed
     };
-    let rest = "CapEff:\t0000000000000000\n/made/here\nby name\nrefused\n";
+    let rest = "CapEff:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n/made/here\nby name\nrefused\n";
     assert_eq!(of("web").await, format!("1000\n1001\n1001 7\n/srv\n{rest}"));
     assert_eq!(of("55:66").await, format!("55\n66\n66\n/\n{rest}"));
     let (request, _) = fixture.step(Action::Run(Run { user: "nobody".into(), ..run("true") }));
@@ -620,6 +620,7 @@ async fn layers_are_looked_at_and_removed() {
 async fn somebody_who_is_not_root_has_a_user_namespace() {
     let mut fixture = Fixture::new();
     std::fs::create_dir_all(fixture.base().join("opt")).unwrap();
+    std::os::unix::fs::symlink("busybox", fixture.base().join("bin/grep")).unwrap();
     let exe = fixture.path().join("imgforge-worker");
     std::fs::copy(env!("CARGO_BIN_EXE_imgforge-worker"), &exe).unwrap();
     let script = fixture.path().join("as-nobody");
@@ -634,12 +635,15 @@ async fn somebody_who_is_not_root_has_a_user_namespace() {
     for network in [Network::None, Network::Host] {
         let run = Run {
             network,
-            ..run("id -u; rm -r /opt /bin/env; echo new > /file; ls /dev/null /proc/self/fd/0")
+            ..run(
+                "id -u; grep -E '^NoNew|^Seccomp:' /proc/self/status; rm -r /opt /bin/env; echo new > /file; \
+                   ls /dev/null /proc/self/fd/0",
+            )
         };
         let (request, layer) = fixture.step(Action::Run(run));
         let (reply, printed) = fixture.ask(&request).await;
         assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?} {printed}");
-        assert!(printed.starts_with("0\n/dev/null"), "{printed}");
+        assert!(printed.starts_with("0\nNoNewPrivs:\t0\nSeccomp:\t2\n/dev/null"), "{printed}");
         assert_eq!(list(&layer), ["bin", "file", "opt"]);
         assert_eq!(list(&layer.join("bin")), ["env"]);
         let found = std::fs::metadata(layer.join("file")).unwrap();

@@ -20,3 +20,26 @@ pub(super) fn new_session() -> io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyutils_raw::{KEY_SPEC_SESSION_KEYRING, add_key, keyctl_join_session_keyring, keyctl_search};
+
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_session_keyring_is_not_found_any_more() {
+        // Keyrings belong to a thread; this one ends with the test.
+        let looked = std::thread::spawn(|| {
+            let found = || keyctl_search(KEY_SPEC_SESSION_KEYRING, "user", "imgforge:test", None);
+            keyctl_join_session_keyring(None).unwrap();
+            add_key("user", "imgforge:test", b"secret", KEY_SPEC_SESSION_KEYRING).unwrap();
+            let before = found();
+            new_session().unwrap();
+            (before, found())
+        });
+        let (before, after) = looked.join().unwrap();
+        assert!(before.is_ok(), "{before:?}");
+        assert_eq!(after.map_err(|error| Errno::from_raw_os_error(error.0)), Err(Errno::NOKEY));
+    }
+}
