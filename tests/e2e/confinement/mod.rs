@@ -11,9 +11,37 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
 use crate::{IMGFORGE, imgforge};
 
+const NEWER_PROFILE: &str = "the filter here is that of Docker 28.5; this Docker has an older one";
+const DEVICES: &str = "being mended: there is no device filter yet";
+const CONTROL_GROUPS: &str = "being mended: no control groups are shown inside yet";
+const ENGINES_FILE: &str = "a file that each engine has in a place of its own";
+
 /// Why the embedded engine differs from Docker: the section and the beginning of a name, and the reason. What differs
 /// and is not here fails the test.
-const REASONS: &[(&str, &str, &str)] = &[];
+const REASONS: &[(&str, &str, &str)] = &[
+    ("call", "process_vm_", NEWER_PROFILE),
+    ("call", "io_uring_", NEWER_PROFILE),
+    ("call", "pkey_alloc", NEWER_PROFILE),
+    ("call", "name_to_handle_at", NEWER_PROFILE),
+    ("call", "cachestat", NEWER_PROFILE),
+    ("call", "listmount", NEWER_PROFILE),
+    ("call", "mseal", NEWER_PROFILE),
+    ("call", "getxattrat", NEWER_PROFILE),
+    ("call", "socket(AF_VSOCK)", NEWER_PROFILE),
+    ("call", "open of a ", DEVICES),
+    ("write", "a file in /sys/fs/cgroup", CONTROL_GROUPS),
+    ("read", "/proc/interrupts", "Docker hides it since 28.0"),
+    ("read", "/sys/fs/cgroup", CONTROL_GROUPS),
+    ("mount", "/etc/", ENGINES_FILE),
+    ("mount", "/proc/acpi", "what hides it has more flags here"),
+    ("mount", "/sys/firmware", "what hides it has more flags here"),
+    ("mount", "/proc/interrupts", "Docker hides it since 28.0"),
+    ("mount", "/proc/keys", "hidden by the machine's /dev/null, not the container's"),
+    ("mount", "/proc/timer_list", "hidden by the machine's /dev/null, not the container's"),
+    ("mount", "/sys/fs/cgroup", CONTROL_GROUPS),
+    ("mount", "/", "as the storage driver of Docker has it"),
+    ("status", "Groups", "BuildKit gives a step the group of root once more"),
+];
 
 /// Where the probe ran, as the table has its columns.
 const PLACES: [&str; 4] = ["`RUN`", "container", "Docker's `RUN`", "Docker's container"];
@@ -61,7 +89,8 @@ fn report() -> Report {
     let found = printed.each_ref().map(|printed| parse(printed));
     let mut lines: Vec<(Tried, [String; 4])> = Vec::new();
     for place in &printed {
-        for (tried, _) in place.lines().map(split) {
+        for (tried, result) in place.lines().map(split) {
+            let (tried, _) = generalise(tried, result);
             if lines.iter().all(|(known, _)| *known != tried) {
                 let results = found.each_ref().map(|found| found.get(&tried).cloned().unwrap_or_default());
                 lines.push((tried, results));
@@ -76,25 +105,52 @@ fn report() -> Report {
 fn split(line: &str) -> (Tried, String) {
     let mut fields = line.split('\t').map(str::to_owned);
     let mut next = || fields.next().unwrap_or_else(|| panic!("`{line}` is no line of the probe"));
-    ((next(), next()), next())
+    ((next(), next()), next().trim().to_owned())
 }
 
 fn parse(printed: &str) -> BTreeMap<Tried, String> {
     let mut found = BTreeMap::new();
     for (tried, result) in printed.lines().map(split) {
+        let (tried, result) = generalise(tried, result);
+        let known: &mut String = found.entry(tried).or_default();
         // What is mounted at one place several times is told in one line.
-        found
-            .entry(tried)
-            .and_modify(|known: &mut String| *known = format!("{known}; {result}"))
-            .or_insert(result);
+        if known.is_empty() {
+            *known = result;
+        } else if *known != result {
+            *known = format!("{known}; {result}");
+        }
     }
     assert!(found.len() > 100, "the probe has come to its end: {printed}");
     found
 }
 
-/// Why results differ, if that is known.
+/// Leaves out what is the machine's: which control groups it has, what its disks are.
+fn generalise((section, name): Tried, result: String) -> (Tried, String) {
+    if section != "mount" {
+        return ((section, name), result);
+    }
+    let name = if name.starts_with("/sys/fs/cgroup/") { "/sys/fs/cgroup/*".to_owned() } else { name };
+    let (kind, flags) = result.split_once(' ').expect("a type and options");
+    let kind = match kind {
+        "cgroup" | "cgroup2" | "devpts" | "devtmpfs" | "mqueue" | "proc" | "sysfs" | "tmpfs" => kind,
+        _ => "files",
+    };
+    let flags: Vec<&str> =
+        flags.split(',').filter(|flag| ["ro", "rw", "nosuid", "nodev", "noexec"].contains(flag)).collect();
+    ((section, name), format!("{kind} {}", flags.join(",")))
+}
+
+/// Whether the engines differ, in a step or in a container.
+fn differs(results: &[String; 4]) -> bool {
+    let [step, container, docker_step, docker_container] = results;
+    (step, container) != (docker_step, docker_container)
+}
+
+/// Why results differ, if that is known. A name that ends with `/` means all that is below it, but `/` itself.
 fn reason((section, name): &Tried) -> Option<&'static str> {
-    let applies = |known: &&(&str, &str, &'static str)| known.0 == section && name.starts_with(known.1);
+    let applies = |known: &&(&str, &str, &'static str)| {
+        known.0 == section && (name == known.1 || known.1 != "/" && name.starts_with(known.1))
+    };
     REASONS.iter().find(applies).map(|known| known.2)
 }
 

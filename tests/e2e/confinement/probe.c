@@ -315,7 +315,10 @@ static void status(void) {
 			if (*c == '\t')
 				*c = ' ';
 		for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-			if (strcmp(fields[i], line) == 0)
+			if (strcmp(fields[i], line) == 0 && strcmp(line, "SigIgn") == 0)
+				/* The first 31: a C library keeps the next two for itself, and nobody can change them. */
+				say("status", line, "%llx", strtoull(value, NULL, 16) & 0x7fffffff);
+			else if (strcmp(fields[i], line) == 0)
 				say("status", line, "%s", value + strspn(value, " "));
 	}
 	char adjustment[20] = "";

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-use super::{PLACES, Report, reason};
+use imgforge_testkit::docker::Docker;
+
+use super::{PLACES, Report, Tried, differs, reason};
 
 const BEGIN: &str = "<!-- The probe in tests/e2e/confinement writes from here ... -->\n";
 const END: &str = "<!-- ... to here. -->\n";
@@ -24,9 +26,16 @@ pub(super) fn compare(report: &Report) {
     let text = fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("the first mark");
     let (tables, after) = rest.split_once(END).expect("the second mark");
-    let found = render(report);
+    let versions = versions();
+    let found = format!("\n{versions}\n{}", render(report));
     if std::env::var_os("IMGFORGE_UPDATE_DOCS").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{found}{END}{after}")).unwrap();
+        return;
+    }
+    // Another kernel knows other calls, and another Docker lets through others: then it is compared with Docker alone.
+    assert!(tables.contains("Found with Docker "), "docs/engines.md says with which versions");
+    if !tables.contains(&versions) {
+        eprintln!("docs/engines.md has the results of other versions than these: {versions}");
         return;
     }
     assert_eq!(
@@ -35,13 +44,21 @@ pub(super) fn compare(report: &Report) {
     );
 }
 
+/// What the results depend on, as the document says it.
+fn versions() -> String {
+    let docker = Docker::run(&["version", "--format", "{{.Server.Version}}"]);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let kernel: Vec<&str> = kernel.split(['.', '-']).take(2).collect();
+    format!("Found with Docker {docker} on Linux {} ({}), as root.", kernel.join("."), std::env::consts::ARCH)
+}
+
 fn render(report: &Report) -> String {
-    let differs = |results: &[String; 4]| results.iter().any(|result| result != &results[0]);
     let mut out = String::from("\nThe same in all four:\n\n| | |\n|---|---|\n");
+    let everywhere = |results: &[String; 4]| results.iter().all(|result| result == &results[0]);
     for (section, title) in SECTIONS {
         let mut by_result: Vec<(&str, Vec<String>)> = Vec::new();
         for ((of, name), results) in &report.lines {
-            if of != section || differs(results) {
+            if of != section || !everywhere(results) {
                 continue;
             }
             let name = format!("`{name}`");
@@ -54,16 +71,26 @@ fn render(report: &Report) -> String {
             let _ = writeln!(out, "| {title}: `{result}` | {} |", names.join(", "));
         }
     }
+    out.push_str("\nThe same in both engines, and different in a step and a container:\n\n| | `RUN` | container |\n|---|---|---|\n");
+    for (tried, results) in
+        report.lines.iter().filter(|(_, results)| !everywhere(results) && !differs(results))
+    {
+        let _ = writeln!(out, "| {} | {} |", named(tried), cells(&results[..2]));
+    }
     let _ = write!(out, "\nDifferent:\n\n| | {} | why |\n|---|---|---|---|---|---|\n", PLACES.join(" | "));
     for (tried, results) in report.lines.iter().filter(|(_, results)| differs(results)) {
-        let cells = results.each_ref().map(|result| if result.is_empty() { "-" } else { result });
         let why = reason(tried).unwrap_or("?");
-        let _ = writeln!(out, "| {}: `{}` | {} | {why} |", title(&tried.0), tried.1, cells.join(" | "));
+        let _ = writeln!(out, "| {} | {} | {why} |", named(tried), cells(results));
     }
     out.push('\n');
     out
 }
 
-fn title(section: &str) -> &'static str {
-    SECTIONS.iter().find(|known| known.0 == section).map_or("", |known| known.1)
+fn named((section, name): &Tried) -> String {
+    let title = SECTIONS.iter().find(|known| known.0 == section).map_or("", |known| known.1);
+    format!("{title}: `{name}`")
+}
+
+fn cells(results: &[String]) -> String {
+    results.iter().map(|result| if result.is_empty() { "-" } else { result }).collect::<Vec<_>>().join(" | ")
 }
