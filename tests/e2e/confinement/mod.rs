@@ -12,8 +12,8 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use crate::{IMGFORGE, imgforge};
 
 const NEWER_PROFILE: &str = "the filter here is that of Docker 28.5; this Docker has an older one";
-const DEVICES: &str = "being mended: there is no device filter yet";
-const CONTROL_GROUPS: &str = "being mended: no control groups are shown inside yet";
+const DEVICES: &str = "closed by the filter of devices here, by the storage driver's `nodev` there";
+const CONTROL_GROUPS: &str = "what holds the control groups can only be read here";
 const ENGINES_FILE: &str = "a file that each engine has in a place of its own";
 
 /// Why the embedded engine differs from Docker: the section and the beginning of a name, and the reason. What differs

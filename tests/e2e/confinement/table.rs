@@ -38,9 +38,15 @@ pub(super) fn compare(report: &Report) {
         eprintln!("docs/engines.md has the results of other versions than these: {versions}");
         return;
     }
-    assert_eq!(
-        tables, found,
-        "docs/engines.md says something else of what steps and containers may do; with IMGFORGE_UPDATE_DOCS=1 this test corrects it"
+    let only = |one: &str, other: &str, mark: char| -> Vec<String> {
+        let lines = one.lines().filter(|line| !other.lines().any(|known| known == *line));
+        lines.map(|line| format!("{mark} {line}")).collect()
+    };
+    let changed = [only(tables, &found, '-'), only(&found, tables, '+')].concat();
+    assert!(
+        tables == found,
+        "docs/engines.md says something else of what steps and containers may do; with IMGFORGE_UPDATE_DOCS=1 this test corrects it:\n{}",
+        changed.join("\n")
     );
 }
 
