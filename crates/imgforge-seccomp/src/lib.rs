@@ -34,7 +34,7 @@ const CLASS: u16 = 0x07;
 /// `EACCES` without `CAP_SYS_ADMIN` in this thread's user namespace; `EINVAL` for a program that the kernel does not take, or
 /// where it has no filters; `InvalidInput` for one that answers something else, or is too long.
 pub fn install(program: &[Instruction]) -> io::Result<()> {
-    if !program.iter().filter(|one| one.code & CLASS == RETURN).all(is_answer) {
+    if !program.iter().copied().filter(|one| one.code & CLASS == RETURN).all(is_answer) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an answer that a filter may not give"));
     }
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -42,7 +42,7 @@ pub fn install(program: &[Instruction]) -> io::Result<()> {
     if load(&program) == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn is_answer(one: &Instruction) -> bool {
+fn is_answer(one: Instruction) -> bool {
     let errno = one.k & !ACTION;
     one.code == RETURN
         && match one.k & ACTION {
@@ -79,14 +79,14 @@ mod tests {
     #[test]
     fn only_refusals_and_ends_are_answers() {
         for good in [ALLOW, KILL, ERRNO | 1, ERRNO | MAX_ERRNO] {
-            assert!(is_answer(&answer(good)), "{good:#x}");
+            assert!(is_answer(answer(good)), "{good:#x}");
         }
         for bad in [ERRNO, ERRNO | (MAX_ERRNO + 1), libc::SECCOMP_RET_TRACE, libc::SECCOMP_RET_USER_NOTIF] {
-            assert!(!is_answer(&answer(bad)), "{bad:#x}");
+            assert!(!is_answer(answer(bad)), "{bad:#x}");
             let kind = install(&[answer(bad)]).map_err(|error| error.kind());
             assert_eq!(kind, Err(io::ErrorKind::InvalidInput));
         }
-        assert!(!is_answer(&Instruction { code: RETURN | 0x10, ..answer(ALLOW) }), "the register's value");
+        assert!(!is_answer(Instruction { code: RETURN | 0x10, ..answer(ALLOW) }), "the register's value");
     }
 
     #[test]
