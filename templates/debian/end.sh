@@ -30,3 +30,5 @@ rm -rf /var/log/apt /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/arc
 if [ -s /etc/machine-id ]; then
     : > /etc/machine-id
 fi
+# D-Bus makes one by chance when it is configured, and takes the other where there is none of its own.
+rm -f /var/lib/dbus/machine-id

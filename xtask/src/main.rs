@@ -1,4 +1,4 @@
-//! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz|kernel`.
+//! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz|kernel|roots`.
 
 mod bench;
 mod check;
@@ -12,6 +12,7 @@ mod kernel;
 mod layers;
 mod push;
 mod quadlet;
+mod roots;
 mod services;
 mod soak;
 
@@ -60,6 +61,15 @@ enum Task {
         /// The release.
         #[arg(default_value = "bookworm")]
         suite: String,
+    },
+    /// Compare roots of Debian packages that are chosen by chance with mmdebstrap's, file by file. Needs root.
+    Roots {
+        /// How many.
+        #[arg(default_value_t = 10)]
+        sets: usize,
+        /// The same number gives the same sets, while the mirror has the same packages.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// What `bench faults` starts, and kills: pushes one generation of its family.
     #[command(hide = true)]
@@ -151,6 +161,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test | Task::Ci => check::run(),
         Task::Images { selectors } => images::run(&selectors),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
+        Task::Roots { sets, seed } => roots::run(sets, seed),
         Task::Kernel { suite } => kernel::run(&suite),
         Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
         // What is counted there needs no speed.
