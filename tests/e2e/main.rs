@@ -15,6 +15,7 @@ mod export;
 mod externals;
 mod family;
 mod fingerprints;
+mod foreign;
 mod layouts;
 mod lint;
 mod looking;

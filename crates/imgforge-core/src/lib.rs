@@ -40,6 +40,7 @@ pub mod select;
 pub mod services;
 pub mod source;
 mod stat_cache;
+pub mod state;
 pub mod tag;
 pub mod testing;
 pub mod workspace;

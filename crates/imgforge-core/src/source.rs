@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::stat_cache::StatCache;
+use crate::state::StateDir;
 
 /// BLAKE3 of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,10 +90,9 @@ impl WorkTree {
         Self { root: root.to_owned(), cache: None }
     }
 
-    /// The tree below `root`; a file whose size, times and inode are as remembered is not read again.
-    pub fn cached(root: &Utf8Path) -> Self {
-        let cache = StatCache::load(&root.join(".imgforge/cache/files"));
-        Self { root: root.to_owned(), cache: Some(cache) }
+    /// The tree below `root`; a file whose size, times and inode are as `state` remembers is not read again.
+    pub fn cached(root: &Utf8Path, state: &StateDir) -> Self {
+        Self { root: root.to_owned(), cache: Some(StatCache::load(state)) }
     }
 
     /// Keeps what was learned for the next run. A cache that cannot be written costs time, nothing else.

@@ -1,6 +1,6 @@
 //! Remembers the hash of a file by its size, times and inode, so that an unchanged file is not read again.
 //!
-//! Only ever a matter of time: a missing, foreign or broken cache file means that every file is read. An entry is
+//! Only ever a matter of time: a missing or broken cache file, or one that this user has not sealed, means that every file is read. An entry is
 //! kept only when both times of the file were older than [`SETTLED`] at the moment just before the file was read.
 //! A file that is written again afterwards then gets another ctime, since the clock has moved on by more than
 //! the coarsest step with which file systems record times (2 s, FAT). ctime cannot be set back by programs, so a
@@ -17,12 +17,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::source::{ContentHash, hash_file};
+use crate::state::{Sealed, StateDir};
 
 /// How old a file's times must be before they are trusted to tell of its next change.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// Raised when the form of the cache file changes.
-const VERSION: u32 = 1;
+/// The cache file. Its version is raised when its form changes.
+const FILE: Sealed = Sealed { name: "cache/files", version: 2 };
 
 /// The marks by which a file is known to be unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,16 +59,17 @@ type Entries = HashMap<Utf8PathBuf, (Stamp, ContentHash)>;
 /// Hashes by path. Shared by all threads of a run.
 #[derive(Debug)]
 pub(crate) struct StatCache {
-    file: Utf8PathBuf,
+    state: StateDir,
     known: Entries,
     used: Mutex<Entries>,
 }
 
 impl StatCache {
     /// Reads the cache; empty when there is none, or none of this form.
-    pub(crate) fn load(file: &Utf8Path) -> Self {
-        let known = fs::read(file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { file: file.to_owned(), known, used: Mutex::default() }
+    pub(crate) fn load(state: &StateDir) -> Self {
+        let body = state.read_sealed(&FILE).ok().flatten();
+        let known = body.and_then(|body| postcard::from_bytes(&body).ok()).unwrap_or_default();
+        Self { state: state.clone(), known, used: Mutex::default() }
     }
 
     /// The hash of the file at `full`, remembered under `path`.
@@ -97,17 +99,10 @@ impl StatCache {
             used.entry(path.clone()).or_insert(*entry);
         }
         // A cache that cannot be written costs time in the next run, nothing else.
-        let _ = encode(&used).and_then(|bytes| crate::cache_file::replace(&self.file, &bytes));
+        if let Ok(body) = postcard::to_stdvec(&*used) {
+            let _ = self.state.replace_sealed(&FILE, &body);
+        }
     }
-}
-
-fn encode(entries: &Entries) -> io::Result<Vec<u8>> {
-    let body = postcard::to_stdvec(entries).map_err(io::Error::other)?;
-    Ok(crate::cache_file::frame(VERSION, &body))
-}
-
-fn decode(bytes: &[u8]) -> Option<Entries> {
-    postcard::from_bytes(crate::cache_file::unframe(VERSION, bytes)?).ok()
 }
 
 #[cfg(test)]
@@ -115,6 +110,11 @@ mod tests {
     use std::fs::{File, FileTimes};
 
     use super::*;
+    use crate::state::Key;
+
+    fn state(dir: &Utf8Path) -> StateDir {
+        StateDir::at(&dir.join("state")).with_key(Key::of(&[7; 32]))
+    }
 
     fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -125,13 +125,13 @@ mod tests {
     #[test]
     fn a_file_changed_within_the_clock_step_is_read_again() {
         let (_guard, dir) = folder();
-        let (file, cache) = (dir.join("f"), dir.join("cache"));
+        let (file, state) = (dir.join("f"), state(&dir));
         for n in 0..50_u8 {
             fs::write(&file, [n]).unwrap();
             // The same size, and the same mtime each time: only reading tells.
             let times = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000));
             File::options().write(true).open(&file).unwrap().set_times(times).unwrap();
-            let cached = StatCache::load(&cache);
+            let cached = StatCache::load(&state);
             assert_eq!(cached.hash(Utf8Path::new("f"), &file).unwrap(), ContentHash::of(&[n]));
             cached.save();
         }
@@ -147,19 +147,18 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_cache_file_is_passed_over() {
+    fn a_file_that_another_user_has_sealed_is_passed_over() {
         let (_guard, dir) = folder();
-        fs::write(dir.join("f"), "x").unwrap();
+        let file = dir.join("f");
+        fs::write(&file, "x").unwrap();
         let mut entries = Entries::new();
-        let stamp = Stamp { size: 1, mtime: (0, 0), ctime: (0, 0), inode: 1, device: 1 };
-        entries.insert("f".into(), (stamp, ContentHash::of(b"wrong")));
-        let good = encode(&entries).unwrap();
-        assert_eq!(decode(&good).unwrap().len(), 1);
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(decode(&bad).is_none(), "byte {at}");
-            assert!(decode(&good[..at]).is_none(), "cut at {at}");
-        }
+        let wrong = ContentHash::of(b"wrong");
+        entries.insert("f".into(), (Stamp::of(&fs::metadata(&file).unwrap()), wrong));
+        let body = postcard::to_stdvec(&entries).unwrap();
+        let hash = |state: &StateDir| StatCache::load(state).hash(Utf8Path::new("f"), &file).unwrap();
+        state(&dir).replace_sealed(&FILE, &body).unwrap();
+        assert_eq!(hash(&state(&dir)), wrong, "what this user has remembered is not read again");
+        let other = state(&dir).with_key(Key::of(&[8; 32]));
+        assert_eq!(hash(&other), ContentHash::of(b"x"));
     }
 }

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use imgforge_core::image_config::ImageConfig;
 use imgforge_core::plan::Inventory;
+use imgforge_core::state::StateDir;
 use imgforge_engine::{
     BuildError, BuildRequest, BuiltImage, CancellationToken, Engine, Error, Exported, Named, PullRequest,
     StepSink, Stored, export, labels,
@@ -31,7 +32,7 @@ const YOUNG: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The folder of its store; it is made if it is not there.
-    pub store: Utf8PathBuf,
+    pub store: StateDir,
     /// Why it is this engine, for people; empty when nobody has to be told.
     pub why: String,
     /// How registries are reached about which more is known than their hosts.

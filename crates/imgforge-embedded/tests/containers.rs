@@ -12,6 +12,7 @@ use imgforge_core::context::{ContextEntry, EntryKind, Origin};
 use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
+use imgforge_core::state::StateDir;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, PublishedPort, RunRequest};
 use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, Secrets};
@@ -118,7 +119,8 @@ impl Bench {
 
 fn open(dir: &Utf8Path, worker: &Path) -> Embedded {
     Embedded::open(Settings {
-        store: dir.join("store"),
+        // Of workers that are `nobody`, too.
+        store: StateDir::at(&dir.join("store")).and_of(65534),
         why: String::new(),
         registries: Vec::new(),
         worker: worker.to_owned(),

@@ -5,6 +5,7 @@ use std::io::BufWriter;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::name::ImageName;
+use imgforge_core::state::StateDir;
 use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write_layout};
 use imgforge_engine::{Docker, Engine, Host};
 
@@ -30,7 +31,7 @@ impl Session {
         runtime()?.block_on(async {
             let engine = self.engine().await?;
             let named = self.held(&*engine, selected).await?;
-            let taken = take(&*engine, &named, &self.root).await?;
+            let taken = take(&*engine, &named, &self.state).await?;
             let (path, written) = match to {
                 ArchiveTarget::OciLayout(folder) => (folder, write_layout(&taken.exported, &named, folder)),
                 ArchiveTarget::DockerArchive(file) => (file, write_file(&taken, &named, file)),
@@ -51,7 +52,7 @@ impl Session {
             let docker = Docker::connect().await?;
             let engine = self.finder().embedded("")?;
             let named = self.held(&engine, selected).await?;
-            let taken = take(&engine, &named, &self.root).await?;
+            let taken = take(&engine, &named, &self.state).await?;
             docker.load(&taken.exported, &named, &taken.folder).await?;
             Ok(named.len())
         })
@@ -90,10 +91,9 @@ struct Taken {
 }
 
 /// Beside the store, so that nothing has to be copied.
-async fn take(engine: &dyn Host, named: &[Named], root: &Utf8Path) -> Result<Taken, Error> {
-    let own = root.join(".imgforge");
+async fn take(engine: &dyn Host, named: &[Named], state: &StateDir) -> Result<Taken, Error> {
+    let own = state.folder("")?;
     let io = |error| Error::Io { path: own.clone(), error };
-    std::fs::create_dir_all(&own).map_err(io)?;
     let kept = tempfile::Builder::new().prefix("export-").tempdir_in(&own).map_err(io)?;
     let folder = Utf8PathBuf::try_from(kept.path().to_owned()).map_err(|error| io(error.into_io_error()))?;
     let ids: Vec<String> = named.iter().map(|image| image.id.clone()).collect();

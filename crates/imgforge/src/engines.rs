@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
+use imgforge_core::state::StateDir;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::{Docker, Host};
 
 use crate::{Error, Session, session};
 
 /// Where a workspace's embedded engine keeps its images.
-const STORE: &str = ".imgforge/store";
+const STORE: &str = "store";
 
 /// The variable that says where Docker listens: who has set it means that one.
 const DOCKER_HOST: &str = "DOCKER_HOST";
@@ -31,7 +32,7 @@ pub enum EngineChoice {
 #[derive(Debug, Clone)]
 pub(crate) struct Finder {
     choice: EngineChoice,
-    store: Utf8PathBuf,
+    store: StateDir,
     registries: Vec<imgforge_registry::Options>,
 }
 
@@ -72,7 +73,10 @@ impl Finder {
 /// engine is asked for outside a workspace.
 pub async fn connect(start: &Utf8Path, choice: EngineChoice) -> Result<Arc<dyn Host>, Error> {
     match session::find_root(start) {
-        Ok(root) => Ok(Finder { choice, store: root.join(STORE), registries: Vec::new() }.find().await?),
+        Ok(root) => {
+            let store = session::open_state(&root)?.sub(STORE);
+            Ok(Finder { choice, store, registries: Vec::new() }.find().await?)
+        }
         Err(error) if choice == EngineChoice::Embedded => Err(error),
         Err(_) => Ok(Arc::new(Docker::connect().await?)),
     }
@@ -82,7 +86,7 @@ impl Session {
     /// How to get at the engine. Kept apart from the session so that it can be sought while files are hashed.
     pub(crate) fn finder(&self) -> Finder {
         let registries = self.registry_options(imgforge_registry::Retry::default()).into_iter().collect();
-        Finder { choice: self.engine, store: self.root.join(STORE), registries }
+        Finder { choice: self.engine, store: self.state.sub(STORE), registries }
     }
 
     /// The engine that this session builds and runs with.

@@ -3,6 +3,7 @@
 use camino::Utf8PathBuf;
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::select::SelectError;
+use imgforge_core::state::{ForeignWorkspace, SAFE_DIRECTORY, StateError};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,12 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The workspace is another user's.
+    #[error(transparent)]
+    ForeignWorkspace(#[from] ForeignWorkspace),
+    /// In a folder of imgforge's own is what imgforge has not made.
+    #[error("{}", lines(.0))]
+    State(Vec<StateError>),
     /// Manifests, templates, Dockerfiles or the lock are wrong.
     #[error("the workspace has problems")]
     Problems(Problems),
@@ -145,6 +152,7 @@ impl Error {
         match self {
             Self::NoWorkspace { .. }
             | Self::NoFolder { .. }
+            | Self::ForeignWorkspace(_)
             | Self::Problems(_)
             | Self::Select(_)
             | Self::NoImage { .. }
@@ -157,9 +165,11 @@ impl Error {
             | Self::StaleLock(_)
             | Self::Revision { .. }
             | Self::NotLocked { .. } => 2,
+            Self::State(errors) if errors.iter().any(|error| error.in_the_way().is_some()) => 2,
             Self::Registry(error) if !error.is_unreachable() => 1,
             Self::Engine(imgforge_engine::Error::Embedded { .. })
             | Self::Io { .. }
+            | Self::State(_)
             | Self::ContentTag { .. }
             | Self::NotTested { .. }
             | Self::NotPushed { .. }
@@ -174,6 +184,19 @@ impl Error {
         match self {
             Self::NoWorkspace { .. } => {
                 Some("a workspace starts with a file imgforge.kdl that says: workspace \"NAME\"".into())
+            }
+            Self::ForeignWorkspace(foreign) => Some(format!(
+                "its files say what is run and read as you; if you trust them, say so: {SAFE_DIRECTORY}={}",
+                foreign.root
+            )),
+            Self::State(errors) => {
+                let paths: Vec<&str> =
+                    errors.iter().filter_map(|error| Some(error.in_the_way()?.as_str())).collect();
+                let remove = format!(
+                    "imgforge makes what it needs there itself; remove what is not its own: rm -r {}",
+                    paths.join(" ")
+                );
+                (!paths.is_empty()).then_some(remove)
             }
             Self::NoImage { near, .. } | Self::NotLocked { near, .. } => {
                 near.as_ref().map(|near| format!("did you mean \"{near}\"?"))
@@ -205,6 +228,12 @@ impl Error {
     }
 }
 
+/// One error a line.
+fn lines(errors: &[StateError]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n       ")
+}
+
 /// `a is`, `a and b are`, `a, b, c and 4 more are`.
 fn are(names: &[String]) -> String {
     match names {
@@ -213,6 +242,12 @@ fn are(names: &[String]) -> String {
         [one, two, three] => format!("{one}, {two} and {three} are"),
         [one, two, three, more @ ..] => format!("{one}, {two}, {three} and {} more are", more.len()),
         [] => "nothing is".into(),
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        Self::State(vec![error])
     }
 }
 

@@ -8,6 +8,7 @@ use imgforge_core::manifest::ManifestCache;
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
 use imgforge_core::source::WorkTree;
+use imgforge_core::state::StateDir;
 use imgforge_core::workspace::{self, Workspace};
 
 use crate::Error;
@@ -32,6 +33,7 @@ impl Default for OpenOptions {
 /// An opened workspace.
 pub struct Session {
     pub(crate) root: Utf8PathBuf,
+    pub(crate) state: StateDir,
     pub(crate) source: WorkTree,
     pub(crate) workspace: Workspace,
     pub(crate) graph: ImageGraph,
@@ -43,17 +45,27 @@ impl Session {
     /// Opens the workspace that `start` lies in: the nearest folder upwards that has an `imgforge.kdl`.
     ///
     /// # Errors
-    /// [`Error::NoWorkspace`], or [`Error::Problems`] with all problems of all manifests.
+    /// [`Error::NoWorkspace`]; [`Error::ForeignWorkspace`]; [`Error::State`] when there is something in `.imgforge` that
+    /// imgforge has not made; [`Error::Problems`] with all problems of all manifests.
     pub fn open(start: &Utf8Path, options: &OpenOptions) -> Result<Self, Error> {
         let root = find_root(start)?;
-        let source = if options.cache { WorkTree::cached(&root) } else { WorkTree::uncached(&root) };
-        let cache = options.cache.then(|| ManifestCache::load(&root.join(".imgforge/cache/manifests")));
+        let state = open_state(&root)?;
+        let source = if options.cache { WorkTree::cached(&root, &state) } else { WorkTree::uncached(&root) };
+        let cache = options.cache.then(|| ManifestCache::load(&state));
         let workspace = workspace::load(&source, cache.as_ref())?;
         if let Some(cache) = cache {
             cache.save(workspace.images.len());
         }
         let graph = ImageGraph::new(&workspace)?;
-        Ok(Self { root, source, workspace, graph, outside: Outside::default(), engine: options.engine })
+        Ok(Self {
+            root,
+            state,
+            source,
+            workspace,
+            graph,
+            outside: Outside::default(),
+            engine: options.engine,
+        })
     }
 
     /// The folder of `imgforge.kdl`.
@@ -95,6 +107,13 @@ impl Session {
     fn near(&self, name: &str) -> Option<String> {
         nearest(name, self.workspace.images.keys().map(ImageName::as_str)).map(str::to_owned)
     }
+}
+
+/// The folder of the workspace's own state, in which there is nothing that leads elsewhere.
+pub(crate) fn open_state(root: &Utf8Path) -> Result<StateDir, Error> {
+    let state = StateDir::of_workspace(root)?;
+    let strange = state.strange()?;
+    if strange.is_empty() { Ok(state) } else { Err(Error::State(strange)) }
 }
 
 pub(crate) fn find_root(start: &Utf8Path) -> Result<Utf8PathBuf, Error> {

@@ -18,6 +18,7 @@ use futures_util::{StreamExt, stream};
 use imgforge::CancellationToken;
 use imgforge::core::manifest::{Compression, Layers, Network};
 use imgforge::core::name::ImageName;
+use imgforge::core::state::StateDir;
 use imgforge::embedded::{Embedded, Settings};
 use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported, Secrets};
 use imgforge_testkit::{docker, unique};
@@ -59,7 +60,7 @@ struct Engines {
 impl Engines {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Utf8Path::from_path(folder.path()).unwrap().join("store");
+        let store = StateDir::at(&Utf8Path::from_path(folder.path()).unwrap().join("store"));
         let settings =
             Settings { store, why: String::new(), registries: Vec::new(), worker: IMGFORGE.into() };
         let name = unique("differential");

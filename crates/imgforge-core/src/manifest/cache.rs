@@ -4,31 +4,29 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use camino::{Utf8Path, Utf8PathBuf};
-
 use super::ImageManifest;
-use crate::cache_file;
 use crate::diagnostic::SourceFile;
+use crate::state::{Sealed, StateDir};
 
-/// Raised when the manifest types or the meaning of a manifest change.
-const VERSION: u32 = 10;
+/// The cache file. Its version is raised when the manifest types or the meaning of a manifest change.
+const FILE: Sealed = Sealed { name: "cache/manifests", version: 11 };
 
 type Entries = HashMap<[u8; 32], ImageManifest>;
 
-/// Parsed manifests that had no problems. Only ever saves time.
+/// Parsed manifests that had no problems. Only ever saves time: what this user has not sealed is not believed.
 #[derive(Debug)]
 pub struct ManifestCache {
-    file: Utf8PathBuf,
+    state: StateDir,
     known: Entries,
     new: Mutex<Entries>,
 }
 
 impl ManifestCache {
     /// Reads the cache; empty when there is none, or none of this form.
-    pub fn load(file: &Utf8Path) -> Self {
-        let bytes = std::fs::read(file).unwrap_or_default();
-        let known = cache_file::unframe(VERSION, &bytes).and_then(|body| postcard::from_bytes(body).ok());
-        Self { file: file.to_owned(), known: known.unwrap_or_default(), new: Mutex::default() }
+    pub fn load(state: &StateDir) -> Self {
+        let body = state.read_sealed(&FILE).ok().flatten();
+        let known = body.and_then(|body| postcard::from_bytes(&body).ok()).unwrap_or_default();
+        Self { state: state.clone(), known, new: Mutex::default() }
     }
 
     fn key(file: &SourceFile) -> [u8; 32] {
@@ -60,7 +58,7 @@ impl ManifestCache {
         }
         // A cache that cannot be written costs time in the next run, nothing else.
         if let Ok(body) = postcard::to_stdvec(&*new) {
-            let _ = cache_file::replace(&self.file, &cache_file::frame(VERSION, &body));
+            let _ = self.state.replace_sealed(&FILE, &body);
         }
     }
 }

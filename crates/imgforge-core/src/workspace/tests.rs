@@ -4,6 +4,7 @@ use super::testing::{good, loaded, problems_of, root, shown, written};
 use super::*;
 use crate::manifest::ManifestCache;
 use crate::source::WorkTree;
+use crate::state::{Key, StateDir};
 
 const WORKSPACE: (&str, &str) = (
     "imgforge.kdl",
@@ -385,13 +386,14 @@ fn a_cached_manifest_is_the_manifest() {
             b"image \"web\" {\n    from \"os-base\"\n    user \"web\" uid=5\n    run \"x\"\n}\n",
         ),
     ]);
-    let (source, file) = (WorkTree::uncached(root(&dir)), root(&dir).join("cache"));
+    let source = WorkTree::uncached(root(&dir));
+    let state = StateDir::at(&root(&dir).join(".imgforge")).with_key(Key::of(&[7; 32]));
     let load = |cache: Option<&ManifestCache>| load(&source, cache).unwrap();
     let plain = load(None);
-    let first = ManifestCache::load(&file);
+    let first = ManifestCache::load(&state);
     load(Some(&first));
     first.save(2);
-    let second = ManifestCache::load(&file);
+    let second = ManifestCache::load(&state);
     let cached = load(Some(&second));
     assert!(second.get(&plain.images["web"].manifest.file).is_some());
     for (name, image) in &plain.images {
@@ -402,7 +404,7 @@ fn a_cached_manifest_is_the_manifest() {
     std::fs::write(root(&dir).join("web/image.kdl"), "image \"web\" {\n    from \"os-base\"\n    x\n}\n")
         .unwrap();
     for _ in 0..2 {
-        let cache = ManifestCache::load(&file);
+        let cache = ManifestCache::load(&state);
         assert!(super::load(&source, Some(&cache)).is_err());
         cache.save(2);
     }

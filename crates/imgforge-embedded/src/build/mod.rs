@@ -234,11 +234,8 @@ impl Builder<'_> {
     fn known(&self, key: &StepKey) -> Result<Option<Known>, BuildError> {
         let store = &self.engine.store;
         let Some(remembered) = store.step(key.as_str()).map_err(store_error)? else { return Ok(None) };
-        let Some(chain) = remembered.chain else { return Ok(Some(Known(None))) };
-        if let Some(layer) = remembered.layer {
-            return Ok(store.has_blob(&layer.digest).then_some(Known(Some(layer))));
-        }
-        Ok(store.layer(&chain).map_err(store_error)?.map(|layer| Known(Some(layer))))
+        let is_there = remembered.layer.as_ref().is_none_or(|layer| store.has_blob(&layer.digest));
+        Ok(is_there.then_some(Known(remembered.layer)))
     }
 
     /// What a stage or an image has come to.

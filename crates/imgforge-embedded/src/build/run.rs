@@ -7,7 +7,7 @@ use imgforge_core::dockerfile::program::{From, Mount, MountKind, Run, RunNetwork
 use imgforge_core::manifest::Network;
 use imgforge_engine::{BuildError, secrets};
 
-use super::{Builder, engine_error};
+use super::{Builder, engine_error, store_error};
 use crate::agent;
 use crate::worker::message::{self, Tree};
 
@@ -158,7 +158,7 @@ impl Gathering<'_> {
             // As BuildKit has it, an owner or a mode makes it another cache.
             None => (format!("{id}\0{mode:o} {uid} {gid}"), message::Begin::Empty { mode, uid, gid }),
         };
-        let path = self.builder.engine.store.cache(&name);
+        let path = self.builder.engine.store.cache(&name).map_err(store_error)?;
         if sharing != Sharing::Shared && self.alone.insert(path.clone()) {
             self.held.push(Box::new(self.builder.engine.hold(&path).await));
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::StateDir;
 
 use super::record::{Folder, Record, Status};
 use crate::cgroup;
@@ -26,15 +27,17 @@ pub(crate) struct Leftovers {
 
 /// Looks for it in a store. The containers in `held` are those of this process. `is_alone` says that no other process
 /// uses the store, so that a container which does not run is not just being made.
-pub(super) fn find(store: &Utf8Path, held: &BTreeSet<String>, is_alone: bool) -> io::Result<Leftovers> {
-    let containers = Folder(store.join("containers"));
+pub(super) fn find(store: &StateDir, held: &BTreeSet<String>, is_alone: bool) -> io::Result<Leftovers> {
+    let containers = Folder::new(store);
     let (mut found, mut needed) = (Leftovers::default(), BTreeSet::new());
-    for (id, folder) in listed(&containers.0)? {
+    for id in containers.ids()? {
+        let folder = containers.of(&id);
         // A record that does not read was being written when the machine stopped.
         let record = containers.find_exactly(&id).unwrap_or_default();
         let is_needed = held.contains(&id)
             || match containers.status(&id) {
-                Ok(Status::Running(_)) => true,
+                // What is there without a record, nobody here has started.
+                Ok(Status::Running(_)) => record.is_some(),
                 Ok(Status::Made) => !is_alone,
                 Ok(Status::Ended(_)) | Err(_) => false,
             };
@@ -43,11 +46,13 @@ pub(super) fn find(store: &Utf8Path, held: &BTreeSet<String>, is_alone: bool) ->
             needed.insert(id);
             continue;
         }
-        found.groups.extend(containers.groups(&id).unwrap_or_default());
+        if record.is_some() {
+            found.groups.extend(containers.groups(&id).unwrap_or_default());
+        }
         found.groups.extend(cgroup::groups_of(&id)?);
         found.folders.push(folder);
     }
-    for (name, folder) in listed(&store.join("volumes"))? {
+    for (name, folder) in listed(&store.path().join("volumes"))? {
         // Of a container that is being made, the record comes before its volumes.
         if container_of(&name).is_some_and(|id| !needed.contains(id)) {
             found.folders.push(folder);
@@ -111,7 +116,8 @@ mod tests {
     fn what_belongs_to_no_process_is_left_over() {
         let dir = tempfile::tempdir().unwrap();
         let store = Utf8Path::from_path(dir.path()).unwrap();
-        assert_eq!(find(store, &BTreeSet::new(), true).unwrap(), Leftovers::default());
+        let state = StateDir::at(store);
+        assert_eq!(find(&state, &BTreeSet::new(), true).unwrap(), Leftovers::default());
         let id = |digit: &str| digit.repeat(64);
         let (made, ended, held, broken) = (id("a"), id("b"), id("c"), id("d"));
         for id in [&made, &ended, &held, &broken] {
@@ -129,7 +135,7 @@ mod tests {
             fs::create_dir_all(store.join("volumes").join(volume)).unwrap();
         }
         let left = |is_alone| -> Vec<String> {
-            let found = find(store, &BTreeSet::from([held.clone()]), is_alone).unwrap();
+            let found = find(&state, &BTreeSet::from([held.clone()]), is_alone).unwrap();
             assert!(found.bytes > 0 && found.groups.is_empty());
             found.folders.iter().map(|path| path.file_name().unwrap_or_default().to_owned()).collect()
         };

@@ -269,14 +269,14 @@ impl Containers for Embedded {
 
 impl Embedded {
     fn folder(&self) -> Folder {
-        Folder(self.store.dir().join("containers"))
+        Folder::new(self.store.state())
     }
 
     /// What containers have left whose process was killed. `is_alone` says that no other process uses the store.
     pub(crate) fn leftovers(&self, is_alone: bool) -> Result<Leftovers, StoreError> {
         let held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         let dir = self.store.dir();
-        leftovers::find(dir, &held, is_alone).map_err(StoreError::io(dir))
+        leftovers::find(self.store.state(), &held, is_alone).map_err(StoreError::io(dir))
     }
 
     fn record(&self, container: &str) -> Result<Record, Error> {

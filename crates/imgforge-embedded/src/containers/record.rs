@@ -6,11 +6,19 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::image_config::Healthcheck;
+use imgforge_core::state::{StateDir, identity};
 use serde::{Deserialize, Serialize};
 
+use crate::store::{sealed, unsealed};
 use crate::worker::container::STATE;
 use crate::worker::message::{Alive, Ended};
 use crate::worker::start_of;
+
+/// What a record is believed for: it names folders that are removed.
+const CONTAINER: &str = "container";
+
+/// The record, in the folder that it is sealed for.
+const RECORD: &str = "container";
 
 /// A container, as it was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,23 +52,33 @@ pub(super) enum Status {
 
 /// The folder of all containers.
 #[derive(Debug, Clone)]
-pub(super) struct Folder(pub(super) Utf8PathBuf);
+pub(super) struct Folder(StateDir);
 
 impl Folder {
+    /// That of a store.
+    pub(super) fn new(store: &StateDir) -> Self {
+        Self(store.sub("containers"))
+    }
+
     pub(super) fn of(&self, id: &str) -> Utf8PathBuf {
-        self.0.join(id)
+        self.0.path().join(id)
+    }
+
+    /// Makes the folder of a container.
+    pub(super) fn make(&self, id: &str) -> io::Result<Utf8PathBuf> {
+        Ok(self.0.folder(id)?)
+    }
+
+    /// What lies in it, sorted.
+    pub(super) fn ids(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.names("")?)
     }
 
     /// All that there are. What is being made or removed is passed over.
     pub(super) fn all(&self) -> io::Result<Vec<Record>> {
-        let listed = match self.0.read_dir_utf8() {
-            Ok(listed) => listed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
         let mut all = Vec::new();
-        for entry in listed {
-            all.extend(read::<Record>(&entry?.path().join("container.json"))?);
+        for id in self.ids()? {
+            all.extend(self.find_exactly(&id)?);
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
@@ -82,13 +100,21 @@ impl Folder {
         Ok(if all.len() == 1 { all.pop() } else { None })
     }
 
-    /// The one with this id.
+    /// The one with this id, if this user has made it.
     pub(super) fn find_exactly(&self, id: &str) -> io::Result<Option<Record>> {
-        read(&self.of(id).join("container.json"))
+        // A file, or a folder that is being removed.
+        let Ok(Some(folder)) = self.0.opened(id) else { return Ok(None) };
+        let Some(bytes) = self.0.read(&format!("{id}/{RECORD}"))? else { return Ok(None) };
+        let text = unsealed(self.0.key(), CONTAINER, &[id.as_bytes(), &identity(&folder)?], &bytes);
+        Ok(text.map(serde_json::from_slice).transpose()?)
     }
 
     pub(super) fn write(&self, record: &Record) -> io::Result<()> {
-        write(&self.of(&record.id), "container.json", record)
+        let id = &record.id;
+        let folder = self.0.opened(id)?.ok_or(io::ErrorKind::NotFound)?;
+        let text = serde_json::to_vec(record)?;
+        let sealed = sealed(self.0.key(), CONTAINER, &[id.as_bytes(), &identity(&folder)?], &text);
+        Ok(self.0.replace(&format!("{id}/{RECORD}"), &sealed.map_err(io::Error::other)?)?)
     }
 
     /// Notes how one has ended, when all that it has printed is on the disk.

@@ -52,7 +52,7 @@ impl Embedded {
             {
                 continue;
             }
-            let path = self.store.dir().join("volumes").join(format!("{id}-{}", own_volumes.len()));
+            let path = self.store.volume(&format!("{id}-{}", own_volumes.len())).map_err(into_error)?;
             own_volumes.push(path.clone());
             volumes.push(Volume { path, target, read_only: false, fill: true });
         }
@@ -98,7 +98,7 @@ impl Embedded {
             ports,
             files: files(&host_name),
         };
-        std::fs::create_dir_all(&folder).map_err(system)?;
+        self.folder().make(&container.id).map_err(system)?;
         self.folder().write(&record).map_err(system)?;
         Ok((record, container))
     }
@@ -136,8 +136,11 @@ impl Embedded {
         if !is_host && !is_name(source) {
             return Err(refused(400, format!("{source} is no name of a volume")));
         }
-        let path =
-            if is_host { Utf8PathBuf::from(source) } else { self.store.dir().join("volumes").join(source) };
+        let path = if is_host {
+            Utf8PathBuf::from(source)
+        } else {
+            self.store.volume(source).map_err(into_error)?
+        };
         let read_only = options.split(',').any(|option| option == "ro");
         Ok(Volume { path, target: target.to_owned(), read_only, fill: !is_host })
     }

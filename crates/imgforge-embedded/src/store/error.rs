@@ -1,6 +1,7 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::{KeyError, StateError};
 
 /// What can go wrong with a store.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,12 @@ pub enum StoreError {
         /// What the system says.
         error: io::Error,
     },
+    /// Something in it was not made by this user's imgforge.
+    #[error("{0}{help}", help = removal(.0))]
+    State(#[from] StateError),
+    /// What is kept cannot be sealed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// It was made by another version of this program.
     #[error(
         "{dir} has the form of another version of imgforge; remove it, and everything in it is built again"
@@ -63,6 +70,10 @@ pub enum StoreError {
     },
 }
 
+fn removal(error: &StateError) -> String {
+    error.in_the_way().map_or_else(String::new, |path| format!("; remove it: rm -r {path}"))
+}
+
 impl StoreError {
     pub(crate) fn io(path: &Utf8Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -71,6 +82,6 @@ impl StoreError {
 
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Io { error, .. } if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, Self::Io { error, .. } | Self::State(StateError::Io { error, .. }) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }

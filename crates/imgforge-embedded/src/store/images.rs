@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::journal::Change;
-use super::{Store, StoreError, write};
+use super::{Store, StoreError};
 use crate::worker::message::Layer;
 
 /// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
@@ -230,7 +230,6 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn write_index(&self) -> Result<(), StoreError> {
-        let path = self.dir.join("index.json");
         // Nobody changes the journal meanwhile, so that no older list comes to stand in place of a newer one.
         self.journal().change(|journal| {
             let mut known = BTreeMap::new();
@@ -249,8 +248,9 @@ impl Store {
             }
             let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
             let bytes = serde_json::to_vec(&index).expect("texts and numbers are JSON");
-            (Vec::new(), write(&path, &bytes))
-        })?
+            (Vec::new(), self.dir.replace("index.json", &bytes))
+        })??;
+        Ok(())
     }
 }
 

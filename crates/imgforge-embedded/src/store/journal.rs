@@ -1,17 +1,25 @@
 //! Which images there are and what they are called. A change is a line at the end of a file, so that it costs the same
 //! however many images there are; the last line without an end is one that a killed process had begun, and counts for
-//! nothing.
+//! nothing. Nor does one that this user has not sealed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
+use imgforge_core::state::{Key, KeyError, OFlags, StateDir};
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
 use super::images::ImageRecord;
+use super::{StoreError, made, sealed, unsealed};
+
+/// Its name, and that of the next one while it is written.
+const FILE: &str = "journal";
+const NEW: &str = "journal.new";
+
+/// What a line is believed for.
+const CHANGE: &str = "change of the journal";
 
 /// One change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +40,7 @@ const SLACK: usize = 4000;
 
 /// The journal, as far as it was read.
 pub(super) struct Journal {
+    dir: StateDir,
     path: Utf8PathBuf,
     /// Which file was read, and how far.
     inode: u64,
@@ -42,9 +51,10 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn open(path: &Utf8Path) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &StateDir) -> Result<Self, StoreError> {
         let mut journal = Self {
-            path: path.to_owned(),
+            dir: dir.clone(),
+            path: dir.path().join(FILE),
             inode: 0,
             offset: 0,
             lines: 0,
@@ -57,10 +67,9 @@ impl Journal {
 
     /// Reads what others have written.
     pub(super) fn read(&mut self) -> Result<(), StoreError> {
-        match File::open(&self.path) {
-            Ok(mut file) => self.read_from(&mut file).map_err(StoreError::io(&self.path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StoreError::io(&self.path)(error)),
+        match self.dir.open(FILE, OFlags::RDONLY)? {
+            Some(mut file) => self.read_from(&mut file).map_err(StoreError::io(&self.path)),
+            None => Ok(()),
         }
     }
 
@@ -77,8 +86,9 @@ impl Journal {
         for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             self.offset += line.len() as u64;
             self.lines += 1;
-            // A line that makes no sense was damaged: what it said is built again.
-            if let Ok(change) = serde_json::from_slice(line) {
+            // A line that makes no sense was damaged, or is of another user: what it said is built again.
+            let text = unsealed(self.dir.key(), CHANGE, &[], &line[..line.len() - 1]);
+            if let Some(change) = text.and_then(|text| serde_json::from_slice(text).ok()) {
                 self.apply(change);
             }
         }
@@ -109,7 +119,7 @@ impl Journal {
         decide: impl FnOnce(&Self) -> (Vec<Change>, T),
     ) -> Result<T, StoreError> {
         let path = self.path.clone();
-        let mut file = self.locked().map_err(StoreError::io(&path))?;
+        let mut file = self.locked()?;
         self.read_from(&mut file).map_err(StoreError::io(&path))?;
         let (changes, answer) = decide(self);
         if changes.is_empty() {
@@ -117,8 +127,7 @@ impl Journal {
         }
         let mut text = Vec::new();
         for change in &changes {
-            serde_json::to_writer(&mut text, change).expect("texts and numbers are JSON");
-            text.push(b'\n');
+            text.extend(line(self.dir.key(), change)?);
         }
         // What a killed process had begun is written over.
         let mut write = || {
@@ -131,25 +140,24 @@ impl Journal {
         self.lines += changes.len();
         changes.into_iter().for_each(|change| self.apply(change));
         if self.lines > 2 * (self.images.len() + self.names.len()) + SLACK {
-            self.rewrite().map_err(StoreError::io(&path))?;
+            self.rewrite()?;
         }
         Ok(answer)
     }
 
     /// The file, locked: the one that has the name then, since it may be replaced before the lock is there.
-    fn locked(&self) -> io::Result<File> {
+    fn locked(&self) -> Result<File, StoreError> {
         loop {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&self.path)?;
-            file.lock()?;
-            let current = fs::metadata(&self.path).map(|metadata| metadata.ino()).ok();
-            if current == Some(file.metadata()?.ino()) {
+            let file = made(&self.dir, FILE, OFlags::RDWR)?;
+            file.lock().map_err(StoreError::io(&self.path))?;
+            let current = fs::symlink_metadata(&self.path).map(|metadata| metadata.ino()).ok();
+            if current == file.metadata().map(|metadata| metadata.ino()).ok() {
                 return Ok(file);
             }
         }
     }
 
-    fn rewrite(&mut self) -> io::Result<()> {
+    fn rewrite(&mut self) -> Result<(), StoreError> {
         let mut text = Vec::new();
         let images = self.images.values().map(|record| Change::Image(Box::new(record.clone())));
         let names = self
@@ -158,14 +166,18 @@ impl Journal {
             .map(|(reference, id)| Change::Name { reference: reference.clone(), id: id.clone() });
         let mut lines = 0;
         for change in images.chain(names) {
-            serde_json::to_writer(&mut text, &change)?;
-            text.push(b'\n');
+            text.extend(line(self.dir.key(), &change)?);
             lines += 1;
         }
-        let part = self.path.with_extension("new");
-        fs::write(&part, &text)?;
-        self.inode = fs::metadata(&part)?.ino();
-        fs::rename(&part, &self.path)?;
+        // One that a killed process has begun.
+        self.dir.remove(NEW)?;
+        let mut new = made(&self.dir, NEW, OFlags::WRONLY | OFlags::EXCL)?;
+        let mut write = || {
+            new.write_all(&text)?;
+            let inode = new.metadata()?.ino();
+            fs::rename(self.dir.path().join(NEW), &self.path).map(|()| inode)
+        };
+        self.inode = write().map_err(StoreError::io(&self.path))?;
         (self.offset, self.lines) = (text.len() as u64, lines);
         Ok(())
     }
@@ -198,4 +210,12 @@ impl Journal {
     pub(super) fn with_names(&self) -> BTreeSet<&str> {
         self.names.values().map(String::as_str).collect()
     }
+}
+
+/// A change as the journal has it, with its end.
+fn line(key: &Key, change: &Change) -> Result<Vec<u8>, KeyError> {
+    let text = serde_json::to_vec(change).expect("texts and numbers are JSON");
+    let mut line = sealed(key, CHANGE, &[], &text)?;
+    line.push(b'\n');
+    Ok(line)
 }

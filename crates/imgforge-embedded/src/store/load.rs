@@ -50,7 +50,8 @@ impl Store {
                 let copied = File::open(&blob.file)
                     .and_then(|mut from| std::io::copy(&mut from, &mut File::create(&copy)?));
                 copied.map_err(StoreError::io(&blob.file))?;
-                let found = super::digest_of_file(&copy)?;
+                let file = File::open(&copy).map_err(StoreError::io(&copy))?;
+                let found = super::digest_of_file(file).map_err(StoreError::io(&copy))?;
                 if found != blob.digest {
                     return Err(wrong(&blob.digest, format!("{} has the digest {found}", blob.file)));
                 }
@@ -82,7 +83,7 @@ fn wrong(what: &str, why: impl ToString) -> StoreError {
 mod tests {
     use camino::Utf8Path;
 
-    use super::super::tests::{check, layered, place};
+    use super::super::tests::{check, layered, open, place};
     use super::*;
     use crate::worker::message::Compression;
 
@@ -112,8 +113,8 @@ mod tests {
     #[test]
     fn images_come_in_as_they_were_and_the_files_stay_where_they_are() {
         let (from, to) = (place(), place());
-        let (exported, named) = exported(&Store::open(&from.1).unwrap());
-        let store = Store::open(&to.1).unwrap();
+        let (exported, named) = exported(&open(&from.1).unwrap());
+        let store = open(&to.1).unwrap();
         let records = store.load(&exported, &named).unwrap();
         let found: Vec<_> = records
             .iter()
@@ -131,10 +132,10 @@ mod tests {
     #[test]
     fn what_is_not_what_its_digest_says_is_refused() {
         let from = place();
-        let (exported, named) = exported(&Store::open(&from.1).unwrap());
+        let (exported, named) = exported(&open(&from.1).unwrap());
         let refused = |exported: &Exported, words: &str| {
             let to = place();
-            let store = Store::open(&to.1).unwrap();
+            let store = open(&to.1).unwrap();
             let error = store.load(exported, &named).unwrap_err();
             assert!(matches!(error, StoreError::Load { .. }), "{error}");
             assert!(error.to_string().contains(words), "{error}");

@@ -4,14 +4,19 @@
 //! |---|---|
 //! | `oci-layout`, `index.json`, `blobs/sha256/HEX` | an OCI image layout ("OCI Image Layout Specification") |
 //! | `journal` | which images there are and what they are called: one JSON value a line, the truth behind `index.json` |
-//! | `layers/HEX/fs`, `layers/HEX/layer.json` | an unpacked layer in overlayfs's form, by its chain id |
+//! | `layers/HEX/fs`, `layers/HEX/layer` | an unpacked layer in overlayfs's form, by its chain id |
 //! | `steps/HEX` | what a step has given, by the hash of everything that it depends on |
-//! | `caches/HEX` | the folders of cache mounts |
+//! | `caches/HEX/fs`, `caches/HEX/made` | the folder of a cache mount |
 //! | `tmp/NAME` | what a process is at; its own as long as it holds the lock in it |
 //! | `lock` | locked shared while a process uses the store, and alone while one prunes it |
 //!
 //! Every file comes into being under another name and is renamed when it is whole, and a line of the journal counts when
 //! its end is there, so that a process that is killed leaves everything as it was or as it should be.
+//!
+//! What is said here is believed when this user has said it: each line of the journal, each step, each layer is sealed with
+//! the user's key ([`imgforge_core::state::Key`]). A store that comes with a repository or out of a shared cache gives blobs,
+//! which are compared with their digests, and nothing else. Files without a digest, those of unpacked layers and of
+//! caches, count only in the folder that was made here.
 //!
 //! Nothing waits for the disk, so that a power cut can damage what was written last. A damaged blob has another digest
 //! than its name says, and a damaged line of JSON does not read: both are made again. The files of an unpacked layer
@@ -25,6 +30,7 @@
 mod error;
 mod images;
 mod journal;
+mod layers;
 mod load;
 #[cfg(test)]
 mod processes;
@@ -36,16 +42,17 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::{Key, KeyError, OFlags, StateDir, StateError, identity};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::error::StoreError;
 pub use self::images::ImageRecord;
 use self::journal::Journal;
-use self::prune::entries;
 pub use self::prune::{Pruned, Unneeded};
 pub use self::scratch::Scratch;
 use self::scratch::Workplace;
@@ -54,12 +61,19 @@ use crate::worker::message::Layer;
 /// The form of everything here. A store of another one is refused.
 const FORMAT: &str = "1\n";
 
+/// What is in it.
+const FOLDERS: [&str; 7] = ["blobs/sha256", "layers", "steps", "caches", "tmp", "containers", "volumes"];
+
+/// What a record is believed for.
+const STEP: &str = "result of a step";
+const CACHE: &str = "folder of a cache mount";
+
 /// Another one each time that the machine starts (`random(4)`).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A store. Several processes may use it at once.
 pub struct Store {
-    dir: Utf8PathBuf,
+    dir: StateDir,
     journal: Mutex<Journal>,
     workplace: Workplace,
     /// Held shared, so that nobody prunes the store.
@@ -75,9 +89,7 @@ pub struct Store {
 pub struct Remembered {
     /// The chain id of its layer with those below; `None` when it has changed nothing.
     pub chain: Option<String>,
-    /// The layer. The same files may be there packed in another way too. Stores had it not at first: theirs is that of
-    /// the chain.
-    #[serde(default)]
+    /// The layer. The same files may be there packed in another way too.
     pub layer: Option<Layer>,
 }
 
@@ -85,30 +97,26 @@ impl Store {
     /// Opens a store, or makes it. What processes that are gone have left half done is removed.
     ///
     /// # Errors
-    /// A folder that cannot be made; a store of another form.
-    pub fn open(dir: &Utf8Path) -> Result<Self, StoreError> {
-        for folder in ["blobs/sha256", "layers", "steps", "caches", "tmp"] {
-            let path = dir.join(folder);
-            fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
+    /// A folder that cannot be made, or is not this user's; a store of another form.
+    pub fn open(dir: &StateDir) -> Result<Self, StoreError> {
+        for folder in FOLDERS {
+            dir.folder(folder)?;
         }
-        let format = dir.join("format");
-        match fs::read_to_string(&format) {
-            Ok(text) if text == FORMAT => {}
-            Ok(_) => return Err(StoreError::Format { dir: dir.to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write(&dir.join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}")?;
-                write(&format, FORMAT.as_bytes())?;
+        match dir.read("format")? {
+            Some(text) if text == FORMAT.as_bytes() => {}
+            Some(_) => return Err(StoreError::Format { dir: dir.path().to_owned() }),
+            None => {
+                dir.replace("oci-layout", b"{\"imageLayoutVersion\":\"1.0.0\"}")?;
+                dir.replace("format", FORMAT.as_bytes())?;
             }
-            Err(error) => return Err(StoreError::io(&format)(error)),
         }
-        let path = dir.join("lock");
-        let lock = fs::File::create(&path).and_then(|file| file.lock_shared().map(|()| file));
-        let lock = lock.map_err(StoreError::io(&path))?;
-        let workplace = Workplace::new(&dir.join("tmp"))?;
+        let lock = made(dir, "lock", OFlags::RDWR)?;
+        lock.lock_shared().map_err(StoreError::io(dir.path()))?;
+        let workplace = Workplace::new(dir)?;
         let boot = fs::read_to_string(BOOT_ID).map_err(StoreError::io(Utf8Path::new(BOOT_ID)))?;
-        let journal = Mutex::new(Journal::open(&dir.join("journal"))?);
-        let store = Self { dir: dir.to_owned(), journal, workplace, lock, boot, verified: Mutex::default() };
-        if !dir.join("index.json").exists() {
+        let journal = Mutex::new(Journal::open(dir)?);
+        let store = Self { dir: dir.clone(), journal, workplace, lock, boot, verified: Mutex::default() };
+        if dir.read("index.json")?.is_none() {
             store.write_index()?;
         }
         Ok(store)
@@ -116,6 +124,11 @@ impl Store {
 
     /// The folder that it is in.
     pub fn dir(&self) -> &Utf8Path {
+        self.dir.path()
+    }
+
+    /// The same, to be opened part by part.
+    pub(crate) fn state(&self) -> &StateDir {
         &self.dir
     }
 
@@ -124,7 +137,7 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn free(&self) -> Result<u64, StoreError> {
-        crate::layer::free(&self.dir).map_err(StoreError::io(&self.dir))
+        crate::layer::free(self.dir()).map_err(StoreError::io(self.dir()))
     }
 
     /// A new folder on the store's file system, which is removed when it is dropped.
@@ -142,12 +155,13 @@ impl Store {
     // Blobs.
 
     fn blob_path(&self, digest: &str) -> Result<Utf8PathBuf, StoreError> {
-        Ok(self.dir.join("blobs/sha256").join(hex(digest)?))
+        Ok(self.dir().join("blobs/sha256").join(hex(digest)?))
     }
 
     /// Whether a blob is there.
     pub fn has_blob(&self, digest: &str) -> bool {
-        self.blob_path(digest).is_ok_and(|path| path.exists())
+        let metadata = self.blob_path(digest).ok().and_then(|path| path.symlink_metadata().ok());
+        metadata.is_some_and(|metadata| metadata.is_file())
     }
 
     /// The file of a blob, whose bytes have its digest.
@@ -159,12 +173,9 @@ impl Store {
         if lock(&self.verified).contains(digest) && path.exists() {
             return Ok(path);
         }
-        let found = match digest_of_file(&path) {
-            Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::Missing { digest: digest.to_owned() });
-            }
-            found => found?,
-        };
+        let file = self.dir.open(&format!("blobs/sha256/{}", hex(digest)?), OFlags::RDONLY)?;
+        let file = file.ok_or_else(|| StoreError::Missing { digest: digest.to_owned() })?;
+        let found = digest_of_file(file).map_err(StoreError::io(&path))?;
         if found != digest {
             // What is not there is made again.
             fs::remove_file(&path).map_err(StoreError::io(&path))?;
@@ -190,7 +201,8 @@ impl Store {
     pub fn put_blob(&self, bytes: &[u8]) -> Result<String, StoreError> {
         let digest = digest_of(bytes);
         let path = self.blob_path(&digest)?;
-        if !path.exists() {
+        // What has the name may be damaged, or somebody's who knows what will be built.
+        if !lock(&self.verified).contains(&digest) {
             write_in(&self.workplace, &path, bytes)?;
         }
         lock(&self.verified).insert(digest.clone());
@@ -208,154 +220,107 @@ impl Store {
         Ok(())
     }
 
-    // Layers.
-
-    fn layer_path(&self, chain: &str) -> Result<Utf8PathBuf, StoreError> {
-        Ok(self.dir.join("layers").join(hex(chain)?))
-    }
-
-    /// The layer at the top of a chain, when its blob and its unpacked files are there.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn layer(&self, chain: &str) -> Result<Option<Layer>, StoreError> {
-        let path = self.layer_path(chain)?.join("layer.json");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io(&path)(error)),
-        };
-        let layer: Option<Layer> = serde_json::from_slice(&bytes).ok();
-        Ok(layer.filter(|layer| self.has_blob(&layer.digest)))
-    }
-
-    /// The folder of the files of the layer at the top of a chain, when it is unpacked.
-    pub fn folder(&self, chain: &str) -> Option<Utf8PathBuf> {
-        let path = self.layer_path(chain).ok()?;
-        let path = self.is_trusted(&path).then(|| path.join("fs"))?;
-        path.exists().then_some(path)
-    }
-
-    /// Whether the files of a layer are what they were when it was unpacked.
-    fn is_trusted(&self, layer: &Utf8Path) -> bool {
-        match fs::read_to_string(layer.join("boot")) {
-            Ok(boot) => boot == self.boot,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        }
-    }
-
-    /// Puts everything on the disk, the unpacked layers above all, those of other processes too: without it, they are
-    /// unpacked again after the machine has started anew. It takes as long as the disk does for all that was written to it,
-    /// and is nothing when no layer needs it.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        let marks = entries(&self.dir.join("layers"))?.into_iter().map(|(_, layer)| layer.join("boot"));
-        let is_of_now = |mark: &Utf8PathBuf| fs::read_to_string(mark).is_ok_and(|boot| boot == self.boot);
-        let marks: Vec<Utf8PathBuf> = marks.filter(is_of_now).collect();
-        if marks.is_empty() {
-            return Ok(());
-        }
-        rustix::fs::syncfs(&self.lock).map_err(|error| StoreError::io(&self.dir)(error.into()))?;
-        for mark in marks {
-            // It may have been pruned meanwhile.
-            let _ = fs::remove_file(mark);
-        }
-        Ok(())
-    }
-
-    /// Keeps a layer: its blob and its unpacked files, which are moved.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn adopt(
-        &self,
-        blob: &Utf8Path,
-        folder: &Utf8Path,
-        layer: &Layer,
-        chain: &str,
-    ) -> Result<(), StoreError> {
-        self.adopt_blob(blob, &layer.digest)?;
-        self.adopt_folder(folder, layer, chain)
-    }
-
-    /// Keeps the unpacked files of a layer, which are moved.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn adopt_folder(&self, folder: &Utf8Path, layer: &Layer, chain: &str) -> Result<(), StoreError> {
-        let path = self.layer_path(chain)?;
-        let scratch = self.scratch()?;
-        let whole = scratch.path().join("whole");
-        fs::create_dir(&whole).map_err(StoreError::io(&whole))?;
-        fs::rename(folder, whole.join("fs")).map_err(StoreError::io(folder))?;
-        let text = serde_json::to_vec(layer).expect("texts and numbers are JSON");
-        fs::write(whole.join("layer.json"), text).map_err(StoreError::io(&whole))?;
-        fs::write(whole.join("boot"), &self.boot).map_err(StoreError::io(&whole))?;
-        // One process at a time: what is replaced below must not be what another has just put there.
-        let layers = self.dir.join("layers");
-        let turn = fs::File::open(&layers).and_then(|folder| folder.lock().map(|()| folder));
-        let _turn = turn.map_err(StoreError::io(&layers))?;
-        if path.exists() && !self.is_trusted(&path) {
-            fs::rename(&path, scratch.path().join("damaged")).map_err(StoreError::io(&path))?;
-        }
-        match fs::rename(&whole, &path) {
-            Ok(()) => Ok(()),
-            // Another build has made the same; but its blob may have been another, or be gone.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                let text = fs::read(whole.join("layer.json")).map_err(StoreError::io(&whole))?;
-                write_in(&self.workplace, &path.join("layer.json"), &text)
-            }
-            Err(error) => Err(StoreError::io(&path)(error)),
-        }
-    }
-
     // Steps.
 
     /// What the step with this key has given before.
     ///
     /// # Errors
-    /// Those of the disk. A file that makes no sense is none.
+    /// Those of the disk. A file that makes no sense, or that this user has not sealed, is none.
     pub fn step(&self, key: &str) -> Result<Option<Remembered>, StoreError> {
-        let path = self.dir.join("steps").join(key);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io(&path)(error)),
-        }
+        let bytes = self.dir.read(&format!("steps/{key}"))?;
+        let text =
+            bytes.as_deref().and_then(|bytes| unsealed(self.dir.key(), STEP, &[key.as_bytes()], bytes));
+        Ok(text.and_then(|text| serde_json::from_slice(text).ok()))
     }
 
     /// Remembers what a step has given.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; no key of this user's.
     pub fn put_step(&self, key: &str, remembered: &Remembered) -> Result<(), StoreError> {
         let text = serde_json::to_vec(remembered).expect("texts are JSON");
-        write_in(&self.workplace, &self.dir.join("steps").join(key), &text)
+        let text = sealed(self.dir.key(), STEP, &[key.as_bytes()], &text)?;
+        write_in(&self.workplace, &self.dir().join("steps").join(key), &text)
     }
 
-    /// The folder of a cache mount. A worker makes it.
-    pub fn cache(&self, name: &str) -> Utf8PathBuf {
-        self.dir.join("caches").join(blake3::hash(name.as_bytes()).to_hex().as_str())
+    // What steps and containers leave.
+
+    /// Where the folder of a cache mount is, or will be: a worker makes it. What was not put there by this user's steps is
+    /// gone then.
+    ///
+    /// # Errors
+    /// Those of the disk; no key of this user's.
+    pub fn cache(&self, name: &str) -> Result<Utf8PathBuf, StoreError> {
+        let hex = blake3::hash(name.as_bytes()).to_hex();
+        let folder = format!("caches/{hex}");
+        // One process at a time: what is taken away must not be what another has just made.
+        let all = self.dir.folder("caches")?;
+        let turn = fs::File::open(&all).and_then(|folder| folder.lock().map(|()| folder));
+        let _turn = turn.map_err(StoreError::io(&all))?;
+        let mark = |folder: &OwnedFd| mark(self.dir.key(), CACHE, &hex, folder);
+        if let Some(found) = self.dir.opened(&folder)? {
+            let made = self.dir.read(&format!("{folder}/made"))?;
+            if made.is_some_and(|made| mark(&found).is_ok_and(|mark| made == mark)) {
+                return Ok(self.dir().join(folder).join("fs"));
+            }
+            let gone = self.workplace.name();
+            let path = self.dir().join(&folder);
+            fs::rename(&path, gone).map_err(StoreError::io(&path))?;
+        }
+        let path = self.dir.folder(&folder)?;
+        let made = self.dir.opened(&folder)?.ok_or(io::ErrorKind::NotFound.into());
+        let made = made.map_err(StoreError::io(&path))?;
+        self.dir.replace(&format!("{folder}/made"), &mark(&made)?)?;
+        Ok(path.join("fs"))
     }
+
+    /// Where the volume with this name is, or will be.
+    ///
+    /// # Errors
+    /// There is a link.
+    pub(crate) fn volume(&self, name: &str) -> Result<Utf8PathBuf, StoreError> {
+        let path = self.dir.folder("volumes")?.join(name);
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_symlink() => Err(StateError::Link { path }.into()),
+            _ => Ok(path),
+        }
+    }
+}
+
+/// A text with the seal of this user before it.
+pub(crate) fn sealed(key: &Key, purpose: &str, of: &[&[u8]], text: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let seal = key.seal(purpose, &[of, &[text]].concat())?;
+    Ok([seal.to_hex().as_bytes(), b" ", text].concat())
+}
+
+/// A text that this user has sealed; `None` for any other.
+pub(crate) fn unsealed<'a>(key: &Key, purpose: &str, of: &[&[u8]], bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let (seal, text) = bytes.split_first_chunk::<{ 2 * blake3::OUT_LEN }>()?;
+    let (seal, text) = (blake3::Hash::from_hex(seal).ok()?, text.strip_prefix(b" ")?);
+    key.has_sealed(purpose, &[of, &[text]].concat(), seal).then_some(text)
+}
+
+/// What says that this user has made a folder, and that it is that folder.
+fn mark(key: &Key, purpose: &str, name: &str, folder: &OwnedFd) -> Result<Vec<u8>, StoreError> {
+    let identity = identity(folder).map_err(StoreError::io(name.into()))?;
+    Ok(key.seal(purpose, &[name.as_bytes(), &identity])?.to_hex().as_bytes().to_vec())
+}
+
+/// A file, which is made if it is not there.
+fn made(dir: &StateDir, name: &str, flags: OFlags) -> Result<fs::File, StoreError> {
+    let file = dir.open(name, flags | OFlags::CREATE)?;
+    file.ok_or(io::ErrorKind::NotFound.into()).map_err(StoreError::io(&dir.path().join(name)))
 }
 
 fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-fn digest_of_file(path: &Utf8Path) -> Result<String, StoreError> {
-    let mut file = fs::File::open(path).map_err(StoreError::io(path))?;
+fn digest_of_file(mut file: fs::File) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        match file.read(&mut buffer).map_err(StoreError::io(path))? {
+        match file.read(&mut buffer)? {
             0 => return Ok(format!("sha256:{}", hex::encode(hasher.finalize()))),
             read => hasher.update(&buffer[..read]),
         }
@@ -381,10 +346,6 @@ pub fn chain_id(below: Option<&str>, diff_id: &str) -> String {
 /// A time as RFC 3339 says it, from seconds since 1970.
 pub fn rfc3339(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
-}
-
-fn write(path: &Utf8Path, bytes: &[u8]) -> Result<(), StoreError> {
-    imgforge_core::cache_file::replace(path, bytes).map_err(StoreError::io(path))
 }
 
 /// Writes a file that comes into being whole.

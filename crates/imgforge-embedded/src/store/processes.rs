@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use camino::Utf8Path;
 
-use super::tests::{check, layered, place};
+use super::tests::{check, layered, open, place};
 use super::*;
 use crate::worker::message::Compression;
 
@@ -31,7 +31,7 @@ fn is_child() -> bool {
     else {
         return false;
     };
-    let store = Store::open(Utf8Path::new(&dir)).unwrap();
+    let store = open(Utf8Path::new(&dir));
     for round in 0..rounds.parse().unwrap() {
         let text = format!("{name} {round} {}", "x".repeat(round * 100));
         let record = layered(&store, &["shared", &text], Compression::Gzip);
@@ -48,7 +48,7 @@ fn is_child() -> bool {
 
 /// Everything that a store names is there and right.
 fn check_all(dir: &Utf8Path) -> Store {
-    let store = Store::open(dir).unwrap();
+    let store = open(dir);
     for record in store.list().unwrap() {
         check(&store, &record);
     }
@@ -68,7 +68,7 @@ fn a_process_that_is_killed_at_any_moment_leaves_the_store_whole() {
         return;
     }
     let place = place();
-    drop(Store::open(&place.1).unwrap());
+    drop(open(&place.1));
     for round in 0..30 {
         let mut child = child(&place.1, "killed", 1000);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -120,7 +120,7 @@ fn a_full_disk_is_told_and_leaves_the_store_whole() {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
             mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
             mount("tmpfs", place.1.as_std_path(), "tmpfs", MountFlags::empty(), Some(c"size=512k")).unwrap();
-            let store = Store::open(&place.1).unwrap();
+            let store = open(&place.1);
             let record = layered(&store, &["a"], Compression::Gzip);
             store.tag(&record.id, "x:1").unwrap();
             let mut random = fastrand::Rng::with_seed(7);

@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::journal::Change;
 use super::{Remembered, Scratch, Store, StoreError, chain_id};
-use crate::worker::message::Layer;
 
 /// What nothing needs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -70,11 +68,10 @@ impl Store {
                 }
             }
         }
-        for (name, path) in entries(&self.dir.join("layers"))? {
+        for (name, path) in self.entries("layers")? {
             let chain = format!("sha256:{name}");
-            let text = path.join("layer.json");
-            let layer: Option<Layer> =
-                fs::read(&text).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let text = path.join("layer");
+            let layer = self.unpacked_layer(&chain).ok().flatten();
             if chains.contains(&chain) || is_young(&text, since) {
                 blobs.extend(layer.map(|layer| layer.digest));
                 chains.insert(chain);
@@ -83,10 +80,8 @@ impl Store {
                 found.layers.push(chain);
             }
         }
-        for (key, path) in entries(&self.dir.join("steps"))? {
-            let step: Option<Remembered> =
-                fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            let is_needed = match step {
+        for (key, path) in self.entries("steps")? {
+            let is_needed = match self.step(&key).ok().flatten() {
                 Some(Remembered { chain: Some(chain), .. }) => chains.contains(&chain),
                 Some(Remembered { chain: None, .. }) => is_young(&path, since),
                 None => false,
@@ -95,10 +90,10 @@ impl Store {
                 found.steps.push(key);
             }
         }
-        for (name, path) in entries(&self.dir.join("blobs/sha256"))? {
+        for (name, path) in self.entries("blobs/sha256")? {
             let digest = format!("sha256:{name}");
             if !blobs.contains(&digest) && !is_young(&path, since) {
-                found.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                found.bytes += fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
                 found.blobs.push(digest);
             }
         }
@@ -115,13 +110,13 @@ impl Store {
         keep: impl FnOnce() -> Result<BTreeSet<String>, StoreError>,
         since: SystemTime,
     ) -> Result<Pruned, StoreError> {
-        let path = self.dir.join("lock");
+        let path = self.dir().join("lock");
         match self.lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 // Trying has given up the shared one.
                 self.lock.lock_shared().map_err(StoreError::io(&path))?;
-                return Err(StoreError::Busy { dir: self.dir.clone() });
+                return Err(StoreError::Busy { dir: self.dir().to_owned() });
             }
             Err(fs::TryLockError::Error(error)) => return Err(StoreError::io(&path)(error)),
         }
@@ -138,7 +133,7 @@ impl Store {
             told => told.map(|()| true)?,
         };
         for key in &removed.steps {
-            remove(&self.dir.join("steps").join(key))?;
+            self.dir.remove(&format!("steps/{key}"))?;
         }
         let scratch = self.scratch()?;
         let mut folders = Vec::new();
@@ -149,22 +144,29 @@ impl Store {
             Ok::<_, StoreError>(())
         };
         for chain in &removed.layers {
-            let path = self.dir.join("layers").join(chain.trim_start_matches("sha256:"));
+            let path = self.dir().join("layers").join(chain.trim_start_matches("sha256:"));
             take(&path, path.file_name().unwrap_or("layer"))?;
         }
-        for (name, path) in entries(&self.dir.join("tmp"))? {
+        for (name, path) in self.entries("tmp")? {
             // Nobody else uses the store: whoever has left it is gone.
             if !scratch.path().starts_with(&path) {
                 take(&path, &name)?;
             }
         }
         for digest in &removed.blobs {
-            remove(&self.dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:")))?;
+            self.dir.remove(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")))?;
         }
         if !told {
             self.forget(&removed)?;
         }
         Ok(Pruned { removed, folders, scratch })
+    }
+
+    /// What is in a folder of the store, by name.
+    fn entries(&self, folder: &str) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
+        let path = self.dir().join(folder);
+        let names = self.dir.names(folder)?.into_iter();
+        Ok(names.map(|name| (name.clone(), path.join(name))).collect())
     }
 
     /// Takes images out of the journal and the index.
@@ -175,34 +177,16 @@ impl Store {
     }
 }
 
-/// What is in a folder, by name.
-pub(super) fn entries(folder: &Utf8Path) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
-    let mut found = Vec::new();
-    for entry in folder.read_dir_utf8().map_err(StoreError::io(folder))? {
-        let entry = entry.map_err(StoreError::io(folder))?;
-        found.push((entry.file_name().to_owned(), entry.into_path()));
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// Whether a file was written after a time.
 fn is_young(path: &Utf8Path, since: SystemTime) -> bool {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|written| written >= since)
-}
-
-fn remove(path: &Utf8Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
-        _ => Ok(()),
-    }
+    fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|written| written >= since)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::{check, layered, place};
+    use super::super::tests::{check, layered, open, place};
     use super::*;
     use crate::worker::message::Compression;
 
@@ -213,7 +197,7 @@ mod tests {
     #[test]
     fn what_no_image_needs_goes_and_what_one_needs_stays() {
         let place = place();
-        let store = Store::open(&place.1).unwrap();
+        let store = open(&place.1);
         let named = layered(&store, &["base", "named"], Compression::Gzip);
         let kept = layered(&store, &["base", "kept"], Compression::Zstd);
         let gone = layered(&store, &["base", "gone"], Compression::Gzip);
@@ -248,8 +232,8 @@ mod tests {
     #[test]
     fn a_store_that_others_use_is_not_pruned_and_leftovers_are() {
         let place = place();
-        let store = Store::open(&place.1).unwrap();
-        let other = Store::open(&place.1).unwrap();
+        let store = open(&place.1);
+        let other = open(&place.1);
         layered(&store, &["x"], Compression::Gzip);
         for _ in 0..2 {
             assert!(matches!(store.prune(|| Ok(BTreeSet::new()), soon()), Err(StoreError::Busy { .. })));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::{StateDir, StateError};
 
 use super::StoreError;
 
@@ -22,8 +23,10 @@ struct Inner {
 }
 
 impl Workplace {
-    pub(super) fn new(all: &Utf8Path) -> Result<Self, StoreError> {
-        remove_leftovers(all).map_err(StoreError::io(all))?;
+    /// That of a process in the folder `tmp` of a store.
+    pub(super) fn new(store: &StateDir) -> Result<Self, StoreError> {
+        let all = store.folder("tmp")?;
+        remove_leftovers(store)?;
         loop {
             let dir = all.join(format!("{}-{:08x}", std::process::id(), fastrand::u32(..)));
             fs::create_dir(&dir).map_err(StoreError::io(&dir))?;
@@ -58,13 +61,20 @@ impl Drop for Inner {
 }
 
 /// Removes the folders of processes that are gone. What cannot be removed stays for whoever can.
-fn remove_leftovers(all: &Utf8Path) -> io::Result<()> {
-    for entry in all.read_dir_utf8()? {
-        let path = entry?.into_path();
-        // One that is gone by now was removed by somebody else.
-        let Ok(folder) = File::open(&path) else { continue };
-        if folder.try_lock().is_ok() {
-            let _ = fs::remove_dir_all(&path);
+fn remove_leftovers(store: &StateDir) -> Result<(), StoreError> {
+    for name in store.names("tmp")? {
+        let name = format!("tmp/{name}");
+        match store.opened(&name) {
+            Ok(Some(folder)) => {
+                let folder = File::from(folder);
+                if folder.try_lock().is_ok() {
+                    let _ = fs::remove_dir_all(store.path().join(name));
+                }
+            }
+            // No process of imgforge has made it. It goes, not what it leads to.
+            Err(StateError::Link { .. } | StateError::Kind { .. }) => store.remove(&name)?,
+            // One that is gone by now was removed by somebody else.
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(())

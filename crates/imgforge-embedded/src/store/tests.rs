@@ -16,6 +16,15 @@ pub(super) fn place() -> Place {
     Place(folder, path)
 }
 
+/// A store's folder, with a key that all tests have.
+pub(super) fn state(dir: &Utf8Path) -> StateDir {
+    StateDir::at(dir).with_key(Key::of(&[7; 32]))
+}
+
+pub(super) fn open(dir: &Utf8Path) -> Store {
+    Store::open(&state(dir)).unwrap()
+}
+
 /// An image with a layer of one file for each text, its steps remembered.
 pub(super) fn layered(store: &Store, texts: &[&str], compression: Compression) -> ImageRecord {
     let mut config = ImageConfig::scratch("linux/amd64");
@@ -64,7 +73,7 @@ fn image(store: &Store, label: &str) -> ImageRecord {
 #[test]
 fn images_and_names_are_seen_by_other_processes_at_once() {
     let place = place();
-    let (one, other) = (Store::open(&place.1).unwrap(), Store::open(&place.1).unwrap());
+    let (one, other) = (open(&place.1), open(&place.1));
     let a = image(&one, "a");
     let b = image(&other, "b");
     one.tag(&a.id, "x/app").unwrap();
@@ -94,14 +103,14 @@ fn images_and_names_are_seen_by_other_processes_at_once() {
 #[test]
 fn a_line_that_was_begun_counts_for_nothing_and_is_written_over() {
     let place = place();
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     let a = image(&store, "a");
     let journal = place.1.join("journal");
     let mut file = fs::OpenOptions::new().append(true).open(&journal).unwrap();
     file.write_all(b"{\"name\":{\"reference\":\"x:1\",\"id\":").unwrap();
     assert_eq!(store.list().unwrap().len(), 1);
     store.tag(&a.id, "y:1").unwrap();
-    let again = Store::open(&place.1).unwrap();
+    let again = open(&place.1);
     assert_eq!(again.find("y:1").unwrap().unwrap().id, a.id);
     assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 2);
 }
@@ -109,7 +118,7 @@ fn a_line_that_was_begun_counts_for_nothing_and_is_written_over() {
 #[test]
 fn a_journal_that_has_grown_is_written_anew_under_the_eyes_of_others() {
     let place = place();
-    let (one, other) = (Store::open(&place.1).unwrap(), Store::open(&place.1).unwrap());
+    let (one, other) = (open(&place.1), open(&place.1));
     let (a, b) = (image(&one, "a"), image(&one, "b"));
     for n in 0..4100 {
         let id = if n % 2 == 0 { &a.id } else { &b.id };
@@ -124,10 +133,10 @@ fn a_journal_that_has_grown_is_written_anew_under_the_eyes_of_others() {
 #[test]
 fn a_damaged_blob_is_found_and_removed() {
     let place = place();
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     let digest = store.put_blob(b"content").unwrap();
     drop(store);
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     fs::write(place.1.join("blobs/sha256").join(&digest[7..]), b"contend").unwrap();
     assert!(matches!(store.read_blob(&digest), Err(StoreError::Corrupt { .. })));
     assert!(matches!(store.read_blob(&digest), Err(StoreError::Missing { .. })));
@@ -139,13 +148,13 @@ fn a_damaged_blob_is_found_and_removed() {
 #[test]
 fn what_a_process_that_is_gone_has_left_is_removed_and_nothing_else() {
     let place = place();
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     let scratch = store.scratch().unwrap();
     fs::write(scratch.path().join("part"), "x").unwrap();
     let dead = place.1.join("tmp/1-dead");
     fs::create_dir_all(dead.join("0/deep")).unwrap();
     fs::write(dead.join("lock"), "").unwrap();
-    let other = Store::open(&place.1).unwrap();
+    let other = open(&place.1);
     assert!(!dead.exists() && scratch.path().join("part").exists());
     let path = scratch.path().to_owned();
     drop((scratch, other));
@@ -155,7 +164,7 @@ fn what_a_process_that_is_gone_has_left_is_removed_and_nothing_else() {
 #[test]
 fn layers_and_steps_are_kept_and_a_layer_without_its_blob_is_none() {
     let place = place();
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     let digest = store.put_blob(b"layer").unwrap();
     let layer = Layer {
         diff_id: digest.clone(),
@@ -186,9 +195,9 @@ fn layers_and_steps_are_kept_and_a_layer_without_its_blob_is_none() {
 #[test]
 fn a_store_of_another_form_is_refused() {
     let place = place();
-    drop(Store::open(&place.1).unwrap());
+    drop(open(&place.1));
     fs::write(place.1.join("format"), "2\n").unwrap();
-    assert!(matches!(Store::open(&place.1), Err(StoreError::Format { .. })));
+    assert!(matches!(Store::open(&state(&place.1)), Err(StoreError::Format { .. })));
 }
 
 #[test]
@@ -203,7 +212,7 @@ fn chain_ids_are_those_of_the_specification() {
 #[test]
 fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
     let place = place();
-    let store = Store::open(&place.1).unwrap();
+    let store = open(&place.1);
     let record = layered(&store, &["a", "b"], Compression::Gzip);
     let chains = [
         record.layers[0].diff_id.clone(),
@@ -222,7 +231,7 @@ fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
     store.adopt_folder(&folder, &record.layers[0], &chains[0]).unwrap();
     assert!(store.folder(&chains[0]).unwrap().join("whole").exists());
     // One that another process has unpacked is put on the disk with it; what was not trusted before is not afterwards.
-    let other = layered(&Store::open(&place.1).unwrap(), &["other"], Compression::Gzip);
+    let other = layered(&open(&place.1), &["other"], Compression::Gzip);
     store.flush().unwrap();
     let boot = |chain: &str| store.layer_path(chain).unwrap().join("boot");
     assert!(!boot(&chains[0]).exists() && !boot(&other.layers[0].diff_id).exists());
@@ -231,4 +240,129 @@ fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
     // What cannot be read is as if it were of another boot.
     fs::write(store.layer_path(&chains[0]).unwrap().join("boot"), "").unwrap();
     assert_eq!(store.folder(&chains[0]), None);
+}
+
+/// A store with one of everything: the image, and the chain and the step of its layer.
+fn furnished(dir: &Utf8Path) -> (ImageRecord, String, String) {
+    let store = open(dir);
+    let record = layered(&store, &["a"], Compression::Gzip);
+    store.tag(&record.id, "x:1").unwrap();
+    let cache = store.cache("pip").unwrap();
+    fs::create_dir(&cache).unwrap();
+    fs::write(cache.join("wheel"), "built").unwrap();
+    let chain = record.layers[0].diff_id.clone();
+    let step = fs::read_dir(dir.join("steps")).unwrap().next().unwrap().unwrap().file_name();
+    (record, chain, step.into_string().unwrap())
+}
+
+#[test]
+fn a_store_that_another_user_has_filled_gives_blobs_and_no_claims() {
+    let place = place();
+    let (record, chain, step) = furnished(&place.1);
+    let store = Store::open(&state(&place.1).with_key(Key::of(&[8; 32]))).unwrap();
+    assert_eq!(store.list().unwrap(), []);
+    assert_eq!((store.find("x:1").unwrap(), store.find(&record.id).unwrap()), (None, None));
+    assert_eq!((store.step(&step).unwrap(), store.layer(&chain).unwrap()), (None, None));
+    assert_eq!(store.folder(&chain), None);
+    assert!(!store.cache("pip").unwrap().exists(), "what a cache has would be in what is built");
+    assert_eq!(store.read_blob(&record.layers[0].digest).unwrap().len() as u64, record.layers[0].size);
+    // It can be built anew there.
+    let again = layered(&store, &["a"], Compression::Gzip);
+    assert_eq!((again.id, store.folder(&chain).is_some()), (record.id, true));
+    assert!(store.step(&step).unwrap().is_some());
+}
+
+#[test]
+fn a_copy_of_a_store_says_what_is_known_by_digest_and_its_other_files_do_not_count() {
+    let place = place();
+    let (record, chain, step) = furnished(&place.1);
+    let copy = place.1.with_file_name("copy");
+    let copied = std::process::Command::new("cp").args(["-a", place.1.as_str(), copy.as_str()]).status();
+    assert!(copied.unwrap().success());
+    let store = open(&copy);
+    check(&store, &record);
+    assert_eq!(store.find("x:1").unwrap().map(|found| found.id), Some(record.id));
+    assert!(store.step(&step).unwrap().is_some());
+    assert_eq!((store.folder(&chain), store.layer(&chain).unwrap()), (None, None));
+    assert!(!store.cache("pip").unwrap().exists());
+    assert!(open(&place.1).cache("pip").unwrap().join("wheel").exists(), "the store itself keeps it");
+    let moved = place.1.with_file_name("moved");
+    fs::rename(&place.1, &moved).unwrap();
+    assert!(open(&moved).folder(&chain).is_some(), "and may be moved");
+}
+
+#[test]
+fn lines_and_steps_are_believed_only_as_they_were_sealed() {
+    let place = place();
+    let (record, _, step) = furnished(&place.1);
+    let journal = fs::read_to_string(place.1.join("journal")).unwrap();
+    let planted = journal.replace("x:1", "y:1") + &journal.replace(|c: char| c.is_ascii_digit(), "0");
+    fs::write(
+        place.1.join("journal"),
+        format!("{planted}{{\"unname\":{{\"reference\":\"x:1\"}}}}\n{journal}"),
+    )
+    .unwrap();
+    fs::copy(place.1.join("steps").join(&step), place.1.join("steps/another")).unwrap();
+    let store = open(&place.1);
+    assert_eq!(store.list().unwrap()[0].names, ["x:1"]);
+    assert_eq!(store.list().unwrap()[0].id, record.id);
+    assert_eq!(store.step("another").unwrap(), None, "a step is not another step");
+    assert!(store.step(&step).unwrap().is_some());
+}
+
+#[test]
+fn what_lies_under_a_digest_is_not_taken_for_it_when_the_bytes_are_known() {
+    let place = place();
+    let digest = digest_of(b"configuration");
+    open(&place.1);
+    fs::write(place.1.join("blobs/sha256").join(&digest[7..]), b"planted").unwrap();
+    let store = open(&place.1);
+    assert_eq!(store.put_blob(b"configuration").unwrap(), digest);
+    assert_eq!(store.read_blob(&digest).unwrap(), b"configuration");
+}
+
+#[test]
+fn no_link_in_a_store_is_followed() {
+    for name in FOLDERS.into_iter().chain(["", "blobs", "lock", "journal", "format", "oci-layout"]) {
+        let place = place();
+        let outside = place.1.with_file_name("outside");
+        fs::create_dir_all(outside.join("deep")).unwrap();
+        fs::write(outside.join("file"), "kept").unwrap();
+        let link = place.1.join(name);
+        let link = Utf8Path::new(link.as_str().trim_end_matches('/'));
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let is_file = ["lock", "journal", "format", "oci-layout"].contains(&name);
+        let target = if is_file { outside.join("file") } else { outside.clone() };
+        std::os::unix::fs::symlink(target, link).unwrap();
+        let opened = Store::open(&state(&place.1));
+        match opened {
+            // What is replaced as a whole is the link.
+            Ok(_) => assert_eq!(name, "oci-layout"),
+            Err(error) => assert!(error.to_string().contains(&format!("rm -r {link}")), "{name}: {error}"),
+        }
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "kept", "{name}");
+        assert_eq!(outside.read_dir_utf8().unwrap().count(), 2, "{name}");
+    }
+    // One that lies where a process would have its folder goes, and what it leads to stays.
+    let place = place();
+    drop(open(&place.1));
+    let outside = place.1.with_file_name("outside");
+    fs::create_dir_all(outside.join("deep")).unwrap();
+    std::os::unix::fs::symlink(&outside, place.1.join("tmp/1-dead")).unwrap();
+    std::os::unix::fs::symlink(&outside, place.1.join("volumes/data")).unwrap();
+    let store = open(&place.1);
+    assert!(!place.1.join("tmp/1-dead").exists() && outside.join("deep").exists());
+    assert!(matches!(store.volume("data"), Err(StoreError::State(StateError::Link { .. }))));
+}
+
+#[test]
+fn a_store_is_open_to_its_user_alone_and_an_older_one_is_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = place();
+    let mode = || fs::metadata(&place.1).unwrap().permissions().mode() & 0o777;
+    drop(open(&place.1));
+    assert_eq!(mode(), 0o700);
+    fs::set_permissions(&place.1, PermissionsExt::from_mode(0o755)).unwrap();
+    drop(open(&place.1));
+    assert_eq!(mode(), 0o700);
 }

@@ -162,11 +162,11 @@ impl Run<'_> {
 
     /// Removes the containers of tests of runs that were killed.
     async fn remove_leftovers(&self, reporter: &mut dyn Reporter) -> Result<(), Error> {
-        let root = &self.session.root;
-        if !may_be_there(root) {
+        let state = &self.session.state;
+        if !may_be_there(state) {
             return Ok(());
         }
-        let removed = remove_leftovers(root, &*self.engine).await?;
+        let removed = remove_leftovers(state, &*self.engine).await?;
         if removed > 0 {
             let s = if removed == 1 { "" } else { "s" };
             warn(
@@ -250,7 +250,7 @@ impl Run<'_> {
     async fn work(&self, to_do: ToDo, telling: &mut Telling<'_>) -> Result<Done, Error> {
         let ToDo { prepared, at_work, pulls, stay, waiting } = to_do;
         let Way { options, only_tests, .. } = &self.way;
-        let mut durations = Durations::load(&self.session.root);
+        let mut durations = Durations::load(&self.session.state);
         let slots = options.slots.unwrap_or_else(default_slots);
         let schedule = schedule(&self.targets, &at_work, &durations, options.fail_fast, *only_tests);
         let with = With {
@@ -288,7 +288,7 @@ impl Run<'_> {
         if self.plan.targets.iter().all(|row| row.tests == 0) {
             return Ok(None);
         }
-        let run = TestRun::begin(&self.session.root)?;
+        let run = TestRun::begin(&self.session.state)?;
         let tester = Tester::new(self.engine.clone(), self.engine.clone(), Arc::clone(events), run);
         Ok(Some(Testing { tester, record: Arc::clone(&self.way.record) }))
     }

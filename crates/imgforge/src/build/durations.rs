@@ -3,23 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::cache_file;
 use imgforge_core::name::ImageName;
+use imgforge_core::state::StateDir;
 
 /// What an image is taken to need that was never built here.
 const UNKNOWN: Duration = Duration::from_secs(5);
 
+/// The file.
+const FILE: &str = "cache/durations.json";
+
 pub(crate) struct Durations {
-    file: Utf8PathBuf,
+    state: StateDir,
     known: BTreeMap<String, u64>,
 }
 
 impl Durations {
-    pub(crate) fn load(root: &Utf8Path) -> Self {
-        let file = root.join(".imgforge/cache/durations.json");
-        let known = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { file, known: known.unwrap_or_default() }
+    pub(crate) fn load(state: &StateDir) -> Self {
+        let known = state.read(FILE).ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { state: state.clone(), known: known.unwrap_or_default() }
     }
 
     pub(crate) fn of(&self, name: &ImageName) -> Duration {
@@ -33,7 +34,7 @@ impl Durations {
     pub(crate) fn save(&self) {
         // What cannot be written makes the next order worse, nothing else.
         if let Ok(bytes) = serde_json::to_vec(&self.known) {
-            let _ = cache_file::replace(&self.file, &bytes);
+            let _ = self.state.replace(FILE, &bytes);
         }
     }
 }

@@ -4,7 +4,6 @@
 //! its digest: what the lock says is what is built on, and a tag of yours with the same reference is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::time::Instant;
 
 use camino::Utf8PathBuf;
@@ -26,7 +25,7 @@ use crate::{Error, Session};
 const DIGITS: usize = 32;
 const PREFIX: &str = "oci-layout.invalid/";
 /// What was ever loaded: `NAME REFERENCE`, a line each. An engine cannot say whose it is.
-const LOADED: &str = ".imgforge/loaded";
+const LOADED: &str = "loaded";
 
 /// What an engine calls an image that came from a layout.
 pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
@@ -93,7 +92,8 @@ impl Session {
             .map(|(reference, locked)| name_in_engine(reference, &locked.digest))
             .chain(self.pinned_names())
             .collect();
-        let text = std::fs::read_to_string(self.root.join(LOADED)).unwrap_or_default();
+        let text = self.state.read(LOADED).ok().flatten().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let rows: BTreeSet<(String, String)> = text
             .lines()
             .filter_map(|line| line.split_once(' '))
@@ -105,19 +105,14 @@ impl Session {
 
     /// For what lies on disk meanwhile; a workspace that cannot be written to is built too.
     fn own_folder(&self) -> Utf8PathBuf {
-        let own = self.root.join(".imgforge");
-        let is_there = std::fs::create_dir_all(&own).and_then(|()| tempfile::tempfile_in(&own));
-        is_there
-            .ok()
-            .map(|_| own)
-            .or_else(|| Utf8PathBuf::try_from(std::env::temp_dir()).ok())
-            .unwrap_or_default()
+        let own = self.state.folder("").ok();
+        let own = own.filter(|own| tempfile::tempfile_in(own).is_ok());
+        own.or_else(|| Utf8PathBuf::try_from(std::env::temp_dir()).ok()).unwrap_or_default()
     }
 
     /// Before it is done: what is told of and is not there harms nobody. What is not told of is not pruned.
     fn remember_loaded(&self, reference: &str, name: &str) {
-        let file = std::fs::File::options().create(true).append(true).open(self.root.join(LOADED));
-        let _ = file.and_then(|mut file| file.write_all(format!("{name} {reference}\n").as_bytes()));
+        let _ = self.state.append(LOADED, format!("{name} {reference}\n").as_bytes());
     }
 
     /// What images with a digest in their reference are called in an engine, had they come from a layout.

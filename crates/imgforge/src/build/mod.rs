@@ -110,7 +110,7 @@ impl Session {
         // Once: an index may name a file that its server lacks, and locking anew would name it again.
         let (mut relocked, mut may_relock) =
             (Vec::new(), self.workspace.manifest.relock_vanished && !options.locked);
-        let record = Arc::new(TestRecord::load(&self.root));
+        let record = Arc::new(TestRecord::load(&self.state));
         let ask = if options.tests == TestMode::Run { Ask::Unless(&record) } else { Ask::None };
         let registry = match options {
             BuildOptions { push: true, .. } => AskRegistry::ForAll,
@@ -163,7 +163,7 @@ impl Session {
         if !absent.is_empty() {
             return Err(Error::NotBuilt { images: absent });
         }
-        let way = Way { record: Arc::new(TestRecord::load(&self.root)), options, only_tests: true };
+        let way = Way { record: Arc::new(TestRecord::load(&self.state)), options, only_tests: true };
         runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
     }
 }

@@ -66,7 +66,7 @@ impl Session {
     pub fn plan(&self, selected: &BTreeSet<ImageName>, force: bool, local: bool) -> Result<Plan, Error> {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
-        let record = TestRecord::load(&self.root);
+        let record = TestRecord::load(&self.state);
         let registry = if local { AskRegistry::No } else { AskRegistry::ForMissing };
         let planned = self.planned(selected, &lock, &[], Ask::Unless(&record), registry, force);
         Ok(runtime()?.block_on(planned)?.plan)

@@ -96,7 +96,7 @@ impl Session {
         cancel: CancellationToken,
     ) -> Result<Published, Error> {
         let ToPublish { images, promoted, remotes } = what;
-        let folder = self.root.join(".imgforge/push");
+        let folder = self.state.folder("push")?;
         let pushing = push(registry, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
         let PushOutcome { remotes, pushed, failures } = pushing.await?;
         if cancel.is_cancelled() {
@@ -131,7 +131,7 @@ impl Session {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
         let all = self.with_ancestors(selected);
-        let record = TestRecord::load(&self.root);
+        let record = TestRecord::load(&self.state);
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
         runtime()?.block_on(async {
@@ -178,7 +178,7 @@ impl Session {
         self.check_lock(&lock)?;
         let prepared = self.prepare(selected, &lock, &[])?;
         let targets: Vec<Target> = prepared.into_iter().map(|prepared| prepared.target).collect();
-        let record = TestRecord::load(&self.root);
+        let record = TestRecord::load(&self.state);
         let registry = self.needed_registry()?;
         telling(options, reporter, async |events| {
             let wanted = targets.iter().map(|target| (target.name.clone(), target.fingerprint));

@@ -4,22 +4,22 @@
 //! The lock is the kernel's: it is gone when the run is, however it ended. So a file that can be locked belongs to a run
 //! that is dead, and so do the containers that are labelled with it; those of a run that is still going are left alone.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::{OFlags, StateDir, StateError};
 use imgforge_engine::{Containers, labels};
 
 use crate::Error;
 
 /// Where the files are.
-const FOLDER: &str = ".imgforge/test-runs";
+const FOLDER: &str = "test-runs";
 
 /// A run that starts containers.
 pub(crate) struct TestRun {
     id: String,
-    path: Utf8PathBuf,
+    state: StateDir,
     _lock: File,
 }
 
@@ -27,25 +27,22 @@ impl TestRun {
     /// Begins a run: from here on its containers are known as its own.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be made.
-    pub(crate) fn begin(root: &Utf8Path) -> Result<Self, Error> {
+    /// [`Error::State`] when the file cannot be made.
+    pub(crate) fn begin(state: &StateDir) -> Result<Self, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let folder = root.join(FOLDER);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("{now:x}-{}-{number}", std::process::id());
-        let path = folder.join(format!("{id}.lock"));
-        let made = || {
-            fs::create_dir_all(&folder)?;
-            // Locked before it has its name, so that no other run finds it without.
-            let unnamed = folder.join(format!("{id}.new"));
-            let lock = File::create(&unnamed)?;
+        // Locked before it has its name, so that no other run finds it without.
+        let folder = state.folder(FOLDER)?;
+        let (unnamed, path) = (folder.join(format!("{id}.new")), folder.join(format!("{id}.lock")));
+        let made = File::create_new(&unnamed).and_then(|lock| {
             lock.lock()?;
-            fs::rename(&unnamed, &path)?;
+            std::fs::rename(&unnamed, &path)?;
             Ok(lock)
-        };
-        let lock = made().map_err(|error| Error::Io { path: path.clone(), error })?;
-        Ok(Self { id, path, _lock: lock })
+        });
+        let lock = made.map_err(|error| StateError::Io { path, error })?;
+        Ok(Self { id, state: state.clone(), _lock: lock })
     }
 
     /// What its containers are labelled with.
@@ -57,27 +54,29 @@ impl TestRun {
 impl Drop for TestRun {
     fn drop(&mut self) {
         // What stays is cleared away by a later run.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.state.remove(&file(&self.id));
     }
 }
 
+/// The file of a run.
+fn file(id: &str) -> String {
+    format!("{FOLDER}/{id}.lock")
+}
+
 /// Whether a run of this workspace may have left containers behind.
-pub(crate) fn may_be_there(root: &Utf8Path) -> bool {
-    let Ok(files) = root.join(FOLDER).read_dir_utf8() else { return false };
-    files.filter_map(Result::ok).any(|file| file.path().extension() == Some("lock"))
+pub(crate) fn may_be_there(state: &StateDir) -> bool {
+    state.names(FOLDER).is_ok_and(|names| names.iter().any(|name| name.ends_with(".lock")))
 }
 
 /// Removes the containers of runs that are dead, and says how many there were.
 ///
 /// # Errors
 /// What the engine says; the next run tries again.
-pub(crate) async fn remove(root: &Utf8Path, containers: &dyn Containers) -> Result<usize, Error> {
+pub(crate) async fn remove(state: &StateDir, containers: &dyn Containers) -> Result<usize, Error> {
     let mut removed = 0;
-    let Ok(files) = root.join(FOLDER).read_dir_utf8() else { return Ok(0) };
-    for file in files.filter_map(Result::ok) {
-        let path = file.path();
-        let (Some("lock"), Some(id)) = (path.extension(), path.file_stem()) else { continue };
-        let Ok(lock) = File::open(path) else { continue };
+    for name in state.names(FOLDER)? {
+        let Some(id) = name.strip_suffix(".lock") else { continue };
+        let Ok(Some(lock)) = state.open(&file(id), OFlags::RDONLY) else { continue };
         if lock.try_lock().is_err() {
             continue;
         }
@@ -85,7 +84,7 @@ pub(crate) async fn remove(root: &Utf8Path, containers: &dyn Containers) -> Resu
             containers.remove(&container).await?;
             removed += 1;
         }
-        let _ = fs::remove_file(path);
+        let _ = state.remove(&file(id));
     }
     Ok(removed)
 }

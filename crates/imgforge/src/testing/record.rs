@@ -1,23 +1,27 @@
 //! Which images' tests have passed, so that they are not run again: by the image's fingerprint and by what its tests ask.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::cache_file;
 use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::state::{KeyError, StateDir};
 use imgforge_core::testing::TestsHash;
+
+/// The file.
+const FILE: &str = "cache/tests/results";
+
+/// What a line is believed for.
+const PURPOSE: &str = "result of tests";
 
 /// More lines than this are written anew, without those that later ones have replaced.
 const MANY: usize = 20_000;
 
-/// What is remembered: one file of lines `passed KEY` and `failed KEY CAUSES`, of which the last of a key is true. Causes
-/// are what had changed when the tests failed, so that a later run can name it too. Each result is one line at the end, written at once, so that a run that is killed, or another one at the same time, loses
-/// nothing; a line that is not whole is no key of anything. Deleting the file costs time, nothing else.
+/// What is remembered: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the last of a key is true.
+/// Causes are what had changed when the tests failed, so that a later run can name it too. Each result is one line at the
+/// end, written at once, so that a run that is killed, or another one at the same time, loses nothing. A line that is not
+/// whole, or that this user has not sealed, is no result. Deleting the file costs time, nothing else.
 pub(crate) struct TestRecord {
-    file: Utf8PathBuf,
+    state: StateDir,
     known: Mutex<HashMap<[u8; 32], Known>>,
 }
 
@@ -29,16 +33,16 @@ enum Known {
 
 impl TestRecord {
     /// Reads what earlier runs in this workspace have found.
-    pub(crate) fn load(root: &Utf8Path) -> Self {
-        let file = root.join(".imgforge/cache/tests/results");
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let known: HashMap<[u8; 32], Known> = text.lines().filter_map(read).collect();
+    pub(crate) fn load(state: &StateDir) -> Self {
+        let text = state.read(FILE).ok().flatten().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let known: HashMap<[u8; 32], Known> = text.lines().filter_map(|line| read(state, line)).collect();
         if text.lines().count() > MANY {
-            let lines: String = known.iter().map(|(key, known)| line(key, known)).collect();
+            let lines: Result<String, _> = known.iter().map(|(key, known)| line(state, key, known)).collect();
             // What cannot be written is found out again.
-            let _ = cache_file::replace(&file, lines.as_bytes());
+            let _ = lines.map(|lines| state.replace(FILE, lines.as_bytes()));
         }
-        Self { file, known: Mutex::new(known) }
+        Self { state: state.clone(), known: Mutex::new(known) }
     }
 
     /// Whether exactly these tests have passed for an image of this fingerprint.
@@ -67,17 +71,13 @@ impl TestRecord {
     }
 
     fn set(&self, key: [u8; 32], new: Known) {
-        let text = line(&key, &new);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.get(&key) == Some(&new) {
             return;
         }
-        known.insert(key, new);
         // What cannot be written is found out again.
-        let _ = self.file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| {
-            let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.file)?;
-            file.write_all(text.as_bytes())
-        });
+        let _ = line(&self.state, &key, &new).map(|text| self.state.append(FILE, text.as_bytes()));
+        known.insert(key, new);
     }
 }
 
@@ -86,19 +86,26 @@ fn key(fingerprint: Fingerprint, tests: TestsHash) -> [u8; 32] {
     *hasher.update(fingerprint.to_string().as_bytes()).update(tests.as_bytes()).finalize().as_bytes()
 }
 
-fn line(key: &[u8; 32], known: &Known) -> String {
+fn line(state: &StateDir, key: &[u8; 32], known: &Known) -> Result<String, KeyError> {
     let key = blake3::Hash::from_bytes(*key).to_hex();
-    match known {
-        Known::Passed => format!("passed {key}\n"),
+    let text = match known {
+        Known::Passed => format!("passed {key}"),
         Known::Failed { causes } => {
             let causes = serde_json::to_string(causes).expect("texts have a form");
-            format!("failed {key} {causes}\n")
+            format!("failed {key} {causes}")
         }
-    }
+    };
+    let seal = state.key().seal(PURPOSE, &[text.as_bytes()])?;
+    Ok(format!("{seal} {text}\n"))
 }
 
-fn read(line: &str) -> Option<([u8; 32], Known)> {
-    let (word, rest) = line.split_once(' ')?;
+fn read(state: &StateDir, line: &str) -> Option<([u8; 32], Known)> {
+    let (seal, text) = line.split_once(' ')?;
+    let seal = blake3::Hash::from_hex(seal).ok()?;
+    if !state.key().has_sealed(PURPOSE, &[text.as_bytes()], seal) {
+        return None;
+    }
+    let (word, rest) = text.split_once(' ')?;
     let (key, causes) = rest.split_once(' ').unwrap_or((rest, ""));
     let key = *blake3::Hash::from_hex(key).ok()?.as_bytes();
     match word {
@@ -110,7 +117,9 @@ fn read(line: &str) -> Option<([u8; 32], Known)> {
 
 #[cfg(test)]
 mod tests {
+    use camino::Utf8Path;
     use imgforge_core::fingerprint::InputManifest;
+    use imgforge_core::state::Key;
 
     use super::*;
 
@@ -118,37 +127,45 @@ mod tests {
         InputManifest::default().fingerprint()
     }
 
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(Utf8Path::from_path(dir.path()).unwrap()).with_key(Key::of(&[7; 32]));
+        (dir, state)
+    }
+
     #[test]
     fn only_the_same_tests_of_the_same_image_have_passed() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Utf8Path::from_path(dir.path()).unwrap();
+        let (_guard, state) = state();
         let tests = TestsHash::of(&[], None, None);
         let others = TestsHash::of(&[], Some(1), None);
-        let record = TestRecord::load(root);
+        let record = TestRecord::load(&state);
         assert!(!record.passed(fingerprint(), tests));
         record.set_passed(fingerprint(), tests);
         assert!(record.passed(fingerprint(), tests) && !record.passed(fingerprint(), others));
-        let again = TestRecord::load(root);
+        let again = TestRecord::load(&state);
         assert!(again.passed(fingerprint(), tests) && !again.passed(fingerprint(), others));
         again.set_failed(fingerprint(), tests, vec!["web: a\nb changed".into()]);
-        let last = TestRecord::load(root);
+        let last = TestRecord::load(&state);
         assert!(!last.passed(fingerprint(), tests));
         assert_eq!(last.causes(fingerprint(), tests), ["web: a\nb changed"]);
     }
 
     #[test]
-    fn a_line_that_is_not_whole_is_no_result() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Utf8Path::from_path(dir.path()).unwrap();
+    fn a_line_that_is_not_whole_or_not_sealed_by_this_user_is_no_result() {
+        let (_guard, state) = state();
         let tests = TestsHash::of(&[], None, None);
-        let whole = line(&key(fingerprint(), tests), &Known::Passed);
-        let folder = root.join(".imgforge/cache/tests");
-        fs::create_dir_all(&folder).unwrap();
+        let key = key(fingerprint(), tests);
+        let whole = line(&state, &key, &Known::Passed).unwrap();
+        let passes = |text: &str| {
+            state.replace(FILE, text.as_bytes()).unwrap();
+            TestRecord::load(&state).passed(fingerprint(), tests)
+        };
         for cut in 0..whole.len() - 1 {
-            fs::write(folder.join("results"), &whole[..cut]).unwrap();
-            assert!(!TestRecord::load(root).passed(fingerprint(), tests), "{cut}");
+            assert!(!passes(&whole[..cut]), "{cut}");
         }
-        fs::write(folder.join("results"), &whole[..whole.len() - 1]).unwrap();
-        assert!(TestRecord::load(root).passed(fingerprint(), tests));
+        assert!(passes(&whole[..whole.len() - 1]));
+        let others = line(&state.clone().with_key(Key::of(&[8; 32])), &key, &Known::Passed).unwrap();
+        assert!(!passes(&others) && !passes(&format!("passed {}\n", blake3::Hash::from_bytes(key))));
+        assert!(passes(&format!("{whole}{others}")), "what is planted hides nothing");
     }
 }

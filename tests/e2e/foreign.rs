@@ -1,0 +1,224 @@
+//! Workspaces, folders and records that somebody else has made: nothing elsewhere is touched, and nothing in them is
+//! believed.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_testkit::workspace::{Ran, TestWorkspace};
+
+use crate::{IMGFORGE, small_family, with_action};
+
+/// The user that is somebody else.
+const STRANGER: &str = "65534";
+
+/// The command with the embedded engine and a user's state folder in the workspace's neighbourhood.
+struct Place {
+    family: TestWorkspace,
+    home: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { family: small_family(), home: tempfile::tempdir().unwrap() }
+    }
+
+    fn root(&self) -> &Utf8Path {
+        self.family.root()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.family.command(IMGFORGE, args);
+        command.env("IMGFORGE_ENGINE", "embedded").env("XDG_STATE_HOME", self.home.path());
+        command.env_remove("IMGFORGE_KEY").env_remove("IMGFORGE_SAFE_DIRECTORY").env_remove("SUDO_UID");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().unwrap())
+    }
+
+    /// The same as another user of the same machine, or on another machine.
+    fn run_elsewhere(&self, args: &[&str]) -> Ran {
+        let home = tempfile::tempdir().unwrap();
+        Ran::of(self.command(args).env("XDG_STATE_HOME", home.path()).output().unwrap())
+    }
+
+    fn plan(&self) -> serde_json::Value {
+        self.run(&["plan", "--format", "json"]).ok().json()
+    }
+}
+
+/// A folder with something in it that must stay.
+fn treasure() -> (tempfile::TempDir, Utf8PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+    std::fs::create_dir_all(path.join("photos/deep")).unwrap();
+    std::fs::write(path.join("photos/deep/file"), "kept").unwrap();
+    std::fs::write(path.join("file"), "kept").unwrap();
+    (dir, path)
+}
+
+/// Everything below a folder, with what files say.
+fn all(folder: &Utf8Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in folder.read_dir_utf8().unwrap() {
+        let path = entry.unwrap().into_path();
+        let is_dir = path.symlink_metadata().unwrap().is_dir();
+        let text = if is_dir { String::new() } else { std::fs::read_to_string(&path).unwrap_or_default() };
+        found.push(format!("{path} {text}"));
+        if is_dir {
+            found.extend(all(&path));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn links_that_a_repository_has_below_imgforge_are_refused_by_every_verb_and_lead_nowhere() {
+    let (_guard, outside) = treasure();
+    let before = all(&outside);
+    let places = [
+        "",
+        "cache",
+        "push",
+        "store",
+        "store/tmp",
+        "store/layers",
+        "store/containers",
+        "store/blobs",
+        "store/lock",
+        "store/journal",
+        "cache/files",
+        "test-runs",
+        "loaded",
+    ];
+    let place = Place::new();
+    for name in places {
+        let _ = std::fs::remove_file(place.root().join(".imgforge"));
+        let _ = std::fs::remove_dir_all(place.root().join(".imgforge"));
+        let link = place.root().join(".imgforge").join(name);
+        let link = Utf8Path::new(link.as_str().trim_end_matches('/'));
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let is_file = ["lock", "journal", "files", "loaded"].contains(&link.file_name().unwrap());
+        symlink(if is_file { outside.join("file") } else { outside.clone() }, link).unwrap();
+        for verb in
+            [&["plan"][..], &["list"], &["graph"], &["render", "left"], &["lint"], &["build"], &["prune"]]
+        {
+            let ran = place.run(verb);
+            assert_eq!(ran.code, 2, "{name} {verb:?}: {}", ran.stderr);
+            assert!(ran.stderr.contains(&format!("rm -r {link}")), "{name} {verb:?}: {}", ran.stderr);
+        }
+        assert_eq!(all(&outside), before, "{name}");
+    }
+}
+
+#[test]
+fn a_link_where_a_process_would_have_its_folder_is_not_emptied() {
+    let (_guard, outside) = treasure();
+    let before = all(&outside);
+    let place = Place::new();
+    place.run(&["build", "base"]).ok();
+    let store = place.root().join(".imgforge/store");
+    for folder in ["tmp", "layers", "steps", "caches", "containers", "blobs/sha256"] {
+        symlink(&outside, store.join(folder).join("0".repeat(64))).unwrap();
+    }
+    let push = place.root().join(".imgforge/push");
+    std::fs::create_dir_all(&push).unwrap();
+    symlink(&outside, push.join("999999999")).unwrap();
+    place.run(&["plan"]).ok();
+    place.run(&["build"]).ok();
+    place.run(&["prune"]).ok();
+    assert_eq!(all(&outside), before);
+}
+
+#[test]
+fn a_workspace_of_another_user_is_used_only_when_it_is_named() {
+    let place = Place::new();
+    let below = place.root().join("mid");
+    let run = |variable: (&str, &str)| {
+        let mut command = place.command(&["list"]);
+        Ran::of(command.current_dir(&below).env(variable.0, variable.1).output().unwrap())
+    };
+    let none = ("NO_COLOR", "1");
+    run(none).ok();
+    let chown = |path: &Utf8Path, owner: &str| {
+        assert!(Command::new("chown").args([owner, path.as_str()]).status().unwrap().success());
+    };
+    // The file in a folder that is everybody's, and a folder with all that is in it.
+    for foreign in [place.root().join("imgforge.kdl"), place.root().to_owned()] {
+        chown(&foreign, STRANGER);
+        let refused = run(none);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        let help = format!("IMGFORGE_SAFE_DIRECTORY={}", place.root());
+        for part in [foreign.as_str(), STRANGER, &help] {
+            assert!(refused.stderr.contains(part), "{part} is missing in\n{}", refused.stderr);
+        }
+        run(("IMGFORGE_SAFE_DIRECTORY", place.root().as_str())).ok();
+        run(("SUDO_UID", STRANGER)).ok();
+        assert_eq!(run(("SUDO_UID", "1")).code, 2);
+        chown(&foreign, "0");
+    }
+    // What another user has in `.imgforge` is not ours either.
+    place.run(&["list"]).ok();
+    chown(&place.root().join(".imgforge/cache"), STRANGER);
+    let refused = run(none);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains(".imgforge/cache belongs to another user (65534)"), "{}", refused.stderr);
+}
+
+#[test]
+fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
+    let place = Place::new();
+    place.family.image(
+        "setuid",
+        "    from \"base\"\n    run \"cp /bin/busybox /bin/rootsh && chmod 4755 /bin/rootsh && mkdir -m 777 /open\"",
+    );
+    let build = |args: &str| {
+        let script = format!("umask 0; exec {IMGFORGE} {args}");
+        let mut command = place.family.command("sh", &["-c", &script]);
+        command.env("IMGFORGE_ENGINE", "embedded").env("XDG_STATE_HOME", place.home.path());
+        Ran::of(command.output().unwrap()).ok();
+    };
+    build("build setuid");
+    std::fs::set_permissions(place.root(), PermissionsExt::from_mode(0o755)).unwrap();
+    let own = place.root().join(".imgforge");
+    let closed = |path: &Utf8Path| path.metadata().unwrap().mode() & 0o077 == 0;
+    let found =
+        Command::new("find").args([own.as_str(), "-name", "rootsh", "-perm", "-4000"]).output().unwrap();
+    let rootsh = String::from_utf8(found.stdout).unwrap();
+    let rootsh = rootsh.lines().next().expect("the file is in an unpacked layer");
+    let others = || {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={STRANGER}"), "--clear-groups", rootsh, "id"]);
+        command.output().unwrap().status.success()
+    };
+    assert!(closed(&own) && closed(&own.join("store")) && !others());
+    // As an earlier version has left it.
+    for folder in [own.clone(), own.join("store")] {
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    assert!(others(), "so it was");
+    build("plan");
+    assert!(closed(&own) && closed(&own.join("store")) && !others());
+}
+
+#[test]
+fn what_a_repository_or_a_shared_cache_brings_along_is_built_and_tested_anew() {
+    let place = Place::new();
+    place.family.image(
+        "left",
+        "    from \"mid\"\n    run \"echo left > /name\"\n    test { file \"/name\" contains=\"left\" }",
+    );
+    let first = place.run(&["build"]).ok();
+    assert!(first.stderr.contains("5 built"), "{}", first.stderr);
+    assert_eq!(with_action(&place.plan(), "fresh").len(), 5);
+    let elsewhere = place.run_elsewhere(&["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&elsewhere, "build").len(), 5, "{elsewhere:#}");
+    let built = place.run_elsewhere(&["build"]).ok();
+    assert!(built.stderr.contains("5 built") && !built.stderr.contains("cached"), "{}", built.stderr);
+    // Who builds there afterwards has the same again, by digest.
+    let back = place.run(&["build"]).ok();
+    assert!(back.stderr.contains("Fresh 5 images") || back.stderr.contains("5 built"), "{}", back.stderr);
+}
