@@ -319,7 +319,8 @@ fn a_workspace_that_cannot_be_written_to_is_planned_and_built() {
         } else {
             family.command(binary.as_str(), args)
         };
-        Ran::of(command.env("HOME", "/nonexistent").output().unwrap())
+        let command = command.env("HOME", "/nonexistent").env("IMGFORGE_SAFE_DIRECTORY", family.root());
+        Ran::of(command.output().unwrap())
     };
     let (plan, build, again) = (run(&["plan"]), run(&["build"]), run(&["build"]));
     std::fs::remove_file(&binary).unwrap();

@@ -92,6 +92,7 @@ fn links_that_a_repository_has_below_imgforge_are_refused_by_every_verb_and_lead
         "store/journal",
         "cache/files",
         "test-runs",
+        "push/999999999",
         "loaded",
     ];
     let place = Place::new();
@@ -124,9 +125,6 @@ fn a_link_where_a_process_would_have_its_folder_is_not_emptied() {
     for folder in ["tmp", "layers", "steps", "caches", "containers", "blobs/sha256"] {
         symlink(&outside, store.join(folder).join("0".repeat(64))).unwrap();
     }
-    let push = place.root().join(".imgforge/push");
-    std::fs::create_dir_all(&push).unwrap();
-    symlink(&outside, push.join("999999999")).unwrap();
     place.run(&["plan"]).ok();
     place.run(&["build"]).ok();
     place.run(&["prune"]).ok();
@@ -173,7 +171,7 @@ fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
     let place = Place::new();
     place.family.image(
         "setuid",
-        "    from \"base\"\n    run \"cp /bin/busybox /bin/rootsh && chmod 4755 /bin/rootsh && mkdir -m 777 /open\"",
+        "    from \"base\"\n    run \"cp /bin/busybox /bin/busybox-root && chmod 4755 /bin/busybox-root && mkdir -m 777 /open\"",
     );
     let build = |args: &str| {
         let script = format!("umask 0; exec {IMGFORGE} {args}");
@@ -185,18 +183,20 @@ fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
     std::fs::set_permissions(place.root(), PermissionsExt::from_mode(0o755)).unwrap();
     let own = place.root().join(".imgforge");
     let closed = |path: &Utf8Path| path.metadata().unwrap().mode() & 0o077 == 0;
-    let found =
-        Command::new("find").args([own.as_str(), "-name", "rootsh", "-perm", "-4000"]).output().unwrap();
-    let rootsh = String::from_utf8(found.stdout).unwrap();
-    let rootsh = rootsh.lines().next().expect("the file is in an unpacked layer");
+    let found = Command::new("find")
+        .args([own.as_str(), "-name", "busybox-root", "-perm", "-4000"])
+        .output()
+        .unwrap();
+    let found_file = String::from_utf8(found.stdout).unwrap();
+    let found_file = found_file.lines().next().expect("the file is in an unpacked layer");
     let others = || {
         let mut command = Command::new("setpriv");
-        command.args([&format!("--reuid={STRANGER}"), "--clear-groups", rootsh, "id"]);
+        command.args([&format!("--reuid={STRANGER}"), "--clear-groups", found_file, "id"]);
         command.output().unwrap().status.success()
     };
     assert!(closed(&own) && closed(&own.join("store")) && !others());
     // As an earlier version has left it.
-    for folder in [own.clone(), own.join("store")] {
+    for folder in [own.clone(), own.join("store"), own.join("store/layers")] {
         std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
     }
     assert!(others(), "so it was");
@@ -207,10 +207,9 @@ fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
 #[test]
 fn what_a_repository_or_a_shared_cache_brings_along_is_built_and_tested_anew() {
     let place = Place::new();
-    place.family.image(
-        "left",
-        "    from \"mid\"\n    run \"echo left > /name\"\n    test { file \"/name\" contains=\"left\" }",
-    );
+    place
+        .family
+        .image("left", "    from \"mid\"\n    run \"echo left > /name\"\n    test { file \"/name\" }");
     let first = place.run(&["build"]).ok();
     assert!(first.stderr.contains("5 built"), "{}", first.stderr);
     assert_eq!(with_action(&place.plan(), "fresh").len(), 5);

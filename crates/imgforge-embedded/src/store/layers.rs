@@ -17,7 +17,7 @@ use crate::worker::message::Layer;
 const LAYER: &str = "unpacked layer";
 
 impl Store {
-    fn layer_path(&self, chain: &str) -> Result<Utf8PathBuf, StoreError> {
+    pub(super) fn layer_path(&self, chain: &str) -> Result<Utf8PathBuf, StoreError> {
         Ok(self.dir().join("layers").join(hex(chain)?))
     }
 

@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn images_come_in_as_they_were_and_the_files_stay_where_they_are() {
         let (from, to) = (place(), place());
-        let (exported, named) = exported(&open(&from.1).unwrap());
-        let store = open(&to.1).unwrap();
+        let (exported, named) = exported(&open(&from.1));
+        let store = open(&to.1);
         let records = store.load(&exported, &named).unwrap();
         let found: Vec<_> = records
             .iter()
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn what_is_not_what_its_digest_says_is_refused() {
         let from = place();
-        let (exported, named) = exported(&open(&from.1).unwrap());
+        let (exported, named) = exported(&open(&from.1));
         let refused = |exported: &Exported, words: &str| {
             let to = place();
-            let store = open(&to.1).unwrap();
+            let store = open(&to.1);
             let error = store.load(exported, &named).unwrap_err();
             assert!(matches!(error, StoreError::Load { .. }), "{error}");
             assert!(error.to_string().contains(words), "{error}");

@@ -202,7 +202,7 @@ impl Store {
         let digest = digest_of(bytes);
         let path = self.blob_path(&digest)?;
         // What has the name may be damaged, or somebody's who knows what will be built.
-        if !lock(&self.verified).contains(&digest) {
+        if !lock(&self.verified).contains(&digest) || !self.has_blob(&digest) {
             write_in(&self.workplace, &path, bytes)?;
         }
         lock(&self.verified).insert(digest.clone());
