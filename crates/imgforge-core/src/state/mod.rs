@@ -289,6 +289,7 @@ impl StateDir {
         let mut path = self.path.clone();
         let walk = || {
             let mut folder = self.open_folder(CWD, path.as_str(), &path)?;
+            self.close_to_others(&folder)?;
             for part in parts(name) {
                 path.push(part);
                 folder = self.open_folder(folder.as_fd(), part, &path)?;
@@ -326,12 +327,15 @@ impl StateDir {
         }
     }
 
-    /// An earlier version made it as the umask said.
+    /// An earlier version made it as the umask said. One that lies where nothing can be written, or whose owner this user has
+    /// named as one to be trusted, stays as it is.
     fn close_to_others(&self, folder: &OwnedFd) -> Result<(), StateError> {
         let stat = rustix::fs::fstat(folder).map_err(|error| io_error(&self.path, error.into()))?;
         if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
-            let closed = rustix::fs::fchmod(folder, Mode::RWXU);
-            closed.map_err(|error| io_error(&self.path, error.into()))?;
+            match rustix::fs::fchmod(folder, Mode::RWXU) {
+                Ok(()) | Err(Errno::PERM | Errno::ROFS) => {}
+                Err(error) => return Err(io_error(&self.path, error.into())),
+            }
         }
         Ok(())
     }
