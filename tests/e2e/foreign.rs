@@ -191,7 +191,15 @@ fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
     let found_file = found_file.lines().next().expect("the file is in an unpacked layer");
     let others = || {
         let mut command = Command::new("setpriv");
-        command.args([&format!("--reuid={STRANGER}"), "--clear-groups", found_file, "id"]);
+        // The shell in between has given root's capabilities up.
+        command.args([
+            &format!("--reuid={STRANGER}"),
+            "--clear-groups",
+            "sh",
+            "-c",
+            "exec \"$0\" id",
+            found_file,
+        ]);
         command.output().unwrap().status.success()
     };
     assert!(closed(&own) && closed(&own.join("store")) && !others());
