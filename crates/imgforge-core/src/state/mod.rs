@@ -139,6 +139,7 @@ impl StateDir {
     }
 
     /// Another one below it, with the same owners.
+    #[must_use]
     pub fn sub(&self, name: &str) -> Self {
         Self { path: self.path.join(name), ..self.clone() }
     }
