@@ -182,7 +182,7 @@ fn nobody_else_can_look_into_what_imgforge_keeps_whatever_the_umask() {
     build("build setuid");
     std::fs::set_permissions(place.root(), PermissionsExt::from_mode(0o755)).unwrap();
     let own = place.root().join(".imgforge");
-    let closed = |path: &Utf8Path| path.metadata().unwrap().mode() & 0o077 == 0;
+    let closed = |path: &Utf8Path| path.metadata().unwrap().mode() & 0o777 == 0o700;
     let found = Command::new("find")
         .args([own.as_str(), "-name", "busybox-root", "-perm", "-4000"])
         .output()
