@@ -430,6 +430,5 @@ pub(super) const DIFFERENT: &[(&str, &str, &str)] = &[
     ("a target that ends in a dot", "/dot", "20.10 makes a file of it; a folder since"),
     ("arguments and their defaults", "history", "20.10 writes one line for an ARG of several names"),
     ("arguments of the platform", "history", "20.10 writes one line for an ARG of several names"),
-    ("capabilities", "/caps", "no filter of calls (docs/engines.md)"),
     ("from a stage, a pipe", "/t/p", "20.10 leaves pipes out; BuildKit copies them since"),
 ];
