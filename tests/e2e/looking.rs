@@ -63,3 +63,32 @@ fn help_can_be_asked_for_as_a_verb_and_says_the_same() {
     assert!(asked.contains("--exit-code"), "{asked}");
     assert_eq!(asked, imgforge(&family, &["plan", "--help"]).ok().stdout);
 }
+
+#[test]
+fn words_of_a_workspace_cannot_move_the_cursor_or_turn_text_around() {
+    let family = small_family();
+    let evil = "a\\u{202e}b\\u{1b}[2Jc\\u{61c}\\u{9b}d\\nEvil=1";
+    family.image(
+        "left",
+        &format!("    from \"mid\"\n    description \"{evil}\"\n    cmd \"sh\" \"-c\" \"{evil}\""),
+    );
+    let is_command = |c: char| imgforge::core::text::is_command(c) && !matches!(c, '\n' | '\t');
+    for args in [
+        &["list"][..],
+        &["list", "--format", "json"],
+        &["show", "left"],
+        &["show", "left", "--format", "json"],
+        &["plan", "--engine", "embedded"],
+        &["export", "left", "--to", "compose"],
+        &["export", "left", "--to", "kubernetes"],
+        &["export", "left", "--to", "quadlet"],
+        &["export", "left", "--to", "nomad"],
+        &["export", "left", "--to", "marathon"],
+        &["lint"],
+    ] {
+        let ran = imgforge(&family, args);
+        let shown = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!shown.contains(is_command), "{args:?}: {shown:?}");
+        assert!(!shown.lines().any(|line| line.starts_with("Evil=1")), "{args:?}: {shown}");
+    }
+}

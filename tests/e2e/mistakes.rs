@@ -140,7 +140,7 @@ fn files_of_the_wrong_kind_are_refused_instead_of_waited_for() {
         std::fs::remove_file(family.root().join("left/image.kdl")).unwrap();
         fifo(family, "left/image.kdl");
     });
-    assert_says(&shown, &["left/image.kdl cannot be read: it is not a regular file"]);
+    assert_says(&shown, &["left/image.kdl cannot be read: it is a device, a socket or a pipe, not a file"]);
     let shown = complaint(|family| fifo(family, "mid/.dockerignore"));
     assert_says(&shown, &["not a regular file", "mid/image.kdl:3"]);
     let shown = complaint(|family| fifo(family, "imgforge.lock"));
@@ -200,4 +200,47 @@ fn what_is_not_in_the_image_is_named_without_the_daemons_own_folders() {
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert_says(&ran.stderr, &["there is no program /bin/sh in the image", "shell/image.kdl:3"]);
     assert_says(&ran.stderr, &["lstat /nothing: no such file or directory\n   ╭─[from/image.kdl:3"]);
+}
+
+#[test]
+fn a_link_out_of_the_workspace_is_an_error_that_shows_nothing_of_what_it_leads_to() {
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret");
+    std::fs::write(&secret, "hunter2 = \"hunter2\" {\n").unwrap();
+    let plant: [(&str, &[&str]); 6] = [
+        ("imgforge.lock", &["plan"]),
+        ("imgforge.kdl", &["list"]),
+        ("left/image.kdl", &["list"]),
+        ("left/Dockerfile", &["list"]),
+        ("templates/own.j2", &["render", "left"]),
+        ("templates/export/compose.j2", &["export", "left", "--to", "compose"]),
+    ];
+    for (path, args) in plant {
+        for whole_folder in [false, true] {
+            let family = small_family();
+            match path {
+                "left/Dockerfile" => family.image("left", "    dockerfile \"Dockerfile\""),
+                "templates/own.j2" => family.image("left", "    from \"mid\"\n    template \"own.j2\""),
+                _ => {}
+            }
+            let full = family.root().join(path);
+            let is_in_folder = path.starts_with("templates/");
+            if whole_folder && is_in_folder {
+                std::fs::copy(&secret, outside.path().join(full.file_name().unwrap())).unwrap();
+                std::fs::create_dir_all(full.parent().unwrap().parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(outside.path(), full.parent().unwrap()).unwrap();
+            } else if whole_folder {
+                continue;
+            } else {
+                std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+                let _ = std::fs::remove_file(&full);
+                std::os::unix::fs::symlink(&secret, &full).unwrap();
+            }
+            let ran = imgforge(&family, args);
+            assert_eq!(ran.code, 2, "{path}: {}{}", ran.stdout, ran.stderr);
+            let shown = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(!shown.contains("hunter2"), "{path}: {shown}");
+            assert!(shown.contains("link") || shown.contains("not a plain file"), "{path}: {shown}");
+        }
+    }
 }

@@ -269,6 +269,7 @@ fn a_registry_with_a_login_takes_it_from_the_environment_and_from_docker() {
         command.env("DOCKER_CONFIG", config);
         if let Some((user, password)) = login {
             command.env("IMGFORGE_REGISTRY_USER", user).env("IMGFORGE_REGISTRY_PASSWORD", password);
+            command.env("IMGFORGE_REGISTRY_HOST", registry.host());
         }
         Ran::of(command.output().unwrap())
     };

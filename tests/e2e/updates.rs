@@ -607,3 +607,33 @@ fn what_no_mirror_has_any_more_comes_from_a_snapshot_then_from_the_registry() {
         assert!(failed.stderr.contains(part), "{part} is missing in\n{}", failed.stderr);
     }
 }
+
+#[test]
+fn an_index_from_before_the_lock_is_refused_until_it_is_accepted() {
+    let mut family = Family::new(false);
+    let publish = |family: &Family, date: &str| {
+        family.stable.publish(&family.key, &[("Date", date)]).unwrap();
+        family.security.publish(&family.key, &[("Label", "Test-Security"), ("Date", date)]).unwrap();
+    };
+    let dists = family.folder.path().join("repository/dists/stable");
+    publish(&family, "Thu, 05 Nov 2020 21:00:05 UTC");
+    let old = std::fs::read(dists.join("InRelease")).unwrap();
+    add(&mut family.stable, "hammer", "1.1", "");
+    publish(&family, "Fri, 06 Nov 2020 21:00:05 UTC");
+    family.run(&["update"]).ok();
+    let lock = family.lock();
+    assert!(lock.contains("indexed=\"20201106T210005Z\""), "{lock}");
+
+    std::fs::write(dists.join("InRelease"), old).unwrap();
+    for args in [&["update"][..], &["update", "saw"], &["update", "--security"], &["outdated"]] {
+        let refused = family.run(args);
+        assert_eq!(refused.code, 3, "{args:?}: {}", refused.stderr);
+        for part in ["20201105T210005Z", "20201106T210005Z", "imgforge update --accept-index-date"] {
+            assert!(refused.stderr.contains(part), "{args:?}: {}", refused.stderr);
+        }
+        assert_eq!(family.lock(), lock, "{args:?}");
+    }
+    family.run(&["update", "--accept-index-date"]).ok();
+    assert!(!family.lock().contains("20201106T210005Z"), "{}", family.lock());
+    family.run(&["update"]).ok();
+}

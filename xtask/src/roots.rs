@@ -145,7 +145,12 @@ fn index() -> Result<Index> {
     let apt = &session.workspace().manifest.apt[0];
     let root = Utf8Path::from_path(folder.path()).context("the folder's name is no text")?;
     let repository = Machine::read()?.repository(apt, root, "amd64")?;
-    Ok(fetch_index(&repository, &Cache::user().context("no cache folder")?, &Silent)?)
+    Ok(fetch_index(
+        &repository,
+        &imgforge_packages::Seen::default(),
+        &Cache::user().context("no cache folder")?,
+        &Silent,
+    )?)
 }
 
 /// A busy set or two, and up to six names by chance.

@@ -14,16 +14,13 @@ use crate::diagnostic::Span;
 use crate::dockerfile::{ContextSource, Dockerfile};
 use crate::dockerignore::DockerIgnore;
 use crate::name::nearest;
-use crate::source::{ContentHash, Kind, Source};
+use crate::source::{ContentHash, Kind, MAX_LINKS, Source};
 
 /// The folder in the context for files that imgforge writes itself.
 pub const GENERATED: &str = ".imgforge";
 
 /// Where package files lie in the context; their content is in the fingerprint as locked packages.
 const SUPPLIED_LATER: [&str; 2] = [".imgforge/packages", ".imgforge/root.tar"];
-
-/// How many links one path may pass through, as in the kernel (`ELOOP`).
-const MAX_LINKS: usize = 40;
 
 /// A file that imgforge writes for a build.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! Problems in files, with the place, what was expected and what to do: collected, never only the first.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceSpan};
 use serde::{Deserialize, Serialize};
+
+use crate::text;
 
 /// A place in one file, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -84,7 +86,8 @@ pub struct Problem {
     severity: Severity,
     file: Option<Arc<SourceFile>>,
     labels: Vec<LabeledSpan>,
-    source: Option<NamedSource<String>>,
+    /// The file as it may be shown, made when it is: a file may have as many problems as it has lines.
+    source: OnceLock<NamedSource<String>>,
     related: Vec<Problem>,
 }
 
@@ -98,7 +101,7 @@ impl Problem {
             severity: Severity::Error,
             file: None,
             labels: Vec::new(),
-            source: None,
+            source: OnceLock::new(),
             related: Vec::new(),
         }
     }
@@ -111,7 +114,6 @@ impl Problem {
         label: impl Into<String>,
     ) -> Self {
         let mut problem = Self::new(message);
-        problem.source = Some(NamedSource::new(one_line(file.path.as_str()), blanked(&file.text)));
         problem.file = Some(Arc::clone(file));
         problem.labels.push(LabeledSpan::new_primary_with_span(Some(one_line(&label.into())), span));
         problem
@@ -210,7 +212,9 @@ impl Diagnostic for Problem {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)
     }
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        self.source.as_ref().map(|source| source as &dyn miette::SourceCode)
+        let file = self.file.as_ref()?;
+        let shown = || NamedSource::new(one_line(file.path.as_str()), blanked(&file.text));
+        Some(self.source.get_or_init(shown))
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         (!self.labels.is_empty()).then(|| Box::new(self.labels.iter().cloned()) as _)
@@ -221,11 +225,9 @@ impl Diagnostic for Problem {
     }
 }
 
-/// Whether a terminal takes `c` as a command, or shows the text around it in another order than it is written in
-/// (Unicode's bidirectional controls).
+/// Whether `c` may not be shown as it is; lines and tabs may.
 fn is_command(c: char) -> bool {
-    (c.is_control() && !matches!(c, '\n' | '\t'))
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    text::is_command(c) && !matches!(c, '\n' | '\t')
 }
 
 /// `text` with what a terminal would obey written as `\u{1b}`: words of a file get into messages, and a file is not

@@ -17,7 +17,9 @@ use kdl::{KdlDocument, KdlNode, KdlValue};
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::kdl_text;
 use crate::name::ImageName;
+use crate::text::is_command;
 
 /// The version of the file's form.
 const VERSION: i128 = 1;
@@ -125,7 +127,7 @@ pub struct LockedPackage {
     /// Whether it came from a security suite: one whose name ends in `-security`, or whose `Release` file says so.
     pub security: bool,
     /// The date of a signed index that had it, in UTC, as archives of earlier states are asked for it:
-    /// `20261126T210000Z`. Only of sources that have such an archive.
+    /// `20261126T210000Z`. An index that is older than that of any package of its suite is a replayed one.
     pub indexed: Option<String>,
 }
 
@@ -152,6 +154,20 @@ impl LockedPackage {
 }
 
 impl Lock {
+    /// By suite, the date of the newest index that a package of this source was locked from.
+    pub fn dates(&self, source: &str) -> BTreeMap<String, String> {
+        let mut dates: BTreeMap<String, String> = BTreeMap::new();
+        for package in self.packages.iter().filter(|package| package.source == source) {
+            if let Some(date) = &package.indexed {
+                let known = dates.entry(package.suite.clone()).or_default();
+                if *known < *date {
+                    known.clone_from(date);
+                }
+            }
+        }
+        dates
+    }
+
     /// The file's text: the same for the same lock, bit for bit.
     pub fn to_kdl(&self) -> String {
         let mut text = String::from(HEAD);
@@ -211,7 +227,7 @@ impl Lock {
             return Err(problem.into());
         }
         let mut reader = Reader::new(&file);
-        match KdlDocument::parse_v2(text) {
+        match kdl_text::parse(text) {
             Ok(document) => reader.document(&document),
             Err(error) => {
                 for found in error.diagnostics {
@@ -286,9 +302,7 @@ fn quoted(text: &str) -> String {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
-            c if c.is_control()
-                || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
+            c if is_command(c) || c == '\u{feff}' => {
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
             }
             c => out.push(c),

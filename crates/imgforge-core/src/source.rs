@@ -1,15 +1,26 @@
 //! Where files come from: the work tree now, a git revision later. All paths are relative to the workspace root.
+//!
+//! A workspace may be somebody else's. So one rule holds for whatever is read of it: links are followed inside of it, as
+//! in a build's context; one that leads out of it, a device, a pipe, and what is larger than any such file are errors.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
+use crate::context::clean;
+use crate::file;
 use crate::stat_cache::StatCache;
 use crate::state::StateDir;
+
+/// How many links one path may pass through, as in the kernel (`ELOOP`).
+pub(crate) const MAX_LINKS: usize = 40;
+/// The largest `.gitignore`; git reads none beyond 100 MB.
+const MAX_IGNORE: u64 = 4 << 20;
 
 /// BLAKE3 of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,7 +74,7 @@ pub enum Kind {
 
 /// A tree of files.
 pub trait Source: Sync {
-    /// The whole content of a file. Links are followed.
+    /// The whole content of a file. Links are followed inside the tree (see [`follow`]).
     fn read(&self, path: &Utf8Path) -> io::Result<Vec<u8>>;
     /// What lies at `path`; a link is a link.
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind>;
@@ -105,12 +116,11 @@ impl WorkTree {
 
 impl Source for WorkTree {
     fn read(&self, path: &Utf8Path) -> io::Result<Vec<u8>> {
-        let full = self.root.join(path);
-        // Opening a named pipe would wait for ever.
-        if !fs::metadata(&full)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
-        fs::read(full)
+        let end = match follow(self, path)? {
+            Led::To(end, _) => end,
+            Led::Outside(link) => return Err(leads_outside(&link)),
+        };
+        file::read(&self.root.join(end), file::MAX_TEXT)
     }
 
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind> {
@@ -152,7 +162,25 @@ impl Source for WorkTree {
 
     fn find(&self, name: &str) -> io::Result<Vec<Utf8PathBuf>> {
         let mut found = Vec::new();
-        let walk = ignore::WalkBuilder::new(&self.root).require_git(false).follow_links(false).build();
+        let refused = Arc::new(Mutex::new(None));
+        let is_sound = {
+            let refused = Arc::clone(&refused);
+            move |entry: &ignore::DirEntry| {
+                let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
+                let checked = if is_folder { check_ignore_files(entry.path()) } else { Ok(()) };
+                let is_sound = checked.is_ok();
+                if let Err(error) = checked {
+                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+                is_sound
+            }
+        };
+        // Those of the folders above hold too.
+        for folder in self.root.ancestors() {
+            check_ignore_files(folder.as_std_path())?;
+        }
+        let mut walk = ignore::WalkBuilder::new(&self.root);
+        let walk = walk.require_git(false).follow_links(false).filter_entry(is_sound).build();
         for entry in walk {
             let entry = entry.map_err(|error| walk_error(&error))?;
             if entry.file_name() == name && entry.file_type().is_some_and(|kind| !kind.is_dir()) {
@@ -162,6 +190,9 @@ impl Source for WorkTree {
                 found.push(path.to_owned());
             }
         }
+        if let Some(error) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
         found.sort_unstable();
         Ok(found)
     }
@@ -169,6 +200,95 @@ impl Source for WorkTree {
     fn disk_path(&self, path: &Utf8Path) -> Option<Utf8PathBuf> {
         Some(self.root.join(path))
     }
+}
+
+/// What a path leads to when the links on it are followed.
+pub(crate) enum Led {
+    /// A path without links, and what lies there.
+    To(Utf8PathBuf, Kind),
+    /// Out of the tree, by the link at this path (or by the path's own `..`).
+    Outside(Utf8PathBuf),
+}
+
+/// Follows the links on a path, as a build does in its context: their targets are relative, and stay in the tree.
+///
+/// # Errors
+/// What the system says, and a path through more than [`MAX_LINKS`] links.
+pub(crate) fn follow(source: &dyn Source, path: &Utf8Path) -> io::Result<Led> {
+    let Some(mut path) = clean(path.as_str()) else { return Ok(Led::Outside(path.to_owned())) };
+    for _ in 0..=MAX_LINKS {
+        let Some((link, target)) = first_link(source, &path)? else {
+            let kind = if path.as_str().is_empty() { Kind::Dir } else { source.kind(&path)? };
+            return Ok(Led::To(path, kind));
+        };
+        let folder = link.parent().unwrap_or(Utf8Path::new(""));
+        let rest = path.strip_prefix(&link).unwrap_or(Utf8Path::new(""));
+        match clean(folder.join(&target).join(rest).as_str()).filter(|_| !target.starts_with('/')) {
+            Some(onward) => path = onward,
+            None => return Ok(Led::Outside(link)),
+        }
+    }
+    let message = format!("it leads through more than {MAX_LINKS} links");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// The first component of a path that is a link, with its target.
+fn first_link(source: &dyn Source, path: &Utf8Path) -> io::Result<Option<(Utf8PathBuf, String)>> {
+    let mut walked = Utf8PathBuf::new();
+    for component in path.components() {
+        walked.push(component.as_str());
+        if let Kind::Symlink { target } = source.kind(&walked)? {
+            return Ok(Some((walked, target)));
+        }
+    }
+    Ok(None)
+}
+
+fn leads_outside(link: &Utf8Path) -> io::Error {
+    let message = format!(
+        "the link {link} leads out of the workspace, where nothing is read; put the file itself into the workspace"
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Whether the files that say what is ignored in a folder can be read to their ends: the walk reads them by itself
+/// (gitignore(5); gitrepository-layout(5) for a `.git` that is a file).
+fn check_ignore_files(folder: &std::path::Path) -> io::Result<()> {
+    for name in [".gitignore", ".ignore"] {
+        check_ignore_file(&folder.join(name))?;
+    }
+    let git = folder.join(".git");
+    let Ok(found) = fs::metadata(&git) else { return Ok(()) };
+    let common = if found.is_dir() {
+        git
+    } else {
+        check_ignore_file(&git)?;
+        let Some(repository) =
+            first_line(&git).and_then(|line| Some(folder.join(line.strip_prefix("gitdir: ")?)))
+        else {
+            return Ok(());
+        };
+        let common = repository.join("commondir");
+        check_ignore_file(&common)?;
+        repository.join(first_line(&common).unwrap_or_default())
+    };
+    check_ignore_file(&common.join("info/exclude"))
+}
+
+fn check_ignore_file(path: &std::path::Path) -> io::Result<()> {
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let message = if !found.is_file() {
+        format!("{} is not a file", path.display())
+    } else if found.len() > MAX_IGNORE {
+        format!("{} is larger than {} MiB, the most that is read of it", path.display(), MAX_IGNORE >> 20)
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+fn first_line(path: &std::path::Path) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.lines().next()?.to_owned())
 }
 
 /// What kept a folder from being searched, with the path said once.
@@ -196,13 +316,81 @@ pub(crate) fn hash_file(path: &Utf8Path) -> io::Result<ContentHash> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_named_pipe_is_refused_instead_of_waited_for() {
+    fn tree() -> (tempfile::TempDir, Utf8PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let root = Utf8Path::from_path(dir.path()).unwrap();
+        let root = Utf8PathBuf::from_path_buf(dir.path().join("workspace")).unwrap();
+        fs::create_dir(&root).unwrap();
+        fs::write(dir.path().join("secret"), "secret").unwrap();
+        (dir, root)
+    }
+
+    fn link(target: &str, at: Utf8PathBuf) {
+        std::os::unix::fs::symlink(target, at).unwrap();
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_workspace_and_not_out_of_it() {
+        let (dir, root) = tree();
+        let tree = WorkTree::uncached(&root);
+        fs::create_dir_all(root.join("shared/deep")).unwrap();
+        fs::write(root.join("shared/file"), "text").unwrap();
+        link("shared", root.join("folder"));
+        link("../folder/file", root.join("shared/inner"));
+        assert_eq!(tree.read("shared/inner".into()).unwrap(), b"text");
+        assert_eq!(tree.read("folder/deep/../file".into()).unwrap(), b"text");
+        link("../secret", root.join("out"));
+        link(dir.path().to_str().unwrap(), root.join("whole"));
+        link("..", root.join("up"));
+        link("shared/../../secret", root.join("around"));
+        for path in ["out", "whole/secret", "up/secret", "around", "../secret"] {
+            let refused = tree.read(path.into()).unwrap_err().to_string();
+            assert!(refused.contains("out of the workspace"), "{path}: {refused}");
+        }
+        link("b", root.join("a"));
+        link("a", root.join("b"));
+        assert!(tree.read("a".into()).unwrap_err().to_string().contains("more than 40 links"));
+        assert_eq!(tree.read("nothing".into()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_instead_of_waited_for() {
+        let (_dir, root) = tree();
         let made = std::process::Command::new("mkfifo").arg(root.join("pipe")).status().unwrap();
         assert!(made.success());
-        let refused = WorkTree::uncached(root).read("pipe".into()).unwrap_err();
-        assert!(refused.to_string().contains("not a regular file"), "{refused}");
+        let refused = WorkTree::uncached(&root).read("pipe".into()).unwrap_err();
+        assert!(refused.to_string().contains("not a file"), "{refused}");
+    }
+
+    type Plant = fn(&Utf8Path);
+
+    #[test]
+    fn endless_files_of_what_is_ignored_end_the_search_with_an_error() {
+        let plant: [(&str, Plant); 6] = [
+            (".gitignore", |root| link("/dev/zero", root.join(".gitignore"))),
+            ("sub/.ignore", |root| link("/dev/zero", root.join("sub/.ignore"))),
+            (".git/info/exclude", |root| {
+                fs::create_dir_all(root.join(".git/info")).unwrap();
+                link("/dev/zero", root.join(".git/info/exclude"));
+            }),
+            (".git", |root| link("/dev/zero", root.join(".git"))),
+            ("evil/commondir", |root| {
+                fs::write(root.join(".git"), "gitdir: evil\n").unwrap();
+                fs::create_dir(root.join("evil")).unwrap();
+                link("/dev/zero", root.join("evil/commondir"));
+            }),
+            ("sub/.gitignore", |root| {
+                fs::File::create(root.join("sub/.gitignore")).unwrap().set_len(MAX_IGNORE + 1).unwrap();
+            }),
+        ];
+        for (name, plant) in plant {
+            let (_dir, root) = tree();
+            fs::create_dir(root.join("sub")).unwrap();
+            plant(&root);
+            let refused = WorkTree::uncached(&root).find("image.kdl").unwrap_err().to_string();
+            assert!(refused.contains(name), "{name}: {refused}");
+        }
+        let (dir, root) = tree();
+        link("/dev/zero", Utf8PathBuf::from_path_buf(dir.path().join(".gitignore")).unwrap());
+        assert!(WorkTree::uncached(&root).find("image.kdl").is_err(), "those above hold too");
     }
 }

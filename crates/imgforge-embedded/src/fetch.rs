@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use imgforge_core::pace::Paced;
 use imgforge_engine::{BuildError, CancellationToken};
 use sha2::{Digest, Sha256};
 
@@ -37,8 +38,10 @@ pub(crate) async fn fetch(
 }
 
 fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
-    let config =
-        ureq::Agent::config_builder().timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
+    let config = ureq::Agent::config_builder()
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .timeout_per_read(Some(PATIENCE));
     let agent = ureq::Agent::new_with_config(config.build());
     let mut answer = agent.get(url).call().map_err(|error| error.to_string())?;
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -49,7 +52,7 @@ fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
     let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("download").to_owned();
     let mut bytes = Vec::new();
     let body = answer.body_mut().with_config().limit(MAX).reader();
-    body.take(MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Paced::new(body, PATIENCE).take(MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if let Some(expected) = checksum {
         let found = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
         if found != expected {

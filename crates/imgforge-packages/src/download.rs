@@ -11,15 +11,15 @@ use std::sync::Mutex;
 
 use camino::Utf8Path;
 use imgforge_core::lock::LockedPackage;
+use imgforge_core::pace::Paced;
 use jiff::ToSpan;
 use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
-use ureq::Agent;
 use ureq::http::StatusCode;
 
 use crate::cache::{Cache, make_parent};
 use crate::error::Error;
-use crate::http::{self, Failure};
+use crate::http::{self, Client, Failure};
 use crate::machine::Repository;
 use crate::progress::{Meter, Progress};
 use crate::release::TIMESTAMP;
@@ -65,7 +65,7 @@ pub fn fetch(
         archive: Mutex::default(),
         failed: Mutex::default(),
     };
-    let servers = Servers { agent: http::agent(), repositories, down: Mutex::default() };
+    let servers = Servers { agent: Client::of(repositories), repositories, down: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| work.run(|package| fetch_one(&servers, package, cache, &meter)));
@@ -136,7 +136,7 @@ enum Found {
 
 /// The servers of one run.
 struct Servers<'a> {
-    agent: Agent,
+    agent: Client,
     repositories: &'a [Repository],
     /// Those that did not answer, and how: nobody waits for them again.
     down: Mutex<HashMap<String, String>>,
@@ -253,7 +253,7 @@ fn open_partial(package: &LockedPackage, cache: &Cache) -> Result<Option<File>, 
 
 /// One try: goes on with `file` where it ends, and checks the whole.
 fn download(
-    agent: &Agent,
+    agent: &Client,
     url: &str,
     package: &LockedPackage,
     file: &mut File,
@@ -275,7 +275,7 @@ fn download(
     }
     let start = length;
     meter.had(start);
-    let mut reader = response.body_mut().as_reader().take(package.size + 1 - start);
+    let mut reader = Paced::new(response.body_mut().as_reader(), http::IDLE).take(package.size + 1 - start);
     let mut buffer = vec![0; 1 << 16];
     loop {
         let read = match reader.read(&mut buffer) {

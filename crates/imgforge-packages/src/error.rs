@@ -75,6 +75,43 @@ pub enum Error {
         /// As found.
         found: String,
     },
+    /// A signed index that is older than one that was seen before.
+    #[error(
+        "{url} is of {date}, older than the one that the lock was made by ({seen}): the mirror is behind, or someone keeps updates \
+         from you; try again later or another mirror, or take it with `imgforge update --accept-index-date`"
+    )]
+    Replayed {
+        /// The file.
+        url: String,
+        /// Its date.
+        date: String,
+        /// The date in the lock.
+        seen: String,
+    },
+    /// A signed index from the future.
+    #[error(
+        "{url} is of {date}, {ahead} in the future: see to this machine's clock, or, if that is right, take it with \
+         `imgforge update --accept-index-date`"
+    )]
+    Future {
+        /// The file.
+        url: String,
+        /// Its date.
+        date: String,
+        /// How far, in words.
+        ahead: String,
+    },
+    /// A signed index without a date, where the one before had one.
+    #[error(
+        "{url} has no date, and the one that the lock was made by has ({seen}); if that is right, take it with \
+         `imgforge update --accept-index-date`"
+    )]
+    Undated {
+        /// The file.
+        url: String,
+        /// The date in the lock.
+        seen: String,
+    },
     /// A name that no suite has.
     #[error("no package \"{name}\" in {suites}{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean \"{n}\"?")))]
     UnknownPackage {

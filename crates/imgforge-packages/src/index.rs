@@ -1,24 +1,25 @@
 //! What a repository has: fetched, verified, parsed, and kept parsed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use imgforge_core::file;
 use imgforge_core::lock::{LockedPackage, is_security_suite};
 use serde::{Deserialize, Serialize};
-use ureq::Agent;
 
 use crate::apk;
 use crate::cache::{self, Cache, sha256};
 use crate::control::{Paragraph, paragraphs};
 use crate::deb::{Deb, Depth};
 use crate::error::Error;
-use crate::http;
+use crate::http::{self, Client};
 use crate::machine::{Repository, RepositorySuite};
 use crate::progress::{Meter, Progress};
 use crate::relation::Scheme;
 use crate::release::{IndexFile, Release};
+use crate::replay::Seen;
 use crate::signature;
 
 /// Changes whenever [`IndexEntry`] or how it is read does.
@@ -64,8 +65,8 @@ pub struct Index {
     pub(crate) scheme: Scheme,
     pub(crate) architecture: String,
     pub(crate) suites: Vec<String>,
-    /// By suite: the date of its index, where an archive can be asked for it.
-    dates: HashMap<String, String>,
+    /// By suite: the date of its index.
+    dates: BTreeMap<String, String>,
     pub(crate) entries: Vec<IndexEntry>,
     by_name: HashMap<String, Vec<usize>>,
     /// Entries whose version an earlier suite has too.
@@ -115,7 +116,7 @@ impl Index {
             scheme,
             architecture: architecture.to_owned(),
             suites: suites.to_vec(),
-            dates: HashMap::new(),
+            dates: BTreeMap::new(),
             entries,
             by_name,
             doubles,
@@ -194,6 +195,15 @@ impl Index {
         self.versions(&package.name).chain(recalled).find(|entry| entry.version == package.version)
     }
 
+    /// By suite, the date of its signed index in UTC (`20261126T210000Z`), where it has one.
+    pub fn dates(&self) -> &BTreeMap<String, String> {
+        &self.dates
+    }
+
+    pub(crate) fn dated(self, dates: BTreeMap<String, String>) -> Self {
+        Self { dates, ..self }
+    }
+
     /// The names of all packages.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
@@ -235,21 +245,27 @@ impl Index {
     }
 }
 
-/// Fetches the index of a repository: signatures are verified before hashes, hashes before anything is unpacked.
+/// Fetches the index of a repository: signatures are verified before hashes, hashes before anything is unpacked, and an
+/// index that is older than the one that was seen before is refused.
 ///
 /// # Errors
 /// Any of [`Error`]'s about keyrings, servers, signatures and metadata.
-pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progress) -> Result<Index, Error> {
+pub fn fetch_index(
+    repository: &Repository,
+    seen: &Seen,
+    cache: &Cache,
+    progress: &dyn Progress,
+) -> Result<Index, Error> {
     if repository.scheme == Scheme::Alpine {
-        return apk::fetch(repository, progress);
+        return apk::fetch(repository, seen, progress);
     }
     let meter = Meter::new(progress, "package indexes", 0);
-    let agent = http::agent();
+    let agent = Client::of([repository]);
     let suites: Vec<Result<Suite, Error>> = std::thread::scope(|scope| {
         let threads: Vec<_> = repository
             .suites
             .iter()
-            .map(|suite| scope.spawn(|| fetch_suite(&agent, repository, suite, cache, &meter)))
+            .map(|suite| scope.spawn(|| fetch_suite(&agent, repository, suite, seen, cache, &meter)))
             .collect();
         threads
             .into_iter()
@@ -257,17 +273,15 @@ pub fn fetch_index(repository: &Repository, cache: &Cache, progress: &dyn Progre
             .collect()
     });
     let names: Vec<String> = repository.suites.iter().map(|suite| suite.name.clone()).collect();
-    let (mut entries, mut dates) = (Vec::new(), HashMap::new());
+    let (mut entries, mut dates) = (Vec::new(), BTreeMap::new());
     for (name, suite) in names.iter().zip(suites) {
         let suite = suite?;
         entries.extend(suite.entries);
-        if let Some(date) = suite.date.filter(|_| !repository.snapshots.is_empty()) {
-            dates.insert(name.clone(), date);
-        }
+        dates.extend(suite.date.map(|date| (name.clone(), date)));
     }
     meter.finish();
     let index = Index::new(&repository.source, &repository.architecture, &names, entries);
-    Ok(Index { dates, ..index })
+    Ok(index.dated(dates))
 }
 
 /// What one suite has.
@@ -278,9 +292,10 @@ struct Suite {
 }
 
 fn fetch_suite(
-    agent: &Agent,
+    agent: &Client,
     repository: &Repository,
     suite: &RepositorySuite,
+    seen: &Seen,
     cache: &Cache,
     meter: &Meter<'_>,
 ) -> Result<Suite, Error> {
@@ -288,7 +303,7 @@ fn fetch_suite(
     let url = format!("{folder}/InRelease");
     let keyring =
         |reason: String| Error::Keyring { suite: suite.name.clone(), path: suite.keyring.clone(), reason };
-    let keys = std::fs::read(&suite.keyring).map_err(|e| keyring(e.to_string()))?;
+    let keys = file::read(&suite.keyring, file::MAX_KEYS).map_err(|e| keyring(e.to_string()))?;
     let keys = signature::read_keyring(&keys).map_err(keyring)?;
     let signed = http::get(agent, &url, INRELEASE_LIMIT)?.ok_or_else(|| Error::Unreachable {
         url: url.clone(),
@@ -302,6 +317,7 @@ fn fetch_suite(
     let signed = String::from_utf8(signed).map_err(|_| bad("it is no text".to_owned()))?;
     let release = Release::parse(&signature::verify(&signed, &keys, now).map_err(bad)?);
     release.check(&url, &suite.name, now.cast_signed())?;
+    seen.check(&url, &suite.name, release.date().as_deref(), now.cast_signed())?;
     let mut entries = Vec::new();
     for component in &repository.components {
         for file in release.packages(&url, component, &repository.architecture)? {
@@ -315,7 +331,7 @@ fn fetch_suite(
 
 /// The entries of one `Packages` file: from the cache when they are there.
 fn read_index(
-    agent: &Agent,
+    agent: &Client,
     folder: &str,
     file: &IndexFile,
     suite: &RepositorySuite,
@@ -342,14 +358,14 @@ fn read_index(
 }
 
 /// By its hash where the repository has that (a mirror may be in the middle of an update), else by its name.
-fn fetch_verified(agent: &Agent, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
+fn fetch_verified(agent: &Client, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
     let by_name = format!("{folder}/{}", http::encode(&file.path));
     let parent = by_name.rsplit_once('/').map_or("", |(parent, _)| parent);
     let by_hash = format!("{parent}/by-hash/SHA256/{}", file.sha256);
     let mut failure =
         Error::Unreachable { url: by_name.clone(), reason: "the server does not have it".to_owned() };
     for url in [&by_hash, &by_name].into_iter().skip(usize::from(!file.by_hash)) {
-        let Some(bytes) = http::get(agent, url, file.size + 1)? else { continue };
+        let Some(bytes) = http::get_start(agent, url, file.size + 1)? else { continue };
         let found = sha256(&bytes);
         if found == file.sha256 && bytes.len() as u64 == file.size {
             return Ok(bytes);

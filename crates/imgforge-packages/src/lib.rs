@@ -15,6 +15,7 @@
 //! It is apart from the core since it reads the machine, the network and the clock. It blocks, and uses threads:
 //! nothing here needs to wait for thousands of things at once.
 
+mod address;
 pub mod apk;
 mod cache;
 mod compare;
@@ -29,6 +30,7 @@ mod machine;
 mod progress;
 mod relation;
 mod release;
+mod replay;
 mod resolve;
 mod resolver;
 mod root;
@@ -37,6 +39,7 @@ mod scripts;
 mod signature;
 mod stage;
 
+pub use address::Login;
 pub use cache::Cache;
 pub use compare::{Difference, compare};
 pub use download::{Fetched, fetch};
@@ -46,6 +49,7 @@ pub use index::{Index, IndexEntry, fetch_index};
 pub use machine::{Machine, Repository, RepositorySuite};
 pub use progress::{Progress, Silent};
 pub use relation::{Alternative, Bound, Dependency, Scheme, compare_versions, parse_relations};
+pub use replay::Seen;
 pub use resolve::{Partial, Request, Updated};
 pub use root::{is_configurable, stage_root};
 pub use scripts::{Options, script_fingerprint};

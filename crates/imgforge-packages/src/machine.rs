@@ -7,6 +7,7 @@ use std::fs;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::manifest::{ApkSource, AptSource};
 
+use crate::address::{self, Login};
 use crate::control::paragraphs;
 use crate::error::Error;
 use crate::relation::Scheme;
@@ -14,11 +15,14 @@ use crate::relation::Scheme;
 /// The keys that Debian's own archives are signed with, where Debian puts them.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Where a repository is, and the login for it.
+type Address = (String, Option<Login>);
+
 /// What the machine says about repositories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// From `IMGFORGE_APT_URI`: the suite, or none for all suites; and its URI.
-    variable: Vec<(Option<String>, String)>,
+    variable: Vec<(Option<String>, Address)>,
     configured: Vec<Configured>,
 }
 
@@ -26,7 +30,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Configured {
     suite: String,
-    uri: String,
+    uri: Address,
     keyring: Option<Utf8PathBuf>,
 }
 
@@ -43,8 +47,10 @@ pub struct Repository {
     pub suites: Vec<RepositorySuite>,
     /// `main`...
     pub components: Vec<String>,
-    /// Archives of its earlier states, without slashes at their ends.
+    /// Archives of its earlier states, without slashes at their ends and without logins.
     pub snapshots: Vec<String>,
+    /// The logins of those archives, where they have one.
+    pub logins: Vec<(String, Login)>,
 }
 
 /// One suite of a [`Repository`].
@@ -52,8 +58,10 @@ pub struct Repository {
 pub struct RepositorySuite {
     /// `bookworm`.
     pub name: String,
-    /// The repository's root, without a slash at its end.
+    /// The repository's root, without a slash at its end and without the login in it.
     pub uri: String,
+    /// The login.
+    pub login: Option<Login>,
     /// A file with the OpenPGP keys that may sign it; of Alpine, a folder with public keys.
     pub keyring: Utf8PathBuf,
 }
@@ -63,11 +71,11 @@ impl Repository {
     pub fn of_apk(source: &ApkSource, root: &Utf8Path, architecture: &str) -> Self {
         let keyring = source.keys.as_ref().map_or_else(|| root.to_owned(), |keys| root.join(&keys.value));
         let suite = |address: &str| {
-            let uri = address.trim_end_matches('/').to_owned();
+            let (uri, login) = address::split(address);
             // Mirrors differ in what comes before.
             let mut ends: Vec<&str> = uri.rsplit('/').take(2).collect();
             ends.reverse();
-            RepositorySuite { name: ends.join("/"), uri: uri.clone(), keyring: keyring.clone() }
+            RepositorySuite { name: ends.join("/"), uri: uri.clone(), login, keyring: keyring.clone() }
         };
         Self {
             source: source.name.value.clone(),
@@ -76,7 +84,15 @@ impl Repository {
             suites: source.repositories.iter().map(|address| suite(&address.value)).collect(),
             components: Vec::new(),
             snapshots: Vec::new(),
+            logins: Vec::new(),
         }
+    }
+
+    /// The logins, by the addresses that they are for.
+    pub(crate) fn logins(&self) -> impl Iterator<Item = (&str, &Login)> {
+        let of_suites =
+            self.suites.iter().filter_map(|suite| Some((suite.uri.as_str(), suite.login.as_ref()?)));
+        of_suites.chain(self.logins.iter().map(|(address, login)| (address.as_str(), login)))
     }
 }
 
@@ -117,10 +133,10 @@ impl Machine {
         architecture: &str,
     ) -> Result<Repository, Error> {
         let suite = |name: &str| -> Result<RepositorySuite, Error> {
-            let uri =
-                source.uri.as_ref().map(|uri| uri.value.as_str()).or_else(|| self.uri(name)).ok_or_else(
-                    || Error::NoUri { name: source.name.value.clone(), suite: name.to_owned() },
-                )?;
+            let given = source.uri.as_ref().map(|uri| address::split(&uri.value));
+            let (uri, login) = given
+                .or_else(|| self.uri(name).cloned())
+                .ok_or_else(|| Error::NoUri { name: source.name.value.clone(), suite: name.to_owned() })?;
             let keyring = self.keyring(source, root, name);
             if !keyring.is_file() {
                 let reason = "no such file; give `keyring` in imgforge.kdl, or install \
@@ -131,8 +147,10 @@ impl Machine {
                     reason: reason.to_owned(),
                 });
             }
-            Ok(RepositorySuite { name: name.to_owned(), uri: uri.trim_end_matches('/').to_owned(), keyring })
+            Ok(RepositorySuite { name: name.to_owned(), uri, login, keyring })
         };
+        let archives: Vec<Address> = source.snapshots.iter().map(|s| address::split(&s.value)).collect();
+        let with_login = |(address, login): &Address| Some((address.clone(), login.clone()?));
         let components: Vec<String> = source.components.iter().map(|c| c.value.clone()).collect();
         Ok(Repository {
             scheme: Scheme::Debian,
@@ -140,16 +158,17 @@ impl Machine {
             architecture: architecture.to_owned(),
             suites: source.suites.iter().map(|s| suite(&s.value)).collect::<Result<_, _>>()?,
             components: if components.is_empty() { vec!["main".to_owned()] } else { components },
-            snapshots: source.snapshots.iter().map(|s| s.value.trim_end_matches('/').to_owned()).collect(),
+            logins: archives.iter().filter_map(with_login).collect(),
+            snapshots: archives.into_iter().map(|(address, _)| address).collect(),
         })
     }
 
     /// A URI for this suite by name comes before one for all suites, the variable before apt's configuration.
-    fn uri(&self, suite: &str) -> Option<&str> {
+    fn uri(&self, suite: &str) -> Option<&Address> {
         let named = self.variable.iter().find(|(name, _)| name.as_deref() == Some(suite));
         let any = || self.variable.iter().find(|(name, _)| name.is_none());
-        let configured = || self.configured.iter().find(|c| c.suite == suite).map(|c| c.uri.as_str());
-        named.or_else(any).map(|(_, uri)| uri.as_str()).or_else(configured)
+        let configured = || self.configured.iter().find(|c| c.suite == suite).map(|c| &c.uri);
+        named.or_else(any).map(|(_, uri)| uri).or_else(configured)
     }
 
     fn keyring(&self, source: &AptSource, root: &Utf8Path, suite: &str) -> Utf8PathBuf {
@@ -181,10 +200,10 @@ fn source_files(apt: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Error> {
     Ok(files)
 }
 
-fn read_word(word: &str) -> (Option<String>, String) {
+fn read_word(word: &str) -> (Option<String>, Address) {
     match word.split_once('=') {
-        Some((suite, uri)) if !suite.contains("://") => (Some(suite.to_owned()), uri.to_owned()),
-        _ => (None, word.to_owned()),
+        Some((suite, uri)) if !suite.contains("://") => (Some(suite.to_owned()), address::split(uri)),
+        _ => (None, address::split(word)),
     }
 }
 
@@ -202,7 +221,7 @@ fn read_deb822(text: &str, configured: &mut Vec<Configured>) {
         for suite in words("Suites").filter(|word| !word.starts_with('#')) {
             configured.push(Configured {
                 suite: suite.to_owned(),
-                uri: uri.to_owned(),
+                uri: address::split(uri),
                 keyring: keyring.clone(),
             });
         }
@@ -226,7 +245,7 @@ fn read_one_line(line: &str, configured: &mut Vec<Configured>) {
         .map(Utf8PathBuf::from);
     let mut words = rest.split_whitespace();
     if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
-        configured.push(Configured { suite: suite.to_owned(), uri: uri.to_owned(), keyring });
+        configured.push(Configured { suite: suite.to_owned(), uri: address::split(uri), keyring });
     }
 }
 

@@ -99,8 +99,7 @@ impl Release {
 
     /// When it was made, in UTC, as archives of earlier states write a time: `20261126T210000Z`.
     pub(crate) fn date(&self) -> Option<String> {
-        let time = jiff::Timestamp::from_second(parse_date(self.date.as_ref()?)?).ok()?;
-        Some(time.strftime(TIMESTAMP).to_string())
+        timestamp(parse_date(self.date.as_ref()?)?)
     }
 
     /// The `Packages` indexes of a component, in the smallest form that we can read.
@@ -132,6 +131,11 @@ impl Release {
     }
 }
 
+/// The time so many seconds after 1970 began, as archives of earlier states write it.
+pub(crate) fn timestamp(seconds: i64) -> Option<String> {
+    Some(jiff::Timestamp::from_second(seconds).ok()?.strftime(TIMESTAMP).to_string())
+}
+
 /// Seconds since 1970 of a date such as `Sat, 17 May 2025 08:48:41 UTC`.
 fn parse_date(text: &str) -> Option<i64> {
     // RFC 2822 does not know the zone that repositories use.
@@ -140,7 +144,7 @@ fn parse_date(text: &str) -> Option<i64> {
     rfc2822::parse(&text).ok().map(|time| time.timestamp().as_second())
 }
 
-fn age(seconds: i64) -> String {
+pub(crate) fn age(seconds: i64) -> String {
     let (number, unit) = match seconds {
         0..3_600 => (seconds / 60, "minute"),
         3_600..86_400 => (seconds / 3_600, "hour"),

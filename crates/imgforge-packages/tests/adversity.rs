@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
+use imgforge_core::manifest::AptSource;
 use imgforge_packages::{
-    Cache, Error, Fetched, Index, Repository, RepositorySuite, Request, Silent, fetch, fetch_index,
+    Cache, Error, Fetched, Index, Machine, Repository, RepositorySuite, Request, Seen, Silent, fetch,
+    fetch_index,
 };
 use imgforge_testkit::apt::{self, Compression, Key, Package, sha256};
 use imgforge_testkit::http::{Fault, Server};
@@ -65,14 +68,20 @@ impl World {
             scheme: imgforge_packages::Scheme::Debian,
             source: "test".into(),
             architecture: "amd64".into(),
-            suites: vec![RepositorySuite { name: "stable".into(), uri: self.server.uri(), keyring }],
+            suites: vec![RepositorySuite {
+                name: "stable".into(),
+                uri: self.server.uri(),
+                login: None,
+                keyring,
+            }],
             components: vec!["main".into()],
             snapshots: Vec::new(),
+            logins: Vec::new(),
         }
     }
 
     fn index(&self) -> Result<Index, Error> {
-        fetch_index(&self.repository(), &self.cache(), &Silent)
+        fetch_index(&self.repository(), &Seen::default(), &self.cache(), &Silent)
     }
 
     fn lock(&self, wanted: &[&str]) -> Result<Vec<LockedPackage>, Error> {
@@ -164,7 +173,7 @@ fn a_component_that_is_not_there_is_named() -> Result<()> {
     let world = World::new()?;
     let mut repository = world.repository();
     repository.components = vec!["contrib".into()];
-    let error = fetch_index(&repository, &world.cache(), &Silent).unwrap_err();
+    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err();
     assert!(error.to_string().contains("no packages of component \"contrib\""), "{error}");
     Ok(())
 }
@@ -210,7 +219,7 @@ fn a_server_that_is_not_there_is_named() -> Result<()> {
     // Nobody listens there any more.
     let gone = Server::start("/nonexistent")?.uri();
     repository.suites[0].uri.clone_from(&gone);
-    let error = fetch_index(&repository, &world.cache(), &Silent).unwrap_err();
+    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err();
     assert!(matches!(&error, Error::Unreachable { url, .. } if url.starts_with(&gone)), "{error:?}");
     Ok(())
 }
@@ -312,5 +321,76 @@ fn many_fetches_at_once_share_one_cache() -> Result<()> {
         assert_eq!(sha256(&fs::read(world.cache().file(&package.sha256))?), package.sha256);
     }
     assert!(fs::read_dir(world.path("cache/partial"))?.next().is_none(), "nothing half is left");
+    Ok(())
+}
+
+#[test]
+fn an_older_index_that_is_signed_as_well_is_refused_until_it_is_accepted() -> Result<()> {
+    let mut world = World::new()?;
+    let publish = |world: &World, date: &str| world.apt.publish(&world.key, &[("Date", date)]);
+    publish(&world, "Thu, 26 Nov 2020 21:00:05 UTC")?;
+    let old = fs::read(world.inrelease())?;
+    world.apt.supersede(&package("lib", "2.1", &[("/usr/lib/lib", "mended")]))?;
+    publish(&world, "Fri, 27 Nov 2020 09:00:00 UTC")?;
+    let index = world.index()?;
+    assert_eq!(index.dates().values().collect::<Vec<_>>(), ["20201127T090000Z"]);
+
+    let mut seen = Seen { dates: index.dates().clone(), is_any_taken: false };
+    let fetched = |seen: &Seen| fetch_index(&world.repository(), seen, &world.cache(), &Silent);
+    fetched(&seen)?;
+    fs::write(world.inrelease(), old)?;
+    let error = fetched(&seen).unwrap_err();
+    assert!(matches!(error, Error::Replayed { .. }), "{error:?}");
+    seen.is_any_taken = true;
+    assert_eq!(fetched(&seen)?.newest("lib").unwrap().version, "2.0");
+
+    publish(&world, "Wed, 27 Nov 2999 09:00:00 UTC")?;
+    let error = fetched(&Seen::default()).unwrap_err();
+    assert!(matches!(error, Error::Future { .. }), "{error:?}");
+    fetched(&seen)?;
+    Ok(())
+}
+
+#[test]
+fn a_password_in_an_address_is_sent_and_never_shown() -> Result<()> {
+    let world = World::new()?;
+    let address = world.server.uri().replace("http://", "http://user:hunter2@");
+    let machine =
+        Machine::from_parts(&format!("{address} other=user:hunter2@nonsense"), Utf8Path::new("/nowhere"))?;
+    let located = |text: &str| Located::new(text.to_owned(), Span::default());
+    let source = |suite: &str| AptSource {
+        name: located("test"),
+        suites: vec![located(suite)],
+        components: Vec::new(),
+        uri: None,
+        keyring: Some(Located::new(world.path("keyring.gpg"), Span::default())),
+        snapshots: vec![located(&address)],
+    };
+    let repository = machine.repository(&source("stable"), Utf8Path::new("/"), "amd64")?;
+    let index = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent)?;
+    assert!(
+        world.server.logins().iter().all(|login| login == "Basic dXNlcjpodW50ZXIy"),
+        "{:?}",
+        world.server.logins()
+    );
+    assert_eq!(world.server.logins().len(), world.server.requests().len(), "each request has it");
+
+    let mut shown = format!("{machine:?} {repository:?} {index:?}");
+    for fault in [Fault::Status(404), Fault::Status(403), Fault::Body(b"no release".to_vec()), Fault::Cut(3)]
+    {
+        world.server.fail("InRelease", fault, 3);
+        shown += &format!(
+            "{0} {0:?}",
+            fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err()
+        );
+    }
+    world.server.fail("Packages.gz", Fault::Body(b"wrong".to_vec()), 6);
+    let elsewhere = Cache::new(world.path("other-cache"));
+    shown +=
+        &format!("{0} {0:?}", fetch_index(&repository, &Seen::default(), &elsewhere, &Silent).unwrap_err());
+    let nonsense = machine.repository(&source("other"), Utf8Path::new("/"), "amd64")?;
+    shown +=
+        &format!("{0} {0:?}", fetch_index(&nonsense, &Seen::default(), &elsewhere, &Silent).unwrap_err());
+    assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
     Ok(())
 }

@@ -11,7 +11,7 @@ use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::{AptSource, RootInclude};
 use imgforge_packages::{
-    Cache, Machine, Options, Request, Scheme, Silent, compare, fetch, fetch_index, is_configurable,
+    Cache, Machine, Options, Request, Scheme, Seen, Silent, compare, fetch, fetch_index, is_configurable,
     stage_packages, stage_root,
 };
 
@@ -109,7 +109,7 @@ fn a_root_is_made_of_packages_alone_and_more_packages_are_installed_on_it_withou
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::new(Utf8Path::from_path(folder.path()).unwrap());
     let repository = Machine::read().unwrap().repository(&debian(), Utf8Path::new("/"), "amd64").unwrap();
-    let index = fetch_index(&repository, &cache, &Silent).unwrap();
+    let index = fetch_index(&repository, &Seen::default(), &cache, &Silent).unwrap();
     let request = Request { include: Some(RootInclude::Essential), ..Request::default() };
     let root = index.resolve(&request).unwrap();
     assert!(is_configurable(&root));

@@ -13,6 +13,7 @@ use crate::challenge::{self, Challenge};
 use crate::credentials::{Credentials, Found, Secret};
 use crate::error::{Error, clean};
 use crate::http::Http;
+use crate::insecure;
 use crate::retry::Failure;
 
 /// How long a token lasts that does not say it (token specification, "Token Response Fields", `expires_in`).
@@ -130,7 +131,7 @@ impl Auth {
         if let Some(header) = self.cached(scope) {
             return Ok(header);
         }
-        let found = self.find().await?;
+        let found = self.find(http).await?;
         let (text, until) = match (way.scheme.as_str(), &found.secret) {
             (_, Some(Secret::Bearer(token))) => (format!("Bearer {token}"), None),
             ("basic", secret) => match secret.as_ref().and_then(Secret::basic) {
@@ -157,8 +158,20 @@ impl Auth {
         token.until.is_none_or(|until| until > Instant::now()).then(|| token.header.clone())
     }
 
-    async fn find(&self) -> Result<Arc<Found>, Error> {
-        let find = || async { self.credentials.find(&self.host).await.map(Arc::new) };
+    async fn find(&self, http: &Http) -> Result<Arc<Found>, Error> {
+        let find = || async {
+            let found = self.credentials.find(&self.host).await?;
+            if found.secret.is_some() && http.keeps_logins {
+                let host = &self.host;
+                return Err(format!(
+                    "{} would go to it over plain HTTP, for everybody on the way to read; if that is meant, say so in the \
+                     environment: {}={host}",
+                    found.source,
+                    insecure::VARIABLE
+                ));
+            }
+            Ok(Arc::new(found))
+        };
         let found = self.found.get_or_try_init(find).await;
         found.cloned().map_err(|reason| Error::Credentials { registry: self.host.clone(), reason })
     }
@@ -266,4 +279,31 @@ struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Options;
+
+    async fn found(plain_http: Option<bool>, plain_logins: Option<bool>, credentials: Credentials) -> String {
+        let options = Options {
+            plain_http,
+            plain_logins,
+            ..Options::new("registry.example.com", Credentials::anonymous())
+        };
+        let (http, auth) = (Http::new(&options).unwrap(), Auth::new(&options.host, credentials));
+        auth.find(&http).await.map_or_else(|error| error.to_string(), |found| found.source.clone())
+    }
+
+    #[tokio::test]
+    async fn a_login_is_kept_from_plain_http_unless_the_user_allows_it() {
+        let login = || Credentials::login("user", "hunter2");
+        let refused = found(Some(true), Some(false), login()).await;
+        assert!(refused.contains("IMGFORGE_INSECURE_REGISTRIES=registry.example.com"), "{refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+        assert_eq!(found(Some(true), Some(true), login()).await, "the given login");
+        assert_eq!(found(None, Some(false), login()).await, "the given login", "it is TLS");
+        assert_eq!(found(Some(true), Some(false), Credentials::anonymous()).await, "no credentials");
+    }
 }

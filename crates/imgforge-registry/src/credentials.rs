@@ -32,6 +32,18 @@ struct Login {
     user: String,
     password: String,
     source: String,
+    of: Whose,
+}
+
+/// The registries that a login is for.
+#[derive(Clone)]
+enum Whose {
+    /// Whichever is asked.
+    Any,
+    /// The one that the environment names.
+    Host(String),
+    /// The environment does not say it.
+    Unsaid,
 }
 
 impl Credentials {
@@ -42,8 +54,12 @@ impl Credentials {
 
     /// This user.
     pub fn login(user: impl Into<String>, password: impl Into<String>) -> Self {
-        let login =
-            Login { user: user.into(), password: password.into(), source: "the given login".to_owned() };
+        let login = Login {
+            user: user.into(),
+            password: password.into(),
+            source: "the given login".to_owned(),
+            of: Whose::Any,
+        };
         Self { login: Some(login), config: None }
     }
 
@@ -57,8 +73,9 @@ impl Credentials {
         Self { login: None, config: Some(folder.join("config.json")) }
     }
 
-    /// For the workspace's own registry: `IMGFORGE_REGISTRY_USER` and `IMGFORGE_REGISTRY_PASSWORD` when both are set,
-    /// else the Docker configuration.
+    /// For the workspace's own registry: `IMGFORGE_REGISTRY_USER` and `IMGFORGE_REGISTRY_PASSWORD` when both are set and
+    /// `IMGFORGE_REGISTRY_HOST` names that registry, else the Docker configuration. A workspace may name any host, and
+    /// gets no password that was meant for another.
     pub fn workspace() -> Self {
         Self::from_environment(|name| std::env::var(name).ok(), true)
     }
@@ -70,6 +87,7 @@ impl Credentials {
             user,
             password,
             source: "IMGFORGE_REGISTRY_USER and IMGFORGE_REGISTRY_PASSWORD".to_owned(),
+            of: set("IMGFORGE_REGISTRY_HOST").map_or(Whose::Unsaid, Whose::Host),
         });
         let folder = set("DOCKER_CONFIG").map(Utf8PathBuf::from);
         let folder = folder.or_else(|| set("HOME").map(|home| Utf8PathBuf::from(home).join(".docker")));
@@ -81,7 +99,13 @@ impl Credentials {
     /// # Errors
     /// In words, when the configuration or a helper cannot be read: never what is in it.
     pub(crate) async fn find(&self, host: &str) -> Result<Found, String> {
-        if let Some(login) = &self.login {
+        if let Some(login) = self.login.as_ref().filter(|login| login.of.is_for(host)) {
+            if matches!(login.of, Whose::Unsaid) {
+                return Err(format!(
+                    "{} are set, but not for which registry; if they are for this one, set IMGFORGE_REGISTRY_HOST={host}",
+                    login.source
+                ));
+            }
             let secret = Secret::Password { user: login.user.clone(), password: login.password.clone() };
             return Ok(Found { secret: Some(secret), source: login.source.clone() });
         }
@@ -112,6 +136,16 @@ impl Credentials {
             Some(Secret::Identity(token)) => Some((TOKEN_USER.to_owned(), token)),
             Some(Secret::Bearer(_)) | None => None,
         })
+    }
+}
+
+impl Whose {
+    /// Whether the login is for this host; one of which nobody has said it is for none, which has to be told.
+    fn is_for(&self, host: &str) -> bool {
+        match self {
+            Self::Any | Self::Unsaid => true,
+            Self::Host(named) => is_for(&named.to_ascii_lowercase(), host),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io::{Seek, SeekFrom, Write};
 
 use camino::Utf8Path;
+use imgforge_core::pace::Pace;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Client, StatusCode, Url};
 use tempfile::NamedTempFile;
@@ -170,7 +171,8 @@ impl Registry {
             }
         }
         meter.set(part.length);
-        while let Some(bytes) = self.0.http.chunk(&mut answer.response).await? {
+        let mut pace = Pace::default();
+        while let Some(bytes) = self.0.http.chunk(&mut answer.response, &mut pace).await? {
             part.length += bytes.len() as u64;
             if part.length > blob.size {
                 return Err(self.answer(what, format!("it is larger than {} bytes", blob.size)).into());

@@ -3,6 +3,7 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::text::is_command;
 
 use crate::digest::Digest;
 
@@ -26,7 +27,7 @@ pub enum Error {
         reason: String,
     },
     /// Credentials that are there but cannot be read.
-    #[error("the credentials for {registry} cannot be read: {reason}")]
+    #[error("the credentials for {registry} cannot be used: {reason}")]
     Credentials {
         /// The registry.
         registry: String,
@@ -36,7 +37,8 @@ pub enum Error {
     /// The registry or its token server does not let us (401, 403).
     #[error(
         "{registry} refuses {what}: {message}; tried with {tried}; check that the login is right and may do this \
-         (`docker login {registry}`, or IMGFORGE_REGISTRY_USER and IMGFORGE_REGISTRY_PASSWORD for the workspace's registry)"
+         (`docker login {registry}`, or IMGFORGE_REGISTRY_USER, IMGFORGE_REGISTRY_PASSWORD and IMGFORGE_REGISTRY_HOST={registry} for the \
+         workspace's registry)"
     )]
     Authentication {
         /// The registry.
@@ -196,9 +198,7 @@ pub(crate) fn clean(text: &str) -> String {
             clean.push('…');
             break;
         }
-        let is_unsafe = c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        clean.push(if is_unsafe { ' ' } else { c });
+        clean.push(if is_command(c) { ' ' } else { c });
     }
     clean
 }

@@ -7,16 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use imgforge_core::file;
+use imgforge_core::pace::Pace;
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::{Error, clean};
+use crate::insecure;
 use crate::reference::check_host;
 use crate::registry::Options;
 use crate::retry::{Failure, Retry, retry_after};
 
+/// How often one request may be sent on.
+const REDIRECTS: usize = 10;
 /// The longest error answer that is read, in bytes.
 const MESSAGE: u64 = 1 << 16;
 
@@ -95,6 +101,8 @@ pub(crate) struct Http {
     client: Client,
     base: Url,
     is_plain: bool,
+    /// Whether a login would be sent for everybody to read, and the user does not say that this is meant.
+    pub(crate) keeps_logins: bool,
     retry: Retry,
     permits: Arc<Semaphore>,
     pub(crate) counters: Counters,
@@ -108,18 +116,24 @@ impl Http {
         let api = if options.host == "docker.io" { "registry-1.docker.io" } else { &options.host };
         let is_loopback = is_loopback(api);
         let is_plain = options.plain_http.unwrap_or(is_loopback);
+        let is_allowed = || options.plain_logins.unwrap_or_else(|| insecure::says_so(&options.host));
+        let keeps_logins = is_plain && !is_loopback && !is_allowed();
         let scheme = if is_plain { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{api}/v2/")).map_err(|error| wrong(error.to_string()))?;
         // Without this reqwest panics. Where the program has chosen another provider already, that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
             .user_agent(concat!("imgforge/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.retry.connect);
+            .connect_timeout(options.retry.connect)
+            // Repositories, tags and what signed addresses have in them are nobody else's business.
+            .referer(false)
+            .redirect(redirects());
         if is_loopback {
             client = client.no_proxy();
         }
         if let Some(path) = &options.ca_file {
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("the CA file {path}: {error}")))?;
+            let pem = file::read(path, file::MAX_KEYS)
+                .map_err(|error| wrong(format!("the CA file {path}: {error}")))?;
             let found = Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string());
             let found = found.and_then(|found| {
                 if found.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(found) }
@@ -130,7 +144,7 @@ impl Http {
         let client = client.build().map_err(|error| wrong(deepest(&error)))?;
         let permits = Arc::new(Semaphore::new(options.parallel.max(1)));
         let retry = options.retry.clone();
-        Ok(Self { client, base, is_plain, retry, permits, counters: Counters::default() })
+        Ok(Self { client, base, is_plain, keeps_logins, retry, permits, counters: Counters::default() })
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -195,11 +209,23 @@ impl Http {
         result
     }
 
-    /// The next bytes of a body; `None` at its end.
-    pub(crate) async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+    /// The next bytes of a body; `None` at its end. One that comes too slowly fails as one that does not come.
+    pub(crate) async fn chunk(
+        &self,
+        response: &mut Response,
+        pace: &mut Pace,
+    ) -> Result<Option<Bytes>, Failure> {
+        let asked = Instant::now();
         let result = match tokio::time::timeout(self.retry.idle, response.chunk()).await {
             Ok(result) => result.map_err(|error| Failure::passing(deepest(&error))),
             Err(_) => Err(Failure::passing(format!("nothing came for {} s", self.retry.idle.as_secs_f32()))),
+        };
+        let result = match result {
+            Ok(Some(bytes)) => match pace.took(asked.elapsed(), bytes.len() as u64, self.retry.idle) {
+                Ok(()) => Ok(Some(bytes)),
+                Err(reason) => Err(Failure::passing(reason)),
+            },
+            other => other,
         };
         match &result {
             Ok(Some(bytes)) => drop(self.counters.down.fetch_add(bytes.len() as u64, Ordering::Relaxed)),
@@ -216,14 +242,14 @@ impl Http {
         limit: u64,
         what: &str,
     ) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(&mut response).await? {
+        let (mut bytes, mut pace) = (Vec::new(), Pace::default());
+        while let Some(chunk) = self.chunk(&mut response, &mut pace).await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > limit {
                 return Err(Failure::Final(Error::Answer {
                     registry: self.base.host_str().unwrap_or_default().to_owned(),
                     what: what.to_owned(),
-                    reason: format!("it is larger than {limit} bytes"),
+                    reason: format!("it is larger than {}, the most that is read of it", size(limit)),
                 }));
             }
         }
@@ -233,8 +259,8 @@ impl Http {
     /// What an answer that is no success says, as far as it can be read.
     pub(crate) async fn message(&self, mut response: Response) -> Message {
         let status = response.status();
-        let mut bytes = Vec::new();
-        while let Ok(Some(chunk)) = self.chunk(&mut response).await {
+        let (mut bytes, mut pace) = (Vec::new(), Pace::default());
+        while let Ok(Some(chunk)) = self.chunk(&mut response, &mut pace).await {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > MESSAGE {
                 break;
@@ -269,6 +295,27 @@ impl Http {
         }
         Failure::passing(if error.is_timeout() { "no connection in time".to_owned() } else { reason })
     }
+}
+
+/// Where answers may send a request on to: `Authorization` stays behind when that is another host (reqwest's rule), and from
+/// TLS nobody is sent to plain HTTP, by which the same host would be shown it.
+fn redirects() -> Policy {
+    Policy::custom(|attempt| {
+        let came_by_tls = attempt.previous().iter().any(|url| url.scheme() == "https");
+        let host = attempt.url().host_str().unwrap_or_default();
+        if came_by_tls && attempt.url().scheme() != "https" && !is_loopback(host) {
+            attempt.error("it sends on from TLS to plain HTTP")
+        } else if attempt.previous().len() > REDIRECTS {
+            attempt.error(format!("it sends on more than {REDIRECTS} times"))
+        } else {
+            attempt.follow()
+        }
+    })
+}
+
+/// A limit in words.
+fn size(bytes: u64) -> String {
+    if bytes >= 1 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }
 
 /// Statuses that may pass (distribution specification, "Error Codes", 429; RFC 9110, section 15).

@@ -2,9 +2,10 @@
 //! Nothing in one is trusted: what is read is compared with its digest, sizes are bounded, and paths are made of digests.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::file;
 
 use crate::digest::{Descriptor, Digest, Hasher};
 use crate::error::{Error, clean};
@@ -36,9 +37,11 @@ impl Layout {
         if !path.join("oci-layout").is_file() {
             return Err(if path.exists() { is_none("oci-layout") } else { wrong("it is not there".into()) });
         }
-        let file = File::open(path.join("index.json")).map_err(|_| is_none("index.json"))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_JSON).read_to_end(&mut bytes).map_err(Error::io(&path.join("index.json")))?;
+        let index = path.join("index.json");
+        let bytes = file::read(&index, MAX_JSON).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => is_none("index.json"),
+            _ => wrong(format!("index.json: {error}")),
+        })?;
         let index = Manifest::parse(bytes, None).map_err(|reason| wrong(format!("index.json: {reason}")))?;
         if index.entries().is_none() {
             return Err(wrong("index.json lists no manifests".into()));

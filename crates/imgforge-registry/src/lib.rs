@@ -20,6 +20,7 @@ mod digest;
 mod download;
 mod error;
 mod http;
+mod insecure;
 mod layout;
 mod manifest;
 mod manifests;

@@ -17,8 +17,18 @@ use crate::retry::Failure;
 const MANIFEST: u64 = 4 << 20;
 /// How deep indexes may hold indexes.
 const DEPTH: usize = 3;
+/// How many manifests may hang together by indexes; an index of all platforms has some twenty.
+const MANIFESTS: usize = 1_000;
 /// How often a manifest is sent before a registry that calls a digest in it invalid is believed.
 const INVALID: u32 = 4;
+
+/// What has been looked at of an image or an index.
+#[derive(Default)]
+struct Verified {
+    /// Every part that is not there.
+    missing: Vec<String>,
+    manifests: usize,
+}
 
 impl Registry {
     /// The manifest that a tag or a digest means; `None` when there is none (distribution specification, "Pulling
@@ -186,8 +196,9 @@ impl Registry {
     /// # Errors
     /// [`Error::Incomplete`] with every part that is not there.
     pub async fn verify(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
-        let mut missing = Vec::new();
-        let manifest = self.verify_manifest(repository, digest, &mut missing, 0).await?;
+        let mut verified = Verified::default();
+        let manifest = self.verify_manifest(repository, digest, &mut verified, 0).await?;
+        let missing = verified.missing;
         match manifest {
             Some(manifest) if missing.is_empty() => Ok(manifest),
             _ => Err(Error::Incomplete {
@@ -203,20 +214,25 @@ impl Registry {
         &'a self,
         repository: &'a str,
         digest: &'a Digest,
-        missing: &'a mut Vec<String>,
+        verified: &'a mut Verified,
         depth: usize,
     ) -> BoxFuture<'a, Result<Option<Manifest>, Error>> {
         Box::pin(async move {
+            verified.manifests += 1;
             let Some(manifest) = self.manifest(repository, &digest.into()).await? else {
-                missing.push(format!("the manifest {digest} is absent"));
+                verified.missing.push(format!("the manifest {digest} is absent"));
                 return Ok(None);
             };
             for entry in manifest.entries().unwrap_or_default() {
                 if depth == DEPTH {
-                    missing.push(format!("{digest} holds indexes more than {DEPTH} deep"));
+                    verified.missing.push(format!("{digest} holds indexes more than {DEPTH} deep"));
                     break;
                 }
-                self.verify_manifest(repository, &entry.digest, missing, depth + 1).await?;
+                if verified.manifests == MANIFESTS {
+                    verified.missing.push(format!("{digest} holds more than {MANIFESTS} manifests"));
+                    break;
+                }
+                self.verify_manifest(repository, &entry.digest, verified, depth + 1).await?;
             }
             let blobs =
                 manifest.config().into_iter().chain(manifest.layers()).filter(|blob| !blob.is_elsewhere());
@@ -224,9 +240,9 @@ impl Registry {
                 blobs.map(|blob| async move { Ok((blob, self.size(repository, &blob.digest).await?)) });
             for (blob, size) in try_join_all(sizes).await? {
                 match size {
-                    None => missing.push(format!("the blob {} is absent", blob.digest)),
+                    None => verified.missing.push(format!("the blob {} is absent", blob.digest)),
                     Some(size) if size != blob.size => {
-                        missing.push(format!(
+                        verified.missing.push(format!(
                             "the blob {} has {size} bytes instead of {}",
                             blob.digest, blob.size
                         ));

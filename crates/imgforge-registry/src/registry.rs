@@ -23,6 +23,9 @@ pub struct Options {
     pub host: String,
     /// Whether it is spoken to without encryption; `None`: only on this machine's loopback.
     pub plain_http: Option<bool>,
+    /// Whether a stored login may go over plain HTTP beyond loopback; `None`: where the user's own environment calls the
+    /// registry insecure (`IMGFORGE_INSECURE_REGISTRIES`, Docker's `daemon.json`).
+    pub plain_logins: Option<bool>,
     /// Certificates, in PEM, that are trusted besides the system's.
     pub ca_file: Option<Utf8PathBuf>,
     /// Who we are to it.
@@ -42,6 +45,7 @@ impl Options {
         Self {
             host: host.into(),
             plain_http: None,
+            plain_logins: None,
             ca_file: None,
             credentials,
             retry: Retry::default(),

@@ -13,6 +13,8 @@ use crate::retry::Failure;
 const PAGE: u64 = 4 << 20;
 /// The most pages of tags.
 const PAGES: usize = 10_000;
+/// The most that all tags of a repository may come to, in bytes: two million of 64.
+const TAGS: usize = 128 << 20;
 
 impl Registry {
     /// All tags of a repository, sorted; none when there is no such repository (distribution specification, "Listing
@@ -25,9 +27,13 @@ impl Registry {
         let what = format!("the tags of {repository}");
         let scope = Scope::pull(repository);
         let mut url = self.0.http.url(&format!("{repository}/tags/list?n=1000"));
-        let mut tags = Vec::new();
+        let (mut tags, mut length) = (Vec::new(), 0);
         for _ in 0..PAGES {
             let Some((page, next)) = self.page(&what, &scope, &url).await? else { return Ok(tags) };
+            length += page.iter().map(String::len).sum::<usize>();
+            if length > TAGS {
+                return Err(self.answer(&what, format!("they come to more than {} MiB", TAGS >> 20)));
+            }
             tags.extend(page);
             match next {
                 None => {

@@ -29,7 +29,7 @@ pub use junit::junit;
 pub use lines::Lines;
 pub use live::Live;
 pub use record::{CheckReport, Recorder, RunReport, RunResult, TargetReport, TestReport};
-pub use text::{clean, human_duration, human_size};
+pub use text::{clean, human_duration, human_size, printable};
 
 /// What a person wants to see of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

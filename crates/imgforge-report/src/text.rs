@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use imgforge_core::text::is_command as is_unsafe;
 use unicode_width::UnicodeWidthChar as _;
 
 /// Makes text of unknown origin safe to print: no control code is left in it, and each leaves a visible trace.
@@ -30,8 +31,41 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// The colours and weights that this program uses, as anstyle writes them.
+const OURS: [&str; 9] = [
+    "\u{1b}[0m",
+    "\u{1b}[1m",
+    "\u{1b}[2m",
+    "\u{1b}[31m",
+    "\u{1b}[32m",
+    "\u{1b}[33m",
+    "\u{1b}[34m",
+    "\u{1b}[35m",
+    "\u{1b}[36m",
+];
+
+/// [`clean`] of a text of several lines in which colours stand already: line ends and the few colours stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c == '\n' || !is_unsafe(c);
+    if text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(|c| !is_plain(c)) {
+        let (before, after) = rest.split_at(at);
+        out.push_str(before);
+        let ours = OURS.iter().find(|code| after.starts_with(**code));
+        let next = after.chars().next().map_or(0, char::len_utf8);
+        let length = ours.map(|code| code.len()).or_else(|| csi_length(after)).unwrap_or(next);
+        match ours {
+            Some(code) => out.push_str(code),
+            None => out.push_str(&clean(&after[..length])),
+        }
+        rest = &after[length..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 fn push_visible(out: &mut String, c: char) {
@@ -267,7 +301,24 @@ mod tests {
         proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
     }
 
+    #[test]
+    fn colours_of_our_own_and_lines_stay() {
+        let ours = "\u{1b}[1m\u{1b}[32mBuilt\u{1b}[0m a\nb";
+        assert!(matches!(printable("plain\nlines é"), Cow::Borrowed(_)));
+        assert_eq!(printable(ours), ours);
+        assert_eq!(printable("a\u{1b}[8mb\u{1b}[2J\u{1b}]0;x\u{7}\r\u{202e}c\n"), "a␛b␛␛]0;x␇␍\u{fffd}c\n");
+    }
+
     proptest! {
+        #[test]
+        fn nothing_printable_has_another_control_code(text in hostile()) {
+            let mut shown = printable(&text).into_owned();
+            for code in OURS {
+                shown = shown.replace(code, "");
+            }
+            prop_assert!(!shown.contains(|c| c != '\n' && is_unsafe(c)), "{shown:?}");
+        }
+
         #[test]
         fn nothing_cleaned_has_a_control_code(text in hostile()) {
             let shown = clean(&text);

@@ -30,6 +30,7 @@ pub enum Fault {
 struct State {
     faults: Vec<(String, Fault, usize)>,
     requests: Vec<String>,
+    logins: Vec<String>,
 }
 
 /// Serves a folder on loopback until it is dropped.
@@ -85,6 +86,13 @@ impl Server {
     }
 }
 
+impl Server {
+    /// The values of `Authorization` that have come, each as often as it came.
+    pub fn logins(&self) -> Vec<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).logins.clone()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
@@ -97,11 +105,12 @@ impl Drop for Server {
 }
 
 fn answer(mut stream: TcpStream, root: &Utf8Path, state: &Mutex<State>) -> Result<()> {
-    let (path, offset) = read_request(&stream)?;
+    let (path, offset, login) = read_request(&stream)?;
     let fault = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let from = if offset > 0 { format!(" from {offset}") } else { String::new() };
         state.requests.push(format!("{path}{from}"));
+        state.logins.extend(login);
         let found =
             state.faults.iter_mut().find(|(end, _, times)| path.ends_with(end.as_str()) && *times > 0);
         found.map(|(_, fault, times)| {
@@ -137,20 +146,20 @@ fn decoded(path: &str) -> String {
     percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
-/// The path, and from which byte on.
-fn read_request(stream: &TcpStream) -> Result<(String, usize)> {
+/// The path, from which byte on, and the login.
+fn read_request(stream: &TcpStream) -> Result<(String, usize, Option<String>)> {
     let mut lines = BufReader::new(stream.take(1 << 16)).lines();
     let first = lines.next().context("no request")??;
     let path = first.split(' ').nth(1).context("no path")?.to_owned();
-    let mut offset = 0;
+    let (mut offset, mut login) = (0, None);
     for line in lines {
-        let line = line?.to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(range) = line.strip_prefix("range: bytes=") {
-            offset = range.trim_end_matches('-').parse()?;
+        let line = line?;
+        let Some((name, value)) = line.split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "range" => offset = value.trim_start_matches("bytes=").trim_end_matches('-').parse()?,
+            "authorization" => login = Some(value.to_owned()),
+            _ => {}
         }
     }
-    Ok((path, offset))
+    Ok((path, offset, login))
 }

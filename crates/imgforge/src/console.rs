@@ -1,9 +1,10 @@
 //! What people and programs see: data on stdout, words on stderr, colours only on a terminal.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 use clap::ColorChoice;
+use imgforge::report::{clean, printable};
 
 /// Green and bold: the words at the left of a line.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -41,8 +42,18 @@ fn miette_hook() {
     hook.expect("set once, at the start");
 }
 
-/// Writes data to stdout. A reader that has gone away (`| head`) ends the program quietly, as other tools do.
+/// Writes words for people, or JSON, to stdout: what a terminal would obey is shown instead.
 pub(crate) fn print(text: &str) {
+    write(&printable(text));
+}
+
+/// Writes a file to stdout: as it is, for another program; on a terminal, what that would obey is shown instead.
+pub(crate) fn print_file(text: &str) {
+    if std::io::stdout().is_terminal() { print(text) } else { write(text) }
+}
+
+/// A reader that has gone away (`| head`) ends the program quietly, as other tools do.
+fn write(text: &str) {
     let mut out = anstream::stdout();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         if error.kind() == ErrorKind::BrokenPipe {
@@ -55,7 +66,8 @@ pub(crate) fn print(text: &str) {
 
 /// A line with a right-aligned word before it, on stderr: `    Fresh 8 images`.
 pub(crate) fn say(style: Style, word: &str, rest: impl std::fmt::Display) {
-    anstream::eprintln!("{style}{word:>9}{style:#} {rest}");
+    let rest = rest.to_string();
+    anstream::eprintln!("{style}{word:>9}{style:#} {}", printable(&rest));
 }
 
 /// `1 image`, `2 images`.
@@ -65,11 +77,14 @@ pub(crate) fn count(n: usize, noun: &str) -> String {
 
 /// Rows in columns that are as wide as their widest cell, one row a line.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    // A cell stays in its row.
+    let clean = |row: &Vec<String>| row.iter().map(|cell| clean(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(clean).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)

@@ -3,8 +3,12 @@
 use std::process::ExitCode;
 
 use imgforge::Error;
+use imgforge::report::printable;
 
 use crate::console::{BAD, count};
+
+/// How many problems are shown: nobody reads more, and each is drawn with its lines.
+const SHOWN: usize = 100;
 
 /// Why a verb did not do what it was asked for: the library's error, which has its own exit code.
 pub(crate) struct Failure(Error);
@@ -36,14 +40,18 @@ fn say(error: Error) {
                 let (n, files) = (count(problems.len(), "problem"), count(files.len(), "file"));
                 anstream::eprintln!("{BAD}Error{BAD:#}: {n} in {files}\n");
             }
-            for problem in problems {
+            let more = problems.len().saturating_sub(SHOWN);
+            for problem in problems.into_iter().take(SHOWN) {
                 anstream::eprintln!("{:?}", miette::Report::new(problem));
+            }
+            if more > 0 {
+                anstream::eprintln!("  and {}", count(more, "more problem"));
             }
         }
         other => {
-            anstream::eprintln!("{BAD}Error{BAD:#}: {other}");
+            anstream::eprintln!("{BAD}Error{BAD:#}: {}", printable(&other.to_string()));
             if let Some(help) = other.help() {
-                anstream::eprintln!("  help: {help}");
+                anstream::eprintln!("  help: {}", printable(&help));
             }
         }
     }

@@ -1,10 +1,18 @@
 //! Variables in a word, as BuildKit's shell lexer expands them.
 
+/// How deep substitutions (`${a:-${b:-…}}`) may lie in one another: they are read by calls in one another. Dockerfiles in the
+/// wild have three.
+pub(super) const MAX_SUBSTITUTIONS: usize = 64;
+
+/// How much the values in one word may come to, in bytes: ten lines of ten references to the line before come to 10 GB. Linux
+/// gives no program a variable beyond 128 KiB.
+pub(super) const MAX_EXPANDED: usize = 1 << 20;
+
 /// Expands `$X`, `${X}`, `${X:-default}`, `${X-default}`, `${X:+other}` and `${X+other}`, and takes quotes away.
 /// `lookup` gives a variable's value, empty for one that is certainly not set, `None` for one that cannot be known.
 /// `None` when the result cannot be known.
 pub(super) fn expand(text: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let mut expander = Expander { rest: text, escape, lookup };
+    let mut expander = Expander { rest: text, escape, lookup, depth: 0, length: 0 };
     let out = expander.until(&[])?;
     Some(out)
 }
@@ -13,6 +21,10 @@ struct Expander<'a> {
     rest: &'a str,
     escape: char,
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// How many substitutions the text that is read lies in.
+    depth: usize,
+    /// The bytes of all values so far.
+    length: usize,
 }
 
 impl Expander<'_> {
@@ -62,8 +74,16 @@ impl Expander<'_> {
         Some(())
     }
 
-    /// After a `$`.
+    /// After a `$`. What lies in more substitutions than are read, or comes to more, is not known.
     fn variable(&mut self) -> Option<String> {
+        self.depth += 1;
+        let value = (self.depth <= MAX_SUBSTITUTIONS).then(|| self.value()).flatten();
+        self.depth -= 1;
+        self.length += value.as_ref().map_or(0, String::len);
+        value.filter(|_| self.length <= MAX_EXPANDED)
+    }
+
+    fn value(&mut self) -> Option<String> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let braced = self.rest.starts_with('{');
         if braced {

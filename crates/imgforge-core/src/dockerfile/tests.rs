@@ -51,6 +51,16 @@ fn from_lines_are_read_as_buildkit_reads_them() {
 }
 
 #[test]
+fn what_lies_in_too_many_substitutions_or_comes_to_too_much_is_not_expanded() {
+    let nested = |depth: usize| format!("FROM a:{}1{}", "${V:-".repeat(depth), "}".repeat(depth));
+    assert_eq!(refs(&nested(64)), from(&["a:1"]));
+    assert_eq!(refs(&nested(100_000)), from(&[""]), "it is not known");
+    let line = |n: usize| format!("ARG A{}={}\n", n + 1, format!("$A{n}").repeat(10));
+    let laughs = format!("ARG A0=ha\n{}FROM a:$A9\n", (0..9).map(line).collect::<String>());
+    assert_eq!(refs(&laughs), from(&["a:"]), "as if it were not set");
+}
+
+#[test]
 fn build_arguments_override_defaults() {
     assert_eq!(refs_with("ARG V=1\nFROM a:$V", &[("V", "2")]), from(&["a:2"]));
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::text::{is_command, reorders};
+
 /// A YAML scalar that YAML 1.1 and 1.2 read as the string `text`: plain where nobody can take it for something else,
 /// else in double quotes (YAML 1.2.2, 7.3.1).
 pub(super) fn yaml(text: &str) -> String {
@@ -33,8 +35,8 @@ fn yaml_quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             ' '..='~' => out.push(c),
-            // What some reader takes for a line end, or does not take at all.
-            '\0'..='\u{a0}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+            // What some reader takes for a line end, shows in another order, or does not take at all.
+            c if c <= '\u{a0}' || reorders(c) || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
                 let _ = write!(out, "\\u{:04X}", u32::from(c));
             }
             c => out.push(c),
@@ -68,7 +70,7 @@ pub(super) fn hcl(text: &str) -> String {
                 out.push(c);
                 out.push(c);
             }
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+            c if is_command(c) || c == '\u{feff}' => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
             c => out.push(c),
@@ -96,6 +98,9 @@ pub(super) fn unit_word(text: &str) -> String {
             '\0'..='\x1f' | '\x7f' => {
                 let _ = write!(out, "\\x{:02x}", u32::from(c));
             }
+            c if reorders(c) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
             c => out.push(c),
         }
     }
@@ -113,7 +118,7 @@ pub(super) fn unit_json(json: &str) -> String {
     json.chars().fold(String::new(), |mut out, c| {
         match c {
             '%' | '$' => out.extend([c, c]),
-            c if c.is_control() => {
+            c if is_command(c) => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
             c => out.push(c),
@@ -125,10 +130,7 @@ pub(super) fn unit_json(json: &str) -> String {
 /// One line: what ends one is a space, and so is what a terminal would obey. A backslash at its end would take the next
 /// line in, so that goes too.
 pub(super) fn comment(text: &str) -> String {
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c })
-        .collect();
+    let text: String = text.chars().map(|c| if is_command(c) { ' ' } else { c }).collect();
     text.trim_start().trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_owned()
 }
 

@@ -7,7 +7,9 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 
 use super::quote;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::render::{FUEL, bounded, describe};
 use crate::source::{Kind, Source};
+use crate::text;
 
 /// A workspace's own templates lie here, by the names of the built-in ones.
 const FOLDER: &str = "templates/export";
@@ -30,6 +32,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_syntax(crate::render::syntax());
     env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_fuel(Some(FUEL));
     env.add_filter("yaml", |text: &str| quote::yaml(text));
     env.add_filter("compose", |text: &str| quote::compose(text));
     env.add_filter("hcl", |text: &str| quote::hcl(text));
@@ -48,9 +51,10 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
 
 /// JSON on one line.
 fn json_text(value: &Value) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|error| {
+    let json = serde_json::to_string(value).map_err(|error| {
         Error::new(ErrorKind::InvalidOperation, "no JSON can be made of it").with_source(error)
-    })
+    })?;
+    Ok(text::json(&json).into_owned())
 }
 
 /// `0.5` of 500.
@@ -69,7 +73,7 @@ pub(super) fn render(name: &str, source: &dyn Source, values: &Value) -> Result<
     let text = match source.kind(&path) {
         Err(_) => {
             let template = ENVIRONMENT.get_template(&built_in).expect("added above");
-            return template.render(values).map_err(|error| Problem::new(describe(&error)).into());
+            return bounded(&template, values).map_err(|error| Problem::new(describe(&error)).into());
         }
         Ok(Kind::File { .. }) => source
             .read(&path)
@@ -82,7 +86,7 @@ pub(super) fn render(name: &str, source: &dyn Source, values: &Value) -> Result<
     let mut env = ENVIRONMENT.clone();
     env.add_template_owned(name.to_owned(), text.clone())
         .map_err(|error| located(&path, &text, name, &error))?;
-    let rendered = env.get_template(name).and_then(|template| template.render(values));
+    let rendered = env.get_template(name).and_then(|template| bounded(&template, values));
     rendered.map_err(|error| located(&path, &text, name, &error).into())
 }
 
@@ -96,11 +100,4 @@ fn located(path: &Utf8PathBuf, text: &str, name: &str, error: &Error) -> Problem
     problem.help(format!(
         "it can extend the built-in one: {{% extends \"{BUILT_IN}{name}\" %}}; see docs/export.md"
     ))
-}
-
-fn describe(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => format!("the template cannot be rendered: {}: {detail}", error.kind()),
-        None => format!("the template cannot be rendered: {}", error.kind()),
-    }
 }

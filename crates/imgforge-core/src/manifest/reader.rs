@@ -8,6 +8,7 @@ use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 
 use super::Millis;
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::kdl_text;
 use crate::name::nearest;
 
 /// Reads one file and collects all its problems.
@@ -35,12 +36,12 @@ impl<'a> Reader<'a> {
 
     /// The file as a document; the KDL parser's own problems become ours.
     pub(super) fn document(&self) -> Option<KdlDocument> {
-        if let Some(offset) = too_deep(&self.file.text) {
-            let message = format!("blocks lie in one another more than {MAX_DEPTH} deep");
-            self.problem(Span::new(offset, 1), message, "one too many");
+        if self.file.text.len() > MAX_MANIFEST {
+            let message = format!("a manifest has at most {} MiB", MAX_MANIFEST >> 20);
+            self.problem(Span::new(MAX_MANIFEST, 1), message, "here it goes on");
             return None;
         }
-        match KdlDocument::parse_v2(&self.file.text) {
+        match kdl_text::parse(&self.file.text) {
             Ok(document) => Some(document),
             Err(error) => {
                 for found in error.diagnostics {
@@ -72,27 +73,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How deep blocks and comments may lie in one another; no manifest needs more than four. The KDL parser calls itself
-/// for each, and would use up its stack.
-const MAX_DEPTH: usize = 100;
-
-/// Where a text opens one block or comment too many inside others. Braces in texts count too, which only a text with as
-/// many unpaired ones would notice.
-fn too_deep(text: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    let bytes = text.as_bytes();
-    for (offset, byte) in bytes.iter().enumerate() {
-        match (byte, bytes.get(offset + 1)) {
-            (b'{', _) | (b'/', Some(b'*')) => depth += 1,
-            (b'}', _) | (b'*', Some(b'/')) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return Some(offset);
-        }
-    }
-    None
-}
+/// The longest manifest, in bytes. One of 10,000 nodes, each with five values, has half as many.
+const MAX_MANIFEST: usize = 1 << 20;
 
 /// `true`, `false` and `null` stood bare in KDL 1.
 fn version_1_help(file: &SourceFile, span: Span) -> Option<String> {

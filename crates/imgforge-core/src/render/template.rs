@@ -1,11 +1,13 @@
 //! minijinja, set up for Dockerfiles: strict, no escaping, and no file outside the image's folder and `templates/`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+use std::io;
 use std::sync::{Arc, LazyLock};
 
 use camino::Utf8Path;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Template, UndefinedBehavior, Value};
 
 use super::values::escape_word;
 use super::{Origin, template_problem};
@@ -36,9 +38,60 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_filter("literal", |text: &str| escape_word(text));
     env.add_filter("json", |value: Value| json(&value));
     env.add_function("at", |value: Value| value.get_attr("at").unwrap_or_default());
+    env.set_fuel(Some(FUEL));
     env.add_template(BUILT_IN, BUILT_IN_TEXT).expect("the built-in template is one");
     env
 });
+
+/// How many steps (minijinja's instructions) a template may take. The built-in ones take some hundreds for an image.
+pub(crate) const FUEL: u64 = 10_000_000;
+/// What a template may write, in bytes. The longest Dockerfile of the example family has 3 kB.
+const OUTPUT: usize = 16 << 20;
+
+/// Renders a template, within [`FUEL`] (of its environment) and [`OUTPUT`].
+///
+/// # Errors
+/// What is wrong with the template, and a limit that it goes beyond.
+pub(crate) fn bounded(template: &Template<'_, '_>, values: &Value) -> Result<String, Error> {
+    let mut out = Bounded(Vec::new());
+    template.render_captured_to(values, &mut out)?;
+    String::from_utf8(out.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "it is not UTF-8"))
+}
+
+/// What is wrong with a template, in words.
+pub(crate) fn describe(error: &Error) -> String {
+    let mut cause = error;
+    // What another template has been included for is not what is wrong.
+    while let Some(deeper) = cause.source().and_then(|source| source.downcast_ref::<Error>()) {
+        cause = deeper;
+    }
+    let why = match (cause.kind(), cause.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!("it takes more than {FUEL} steps, the most that one may"),
+        (ErrorKind::WriteFailure, _) => {
+            format!("it writes more than {} MiB, the most that one may", OUTPUT >> 20)
+        }
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    format!("the template cannot be rendered: {why}")
+}
+
+/// A text that does not grow beyond [`OUTPUT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A line that holds just a tag leaves no line behind, and the end of a text stays as it is.
 pub(crate) fn syntax() -> SyntaxConfig {
@@ -76,7 +129,7 @@ fn marked_at(line: &str) -> Option<(Span, &str)> {
 pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Result<String, Problems> {
     let Some(own) = &image.manifest.template else {
         let template = ENVIRONMENT.get_template(BUILT_IN).expect("added above");
-        let rendered = template.render(values);
+        let rendered = bounded(&template, values);
         return rendered.map_err(|error| problem(image, Utf8Path::new(BUILT_IN), &error).into());
     };
     let mut env = ENVIRONMENT.clone();
@@ -109,7 +162,7 @@ pub(super) fn render(image: &Image, source: &dyn Source, values: &Value) -> Resu
     if !problems.is_empty() {
         return Err(problems);
     }
-    let rendered = env.get_template(own.value.as_str()).and_then(|template| template.render(values));
+    let rendered = env.get_template(own.value.as_str()).and_then(|template| bounded(&template, values));
     rendered.map_err(|error| {
         let name = error.name().unwrap_or(own.value.as_str()).to_owned();
         located(image, source, &name, &error).into()
@@ -250,13 +303,6 @@ fn located(image: &Image, source: &dyn Source, name: &str, error: &Error) -> Pro
 
 fn problem(image: &Image, path: &Utf8Path, error: &Error) -> Problem {
     template_problem(image, path, describe(error))
-}
-
-fn describe(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => format!("the template cannot be rendered: {}: {detail}", error.kind()),
-        None => format!("the template cannot be rendered: {}", error.kind()),
-    }
 }
 
 /// A word in double quotes that BuildKit's shell lexer reads back as exactly `text`.

@@ -46,3 +46,25 @@ fn a_step_names_its_secrets_as_a_dockerfile_does() {
          --mount=type=ssh,id=default,required=true --mount=type=ssh,id=deploy,target=/agent,required=true make"
     );
 }
+
+#[test]
+fn a_template_without_end_is_told_which_limit_it_reached() {
+    let render = |template: &str| {
+        let image = "image \"web\" {\n    from \"scratch\"\n    template \"own.j2\"\n}\n";
+        let files =
+            [("imgforge.kdl", "workspace \"acme\"\n"), ("web/image.kdl", image), ("web/own.j2", template)];
+        let dir = written(&files.map(|(path, text)| (path, text.as_bytes())));
+        let source = WorkTree::uncached(root(&dir));
+        let workspace = crate::workspace::load(&source, None).unwrap();
+        let graph = ImageGraph::new(&workspace).unwrap();
+        let problems = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap_err();
+        problems.sorted()[0].message().to_owned()
+    };
+    let outer = |inner: &str| format!("{{% for a in range(100000) %}}{inner}{{% endfor %}}");
+    let endless = render(&outer("{% for b in range(100000) %}{% endfor %}"));
+    assert!(endless.contains("more than 10000000 steps"), "{endless}");
+    let long = render(&outer(&"x".repeat(1_000)));
+    assert!(long.contains("writes more than 16 MiB"), "{long}");
+    let itself = render("{% include \"own.j2\" %}");
+    assert!(itself.contains("recursion"), "{itself}");
+}

@@ -14,7 +14,7 @@ use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::dockerfile::Dockerfile;
 use crate::manifest::{Base, ImageManifest, ManifestCache, WorkspaceManifest, read_image, read_workspace};
 use crate::name::{ImageName, nearest};
-use crate::source::{Kind, Source};
+use crate::source::{Kind, Led, Source, follow};
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "imgforge.kdl";
@@ -365,18 +365,18 @@ fn inside(
     };
     for folder in folders {
         let full = folder.join(&cleaned);
-        match follow(source, &full, 0) {
-            Led::To(end, kind) if folders.iter().any(|folder| end.starts_with(folder)) => {
+        match follow(source, &full) {
+            Ok(Led::To(end, kind)) if folders.iter().any(|folder| end.starts_with(folder)) => {
                 return match kind {
                     Kind::File { .. } => Some(end),
                     _ => refuse(format!("the {what} {full} is not a file"), "a file is expected", None),
                 };
             }
-            Led::To(..) | Led::Outside => {
+            Ok(_) => {
                 let help = format!("a link leads there; put the file itself into {places}");
                 return refuse(outside, "leads outside", Some(help));
             }
-            Led::Nowhere => {}
+            Err(_) => {}
         }
     }
     let folder = folders[0].join(cleaned.parent().unwrap_or(Utf8Path::new("")));
@@ -384,35 +384,4 @@ fn inside(
     let near = nearest(cleaned.file_name().unwrap_or(""), names.iter().map(String::as_str));
     let help = near.map(|near| format!("did you mean \"{near}\"?"));
     refuse(format!("there is no {what} \"{}\" in {places}", path.value), "not found", help)
-}
-
-/// What a path leads to when the links on it are followed.
-enum Led {
-    To(Utf8PathBuf, Kind),
-    /// Out of the workspace.
-    Outside,
-    Nowhere,
-}
-
-fn follow(source: &dyn Source, path: &Utf8Path, links: usize) -> Led {
-    let mut walked = Utf8PathBuf::new();
-    let mut last = Kind::Dir;
-    for (n, component) in path.components().enumerate() {
-        walked.push(component.as_str());
-        match source.kind(&walked) {
-            // As many links as the kernel follows (`ELOOP`).
-            Ok(Kind::Symlink { .. }) if links >= 40 => return Led::Nowhere,
-            Ok(Kind::Symlink { target }) => {
-                let rest: Utf8PathBuf = path.components().skip(n + 1).collect();
-                let onward = folder_of(&walked).join(&target).join(rest);
-                return match clean(onward.as_str()).filter(|_| !target.starts_with('/')) {
-                    Some(onward) => follow(source, &onward, links + 1),
-                    None => Led::Outside,
-                };
-            }
-            Ok(kind) => last = kind,
-            Err(_) => return Led::Nowhere,
-        }
-    }
-    Led::To(walked, last)
 }

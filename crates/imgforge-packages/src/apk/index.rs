@@ -1,48 +1,58 @@
 //! `APKINDEX.tar.gz`: fetched, verified, read.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use camino::Utf8Path;
 use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
-use ureq::Agent;
 
 use super::{files, signature, version};
 use crate::control::{Paragraph, paragraphs};
 use crate::error::Error;
-use crate::http;
+use crate::http::{self, Client};
 use crate::index::{Index, IndexEntry};
 use crate::machine::{Repository, RepositorySuite};
 use crate::progress::{Meter, Progress};
 use crate::relation::Scheme;
+use crate::release;
+use crate::replay::Seen;
 
 /// Alpine's largest index has some 3 MB.
 const LIMIT: u64 = 64 << 20;
+
+/// The entries of an index, and its date.
+type Dated = (Vec<IndexEntry>, Option<String>);
 
 /// Fetches the indexes of all repositories of a source.
 ///
 /// # Errors
 /// Servers, signatures and metadata.
-pub(crate) fn fetch(repository: &Repository, progress: &dyn Progress) -> Result<Index, Error> {
+pub(crate) fn fetch(repository: &Repository, seen: &Seen, progress: &dyn Progress) -> Result<Index, Error> {
     let meter = Meter::new(progress, "package indexes", 0);
-    let agent = http::agent();
-    let found: Vec<Result<Vec<IndexEntry>, Error>> =
-        repository.suites.par_iter().map(|suite| fetch_one(&agent, repository, suite, &meter)).collect();
-    let mut all = Vec::new();
-    for entries in found {
-        all.extend(entries?);
+    let agent = Client::of([repository]);
+    let fetched =
+        repository.suites.par_iter().map(|suite| fetch_one(&agent, repository, suite, seen, &meter));
+    let found: Vec<Result<Dated, Error>> = fetched.collect();
+    let (mut all, mut dates) = (Vec::new(), BTreeMap::new());
+    for (suite, found) in repository.suites.iter().zip(found) {
+        let (entries, date) = found?;
+        all.extend(entries);
+        dates.extend(date.map(|date| (suite.name.clone(), date)));
     }
     meter.finish();
     let names: Vec<String> = repository.suites.iter().map(|suite| suite.name.clone()).collect();
-    Ok(Index::of(Scheme::Alpine, &repository.source, &repository.architecture, &names, all))
+    Ok(Index::of(Scheme::Alpine, &repository.source, &repository.architecture, &names, all).dated(dates))
 }
 
 fn fetch_one(
-    agent: &Agent,
+    agent: &Client,
     repository: &Repository,
     suite: &RepositorySuite,
+    seen: &Seen,
     meter: &Meter<'_>,
-) -> Result<Vec<IndexEntry>, Error> {
+) -> Result<Dated, Error> {
     let architecture = &repository.architecture;
     let url = format!("{}/{architecture}/APKINDEX.tar.gz", suite.uri);
     if !suite.keyring.is_dir() {
@@ -63,6 +73,9 @@ fn fetch_one(
         .take(super::UNPACKED_LIMIT)
         .read_to_end(&mut index)
         .map_err(|error| broken(format!("it cannot be unpacked: {error}")))?;
+    let date = made(&index);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    seen.check(&url, &suite.name, date.as_deref(), now.cast_signed())?;
     let files = files(&index).map_err(|error| broken(format!("it is no tar: {error}")))?;
     let text = files.into_iter().find(|(name, _)| name == "APKINDEX").map(|(_, text)| text);
     let text = text.ok_or_else(|| broken("there is no APKINDEX in it".to_owned()))?;
@@ -72,7 +85,18 @@ fn fetch_one(
         entry.path = format!("{architecture}/{}-{}.apk", entry.name, entry.version);
         entry
     };
-    Ok(entries(&text).filter(|entry| entry.size > 0 && !entry.checksum.is_empty()).map(place).collect())
+    let entries = entries(&text).filter(|entry| entry.size > 0 && !entry.checksum.is_empty());
+    Ok((entries.map(place).collect(), date))
+}
+
+/// When an index was made, as its signed archive says: the time of the file `APKINDEX` in it, which apk-tools sets to
+/// the time when it writes it.
+fn made(archive: &[u8]) -> Option<String> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entries = archive.entries().ok()?.map_while(Result::ok);
+    let entry = entries.find(|entry| *entry.path_bytes() == *b"APKINDEX")?;
+    let seconds = entry.header().mtime().ok().filter(|seconds| *seconds > 0)?;
+    release::timestamp(seconds.cast_signed())
 }
 
 fn verified<'b>(bytes: &'b [u8], keys: &Utf8Path, url: &str) -> Result<&'b [u8], Error> {
@@ -131,6 +155,23 @@ fn is_sane(entry: &IndexEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_is_as_old_as_its_archive_says() {
+        let archive = |seconds: u64| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for (name, time) in [("DESCRIPTION", 1), ("APKINDEX", seconds)] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(1);
+                header.set_mtime(time);
+                tar.append_data(&mut header, name, &b"x"[..]).unwrap();
+            }
+            made(&tar.into_inner().unwrap())
+        };
+        assert_eq!(archive(1_795_726_800).as_deref(), Some("20261126T210000Z"));
+        assert_eq!(archive(0), None);
+        assert_eq!(made(b"no archive"), None);
+    }
 
     #[test]
     fn an_entry_says_what_it_needs_and_what_it_excludes() {

@@ -6,13 +6,12 @@ use imgforge_core::lock::LockedPackage;
 use rayon::prelude::*;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use ureq::Agent;
 
 use super::index::depends;
 use super::{files, member};
 use crate::cache::{self, Cache, sha256};
 use crate::error::Error;
-use crate::http;
+use crate::http::{self, Client};
 use crate::index::IndexEntry;
 use crate::machine::Repository;
 use crate::progress::{Meter, Progress};
@@ -41,7 +40,7 @@ pub fn complete<'p>(
         return Ok(());
     }
     let meter = Meter::new(progress, "packages", unknown.iter().map(|package| package.size).sum());
-    let agent = http::agent();
+    let agent = Client::of([repository]);
     let fetched: Vec<Result<(), Error>> = unknown
         .into_par_iter()
         .map(|package| {
@@ -57,12 +56,12 @@ pub fn complete<'p>(
     fetched.into_iter().collect()
 }
 
-fn fetch(agent: &Agent, package: &LockedPackage, repository: &Repository) -> Result<Vec<u8>, Error> {
+fn fetch(agent: &Client, package: &LockedPackage, repository: &Repository) -> Result<Vec<u8>, Error> {
     let of_suite = repository.suites.iter().filter(|suite| suite.name == package.suite);
     let others = repository.suites.iter().filter(|suite| suite.name != package.suite);
     for suite in of_suite.chain(others) {
         let url = format!("{}/{}", suite.uri, package.path);
-        let Some(bytes) = http::get(agent, &url, package.size + 1)? else { continue };
+        let Some(bytes) = http::get_start(agent, &url, package.size + 1)? else { continue };
         return match check(&bytes, package) {
             Ok(()) => Ok(bytes),
             Err(reason) => {

@@ -1,6 +1,7 @@
 //! Signatures of indexes: PKCS #1 v1.5 with a key of the repository's, in a segment before what is signed.
 
 use camino::Utf8Path;
+use imgforge_core::file;
 use rsa::pkcs8::DecodePublicKey;
 use rsa::{Pkcs1v15Sign, RsaPublicKey};
 use sha1::Sha1;
@@ -23,7 +24,7 @@ pub(super) fn signed<'b>(bytes: &'b [u8], keys: &Utf8Path) -> Result<&'b [u8], S
         if key.contains('/') || !path.is_file() {
             continue;
         }
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let text = file::read_text(&path, file::MAX_KEYS).map_err(|error| format!("{path}: {error}"))?;
         let public = RsaPublicKey::from_public_key_pem(&text)
             .map_err(|error| format!("{path} is no RSA public key in PEM: {error}"))?;
         let good = match algorithm {

@@ -1,6 +1,9 @@
 //! What the tests share: a registry, clients that do not wait long, images.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -68,4 +71,31 @@ pub(crate) fn noise(size: usize) -> Vec<u8> {
 pub(crate) fn image(layers: &[PushLayer]) -> PushImage {
     let config = format!("{{\"architecture\":\"amd64\",\"os\":\"linux\",\"x\":{}}}", fastrand::u64(..));
     PushImage { config: config.into_bytes(), layers: layers.to_vec(), annotations: BTreeMap::new() }
+}
+
+/// Answers each request on a free port of loopback with what `answer` makes of its head, and keeps the heads.
+pub(crate) fn answering(
+    answer: impl Fn(&str) -> String + Send + 'static,
+) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&heads);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            while lines.read_line(&mut head).unwrap() > 2 {}
+            kept.lock().unwrap().push(head.to_ascii_lowercase());
+            // One that has read enough goes away.
+            let _ = stream.write_all(answer(&head).as_bytes());
+        }
+    });
+    (host, heads)
+}
+
+/// An answer of HTTP/1.1, with `headers` each ending their line.
+pub(crate) fn response(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }

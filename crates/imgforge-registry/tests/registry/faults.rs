@@ -1,12 +1,14 @@
 //! What a registry that fails, refuses or lies leads to.
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use imgforge_registry::{Digest, Error, Kind, Options, ProgressSink, Reference, Registry, Retry};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
 use imgforge_testkit::registry::{self as real, Setup};
 
-use crate::common::{Folder, client, image, options, quick, start};
+use crate::common::{Folder, answering, client, image, options, quick, response, start};
 
 fn tag(text: &str) -> Reference {
     Reference::tag(text).unwrap()
@@ -59,7 +61,7 @@ async fn failures_that_do_not_pass_end_after_so_many_tries() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_at_the_other_end_is_unreachable() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let registry = client(&address.to_string());
     let error = registry.digest("acme/web", &tag("latest")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
@@ -310,4 +312,40 @@ async fn a_registry_of_ones_own_ca_is_trusted_when_the_ca_is_given() {
     let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
     registry.put_manifest("acme/web", &tag("latest"), &pushed.manifest).await.unwrap();
     registry.verify("acme/web", &pushed.digest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_without_end_is_refused_with_the_limit() {
+    let (host, heads) = answering(|_| response("200 OK", "", &" ".repeat(100 << 20)));
+    let registry = client(&host);
+    let error = registry.manifest("acme/web", &tag("latest")).await.unwrap_err();
+    assert!(matches!(error, Error::Answer { .. }), "{error:?}");
+    assert!(error.to_string().contains("larger than 4 MiB"), "{error}");
+    assert_eq!(heads.lock().unwrap().len(), 1, "it is not asked for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_sends_a_byte_now_and_then_is_taken_as_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || dribble(stream.unwrap()).ok());
+        }
+    });
+    let retry = Retry { idle: Duration::from_millis(300), ..quick() };
+    let registry = Registry::new(Options { retry, ..options(&host) }).unwrap();
+    let error = registry.manifest("acme/web", &tag("latest")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(error.to_string().contains("1024 a second are the least"), "{error}");
+}
+
+/// An answer of a thousand bytes, each a while after the one before, and never so long that nothing came.
+fn dribble(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
+    for _ in 0..1_000 {
+        stream.write_all(b" ")?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -4,12 +4,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use imgforge_registry::{Credentials, Error, Kind, Options, ProgressSink, Reference, Registry};
+use imgforge_registry::{
+    Credentials, Descriptor, Digest, Error, Kind, Options, ProgressSink, Reference, Registry, media_type,
+};
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{self as real, PASSWORD, Setup, USER};
 use imgforge_testkit::token_server::{IDENTITY_TOKEN, TokenServer};
 
-use crate::common::{Folder, image, options, start};
+use crate::common::{Folder, answering, image, options, response, start};
 
 /// `tester:secret`.
 const AUTH: &str = "dGVzdGVyOnNlY3JldA==";
@@ -134,9 +136,21 @@ fn credentials_come_from_the_environment_and_from_a_helper_on_the_path() {
     let server = with_login();
     let folder = Folder::new();
     let host = server.host();
-    let login = [("IMGFORGE_REGISTRY_USER", USER), ("IMGFORGE_REGISTRY_PASSWORD", PASSWORD)];
+    let login = [
+        ("IMGFORGE_REGISTRY_USER", USER),
+        ("IMGFORGE_REGISTRY_PASSWORD", PASSWORD),
+        ("IMGFORGE_REGISTRY_HOST", host),
+    ];
     assert!(child(&server, &login).contains("all well"));
-    let others = [("TEST_CREDENTIALS", "docker"), login[0], login[1]];
+    let unsaid = child(&server, &login[..2]);
+    assert!(unsaid.contains(&format!("set IMGFORGE_REGISTRY_HOST={host}")), "{unsaid}");
+    assert!(!unsaid.contains(PASSWORD), "{unsaid}");
+    let elsewhere = child(&server, &[login[0], login[1], ("IMGFORGE_REGISTRY_HOST", "registry.example.com")]);
+    assert!(
+        elsewhere.contains("no credentials"),
+        "a workspace that names another host gets nothing: {elsewhere}"
+    );
+    let others = [("TEST_CREDENTIALS", "docker"), login[0], login[1], login[2]];
     assert!(child(&server, &others).contains("no credentials"), "only the workspace's registry gets them");
 
     // A helper that knows one registry, as the program interface of Docker's helpers has it.
@@ -261,4 +275,25 @@ async fn a_repository_that_is_forbidden_is_named() {
     proxy.fail("GET", "", imgforge_testkit::fault_proxy::Fault::Status(403), 1);
     let error = registry.tags("acme/web").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Authentication, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_sent_on_to_another_host_shows_it_no_login_and_not_where_it_comes_from() {
+    let (storage, at_storage) = answering(|_| response("200 OK", "", "blob"));
+    let (host, at_registry) = answering(move |head| {
+        if head.to_ascii_lowercase().contains("authorization:") {
+            response("307 -", &format!("Location: http://{storage}/of/the/blob?signed\r\n"), "")
+        } else {
+            response("401 -", "WWW-Authenticate: Basic realm=\"x\"\r\n", "")
+        }
+    });
+    let registry = client(&host, Credentials::login(USER, PASSWORD));
+    let blob = Descriptor::new(media_type::LAYER_GZIP, Digest::sha256(b"blob"), 4);
+    assert_eq!(registry.blob("acme/web", &blob, 10).await.unwrap(), b"blob");
+    let (at_storage, at_registry) =
+        (at_storage.lock().unwrap().concat(), at_registry.lock().unwrap().concat());
+    assert!(at_registry.contains("authorization: basic"), "{at_registry}");
+    assert!(at_storage.contains("get /of/the/blob?signed"), "{at_storage}");
+    assert!(!at_storage.contains("authorization") && !at_storage.contains("referer"), "{at_storage}");
+    assert!(!at_storage.contains(&host), "{at_storage}");
 }

@@ -22,7 +22,7 @@ use imgforge_packages::{Machine, Repository, Scheme};
 
 pub use self::changes::{ExternalChange, LockChange};
 pub use self::outdated::{Outdated, OutdatedExternal, OutdatedPackage};
-pub use self::resolve::Moves;
+pub use self::resolve::{IndexDates, Moves};
 use crate::{Error, Session};
 
 /// The lock's name, beside `imgforge.kdl`.
@@ -102,7 +102,7 @@ impl Session {
     pub fn write_lock(&self, lock: &Lock) -> Result<(), Error> {
         let path = self.root.join(FILE);
         let text = lock.to_kdl();
-        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        if self.source.read(Utf8Path::new(FILE)).is_ok_and(|old| old == text.as_bytes()) {
             return Ok(());
         }
         cache_file::replace(&path, text.as_bytes()).map_err(|error| Error::Io { path, error })

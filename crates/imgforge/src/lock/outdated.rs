@@ -8,7 +8,7 @@ use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_packages::Index;
 
-use crate::lock::resolve::{Lifts, Moves, Resolution};
+use crate::lock::resolve::{IndexDates, Lifts, Moves, Resolution};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 
@@ -85,7 +85,15 @@ impl Session {
                 pump(reporter, |events| {
                     let (progress, externals) = (EventProgress::new(events), lock.externals.clone());
                     let moves = Moves::Everything;
-                    let resolution = Resolution::new(self, requests, lock, externals, &moves, &progress)?;
+                    let resolution = Resolution::new(
+                        self,
+                        requests,
+                        lock,
+                        externals,
+                        &moves,
+                        IndexDates::NotOlder,
+                        &progress,
+                    )?;
                     Ok(self.compare(&resolution))
                 })
             };

@@ -10,7 +10,7 @@ use imgforge_core::event::Reporter;
 use imgforge_core::lock::{Lock, LockedExternal, LockedImage, LockedPackage};
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::workspace::Image;
-use imgforge_packages::{Cache, Index, Partial, Progress, Request};
+use imgforge_packages::{Cache, Index, Partial, Progress, Request, Seen};
 
 use crate::lock::externals::names_external;
 use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
@@ -33,6 +33,15 @@ pub enum Moves {
     Images(BTreeSet<ImageName>),
 }
 
+/// Which dates of signed indexes are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexDates {
+    /// Those that are not older than the indexes that the lock was made by, and not from the future.
+    NotOlder,
+    /// Any.
+    Any,
+}
+
 /// By image and package name: the versions to move to, the best first.
 pub(crate) type Lifts = BTreeMap<ImageName, BTreeMap<String, Vec<String>>>;
 
@@ -49,6 +58,7 @@ pub(crate) struct Resolution<'s> {
     externals: BTreeMap<String, LockedExternal>,
     view: LockView<'s>,
     moves: &'s Moves,
+    dates: IndexDates,
 }
 
 impl Session {
@@ -57,7 +67,13 @@ impl Session {
     /// # Errors
     /// Repositories and registries that cannot be reached or trusted, [`Error::Problems`] for what cannot be had, and
     /// [`Error::NotLocked`] for a name that is not locked.
-    pub fn update(&self, old: &Lock, moves: &Moves, reporter: &mut dyn Reporter) -> Result<Lock, Error> {
+    pub fn update(
+        &self,
+        old: &Lock,
+        moves: &Moves,
+        dates: IndexDates,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Lock, Error> {
         match moves {
             Moves::Named(names) => check_names(old, names, true)?,
             Moves::Security(names) => check_names(old, names, false)?,
@@ -80,7 +96,7 @@ impl Session {
         }
         pump(reporter, |events| {
             let progress = EventProgress::new(events);
-            let resolution = Resolution::new(self, requests, old, externals, moves, &progress)?;
+            let resolution = Resolution::new(self, requests, old, externals, moves, dates, &progress)?;
             let mut lock = resolution.lock()?;
             self.complete(&mut lock, &progress)?;
             Ok(lock)
@@ -105,6 +121,7 @@ impl Session {
         requests: &BTreeMap<ImageName, ImageRequest>,
         old: &Lock,
         externals: &BTreeMap<String, LockedExternal>,
+        dates: IndexDates,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, Index>, Error> {
         self.fetch_databases(externals)?;
@@ -113,7 +130,8 @@ impl Session {
         let mut indexes = BTreeMap::new();
         for source in sources {
             let repository = self.repository_of(source)?;
-            let mut index = imgforge_packages::fetch_index(&repository, &cache, progress)
+            let seen = Seen { dates: old.dates(source), is_any_taken: dates == IndexDates::Any };
+            let mut index = imgforge_packages::fetch_index(&repository, &seen, &cache, progress)
                 .map_err(|error| self.at_keys(source, error))?;
             index.recall(&old.packages, &cache);
             let bases = externals.values().chain(old.externals.values());
@@ -134,10 +152,11 @@ impl<'s> Resolution<'s> {
         old: &'s Lock,
         externals: BTreeMap<String, LockedExternal>,
         moves: &'s Moves,
+        dates: IndexDates,
         progress: &dyn Progress,
     ) -> Result<Self, Error> {
-        let indexes = session.indexes(&requests, old, &externals, progress)?;
-        Ok(Self { session, requests, indexes, old, externals, view: LockView::new(old), moves })
+        let indexes = session.indexes(&requests, old, &externals, dates, progress)?;
+        Ok(Self { session, requests, indexes, old, externals, view: LockView::new(old), moves, dates })
     }
 
     fn lock(&self) -> Result<Lock, Error> {
@@ -310,6 +329,8 @@ impl<'s> Resolution<'s> {
         let old = self.view.line(&package.source, &package.entry());
         let stays = |old: &&LockedPackage| {
             let has_date = old.indexed.is_some() || package.indexed.is_none();
+            // Dates that would have an index refused which is taken now do not stay.
+            let has_date = has_date && (self.dates == IndexDates::NotOlder || old.indexed <= package.indexed);
             *self.moves != Moves::Everything || self.indexes[&package.source].is_current(old) && has_date
         };
         old.filter(stays).cloned().unwrap_or(package)

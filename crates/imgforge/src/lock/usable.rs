@@ -7,7 +7,7 @@ use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::plan::Relocked;
 
 use crate::build::shortened;
-use crate::lock::resolve::Moves;
+use crate::lock::resolve::{IndexDates, Moves};
 use crate::{Error, Session};
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
             Ok(()) => Ok(lock),
             Err(error) if locked => Err(error),
             Err(_) => {
-                let new = self.update(&lock, &Moves::Nothing, reporter)?;
+                let new = self.update(&lock, &Moves::Nothing, IndexDates::NotOlder, reporter)?;
                 self.write_lock(&new)?;
                 let message =
                     format!("{} did not fit the manifests: {}", crate::LOCK_FILE, self.summary(&lock, &new));
@@ -36,7 +36,7 @@ impl Session {
     ) -> Result<Lock, Error> {
         let names: Vec<String> =
             gone.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
-        let new = self.update(old, &Moves::Everything, reporter)?;
+        let new = self.update(old, &Moves::Everything, IndexDates::NotOlder, reporter)?;
         self.write_lock(&new)?;
         let message = format!(
             "no longer served, so everything was locked anew ({}): {}",

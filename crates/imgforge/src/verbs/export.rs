@@ -9,7 +9,7 @@ use imgforge::core::name::Tag;
 use imgforge::{ArchiveTarget, Error, Reference, Session};
 
 use crate::Global;
-use crate::console::{DIM, GOOD, count, print, say};
+use crate::console::{DIM, GOOD, count, print_file, say};
 use crate::failure::Failure;
 use crate::verbs::open;
 
@@ -128,7 +128,7 @@ impl Export {
             exported.notes.iter().for_each(|note| say(DIM, "Note", note));
         }
         match &self.output {
-            None => print(&joined(&exported.files)),
+            None => print_file(&joined(&exported.files)),
             Some(folder) => write(&session, folder, &exported.files, global.quiet)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
-use crate::console::print;
+use crate::console::{print, table};
 use crate::failure::Failure;
 use crate::verbs::{Format, Selection, json, open};
 
@@ -64,10 +64,6 @@ impl List {
 }
 
 fn text(images: &[ListedImage]) -> String {
-    let width = images.iter().map(|image| image.name.len()).max().unwrap_or(0);
-    let line = |image: &ListedImage| {
-        format!("{:width$}  {}", image.name, image.description.as_deref().unwrap_or("")).trim_end().to_owned()
-            + "\n"
-    };
-    images.iter().map(line).collect()
+    let row = |image: &ListedImage| vec![image.name.clone(), image.description.clone().unwrap_or_default()];
+    table(&images.iter().map(row).collect::<Vec<_>>())
 }

@@ -84,5 +84,5 @@ fn reporter(global: &Global) -> Box<dyn Reporter> {
 fn json(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("our own types have string keys");
     text.push('\n');
-    text
+    imgforge::core::text::json(&text).into_owned()
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::console::print;
+use crate::console::print_file;
 use crate::failure::Failure;
 use crate::{Global, verbs};
 
@@ -22,7 +22,7 @@ impl Render {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = verbs::open(global)?;
         let image = session.image(&self.image)?;
-        print(&session.dockerfile(&image)?);
+        print_file(&session.dockerfile(&image)?);
         Ok(ExitCode::SUCCESS)
     }
 }

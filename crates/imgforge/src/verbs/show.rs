@@ -252,7 +252,8 @@ fn text(shown: &ShowOutput) -> String {
     let mut out = String::new();
     let mut line = |head: &str, rest: String| {
         if !rest.is_empty() {
-            let _ = writeln!(out, "{head:9} {rest}");
+            // Each field stays on its line.
+            let _ = writeln!(out, "{head:9} {}", rest.replace('\n', "␊"));
         }
     };
     line(

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use imgforge::core::lock::Lock;
-use imgforge::{ExternalChange, LockChange, Moves, Session};
+use imgforge::{ExternalChange, IndexDates, LockChange, Moves, Session};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub(crate) struct Update {
     /// Move what this image, and those that stand on it, add to their parents
     #[arg(long, value_name = "IMAGE", conflicts_with = "names")]
     image: Vec<String>,
+    /// Take signed indexes that are older than those that the lock was made by, or dated in the future
+    #[arg(long)]
+    accept_index_date: bool,
     /// Write nothing
     #[arg(long)]
     dry_run: bool,
@@ -82,7 +85,8 @@ impl Update {
         let moves = self.moves(&session)?;
         let old = session.read_lock()?;
         let mut reporter = reporter(global);
-        let new = session.update(&old, &moves, &mut *reporter)?;
+        let dates = if self.accept_index_date { IndexDates::Any } else { IndexDates::NotOlder };
+        let new = session.update(&old, &moves, dates, &mut *reporter)?;
         drop(reporter);
         if !self.dry_run {
             session.write_lock(&new)?;

@@ -5,6 +5,8 @@
 
 use regex::Regex;
 
+use crate::dockerfile::expand::{MAX_EXPANDED, MAX_SUBSTITUTIONS};
+
 /// What a variable is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
@@ -61,7 +63,7 @@ pub(super) fn words(
 }
 
 fn read(text: &str, rules: Rules, lookup: &dyn Fn(&str) -> Value) -> Result<Out, NoValue> {
-    let mut lexer = Lexer { rest: text, rules, lookup, is_unknown: false };
+    let mut lexer = Lexer { rest: text, rules, lookup, is_unknown: false, depth: 0, length: 0 };
     let out = lexer.until(None, rules.keep_escapes).map_err(NoValue::Wrong)?;
     if lexer.is_unknown { Err(NoValue::Unknown) } else { Ok(out) }
 }
@@ -72,6 +74,10 @@ struct Lexer<'a> {
     lookup: &'a dyn Fn(&str) -> Value,
     /// Whether the value of an unknown variable counts. Reading goes on: what is wrong is wrong anyway.
     is_unknown: bool,
+    /// How many substitutions the text that is read lies in.
+    depth: usize,
+    /// The bytes of all values so far.
+    length: usize,
 }
 
 /// What has been read: the text as one word, and as several.
@@ -226,6 +232,20 @@ impl Lexer<'_> {
 
     /// After a `$`.
     fn variable(&mut self) -> Result<String, String> {
+        if self.depth == MAX_SUBSTITUTIONS {
+            return wrong(format!("substitutions lie in one another more than {MAX_SUBSTITUTIONS} deep"));
+        }
+        self.depth += 1;
+        let value = self.value();
+        self.depth -= 1;
+        self.length += value.as_ref().map_or(0, String::len);
+        if self.length > MAX_EXPANDED {
+            return wrong(format!("its variables come to more than {} MiB", MAX_EXPANDED >> 20));
+        }
+        value
+    }
+
+    fn value(&mut self) -> Result<String, String> {
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {

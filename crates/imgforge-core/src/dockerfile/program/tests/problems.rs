@@ -246,3 +246,17 @@ fn values_that_come_from_the_image_below_are_looked_at_when_it_is_known() {
         1
     );
 }
+
+#[test]
+fn substitutions_without_end_are_told_their_limit() {
+    let nested = |text: &str| text.replace("HERE", &("${V:-".repeat(100_000) + &"}".repeat(100_000)));
+    for text in
+        ["FROM HERE", "FROM a\nENV V=HERE", "FROM a\nCOPY \"HERE\" /", "ARG V=\"${V:-\"HERE\"}\"\nFROM a"]
+    {
+        let (_, message) = problem(&nested(text));
+        assert_eq!(message, "substitutions lie in one another more than 64 deep", "{text}");
+    }
+    let line = |n: usize| format!("ENV A{}={}\n", n + 1, format!("$A{n}").repeat(10));
+    let laughs = format!("FROM scratch\nENV A0=ha\n{}", (0..9).map(line).collect::<String>());
+    assert!(problems(&laughs).iter().any(|found| found.message.contains("more than 1 MiB")));
+}
