@@ -99,6 +99,7 @@ fn change(family: &Family, n: usize, how: usize) {
         10 => manifest("    expose 80\n"),
         11 => manifest("    network \"default\"\n"),
         12 => manifest("    run-as \"1000\"\n"),
+        13 => manifest("    network \"host\"\n"),
         // The same size, and a file time set back to what it was.
         _ => {
             let time = fs::metadata(path("file")).unwrap().modified().unwrap();
@@ -109,7 +110,7 @@ fn change(family: &Family, n: usize, how: usize) {
     }
 }
 
-const CHANGES: usize = 14;
+const CHANGES: usize = 15;
 
 /// Does something to image `n` that is no input.
 fn disturb(family: &Family, n: usize, how: usize) {
@@ -137,12 +138,13 @@ fn disturb(family: &Family, n: usize, how: usize) {
             text.replace("    run \"true\"\n", "    run \\\n        \"true\"\n    description \"words\"\n"),
         )
         .unwrap(),
+        6 => family.write(&format!("i{n}/image.kdl"), &family.manifest(n, "    network \"none\"\n")),
         // Only root can give files away; elsewhere the case is empty.
         _ => drop(std::os::unix::fs::chown(path("file"), Some(1234), Some(1234))),
     }
 }
 
-const DISTURBANCES: usize = 7;
+const DISTURBANCES: usize = 8;
 
 fn any_family() -> impl Strategy<Value = Vec<Vec<usize>>> {
     (1..7usize).prop_flat_map(|size| {
@@ -181,6 +183,25 @@ proptest! {
         let before = fingerprints(&family.root, cache);
         disturb(&family, at.index(parents.len()), how);
         prop_assert_eq!(fingerprints(&family.root, cache), before, "disturbance {}", how);
+    }
+
+    #[test]
+    fn a_workspaces_network_is_an_input_of_the_images_that_do_not_say_one(
+        parents in any_family(), said in proptest::collection::vec(proptest::option::of(0..3usize), 7), given in 0..3usize,
+    ) {
+        const NETWORKS: [&str; 3] = ["none", "default", "host"];
+        let family = Family::new(&parents);
+        for (n, network) in said.iter().enumerate().take(parents.len()) {
+            let line = network.map_or(String::new(), |network| format!("    network \"{}\"\n", NETWORKS[network]));
+            family.write(&format!("i{n}/image.kdl"), &family.manifest(n, &line));
+        }
+        let before = fingerprints(&family.root, true);
+        let manifest = fs::read_to_string(family.root.join("imgforge.kdl")).unwrap();
+        let line = format!("\n    network \"{}\"\n}}", NETWORKS[given]);
+        family.write("imgforge.kdl", &manifest.replacen('}', &line, 1));
+        let silent = (0..parents.len()).filter(|n| said[*n].is_none() && given != 0);
+        let expected: BTreeSet<String> = silent.flat_map(|n| family.descendants(n)).collect();
+        prop_assert_eq!(changed(&before, &fingerprints(&family.root, true)), expected);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod layouts;
 mod lint;
 mod looking;
 mod mistakes;
+mod network;
 mod packages;
 mod registry;
 mod roots;

@@ -4,7 +4,7 @@
 //! |--------------|--------------------------|----------------------------------------------------------|
 //! | `format`     | `imgforge`               | [`FORMAT`]: raised when the same inputs give another image |
 //! | `platform`   | `platform`               | `linux/amd64`                                            |
-//! | `network`    | `network`                | `none` or `default`: what the build's steps reach        |
+//! | `network`    | `network`                | `none`, `default` or `host`: what the steps reach         |
 //! | `layers`     | `compression`, `number`  | `zstd`, `one`: what is not as usual; nothing otherwise    |
 //! | `dockerfile` | `Dockerfile`             | BLAKE3 of its bytes, and of each instruction             |
 //! | `file`       | path in the context      | BLAKE3 of the content, `x` when executable               |

@@ -41,8 +41,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) files: &'a [FilesKey],
     /// What URLs gave.
     pub(crate) fetched: &'a [String],
-    /// Whether commands reach the network.
-    pub(crate) network: bool,
+    /// What commands reach: `none`, `default` or `host`.
+    pub(crate) network: &'a str,
     /// No file's time is later.
     pub(crate) epoch: i64,
     pub(crate) platform: &'a str,
@@ -149,7 +149,7 @@ mod tests {
         chain: "sha256:a",
         files: &[],
         fetched: &[],
-        network: false,
+        network: "none",
         epoch: 1,
         platform: "linux/amd64",
         packing: "gzip",
@@ -250,7 +250,8 @@ mod tests {
             with(Inputs { files: &context, ..BEGIN }),
             with(Inputs { files: &[FilesKey::None], ..BEGIN }),
             with(Inputs { fetched: &fetched, ..BEGIN }),
-            with(Inputs { network: true, ..BEGIN }),
+            with(Inputs { network: "default", ..BEGIN }),
+            with(Inputs { network: "host", ..BEGIN }),
             with(Inputs { epoch: 2, ..BEGIN }),
             with(Inputs { platform: "linux/arm64", ..BEGIN }),
             with(Inputs { packing: "zstd", ..BEGIN }),

@@ -17,6 +17,7 @@ mod fetch;
 mod key;
 pub mod layer;
 mod lines;
+mod network;
 mod node;
 mod pull;
 pub mod sandbox;

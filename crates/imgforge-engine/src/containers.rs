@@ -40,6 +40,8 @@ pub struct RunRequest {
     pub cpus: Option<u32>,
     /// Whether its root file system cannot be written to.
     pub read_only: bool,
+    /// Whether it has to reach other machines. With Docker it does so in any case.
+    pub outside: bool,
     /// Whether it makes control groups of its own, as systemd does: it is given the host's.
     pub control_groups: bool,
 }
@@ -66,6 +68,8 @@ pub struct Started {
     pub ports: Vec<(String, String)>,
     /// Its own address on a network of the engine; `None` when it has none.
     pub address: Option<String>,
+    /// What it was to have and has not, in words for people.
+    pub lacks: Option<String>,
 }
 
 /// What a container is doing.

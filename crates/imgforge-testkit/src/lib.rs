@@ -7,6 +7,7 @@ pub mod docker;
 pub mod engine;
 pub mod fault_proxy;
 pub mod http;
+pub mod machine;
 pub mod registry;
 pub mod token_server;
 pub mod workspace;

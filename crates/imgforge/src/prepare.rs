@@ -8,7 +8,7 @@ use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
 use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
-use imgforge_core::manifest::{Compression, ImageManifest, Layers, Network};
+use imgforge_core::manifest::{Compression, ImageManifest, Layers};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
@@ -123,13 +123,21 @@ impl Session {
             &image.nested,
             image.dockerfile.is_none(),
         )
-        .map_err(|found| Self::place_context_problems(image, &rendered, found))?;
+        .map_err(|found| {
+            let told = found.into_iter().map(|problem| (problem.span, problem.message, problem.help));
+            Self::placed(image, &rendered, told)
+        })?;
+        let beyond = dockerfile.beyond(rendered.network);
+        if !beyond.is_empty() {
+            let told = beyond.into_iter().map(|problem| (problem.span, problem.message, problem.help));
+            return Err(Self::placed(image, &rendered, told));
+        }
         let packages: Vec<LockedPackage> = lock.added_by(name).into_iter().cloned().collect();
 
         let mut inputs = InputManifest::default();
         inputs.insert(InputKind::Format, "imgforge", FORMAT);
         inputs.insert(InputKind::Platform, "platform", self.platform());
-        inputs.insert(InputKind::Network, "network", network_word(rendered.network));
+        inputs.insert(InputKind::Network, "network", rendered.network.as_str());
         // What is as usual is no input: fingerprints from before there was a choice stay.
         if self.workspace.manifest.compression == Compression::Zstd {
             inputs.insert(InputKind::Layers, "compression", "zstd");
@@ -247,24 +255,24 @@ impl Session {
         })
     }
 
-    /// Problems of the context are found in the Dockerfile; in a rendered one, the manifest line that the instruction
-    /// comes from is what the user can mend.
-    fn place_context_problems(
+    /// Problems of the context and of the network are found in the Dockerfile; in a rendered one, the manifest line that
+    /// the instruction comes from is what the user can mend.
+    fn placed(
         image: &Image,
         rendered: &RenderedImage,
-        found: Vec<context::ContextProblem>,
+        found: impl Iterator<Item = (Span, String, Option<String>)>,
     ) -> Problems {
         let mut problems = Problems::default();
-        for problem in found {
+        for (span, message, help) in found {
             let (file, span) = match &image.dockerfile {
-                Some(hand_written) => (Arc::clone(&hand_written.file), problem.span),
-                None => match origin(rendered, problem.span) {
+                Some(hand_written) => (Arc::clone(&hand_written.file), span),
+                None => match origin(rendered, span) {
                     Some(span) => (Arc::clone(&image.manifest.file), span),
-                    None => (rendered_file(image, rendered), problem.span),
+                    None => (rendered_file(image, rendered), span),
                 },
             };
-            let at = Problem::at(&file, span, problem.message, "here");
-            problems.push(match problem.help {
+            let at = Problem::at(&file, span, message, "here");
+            problems.push(match help {
                 Some(help) => at.help(help),
                 None => at,
             });
@@ -382,11 +390,4 @@ fn rendered_file(image: &Image, rendered: &RenderedImage) -> Arc<SourceFile> {
 fn origin(rendered: &RenderedImage, span: Span) -> Option<Span> {
     let before = rendered.dockerfile.get(..span.offset as usize)?;
     rendered.origin(before.matches('\n').count())
-}
-
-fn network_word(network: Network) -> &'static str {
-    match network {
-        Network::None => "none",
-        Network::Default => "default",
-    }
 }

@@ -20,6 +20,7 @@ pub use self::config::{Command, Config};
 pub use self::lex::Instruction;
 use self::lex::Word;
 use crate::diagnostic::Span;
+use crate::manifest::Network;
 
 /// How a child uses its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -367,6 +368,32 @@ impl Dockerfile {
         found
     }
 
+    /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there.
+    pub fn beyond(&self, network: Network) -> Vec<ParseProblem> {
+        let mut found = Vec::new();
+        for instruction in &self.instructions {
+            let (span, what, needed) = match instruction.keyword() {
+                "RUN" => match instruction.flags().iter().find_map(network_flag) {
+                    Some((span, asked)) => (span, format!("RUN --network={}", asked.as_str()), asked),
+                    None => continue,
+                },
+                "ADD" => match instruction.operands().iter().find(|source| is_url(source.text())) {
+                    Some(source) => (source.span(), format!("ADD {}", source.text()), Network::Default),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            if needed <= network {
+                continue;
+            }
+            let (needed, has) = (needed.as_str(), network.as_str());
+            let message = format!("{what} needs network \"{needed}\", and this image has \"{has}\"");
+            let help = Some(format!("say in its image.kdl: network \"{needed}\""));
+            found.push(ParseProblem { span, message, help });
+        }
+        found
+    }
+
     /// Instructions that run in children's builds.
     pub fn onbuild(&self) -> impl Iterator<Item = &Instruction> {
         self.instructions.iter().filter(|instruction| instruction.keyword() == "ONBUILD")
@@ -380,6 +407,17 @@ fn is_stage(stages: &[Stage], name: &str) -> bool {
 /// ADD's sources that are fetched, not read from the context.
 fn is_url(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// `--network=host`: which network, and its place.
+fn network_flag(flag: &Word) -> Option<(Span, Network)> {
+    let network = match flag.text().strip_prefix("--network=")?.trim_matches('"') {
+        "none" => Network::None,
+        "default" => Network::Default,
+        "host" => Network::Host,
+        _ => return None,
+    };
+    Some((flag.span(), network))
 }
 
 /// One `--mount` of a RUN.

@@ -19,7 +19,7 @@ pub use self::rule::{Level, Rule};
 use crate::container::Container;
 use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::graph::ImageGraph;
-use crate::manifest::Allow;
+use crate::manifest::{Allow, Network};
 use crate::name::{ImageName, ServiceName};
 use crate::services::Field;
 use crate::workspace::Workspace;
@@ -72,7 +72,8 @@ pub fn lint(
     for (name, container) in graph.topological().map(|name| (name, &containers[name])) {
         let chain = graph.chain(name);
         let parent = chain.len().checked_sub(2).map(|parent| &containers[chain[parent]]);
-        for finding in look(name, container, parent) {
+        let found = look(name, container, parent).into_iter().chain(host_network(workspace, name));
+        for finding in found {
             if let Some((file, allow)) = allowed(workspace, &chain, &finding) {
                 used.insert((file, allow.span.offset));
                 findings.silenced += usize::from(selected.contains(name));
@@ -127,6 +128,24 @@ fn allowed<'w>(
         let manifest = &workspace.images[*name].manifest;
         Some((manifest.file.path.clone(), manifest.allowed.iter().find(is_meant)?))
     })
+}
+
+/// An image whose steps have the host's network. What stands on it has its own.
+fn host_network(workspace: &Workspace, name: &ImageName) -> Option<Finding> {
+    let manifest = &workspace.images[name].manifest;
+    if workspace.network(manifest) != Network::Host {
+        return None;
+    }
+    let (file, said) = match &manifest.network {
+        Some(said) => (&manifest.file, said),
+        None => (&workspace.manifest.file, workspace.manifest.network.as_ref()?),
+    };
+    let rule = Rule::HostNetwork;
+    let message = "steps reach all that this machine reaches, also what listens on its loopback alone";
+    let problem = Problem::at(file, said.span, message, "the host's network")
+        .help("say \"default\" where other machines are enough, and \"none\" where nothing is fetched")
+        .warning();
+    Some(Finding { rule, image: name.clone(), service: None, problem: problem.code(rule.code()) })
 }
 
 /// Those of an image's `allow`s that silence nothing, in it or below it.

@@ -32,11 +32,13 @@ pub enum Rule {
     SecretInEnvironment,
     /// An `allow` that silences nothing.
     UselessAllow,
+    /// Steps that reach all that the machine reaches.
+    HostNetwork,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SeveralProcesses,
         Self::ShellAsInit,
         Self::SupervisordWithoutInit,
@@ -45,6 +47,7 @@ impl Rule {
         Self::SlowStop,
         Self::SecretInEnvironment,
         Self::UselessAllow,
+        Self::HostNetwork,
     ];
 
     /// `IF001`.
@@ -58,6 +61,7 @@ impl Rule {
             Self::SlowStop => "IF006",
             Self::SecretInEnvironment => "IF007",
             Self::UselessAllow => "IF008",
+            Self::HostNetwork => "IF009",
         }
     }
 
@@ -80,6 +84,7 @@ impl Rule {
             Self::SlowStop => include_str!("../../../../docs/lint/IF006.md"),
             Self::SecretInEnvironment => include_str!("../../../../docs/lint/IF007.md"),
             Self::UselessAllow => include_str!("../../../../docs/lint/IF008.md"),
+            Self::HostNetwork => include_str!("../../../../docs/lint/IF009.md"),
         }
     }
 }

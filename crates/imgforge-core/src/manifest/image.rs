@@ -586,15 +586,13 @@ fn healthcheck(node: &mut Node<'_, '_, '_>) -> Option<Healthcheck> {
     (!argv.is_empty()).then_some(Healthcheck { argv, interval, timeout, start_period, retries })
 }
 
-fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
-    let word = node.string("\"none\" or \"default\"")?;
-    let network = match word.value.as_str() {
-        "none" => Network::None,
-        "default" => Network::Default,
-        other => {
-            node.reader.unknown(word.span, "network", other, &["none", "default"]);
-            return None;
-        }
+/// `network "none"|"default"|"host"`, of an image and of a workspace.
+pub(super) fn network(node: &mut Node<'_, '_, '_>) -> Option<Located<Network>> {
+    const ALL: [Network; 3] = [Network::None, Network::Default, Network::Host];
+    let word = node.string("\"none\", \"default\" or \"host\"")?;
+    let Some(network) = ALL.into_iter().find(|network| network.as_str() == word.value) else {
+        node.reader.unknown(word.span, "network", &word.value, &ALL.map(Network::as_str));
+        return None;
     };
     Some(Located::new(network, word.span))
 }

@@ -50,6 +50,8 @@ pub struct WorkspaceManifest {
     pub platform: Option<Located<String>>,
     /// `compression "gzip"|"zstd"`: how layers are packed; see [`Compression`].
     pub compression: Compression,
+    /// `network "none"|"default"|"host"`: what RUN steps of images reach that do not say it themselves.
+    pub network: Option<Located<Network>>,
     /// `images "GLOB"`...: narrows where manifests are looked for.
     pub images: Vec<Located<String>>,
     /// `label "KEY" "VALUE"`: put on every image.
@@ -195,7 +197,7 @@ pub struct ImageManifest {
     pub stop_signal: Option<Located<String>>,
     /// `healthcheck "curl" "-f" ... interval="30s"`.
     pub healthcheck: Option<Located<Healthcheck>>,
-    /// `network "none"|"default"`: what RUN steps reach; see [`Network`].
+    /// `network "none"|"default"|"host"`: what RUN steps reach; see [`Network`]. The workspace's when it is not given.
     pub network: Option<Located<Network>>,
     /// `layers "each"|"one"`: what becomes a layer; see [`Layers`].
     pub layers: Layers,
@@ -412,11 +414,24 @@ pub enum Compression {
 }
 
 /// What the steps of a build reach on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Network {
-    /// Nothing: the default of images that imgforge writes the Dockerfile for, because what comes
-    /// over the network is an input that cannot be hashed.
+    /// Nothing, because what comes over the network is an input that cannot be hashed.
+    #[default]
     None,
-    /// What the engine gives; the default of hand-written Dockerfiles.
+    /// Other machines, through a network of the steps' own; not what listens on this machine's loopback.
     Default,
+    /// All that this machine reaches, with its loopback interface and its abstract sockets.
+    Host,
+}
+
+impl Network {
+    /// `none`, `default` or `host`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Default => "default",
+            Self::Host => "host",
+        }
+    }
 }

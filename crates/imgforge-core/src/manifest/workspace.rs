@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::image::network;
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
 use super::{ApkSource, AptSource, Compression, ExternalPlace, Group, RegistryPlace, WorkspaceManifest};
@@ -10,8 +11,18 @@ use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
 const TOP: &[&str] = &["workspace", "apt", "apk", "external", "group"];
-const IN_WORKSPACE: &[&str] =
-    &["registry", "version", "supervisor", "platform", "compression", "images", "label", "arg", "lock"];
+const IN_WORKSPACE: &[&str] = &[
+    "registry",
+    "version",
+    "supervisor",
+    "platform",
+    "compression",
+    "network",
+    "images",
+    "label",
+    "arg",
+    "lock",
+];
 
 const IN_APT: &[&str] = &["suite", "component", "uri", "keyring", "snapshot"];
 const SNAPSHOT_EXAMPLE: &str = "snapshot \"https://snapshot.debian.org/archive/debian\"";
@@ -96,6 +107,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         supervisor: None,
         platform: None,
         compression: Compression::default(),
+        network: None,
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),
@@ -110,7 +122,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         let mut child = reader.node(kdl);
         let single = matches!(
             child.name(),
-            "registry" | "version" | "supervisor" | "platform" | "compression" | "lock"
+            "registry" | "version" | "supervisor" | "platform" | "compression" | "network" | "lock"
         );
         if single && !once.first(&child) {
             continue;
@@ -121,6 +133,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
             "supervisor" => manifest.supervisor = supervisor(&mut child),
             "platform" => manifest.platform = platform(&mut child),
             "compression" => manifest.compression = compression(&mut child),
+            "network" => manifest.network = network(&mut child),
             "images" => manifest.images.extend(child.strings("a glob of image folders", 1)),
             "label" => pair(&mut child, &mut manifest.labels),
             "arg" => pair(&mut child, &mut manifest.args),

@@ -67,7 +67,7 @@ pub fn render(
             dockerfile: hand_written.file.text.clone(),
             origins: Vec::new(),
             generated: Vec::new(),
-            network: image.manifest.network.as_ref().map_or(Network::Default, |network| network.value),
+            network: workspace.network(&image.manifest),
             services: Services::default(),
         });
     }
@@ -80,7 +80,7 @@ pub fn render(
         dockerfile,
         origins,
         generated,
-        network: image.manifest.network.as_ref().map_or(Network::None, |network| network.value),
+        network: workspace.network(&image.manifest),
         services,
     })
 }

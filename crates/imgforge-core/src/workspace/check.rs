@@ -25,7 +25,7 @@ pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
         }
         if let Some(mut chain) = chain(workspace, image) {
             check_packages(workspace, image, &chain, &mut problems);
-            check_apk_packages(image, &chain, &mut problems);
+            check_apk_packages(workspace, image, &chain, &mut problems);
             check_users(image, &chain, &mut problems);
             chain.reverse();
             if !is_unresolved(workspace, chain[0]) {
@@ -185,7 +185,7 @@ fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], proble
 }
 
 /// apk installs these in the build: over the network, in versions that the manifest gives, into an image that has apk.
-fn check_apk_packages(image: &Image, chain: &[&Image], problems: &mut Problems) {
+fn check_apk_packages(workspace: &Workspace, image: &Image, chain: &[&Image], problems: &mut Problems) {
     let manifest = &image.manifest;
     let Some(first) = manifest.apk_packages.first() else { return };
     for name in manifest.apk_packages.iter().flat_map(|request| &request.names) {
@@ -199,7 +199,7 @@ fn check_apk_packages(image: &Image, chain: &[&Image], problems: &mut Problems) 
             ));
         }
     }
-    if manifest.network.as_ref().is_none_or(|network| network.value == Network::None) {
+    if workspace.network(manifest) == Network::None {
         let message = "packages of an apk source come over the network";
         let problem = Problem::at(&manifest.file, first.source.span, message, "with network \"none\"");
         problems.push(problem.help("say in this image: network \"default\""));

@@ -109,6 +109,7 @@ fn placeholder() -> WorkspaceManifest {
         supervisor: None,
         platform: None,
         compression: crate::manifest::Compression::default(),
+        network: None,
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),

@@ -15,7 +15,7 @@ use camino::Utf8PathBuf;
 
 use crate::diagnostic::{Located, SourceFile, Span};
 use crate::dockerfile::{Dockerfile, EdgeKind};
-use crate::manifest::{ImageManifest, WorkspaceManifest};
+use crate::manifest::{ImageManifest, Network, WorkspaceManifest};
 use crate::name::ImageName;
 
 pub use self::load::{IMAGE_FILE, WORKSPACE_FILE, load, read_file};
@@ -27,6 +27,14 @@ pub struct Workspace {
     pub manifest: WorkspaceManifest,
     /// The images by name.
     pub images: BTreeMap<ImageName, Image>,
+}
+
+impl Workspace {
+    /// What the steps of an image reach: what it says itself, or else the workspace.
+    pub fn network(&self, image: &ImageManifest) -> Network {
+        let said = image.network.as_ref().or(self.manifest.network.as_ref());
+        said.map_or_else(Network::default, |network| network.value)
+    }
 }
 
 /// One image with its references resolved.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use imgforge_core::dockerfile::program::{Action, Base, Below, From, Program, Stage, Step};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::image_config::{History, ImageConfig};
-use imgforge_core::manifest::{Compression, Layers, Network};
+use imgforge_core::manifest::{Compression, Layers};
 use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
 
 use self::context::context;
@@ -198,7 +198,7 @@ impl Builder<'_> {
             chain: state.top(),
             files: &keys,
             fetched: &hashes,
-            network: self.request.network == Network::Default,
+            network: self.request.network.as_str(),
             epoch: self.epoch,
             platform: &self.request.platform,
             packing: self.packing(),

@@ -91,18 +91,21 @@ impl Builder<'_> {
             workdir: run.workdir.clone(),
             user: run.user.clone(),
             mounts,
-            network: self.network(run),
+            network: self.network(run)?,
             timeout: None,
         };
         Ok((run, held))
     }
 
-    fn network(&self, run: &Run) -> message::Network {
-        let has_network = match run.network {
-            Some(RunNetwork::None) => false,
-            Some(RunNetwork::Default | RunNetwork::Host) | None => self.request.network == Network::Default,
-        };
-        if has_network { message::Network::Host } else { message::Network::None }
+    /// `--network=default` is what the whole build has, as in BuildKit. An ONBUILD may ask for more than the image has.
+    fn network(&self, run: &Run) -> Result<Network, BuildError> {
+        match run.network {
+            Some(RunNetwork::None) => Ok(Network::None),
+            Some(RunNetwork::Host) if self.request.network != Network::Host => Err(BuildError::Refused {
+                message: "RUN --network=host needs network \"host\", and this image has less".into(),
+            }),
+            Some(RunNetwork::Default | RunNetwork::Host) | None => Ok(self.request.network),
+        }
     }
 }
 

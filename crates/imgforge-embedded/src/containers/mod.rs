@@ -1,6 +1,6 @@
 //! Containers of the embedded engine. Each is run by a worker, and ends with the process that has started it.
 //!
-//! A container has a network of its own without any other machine in it. Its published ports, and any other port for
+//! A container has a network of its own, from which it reaches other machines where that is asked for. Its published ports, and any other port for
 //! [`Containers::connect`], are reached through its worker.
 
 mod health;
@@ -32,10 +32,10 @@ pub(crate) use self::leftovers::Leftovers;
 use self::record::{Folder, Record, Status};
 use crate::cgroup;
 use crate::engine::{Embedded, into_error, of_build, silent, words};
-use crate::sandbox::ADDRESS;
+use crate::network::{ADDRESS, Stack};
 use crate::store::StoreError;
 use crate::worker::container::{DIAL, at};
-use crate::worker::message::{self, Ended, Exec, Look, Reply, Request};
+use crate::worker::message::{self, Ended, Exec, Look, Network, Reply, Request};
 
 /// How often files of a container are looked at that another process writes.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -81,12 +81,16 @@ impl Containers for Embedded {
 
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>> {
         async move {
+            let is_asked = request.outside;
             let (record, container) = self.prepare(request).await?;
+            let is_alone = is_asked && container.network == Network::None;
             let started = self.launch(&record, container).await;
             if started.is_err() {
                 self.remove_record(&record).await?;
             }
-            started
+            let stack = is_alone.then(|| Stack::ready("a container that reaches other machines"));
+            let lacks = stack.and_then(Result::err).map(|error| error.to_string());
+            started.map(|started| Started { lacks, ..started })
         }
         .boxed()
     }
@@ -355,6 +359,7 @@ impl Embedded {
             name: record.name.clone(),
             ports,
             address: Some(ADDRESS.to_string()),
+            lacks: None,
         })
     }
 

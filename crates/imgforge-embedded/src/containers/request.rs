@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use camino::Utf8PathBuf;
+use imgforge_core::manifest::Network;
 use imgforge_engine::Error;
 use imgforge_engine::containers::{PublishedPort, RunRequest};
 
 use super::record::{Record, signal};
 use super::{is_absolute, refused, system};
 use crate::engine::{Embedded, into_error, of_build};
-use crate::sandbox::ADDRESS;
+use crate::network::{self, ADDRESS, Stack};
 use crate::worker::message::{Container, Volume};
 
 /// What Docker gives a container that says nothing.
@@ -42,6 +43,7 @@ impl Embedded {
         let env = env(&settings.env, &request.env, &host_name);
         let ports = request.ports.iter().map(port).collect::<Result<Vec<_>, _>>()?;
         let folder = self.folder().of(&id);
+        let reaches = request.outside && Stack::ready("").is_ok();
         let mut volumes =
             request.volumes.iter().map(|text| self.volume(text)).collect::<Result<Vec<_>, _>>()?;
         let mut own_volumes = Vec::new();
@@ -96,7 +98,8 @@ impl Embedded {
             cpus: request.cpus,
             read_only: request.read_only,
             ports,
-            files: files(&host_name),
+            files: files(&host_name, reaches),
+            network: if reaches { Network::Default } else { Network::None },
         };
         self.folder().make(&container.id).map_err(system)?;
         self.folder().write(&record).map_err(system)?;
@@ -189,14 +192,14 @@ fn port(published: &PublishedPort) -> Result<(u16, SocketAddr), Error> {
 }
 
 /// What Docker mounts in a container.
-fn files(host_name: &str) -> BTreeMap<String, String> {
+fn files(host_name: &str, reaches: bool) -> BTreeMap<String, String> {
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ADDRESS}\t{host_name}\n");
     let files = [
         ("/etc/hosts", hosts),
         ("/etc/hostname", format!("{host_name}\n")),
-        // There is no network in which a name could be asked for.
-        ("/etc/resolv.conf", String::new()),
+        // Without another machine there is nobody whom a name could be asked of.
+        ("/etc/resolv.conf", if reaches { network::resolv_conf() } else { String::new() }),
     ];
     files.map(|(path, content)| (path.to_owned(), content)).into()
 }

@@ -18,11 +18,10 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::overlay::Devices;
 use super::place::{self, PLAIN, Root, with_path};
-use super::{
-    ADDRESS, Bind, Source, Spec, Trouble, capabilities, cgroup, device, keyring, loopback, refused, seccomp,
-};
+use super::{Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, keyring, refused, seccomp};
 use crate::accounts::{self, Account};
 use crate::cgroup::Group;
+use crate::network;
 
 /// What Docker hides (moby's `oci/defaults.go`).
 const MASKED: [&str; 12] = [
@@ -101,17 +100,14 @@ fn settle(spec: &Spec) -> io::Result<()> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    if !spec.host_network {
+    if spec.network != Network::Given {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     nix::sched::unshare(flags).map_err(|error| say("namespaces", error.into()))?;
     rustix::system::sethostname(spec.host_name.as_bytes())
         .map_err(|error| say("the host name", error.into()))?;
-    if !spec.host_network {
-        loopback::up().map_err(|error| say("the loopback interface", error))?;
-        if spec.has_address {
-            loopback::add(ADDRESS).map_err(|error| say("the container's address", error))?;
-        }
+    if let Network::Alone { address } = spec.network {
+        network::alone(address)?;
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     rustix::process::umask(Mode::empty());

@@ -10,7 +10,6 @@ mod cgroup;
 mod device;
 mod inside;
 mod keyring;
-mod loopback;
 pub mod overlay;
 mod place;
 mod refused;
@@ -18,7 +17,7 @@ mod seccomp;
 pub mod stubs;
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -39,10 +38,6 @@ pub const NAME: &str = "imgforge-sandbox";
 /// The host name of everything that a build runs; always the same, so that it cannot make two builds differ.
 pub const HOST_NAME: &str = "imgforge";
 
-/// The address of a container in its own network: whoever connects to it from outside arrives there, so that what
-/// listens on 127.0.0.1 alone is not reached, as in Docker.
-pub const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 88, 0, 2);
-
 /// What runs and what it sees.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Spec {
@@ -58,20 +53,30 @@ pub struct Spec {
     pub user: String,
     /// In order.
     pub mounts: Vec<Bind>,
-    /// Whether it shares the host's network.
-    pub host_network: bool,
+    /// Which network it is in.
+    pub network: Network,
     /// What `uname -n` prints.
     pub host_name: String,
     /// Whether nothing outside its mounts can be written.
     pub read_only: bool,
-    /// Whether it has [`ADDRESS`] beside 127.0.0.1.
-    pub has_address: bool,
     /// Whether it joins a container: namespaces and mounts are there.
     pub joins: bool,
     /// Its control groups, which it moves into.
     pub groups: Vec<Group>,
     /// What devices of its files can be opened.
     pub devices: Devices,
+}
+
+/// The network of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// One of its own without another machine in it.
+    Alone {
+        /// Its address beside 127.0.0.1.
+        address: Option<std::net::Ipv4Addr>,
+    },
+    /// The one in which it is started.
+    Given,
 }
 
 /// A mount beside the root.
@@ -151,7 +156,8 @@ impl Outputs {
     }
 }
 
-/// Runs a program in namespaces of its own. `wait` is given its process when it is the program. Its stdin is empty.
+/// Runs a program in namespaces of its own. It is started in `network`, or in this process's. `wait` is given its process
+/// when it is the program. Its stdin is empty.
 ///
 /// # Errors
 /// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.
@@ -159,6 +165,7 @@ pub fn run<T>(
     spec: &Spec,
     program: &Program,
     outputs: Outputs,
+    network: Option<BorrowedFd<'_>>,
     wait: impl FnOnce(&mut Child) -> io::Result<T>,
 ) -> Result<T, Trouble> {
     let (begun, begins) = mpsc::channel();
@@ -166,8 +173,10 @@ pub fn run<T>(
     // A thread that has a new pid namespace for its children can make no other thread, and may not be allowed to go
     // back. So it is one of its own, and it stays, because what it starts is killed when it ends.
     let thread = move || {
-        let started = nix::sched::unshare(CloneFlags::CLONE_NEWPID)
-            .map_err(|error| trouble("a pid namespace")(error.into()))
+        let joined = network.map_or(Ok(()), |network| nix::sched::setns(network, CloneFlags::CLONE_NEWNET));
+        let started = joined
+            .and_then(|()| nix::sched::unshare(CloneFlags::CLONE_NEWPID))
+            .map_err(|error| trouble("a network or pid namespace")(error.into()))
             .and_then(|()| begin(spec, program, outputs));
         let _ = begun.send(started);
         let _ = is_done.recv();

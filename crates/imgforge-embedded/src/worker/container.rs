@@ -13,13 +13,14 @@ use camino::Utf8Path;
 use nix::sched::CloneFlags;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
-use super::message::{Alive, Container, Copy, CopySource, Ended, NotStarted, Reply, Tree, Volume};
+use super::message::{Alive, Container, Copy, CopySource, Ended, Network, NotStarted, Reply, Tree, Volume};
 use super::{Stop, start_of, step};
 use crate::cgroup::{Groups, Limits};
 use crate::copy;
+use crate::network::{ADDRESS, Outside};
 use crate::sandbox::overlay::{Devices, Overlay, make_folder};
 use crate::sandbox::stubs::Stubs;
-use crate::sandbox::{self, ADDRESS, Bind, Outputs, Program, Source, Spec, Trouble, open_in_root};
+use crate::sandbox::{self, Bind, Outputs, Program, Source, Spec, Trouble, open_in_root};
 
 /// The socket in a container's folder, through which its ports are reached: whoever connects sends the port (two bytes,
 /// the higher first) and is sent one byte, 0 or the number of the error; from then on it is the connection.
@@ -44,6 +45,7 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
     let mounts = mounts(container, overlay.root())?;
     step::mount_points(&mut Stubs::new(overlay.root())?, &mounts)?;
     let program = Program::take(folder)?;
+    let outside = (container.network == Network::Default).then(Outside::open).transpose()?;
     let spec = Spec {
         root: overlay.root().to_owned(),
         argv: container.argv.clone(),
@@ -51,10 +53,13 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
         workdir: container.workdir.clone(),
         user: container.user.clone(),
         mounts,
-        host_network: false,
+        network: if outside.is_some() {
+            sandbox::Network::Given
+        } else {
+            sandbox::Network::Alone { address: Some(ADDRESS) }
+        },
         host_name: container.id.chars().take(12).collect(),
         read_only: container.read_only,
-        has_address: true,
         joins: false,
         groups: groups.each().to_vec(),
         devices,
@@ -63,7 +68,8 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
         serve(child, listeners, folder, &groups)?;
         stop.wait(child, None)
     };
-    let ended = sandbox::run(&spec, &program, Outputs::own()?, wait);
+    let network = outside.as_ref().map(Outside::namespace);
+    let ended = sandbox::run(&spec, &program, Outputs::own()?, network, wait);
     match ended {
         Ok(code) => {
             Ok(Reply::Container(Ended { code: code.unwrap_or(137), out_of_memory: groups.out_of_memory() }))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 pub use imgforge_core::manifest::Compression;
+pub use imgforge_core::manifest::Network;
 use serde::{Deserialize, Serialize};
 
 /// One task. Folders are absolute paths on this machine.
@@ -110,15 +111,6 @@ pub struct Run {
     pub network: Network,
     /// After how many seconds it is killed.
     pub timeout: Option<u64>,
-}
-
-/// What a command reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// A loopback interface of its own.
-    None,
-    /// What the host reaches.
-    Host,
 }
 
 /// A mount beside the root file system.
@@ -405,6 +397,8 @@ pub struct Container {
     pub ports: Vec<(u16, std::net::SocketAddr)>,
     /// Files that are mounted in it: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
     pub files: BTreeMap<String, String>,
+    /// What it reaches.
+    pub network: Network,
 }
 
 /// A folder of this machine in a container.

@@ -26,7 +26,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 pub(crate) use self::client::copy as pump;
 pub use self::client::{Client, Output, WorkerError};
 use self::message::{Reply, Request};
-use crate::{cgroup, layer, sandbox};
+use crate::{cgroup, layer, network, sandbox};
 
 /// The name (`argv[0]`) under which this program is called to be a worker.
 pub const NAME: &str = "imgforge-worker";
@@ -41,6 +41,9 @@ pub fn called() -> Option<ExitCode> {
     let name = args.next()?;
     if name == sandbox::NAME {
         return Some(sandbox::inside());
+    }
+    if name == network::NAME {
+        return Some(network::main());
     }
     if name == namespace::MAPPER {
         return Some(namespace::mapper());

@@ -12,10 +12,11 @@ use rustix::io::Errno;
 use super::Stop;
 use super::message::{Action, Begin, Mount, MountKind, Network, Reply, Run, Step, Tree};
 use crate::cgroup::Groups;
+use crate::network::Outside;
 use crate::sandbox::overlay::{Devices, Overlay, make_folder};
 use crate::sandbox::stubs::{Stubs, resolve};
 use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec, open_in_root};
-use crate::{accounts, copy, layer};
+use crate::{accounts, copy, layer, network};
 
 /// What BuildKit writes there, with our host name.
 const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
@@ -148,6 +149,8 @@ fn run(
     let devices = Devices::of(groups);
     let (mounts, _kept) = prepare(run, folder, devices)?;
     mount_points(stubs, &mounts)?;
+    let outside = (run.network == Network::Default).then(Outside::open).transpose()?;
+    let network = outside.as_ref().map(Outside::namespace);
     let spec = Spec {
         root: root.to_owned(),
         argv: run.argv.clone(),
@@ -155,17 +158,19 @@ fn run(
         workdir: run.workdir.clone(),
         user: run.user.clone(),
         mounts,
-        host_network: run.network == Network::Host,
+        network: match run.network {
+            Network::None => sandbox::Network::Alone { address: None },
+            Network::Default | Network::Host => sandbox::Network::Given,
+        },
         host_name: HOST_NAME.into(),
         read_only: false,
-        has_address: false,
         joins: false,
         groups: groups.each().to_vec(),
         devices,
     };
     let timeout = run.timeout.map(Duration::from_secs);
     let program = Program::take(folder)?;
-    match sandbox::run(&spec, &program, Outputs::merged()?, |child| stop.wait(child, timeout)) {
+    match sandbox::run(&spec, &program, Outputs::merged()?, network, |child| stop.wait(child, timeout)) {
         Ok(None) => Ok(Some(Reply::TimedOut)),
         Ok(Some(0)) => Ok(None),
         Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
@@ -221,6 +226,7 @@ fn prepare(run: &Run, folder: &Utf8Path, devices: Devices) -> io::Result<(Vec<Bi
     let files = kept.files.folder().to_owned();
     let resolv = match run.network {
         Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        Network::Default => network::resolv_conf().into(),
         Network::None => Vec::new(),
     };
     std::fs::write(files.join("resolv.conf"), resolv)?;

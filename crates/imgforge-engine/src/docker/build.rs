@@ -194,13 +194,15 @@ fn solve_request(request: &BuildRequest, session: &str) -> SolveRequest {
     if request.anew {
         attributes.insert("no-cache".to_owned(), String::new());
     }
-    match request.network {
-        Network::None => {
-            attributes.insert("force-network-mode".to_owned(), "none".to_owned());
-        }
-        Network::Default => {}
+    // The daemon's own network when nothing is forced.
+    if request.network != Network::Default {
+        attributes.insert("force-network-mode".to_owned(), request.network.as_str().to_owned());
     }
+    // BuildKit wants to be told that the host's network is meant.
+    let entitlements =
+        if request.network == Network::Host { vec!["network.host".to_owned()] } else { Vec::new() };
     SolveRequest {
+        entitlements,
         r#ref: session.to_owned(),
         session: session.to_owned(),
         frontend: "dockerfile.v0".to_owned(),

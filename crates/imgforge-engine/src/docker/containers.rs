@@ -194,7 +194,7 @@ async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started,
     }
     ports.sort();
     let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
-    Ok(Started { id, name, ports, address })
+    Ok(Started { id, name, ports, address, lacks: None })
 }
 
 async fn state(client: &bollard::Docker, container: &str) -> Result<ContainerState, Error> {

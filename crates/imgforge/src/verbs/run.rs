@@ -17,7 +17,7 @@ use imgforge::report::{clean, human_duration};
 use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
 
 use crate::Global;
-use crate::console::{BAD, DIM, GOOD, WORK, print, say};
+use crate::console::{BAD, DIM, GOOD, WARN, WORK, print, say};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::verbs::build::say_end;
@@ -134,6 +134,7 @@ impl Run {
             env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
             volumes: self.volume.clone(),
             read_only: self.read_only,
+            outside: true,
             ..request
         }
     }
@@ -214,6 +215,9 @@ fn tell(image: &ImageName, started: &Started, detached: bool) {
         "Ctrl-C stops it".into()
     };
     say(GOOD, "Running", format_args!("{image} as {}; {how}", started.name));
+    if let Some(lacks) = &started.lacks {
+        say(WARN, "Warning", format_args!("it reaches no other machine: {lacks}"));
+    }
     for (port, address) in &started.ports {
         say(DIM, "Port", format_args!("{} at {address}", port.trim_end_matches("/tcp")));
     }
