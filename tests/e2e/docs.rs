@@ -92,3 +92,30 @@ fn every_example_of_the_page_on_tests_is_right() {
     };
     assert_eq!((tests("web"), tests("shop")), (vec!["serves".to_owned()], vec!["test".to_owned()]));
 }
+
+/// What is in the last column of a page's tables, each name once.
+fn named_tests(page: &str) -> std::collections::BTreeSet<&str> {
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+    let cells = rows.filter_map(|row| row.trim_end_matches(['|', ' ']).rsplit_once("| "));
+    cells.flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let mut sources = String::new();
+    for entry in ignore::Walk::new(&root).flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&std::fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+    for row in rows.filter(|row| !row.starts_with("| what is tried |")) {
+        assert_ne!(named_tests(row).len(), 0, "no test is named in: {row}");
+    }
+    for name in named_tests(&page) {
+        assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    workspace_of("threat-model.md");
+}

@@ -2,9 +2,11 @@
 //! believed.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
 use crate::{IMGFORGE, small_family, with_action};
@@ -228,4 +230,89 @@ fn what_a_repository_or_a_shared_cache_brings_along_is_built_and_tested_anew() {
     // Who builds there afterwards has the same again, by digest.
     let back = place.run(&["build"]).ok();
     assert!(back.stderr.contains("Fresh 5 images") || back.stderr.contains("5 built"), "{}", back.stderr);
+}
+
+#[test]
+fn an_imgforge_folder_that_git_tracks_is_refused() {
+    let place = Place::new();
+    place.run(&["build", "base"]).ok();
+    let git = |args: &[&str]| {
+        let ran = Command::new("git").arg("-C").arg(place.root()).args(args).output().unwrap();
+        assert!(ran.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    git(&["init", "-q"]);
+    git(&["add", "--all"]);
+    assert!(!git(&["ls-files"]).contains(".imgforge"), "nobody commits it by mistake");
+    place.run(&["plan"]).ok();
+    git(&["add", "--force", ".imgforge"]);
+    for verb in ["plan", "list", "build", "push"] {
+        let refused = place.run(&[verb]);
+        assert_eq!(refused.code, 2, "{verb}: {}", refused.stderr);
+        for part in [format!("git tracks {}/.imgforge", place.root()), "git rm -r -q --cached".to_owned()] {
+            assert!(refused.stderr.contains(&part), "{part} is missing in\n{}", refused.stderr);
+        }
+    }
+    git(&["rm", "-r", "-q", "--cached", ".imgforge"]);
+    place.run(&["plan"]).ok();
+}
+
+/// The same workspace that trusts only what was built here.
+fn trusting_less(family: &TestWorkspace) {
+    let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();
+    family.write("imgforge.kdl", &manifest.replacen('{', "{\n    trust \"built-here\"", 1));
+}
+
+#[test]
+fn with_trust_built_here_an_image_counts_when_this_user_has_built_it() {
+    for engine in ["docker", "embedded"] {
+        let place = Place::new();
+        let run = |args: &[&str], home: &Path| {
+            let mut command = place.command(args);
+            Ran::of(command.env("IMGFORGE_ENGINE", engine).env("XDG_STATE_HOME", home).output().unwrap())
+        };
+        let other = tempfile::tempdir().unwrap();
+        run(&["build"], place.home.path()).ok();
+        let plan = |home: &Path| run(&["plan", "--format", "json"], home).ok().json();
+        if engine == "docker" {
+            assert_eq!(with_action(&plan(other.path()), "fresh").len(), 5, "labels are believed");
+        }
+        trusting_less(&place.family);
+        assert_eq!(with_action(&plan(place.home.path()), "fresh").len(), 5, "{engine}");
+        let doubted = plan(other.path());
+        assert_eq!(with_action(&doubted, "build").len(), 5, "{engine}: {doubted:#}");
+        if engine == "docker" {
+            assert_eq!(doubted["targets"][0]["reasons"][0]["kind"], "not-built-here");
+            let told = run(&["plan"], other.path()).ok();
+            assert!(told.stdout.contains("the image held was not built here"), "{}", told.stdout);
+        }
+        // Whoever does not count it builds it, and then it counts there.
+        assert!(run(&["build"], other.path()).ok().stderr.contains("5 built"), "{engine}");
+        assert_eq!(with_action(&plan(other.path()), "fresh").len(), 5, "{engine}");
+    }
+}
+
+#[test]
+fn with_trust_built_here_nothing_counts_because_a_registry_has_it() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let place = Place { family: TestWorkspace::at(&format!("{}/acme", registry.host())), ..Place::new() };
+    place.family.busybox_base("base");
+    place.family.image("app", "    from \"base\"\n    run \"echo app > /name\"\n    test { file \"/name\" }");
+    place.run(&["build", "--push"]).ok();
+    std::fs::remove_dir_all(place.root().join(".imgforge/store")).unwrap();
+    let elsewhere = |args: &[&str]| place.run_elsewhere(args);
+    let plan = elsewhere(&["plan", "--format", "json"]).ok().json();
+    assert_eq!(with_action(&plan, "fresh"), ["app", "base"], "labels and annotations are believed");
+    elsewhere(&["promote"]).ok();
+    trusting_less(&place.family);
+    let plan = elsewhere(&["plan", "--format", "json"]).ok();
+    assert_eq!(with_action(&plan.json(), "build"), ["app", "base"], "{}", plan.stdout);
+    let told = elsewhere(&["plan"]).ok();
+    assert!(told.stderr.contains("what the registry has of app, base does not count"), "{}", told.stderr);
+    let refused = elsewhere(&["promote"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("not built by this user's imgforge: app, base"), "{}", refused.stderr);
+    // Who has built it may go by the registry.
+    assert_eq!(with_action(&place.plan(), "fresh"), ["app", "base"]);
+    place.run(&["promote"]).ok();
 }

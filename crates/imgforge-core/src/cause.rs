@@ -34,7 +34,10 @@ pub fn causes<'p>(plan: &'p Plan, target: &str) -> Vec<Cause<'p>> {
                 Reason::Parent { name, .. } if rows.contains_key(name.as_str()) => {
                     open.push_back([chain.as_slice(), &[name.as_str()]].concat());
                 }
-                Reason::NeverBuilt { .. } | Reason::Forced { .. } | Reason::NoRecord { .. } => {}
+                Reason::NeverBuilt { .. }
+                | Reason::Forced { .. }
+                | Reason::NoRecord { .. }
+                | Reason::NotBuiltHere { .. } => {}
                 other => reasons.push(other),
             }
         }

@@ -49,7 +49,7 @@ pub fn read(
     let inputs = labels.get(INPUTS).and_then(|text| InputManifest::from_label(text));
     let tag = fingerprint.content_tag();
     let complete = references.iter().any(|reference| is_content_reference(reference, &name, &tag));
-    Some((name, Held { id, fingerprint, inputs, references, created, complete }))
+    Some((name, Held { id, fingerprint, inputs, references, created, complete, distrusted: false }))
 }
 
 /// Whether `reference` is `NAME:TAG`, in whatever registry.

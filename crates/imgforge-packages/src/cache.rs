@@ -1,27 +1,30 @@
 //! The folder of downloads: content-addressed, so that any number of workspaces and processes share it.
 //!
 //! `sha256/HEX` are packages, `partial/HEX` what has come of one so far, `index/HEX` parsed indexes, `roots/HEX.tar`
-//! root file systems, `databases/HEX` the package databases of images from outside. Every file is written under another name and renamed when it is whole, so that a process that
+//! root file systems, `databases/HEX` the package databases of images from outside. Packages are compared with their digest when
+//! they are used; what was made of them has none, and counts when this user has sealed it, so that a cache may be shared. Every file is written under another name and renamed when it is whole, so that a process that
 //! is killed leaves nothing wrong behind.
 
 use std::fs;
 use std::io::{self, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::state::Key;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
 /// A cache folder; nothing is made before it is needed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Cache {
     folder: Utf8PathBuf,
+    key: Key,
 }
 
 impl Cache {
     /// The cache in `folder`.
     pub fn new(folder: impl Into<Utf8PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), key: Key::user() }
     }
 
     /// The user's cache: `IMGFORGE_CACHE`, else `$XDG_CACHE_HOME/imgforge`, else `~/.cache/imgforge`.
@@ -74,6 +77,36 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// What a file of the cache holds, when this user has sealed it.
+    pub(crate) fn read_sealed(&self, path: &Utf8Path) -> Option<Vec<u8>> {
+        let mut bytes = fs::read(path).ok()?;
+        let (seal, body) = bytes.split_first_chunk::<{ blake3::OUT_LEN }>()?;
+        let is_ours = self.key.has_sealed(PURPOSE, &[self.name(path), body], blake3::Hash::from_bytes(*seal));
+        bytes.drain(..blake3::OUT_LEN);
+        is_ours.then_some(bytes)
+    }
+
+    /// Writes such a file. Without a key it is not kept, and made again the next time.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn keep_sealed(&self, path: &Utf8Path, body: &[u8]) -> Result<(), Error> {
+        let Ok(seal) = self.key.seal(PURPOSE, &[self.name(path), body]) else { return Ok(()) };
+        replace(path, |out| {
+            out.write_all(seal.as_bytes()).and_then(|()| out.write_all(body)).map_err(Error::io(path))
+        })
+    }
+
+    /// A file's name in the cache, wherever that lies.
+    fn name<'p>(&self, path: &'p Utf8Path) -> &'p [u8] {
+        path.strip_prefix(&self.folder).unwrap_or(path).as_str().as_bytes()
+    }
+}
+
+/// What a file is believed for.
+const PURPOSE: &str = "file of the cache";
+
 /// Makes the folder that `path` lies in.
 pub(crate) fn make_parent(path: &Utf8Path) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(path);
@@ -103,6 +136,25 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_made_of_packages_counts_under_its_name_when_this_user_has_sealed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        let with = |key: u8| Cache { folder: folder.clone(), key: Key::of(&[key; 32]) };
+        let (one, two) = (with(1).index("a"), with(1).index("b"));
+        with(1).keep_sealed(&one, b"made").unwrap();
+        assert_eq!(with(1).read_sealed(&one).unwrap(), b"made");
+        assert_eq!(with(2).read_sealed(&one), None);
+        fs::copy(&one, &two).unwrap();
+        assert_eq!(with(1).read_sealed(&two), None);
+        let mut damaged = fs::read(&one).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        for bytes in [&damaged[..], b"made", b""] {
+            fs::write(&one, bytes).unwrap();
+            assert_eq!(with(1).read_sealed(&one), None);
+        }
+    }
 
     #[test]
     fn the_cache_is_where_the_variables_say() {

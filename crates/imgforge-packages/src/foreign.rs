@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::lock::ForeignPackage;
 
 use crate::apk;
-use crate::cache::{self, Cache};
+use crate::cache::Cache;
 use crate::control::paragraphs;
 use crate::deb::invalid;
 use crate::error::Error;
@@ -40,7 +40,7 @@ pub fn package_database(layers: &[Utf8PathBuf]) -> Result<String, Error> {
 
 /// The database of the image with this digest, if it was kept.
 pub fn kept_database(digest: &str, cache: &Cache) -> Option<String> {
-    std::fs::read_to_string(cache.database(digest)).ok()
+    String::from_utf8(cache.read_sealed(&cache.database(digest))?).ok()
 }
 
 /// Keeps a database, so that the layers need not be fetched again.
@@ -48,8 +48,7 @@ pub fn kept_database(digest: &str, cache: &Cache) -> Option<String> {
 /// # Errors
 /// [`Error::Io`].
 pub fn keep_database(digest: &str, text: &str, cache: &Cache) -> Result<(), Error> {
-    let path = cache.database(digest);
-    cache::replace(&path, |out| io::Write::write_all(out, text.as_bytes()).map_err(Error::io(&path)))
+    cache.keep_sealed(&cache.database(digest), text.as_bytes())
 }
 
 /// Where an image has the database of its packages: one of these files.

@@ -10,7 +10,7 @@ use imgforge_core::lock::{LockedPackage, is_security_suite};
 use serde::{Deserialize, Serialize};
 
 use crate::apk;
-use crate::cache::{self, Cache, sha256};
+use crate::cache::{Cache, sha256};
 use crate::control::{Paragraph, paragraphs};
 use crate::deb::{Deb, Depth};
 use crate::error::Error;
@@ -340,7 +340,7 @@ fn read_index(
 ) -> Result<Vec<IndexEntry>, Error> {
     let key = blake3::hash(format!("{FORMAT} {} {}", suite.name, file.sha256).as_bytes()).to_hex();
     let kept = cache.index(&key);
-    if let Some(entries) = std::fs::read(&kept).ok().and_then(|bytes| decode(&bytes)) {
+    if let Some(entries) = cache.read_sealed(&kept).and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
         return Ok(entries);
     }
     meter.expect(file.size);
@@ -352,8 +352,8 @@ fn read_index(
     let text = unpack(&file.path, &bytes).map_err(|e| broken(format!("it cannot be unpacked: {e}")))?;
     let text = String::from_utf8(text).map_err(|_| broken("it is not UTF-8".to_owned()))?;
     let entries: Vec<IndexEntry> = paragraphs(&text).filter_map(|p| entry(p, &suite.name)).collect();
-    let bytes = encode(&entries).map_err(|e| broken(e.to_string()))?;
-    cache::replace(&kept, |out| std::io::Write::write_all(out, &bytes).map_err(Error::io(&kept)))?;
+    let bytes = postcard::to_stdvec(&entries).map_err(|e| broken(e.to_string()))?;
+    cache.keep_sealed(&kept, &bytes)?;
     Ok(entries)
 }
 
@@ -455,18 +455,6 @@ fn is_sane(entry: &IndexEntry) -> bool {
         && entry.path.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn encode(entries: &[IndexEntry]) -> postcard::Result<Vec<u8>> {
-    let body = postcard::to_stdvec(entries)?;
-    let mut bytes = blake3::hash(&body).as_bytes().to_vec();
-    bytes.extend(body);
-    Ok(bytes)
-}
-
-fn decode(bytes: &[u8]) -> Option<Vec<IndexEntry>> {
-    let (checksum, body) = bytes.split_at_checked(32)?;
-    (blake3::hash(body).as_bytes()[..] == *checksum).then(|| postcard::from_bytes(body).ok()).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,16 +473,6 @@ mod tests {
         for (name, path) in [("../x", "pool/x"), ("x", "../x"), ("x", "/x"), ("x", "a/../../x"), ("", "x")] {
             assert_eq!(read(&text(name, path)), None, "{name} {path}");
         }
-    }
-
-    #[test]
-    fn a_kept_index_is_read_back_and_a_damaged_one_is_not() {
-        let entries = vec![IndexEntry { name: "a".into(), size: 7, ..IndexEntry::default() }];
-        let mut bytes = encode(&entries).unwrap();
-        assert_eq!(decode(&bytes), Some(entries));
-        *bytes.last_mut().unwrap() ^= 1;
-        assert_eq!(decode(&bytes), None);
-        assert_eq!(decode(&[0; 7]), None);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Session {
     async fn held(&self, engine: &dyn Host, selected: &BTreeSet<ImageName>) -> Result<Vec<Named>, Error> {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
-        let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;
+        let inventory = self.inventory(engine).await?;
         let (mut named, mut absent) = (Vec::new(), Vec::new());
         for prepared in tokio::task::block_in_place(|| self.prepare(selected, &lock, &[]))? {
             let target = prepared.target;

@@ -80,6 +80,18 @@ pub enum Error {
         /// Their names.
         images: Vec<String>,
     },
+    /// Images in the registry that do not count, since the workspace says `trust "built-here"`.
+    #[error("not built by this user's imgforge: {}", .images.join(", "))]
+    NotBuiltHere {
+        /// Their names.
+        images: Vec<String>,
+    },
+    /// `.imgforge` came with the repository.
+    #[error("git tracks {path}, in which imgforge keeps what it believes; nothing of it is used")]
+    TrackedState {
+        /// Where it is.
+        path: Utf8PathBuf,
+    },
     /// Images that a verb needs are not in the registry.
     #[error("not in the registry: {}", .images.join(", "))]
     NotPushed {
@@ -153,6 +165,7 @@ impl Error {
             Self::NoWorkspace { .. }
             | Self::NoFolder { .. }
             | Self::ForeignWorkspace(_)
+            | Self::TrackedState { .. }
             | Self::Problems(_)
             | Self::Select(_)
             | Self::NoImage { .. }
@@ -173,6 +186,7 @@ impl Error {
             | Self::ContentTag { .. }
             | Self::NotTested { .. }
             | Self::NotPushed { .. }
+            | Self::NotBuiltHere { .. }
             | Self::Archive { .. } => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Interrupted => 130,
@@ -218,6 +232,12 @@ impl Error {
                 "leave --detach out and run it in another terminal, or run it in Docker: `imgforge load`"
                     .into(),
             ),
+            Self::NotBuiltHere { .. } => Some(
+                "the workspace says trust \"built-here\": `imgforge build --push` builds, pushes and promotes them".into(),
+            ),
+            Self::TrackedState { path } => {
+                Some(format!("take it out of the repository: git rm -r -q --cached {path} && rm -r {path}"))
+            }
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),

@@ -16,6 +16,7 @@
 
 mod archive;
 mod build;
+mod built;
 mod engines;
 mod error;
 mod export;

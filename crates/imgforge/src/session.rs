@@ -8,11 +8,12 @@ use imgforge_core::manifest::ManifestCache;
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
 use imgforge_core::source::WorkTree;
-use imgforge_core::state::StateDir;
+use imgforge_core::state::{FOLDER, StateDir};
 use imgforge_core::workspace::{self, Workspace};
 
 use crate::Error;
 use crate::engines::EngineChoice;
+use crate::git::Git;
 use crate::tags::Outside;
 
 /// How a workspace is opened.
@@ -52,7 +53,15 @@ impl Session {
         let state = open_state(&root)?;
         let source = if options.cache { WorkTree::cached(&root, &state) } else { WorkTree::uncached(&root) };
         let cache = options.cache.then(|| ManifestCache::load(&state));
-        let workspace = workspace::load(&source, cache.as_ref())?;
+        let (workspace, is_tracked) = rayon::join(
+            || workspace::load(&source, cache.as_ref()),
+            // git is asked meanwhile, of a folder that is there.
+            || state.path().exists() && Git::of(&root).tracks(FOLDER.into()) == Some(true),
+        );
+        if is_tracked {
+            return Err(Error::TrackedState { path: state.path().to_owned() });
+        }
+        let workspace = workspace?;
         if let Some(cache) = cache {
             cache.save(workspace.images.len());
         }

@@ -48,6 +48,8 @@ pub struct WorkspaceManifest {
     pub supervisor: Option<Located<SupervisorChoice>>,
     /// `platform "linux/amd64"`.
     pub platform: Option<Located<String>>,
+    /// `trust "labels"|"built-here"`: which images count as fresh; see [`Trust`].
+    pub trust: Trust,
     /// `compression "gzip"|"zstd"`: how layers are packed; see [`Compression`].
     pub compression: Compression,
     /// `network "none"|"default"|"host"`: what RUN steps of images reach that do not say it themselves.
@@ -401,6 +403,16 @@ pub enum Layers {
     Each,
     /// All that the image adds to what it stands on, together. The layers below stay as they are.
     One,
+}
+
+/// Which images that an engine or a registry holds count as fresh. No input of a fingerprint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trust {
+    /// Those with the label of the fingerprint, and the content tag.
+    #[default]
+    Labels,
+    /// Of those only what this user's imgforge has built.
+    BuiltHere,
 }
 
 /// How layers are packed.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::image::network;
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
-use super::{ApkSource, AptSource, Compression, ExternalPlace, Group, RegistryPlace, WorkspaceManifest};
+use super::{
+    ApkSource, AptSource, Compression, ExternalPlace, Group, RegistryPlace, Trust, WorkspaceManifest,
+};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
@@ -18,6 +20,7 @@ const IN_WORKSPACE: &[&str] = &[
     "platform",
     "compression",
     "network",
+    "trust",
     "images",
     "label",
     "arg",
@@ -108,6 +111,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         platform: None,
         compression: Compression::default(),
         network: None,
+        trust: Trust::default(),
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),
@@ -122,7 +126,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
         let mut child = reader.node(kdl);
         let single = matches!(
             child.name(),
-            "registry" | "version" | "supervisor" | "platform" | "compression" | "network" | "lock"
+            "registry" | "version" | "supervisor" | "platform" | "compression" | "network" | "trust" | "lock"
         );
         if single && !once.first(&child) {
             continue;
@@ -134,6 +138,7 @@ fn workspace(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<Workspac
             "platform" => manifest.platform = platform(&mut child),
             "compression" => manifest.compression = compression(&mut child),
             "network" => manifest.network = network(&mut child),
+            "trust" => manifest.trust = trust(&mut child),
             "images" => manifest.images.extend(child.strings("a glob of image folders", 1)),
             "label" => pair(&mut child, &mut manifest.labels),
             "arg" => pair(&mut child, &mut manifest.args),
@@ -157,6 +162,19 @@ fn compression(node: &mut Node<'_, '_, '_>) -> Compression {
         other => {
             node.reader.unknown(word.span, "compression", other, &["gzip", "zstd"]);
             Compression::default()
+        }
+    }
+}
+
+fn trust(node: &mut Node<'_, '_, '_>) -> Trust {
+    let Some(word) = node.string("\"labels\" or \"built-here\"") else { return Trust::default() };
+    match word.value.as_str() {
+        "labels" => Trust::Labels,
+        "built-here" => Trust::BuiltHere,
+        other => {
+            node.reader.unknown(word.span, "trust", other, &["labels", "built-here"]);
+            // Whoever has misspelt it wants less than is the default.
+            Trust::BuiltHere
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Held {
     /// Whether its build was finished, checked and named by its content tag. One that is not (a run was killed, or a
     /// hand-made child inherited the labels) is never taken for the target: it only says what changed.
     pub complete: bool,
+    /// Whether it would be taken for the target, and is not, since the workspace trusts only what was built here.
+    pub distrusted: bool,
 }
 
 /// An image that the registry holds under its content tag, as its manifest describes it.
@@ -52,6 +54,16 @@ impl Inventory {
             .iter()
             .filter(|held| held.complete && held.fingerprint == fingerprint)
             .max_by_key(|held| (held.created, &held.id))
+    }
+
+    /// Takes what is `doubtful` for unfinished: it only says what changed.
+    pub fn distrust(&mut self, doubtful: impl Fn(&str, &Held) -> bool) {
+        for (name, held) in &mut self.images {
+            for held in held.iter_mut().filter(|held| held.complete) {
+                held.distrusted = doubtful(name, held);
+                held.complete = !held.distrusted;
+            }
+        }
     }
 
     /// All that engines hold, with the image's name.

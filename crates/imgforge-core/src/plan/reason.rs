@@ -24,6 +24,14 @@ pub enum Reason {
         /// The fingerprint to build.
         new: Fingerprint,
     },
+    /// An image of this fingerprint is held that this user's imgforge has not built, and the workspace says
+    /// `trust "built-here"`.
+    NotBuiltHere {
+        /// Its fingerprint.
+        old: Fingerprint,
+        /// The same.
+        new: Fingerprint,
+    },
     /// It was asked to be built whatever is held.
     Forced {
         /// The fingerprint of the held image, if there is one.
@@ -111,6 +119,9 @@ pub struct Relocked {
 pub(super) fn reasons(target: &Target, predecessor: Option<&Held>) -> Vec<Reason> {
     let new = target.fingerprint;
     let Some(held) = predecessor else { return vec![Reason::NeverBuilt { old: None, new }] };
+    if held.distrusted && held.fingerprint == new {
+        return vec![Reason::NotBuiltHere { old: new, new }];
+    }
     let changes =
         held.inputs.as_ref().map(|recorded| target.inputs.changes_since(recorded)).unwrap_or_default();
     if changes.is_empty() {
@@ -190,6 +201,7 @@ impl std::fmt::Display for Reason {
         match self {
             Self::NeverBuilt { .. } => f.write_str("never built"),
             Self::NoRecord { .. } => f.write_str("the image held does not say what it was built from"),
+            Self::NotBuiltHere { .. } => f.write_str("the image held was not built here"),
             Self::Forced { .. } => f.write_str("forced"),
             Self::File { path, old, new } => write!(f, "{path} {}", verb(old, new)),
             Self::Dockerfile { added, removed, .. } => match added.as_slice() {

@@ -38,6 +38,7 @@ fn held_all(targets: &[Target]) -> Inventory {
         inventory.insert(
             t.name.as_str(),
             Held {
+                distrusted: false,
                 id: format!("sha256:{n}"),
                 fingerprint: t.fingerprint,
                 inputs: InputManifest::from_label(&t.inputs.to_label()),

@@ -245,6 +245,44 @@ impl StateDir {
         Ok(())
     }
 
+    /// The lines of a file that this user has sealed there, in order; a line that is not whole is none.
+    pub fn sealed_lines(&self, name: &str) -> Result<Vec<String>, StateError> {
+        let bytes = self.read(name)?.unwrap_or_default();
+        let own = |line: &str| {
+            let (seal, text) = line.split_once(' ')?;
+            let seal = blake3::Hash::from_hex(seal).ok()?;
+            self.key.has_sealed(name, &[text.as_bytes()], seal).then(|| text.to_owned())
+        };
+        Ok(String::from_utf8_lossy(&bytes).lines().filter_map(own).collect())
+    }
+
+    /// Writes a line at the end of a file that [`Self::sealed_lines`] reads.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn append_sealed(&self, name: &str, text: &str) -> Result<(), KeyError> {
+        let line = self.sealed_line(name, text)?;
+        Ok(self.append(name, line.as_bytes())?)
+    }
+
+    /// Writes such a file anew.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn replace_sealed_lines<'t>(
+        &self,
+        name: &str,
+        texts: impl IntoIterator<Item = &'t str>,
+    ) -> Result<(), KeyError> {
+        let lines: Result<String, KeyError> =
+            texts.into_iter().map(|text| self.sealed_line(name, text)).collect();
+        Ok(self.replace(name, lines?.as_bytes())?)
+    }
+
+    fn sealed_line(&self, name: &str, text: &str) -> Result<String, KeyError> {
+        Ok(format!("{} {text}\n", self.key.seal(name, &[text.as_bytes()])?))
+    }
+
     /// Writes at the end of a file, at once.
     ///
     /// # Errors
@@ -307,8 +345,15 @@ impl StateDir {
     /// The same; what is not there is made.
     fn made(&self, name: &str) -> Result<(OwnedFd, Utf8PathBuf), StateError> {
         let mut path = self.path.clone();
+        let is_new = self.path.file_name() == Some(FOLDER) && self.path.symlink_metadata().is_err();
         let mut folder = self.made_in(CWD, path.as_str(), &path)?;
         self.close_to_others(&folder)?;
+        if is_new {
+            // So that nobody commits it by mistake, which would have it refused.
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let ignored = self.open_file(&folder, ".gitignore", &path, flags).ok().flatten();
+            let _ = ignored.map(|mut file| file.write_all(b"*\n"));
+        }
         for part in parts(name) {
             path.push(part);
             folder = self.made_in(folder.as_fd(), part, &path)?;

@@ -110,6 +110,7 @@ fn placeholder() -> WorkspaceManifest {
         platform: None,
         compression: crate::manifest::Compression::default(),
         network: None,
+        trust: crate::manifest::Trust::default(),
         images: Vec::new(),
         labels: BTreeMap::new(),
         args: BTreeMap::new(),

@@ -55,7 +55,9 @@ pub fn stage_root(
     let is_configurable = is_configurable(&packages);
     let path = cache.root(&key(&packages, options));
     let order = path.with_extension("steps");
-    if !(path.is_file() && order.is_file()) {
+    let seal = path.with_extension("seal");
+    let kept = cache.read_sealed(&seal);
+    if kept.is_none_or(|kept| !hashes(&path, &order).is_ok_and(|hashes| kept == hashes)) {
         let steps = if is_configurable { plan(&packages, cache)? } else { Steps::default() };
         cache::replace(&order, |out| {
             io::Write::write_all(out, steps.text.as_bytes()).map_err(Error::io(&order))
@@ -64,6 +66,7 @@ pub fn stage_root(
         let here: Vec<LockedPackage> =
             packages.iter().enumerate().filter(unpacked).map(|(_, package)| package.clone()).collect();
         cache::replace(&path, |out| write(&here, options, is_configurable, cache, out))?;
+        cache.keep_sealed(&seal, &hashes(&path, &order)?)?;
     }
     let file = |path: &str, executable, content| SuppliedFile { path: path.into(), executable, content };
     let mut files = vec![file(".imgforge/root.tar", false, SuppliedContent::File(path))];
@@ -75,6 +78,17 @@ pub fn stage_root(
         files.sort_by(|a, b| a.path.cmp(&b.path));
     }
     Ok(files)
+}
+
+/// The hashes of files.
+fn hashes(path: &Utf8Path, order: &Utf8Path) -> Result<Vec<u8>, Error> {
+    let mut all = Vec::new();
+    for file in [path, order] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(file).map_err(Error::io(file))?).map_err(Error::io(file))?;
+        all.extend(hasher.finalize().as_bytes());
+    }
+    Ok(all)
 }
 
 /// The files of the packages that the steps in `order` unpack.

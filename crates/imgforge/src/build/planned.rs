@@ -12,7 +12,7 @@ use imgforge_engine::Host;
 use imgforge_registry::Retry;
 use rayon::prelude::*;
 
-use crate::build::runtime;
+use crate::build::{runtime, shortened};
 use crate::prepare::Prepared;
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
@@ -114,8 +114,12 @@ impl Session {
         let hashed = started.elapsed();
         let (engine, mut inventory, asked) = asking.await.expect("asking does not panic")?;
         let targets: Vec<_> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
+        let trusted = self.trusted();
+        if let Some(built) = &trusted {
+            built.distrust(&mut inventory);
+        }
         let mut warnings = Vec::new();
-        let (registry, remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
+        let (registry, mut remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
             Ok(found) => found,
             Err(error @ Error::Registry(_)) if ask_registry == AskRegistry::ForMissing => {
                 warnings.push(format!("{error}; only what the engine holds is taken for fresh"));
@@ -123,11 +127,20 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
+        if let Some(built) = &trusted {
+            let others = built.retain(&mut remotes);
+            if !others.is_empty() {
+                let names = shortened(&others);
+                warnings.push(format!(
+                    "what the registry has of {names} does not count: it was not built here, and the workspace says trust \"built-here\""
+                ));
+            }
+        }
         for (name, remote) in &remotes {
             inventory.insert_pushed(name.as_str(), remote.pushed());
         }
         let mut known = self.tests_known(&targets, ask);
-        if matches!(ask, Ask::Unless(_)) {
+        if matches!(ask, Ask::Unless(_)) && trusted.is_none() {
             self.tests_passed_elsewhere(&mut known, &remotes);
         }
         let tests = |target: &Target| match ask {

@@ -12,6 +12,7 @@ use imgforge_core::lock::Lock;
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
+use imgforge_core::state::StateDir;
 use imgforge_core::testing::TestResult;
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
@@ -20,6 +21,7 @@ use imgforge_engine::{
 };
 use imgforge_packages::Scheme;
 
+use crate::built;
 use crate::lock::{Closure, LockView};
 use crate::prepare::{Prepared, wanted};
 use crate::testing::{Stopped, Subject, TestRecord, Tester};
@@ -65,6 +67,7 @@ pub(crate) struct Builder {
     pulls: Pulls,
     secrets: Secrets,
     anew: bool,
+    state: StateDir,
 }
 
 /// What is pulled from the registry, and for whom.
@@ -148,6 +151,7 @@ impl Builder {
             pulls,
             secrets,
             anew,
+            state: session.state.clone(),
         })
     }
 
@@ -254,6 +258,7 @@ impl Builder {
         // The content tag says that the image is whole and what its inputs give. Tests come after it, so that those which
         // fail are run again without a build, and release tags come last.
         engine.tag(&built.id, &job.content_reference).await?;
+        built::remember(&self.state, name, job.prepared.target.fingerprint, &built.id);
         lock(&self.ids).insert(name.clone(), built.id.clone());
         lock(&self.sizes).insert(name.clone(), built.size);
         let below = job.image.base.as_ref();

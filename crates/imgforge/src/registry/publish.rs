@@ -182,9 +182,17 @@ impl Session {
         let registry = self.needed_registry()?;
         telling(options, reporter, async |events| {
             let wanted = targets.iter().map(|target| (target.name.clone(), target.fingerprint));
-            let remotes = registry.contents(wanted).await?;
+            let mut remotes = registry.contents(wanted).await?;
             let mut tests = self.tests_known(&targets, Ask::Unless(&record));
-            self.tests_passed_elsewhere(&mut tests, &remotes);
+            match self.trusted() {
+                None => self.tests_passed_elsewhere(&mut tests, &remotes),
+                Some(built) => {
+                    let images = built.retain(&mut remotes);
+                    if images.iter().any(|image| selected.iter().any(|name| name.as_str() == image)) {
+                        return Err(Error::NotBuiltHere { images });
+                    }
+                }
+            }
             let untested: Vec<String> = tests
                 .iter()
                 .filter(|(name, tests)| {

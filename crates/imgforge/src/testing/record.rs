@@ -4,14 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::state::{KeyError, StateDir};
+use imgforge_core::state::StateDir;
 use imgforge_core::testing::TestsHash;
 
 /// The file.
 const FILE: &str = "cache/tests/results";
-
-/// What a line is believed for.
-const PURPOSE: &str = "result of tests";
 
 /// More lines than this are written anew, without those that later ones have replaced.
 const MANY: usize = 20_000;
@@ -34,13 +31,12 @@ enum Known {
 impl TestRecord {
     /// Reads what earlier runs in this workspace have found.
     pub(crate) fn load(state: &StateDir) -> Self {
-        let text = state.read(FILE).ok().flatten().unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let known: HashMap<[u8; 32], Known> = text.lines().filter_map(|line| read(state, line)).collect();
-        if text.lines().count() > MANY {
-            let lines: Result<String, _> = known.iter().map(|(key, known)| line(state, key, known)).collect();
+        let lines = state.sealed_lines(FILE).unwrap_or_default();
+        let known: HashMap<[u8; 32], Known> = lines.iter().filter_map(|line| read(line)).collect();
+        if lines.len() > MANY {
+            let lines: Vec<String> = known.iter().map(|(key, known)| line(key, known)).collect();
             // What cannot be written is found out again.
-            let _ = lines.map(|lines| state.replace(FILE, lines.as_bytes()));
+            let _ = state.replace_sealed_lines(FILE, lines.iter().map(String::as_str));
         }
         Self { state: state.clone(), known: Mutex::new(known) }
     }
@@ -76,7 +72,7 @@ impl TestRecord {
             return;
         }
         // What cannot be written is found out again.
-        let _ = line(&self.state, &key, &new).map(|text| self.state.append(FILE, text.as_bytes()));
+        let _ = self.state.append_sealed(FILE, &line(&key, &new));
         known.insert(key, new);
     }
 }
@@ -86,26 +82,19 @@ fn key(fingerprint: Fingerprint, tests: TestsHash) -> [u8; 32] {
     *hasher.update(fingerprint.to_string().as_bytes()).update(tests.as_bytes()).finalize().as_bytes()
 }
 
-fn line(state: &StateDir, key: &[u8; 32], known: &Known) -> Result<String, KeyError> {
+fn line(key: &[u8; 32], known: &Known) -> String {
     let key = blake3::Hash::from_bytes(*key).to_hex();
-    let text = match known {
+    match known {
         Known::Passed => format!("passed {key}"),
         Known::Failed { causes } => {
             let causes = serde_json::to_string(causes).expect("texts have a form");
             format!("failed {key} {causes}")
         }
-    };
-    let seal = state.key().seal(PURPOSE, &[text.as_bytes()])?;
-    Ok(format!("{seal} {text}\n"))
+    }
 }
 
-fn read(state: &StateDir, line: &str) -> Option<([u8; 32], Known)> {
-    let (seal, text) = line.split_once(' ')?;
-    let seal = blake3::Hash::from_hex(seal).ok()?;
-    if !state.key().has_sealed(PURPOSE, &[text.as_bytes()], seal) {
-        return None;
-    }
-    let (word, rest) = text.split_once(' ')?;
+fn read(line: &str) -> Option<([u8; 32], Known)> {
+    let (word, rest) = line.split_once(' ')?;
     let (key, causes) = rest.split_once(' ').unwrap_or((rest, ""));
     let key = *blake3::Hash::from_hex(key).ok()?.as_bytes();
     match word {
@@ -155,7 +144,11 @@ mod tests {
         let (_guard, state) = state();
         let tests = TestsHash::of(&[], None, None);
         let key = key(fingerprint(), tests);
-        let whole = line(&state, &key, &Known::Passed).unwrap();
+        let written = |state: &StateDir| {
+            state.replace_sealed_lines(FILE, [line(&key, &Known::Passed).as_str()]).unwrap();
+            String::from_utf8(state.read(FILE).unwrap().unwrap()).unwrap()
+        };
+        let whole = written(&state);
         let passes = |text: &str| {
             state.replace(FILE, text.as_bytes()).unwrap();
             TestRecord::load(&state).passed(fingerprint(), tests)
@@ -164,7 +157,7 @@ mod tests {
             assert!(!passes(&whole[..cut]), "{cut}");
         }
         assert!(passes(&whole[..whole.len() - 1]));
-        let others = line(&state.clone().with_key(Key::of(&[8; 32])), &key, &Known::Passed).unwrap();
+        let others = written(&state.clone().with_key(Key::of(&[8; 32])));
         assert!(!passes(&others) && !passes(&format!("passed {}\n", blake3::Hash::from_bytes(key))));
         assert!(passes(&format!("{whole}{others}")), "what is planted hides nothing");
     }

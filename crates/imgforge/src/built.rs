@@ -1,0 +1,114 @@
+//! Which images this user's imgforge has built: what counts in a workspace that says `trust "built-here"`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::manifest::Trust;
+use imgforge_core::name::ImageName;
+use imgforge_core::plan::Inventory;
+use imgforge_core::state::StateDir;
+use imgforge_engine::{Engine, Host};
+
+use crate::registry::Remote;
+use crate::{Error, Session};
+
+/// Sealed lines `NAME FINGERPRINT ID`.
+const FILE: &str = "built";
+
+/// More lines than this are written anew, each once.
+const MANY: usize = 20_000;
+
+/// What was built here.
+pub(crate) struct Built(BTreeSet<String>);
+
+impl Built {
+    /// Reads what this user's imgforge has written.
+    pub(crate) fn load(state: &StateDir) -> Self {
+        let lines = state.sealed_lines(FILE).unwrap_or_default();
+        let count = lines.len();
+        let known: BTreeSet<String> = lines.into_iter().collect();
+        if count > MANY {
+            // What cannot be written is as it was.
+            let _ = state.replace_sealed_lines(FILE, known.iter().map(String::as_str));
+        }
+        Self(known)
+    }
+
+    /// Whether exactly this image was.
+    fn has(&self, name: &str, fingerprint: Fingerprint, id: &str) -> bool {
+        self.0.contains(&line(name, fingerprint, id))
+    }
+}
+
+/// Notes that an image was built. What cannot be written is built once more where that counts.
+pub(crate) fn remember(state: &StateDir, name: &ImageName, fingerprint: Fingerprint, id: &str) {
+    let _ = state.append_sealed(FILE, &line(name.as_str(), fingerprint, id));
+}
+
+fn line(name: &str, fingerprint: Fingerprint, id: &str) -> String {
+    format!("{name} {fingerprint} {id}")
+}
+
+impl Session {
+    /// What was built here, when only that counts.
+    pub(crate) fn trusted(&self) -> Option<Built> {
+        (self.workspace.manifest.trust == Trust::BuiltHere).then(|| Built::load(&self.state))
+    }
+
+    /// What an engine holds. What does not count is there to be compared with.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(crate) async fn inventory(&self, engine: &dyn Host) -> Result<Inventory, Error> {
+        let mut inventory = Engine::inventory(engine, &self.workspace.manifest.name.value).await?;
+        if let Some(built) = self.trusted() {
+            built.distrust(&mut inventory);
+        }
+        Ok(inventory)
+    }
+}
+
+impl Built {
+    /// Takes for unfinished what was not built here.
+    pub(crate) fn distrust(&self, inventory: &mut Inventory) {
+        inventory.distrust(|name, held| !self.has(name, held.fingerprint, &held.id));
+    }
+
+    /// Leaves only what was built here. The names of the others.
+    pub(crate) fn retain(&self, remotes: &mut BTreeMap<ImageName, Remote>) -> Vec<String> {
+        let is_ours = |name: &ImageName, remote: &Remote| {
+            let config = remote.manifest.config();
+            config.is_some_and(|config| self.has(name.as_str(), remote.fingerprint, config.digest.as_str()))
+        };
+        let others: Vec<String> = remotes
+            .iter()
+            .filter(|(name, remote)| !is_ours(name, remote))
+            .map(|(name, _)| name.to_string())
+            .collect();
+        remotes.retain(|name, remote| is_ours(name, remote));
+        others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+    use imgforge_core::fingerprint::InputManifest;
+    use imgforge_core::state::Key;
+
+    use super::*;
+
+    #[test]
+    fn only_the_image_of_this_name_fingerprint_and_id_was_built_by_this_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(Utf8Path::from_path(dir.path()).unwrap()).with_key(Key::of(&[7; 32]));
+        let (web, fingerprint) = (ImageName::new("web").unwrap(), InputManifest::default().fingerprint());
+        remember(&state, &web, fingerprint, "sha256:1");
+        let built = Built::load(&state);
+        assert!(built.has("web", fingerprint, "sha256:1"));
+        assert!(!built.has("app", fingerprint, "sha256:1") && !built.has("web", fingerprint, "sha256:2"));
+        assert!(!built.has("web", "ab".repeat(32).parse().unwrap(), "sha256:1"));
+        let other = Built::load(&state.with_key(Key::of(&[8; 32])));
+        assert!(!other.has("web", fingerprint, "sha256:1"));
+    }
+}
