@@ -48,7 +48,6 @@ impl<'f> Git<'f> {
 
     /// Whether the index has `path`, or anything below it; `None` when there is no git, no repository, or an index that git
     /// cannot read.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store asks it"))]
     pub(crate) fn tracks(&self, path: &Utf8Path) -> Option<bool> {
         let listed = self.ask(&["ls-files", "-z", "--cached", "--", path.as_str()]).ok()?;
         Some(!listed.is_empty())
