@@ -26,6 +26,7 @@ mod registry;
 mod roots;
 mod running;
 mod secrets;
+mod services;
 mod testing;
 mod updates;
 

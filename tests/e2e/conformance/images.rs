@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use imgforge_testkit::workspace::TestWorkspace;
 
-use super::behaviours;
+use super::{behaviours, variables};
 
 /// What containers of a supervisor need of Docker; docs/supervisors.md says why.
 pub(super) fn docker_options(supervisor: &str) -> &'static [&'static str] {
@@ -72,8 +72,17 @@ $SIG{TERM} = sub { exit 0 };
 sleep 1 while 1;
 "#;
 
-const PROGRAMS: [(&str, &str); 5] =
-    [("say", SAY), ("svc", SVC), ("slow", SLOW), ("serve", SERVE), ("hex", HEX)];
+/// `environ NAME`: writes the environment that it was given into the file `/tmp/environ.NAME`; as `main` it stays, as
+/// `shown` it shows it.
+pub(crate) const ENVIRON: &str = r#"#!/bin/sh
+/usr/bin/od -An -v -tx1 "/proc/$$/environ" > "/tmp/environ.$1.part"
+/bin/mv "/tmp/environ.$1.part" "/tmp/environ.$1"
+[ "$1" != shown ] || exec /bin/cat /tmp/environ.shown
+[ "$1" != main ] || exec /bin/sleep 600
+"#;
+
+const PROGRAMS: [(&str, &str); 6] =
+    [("say", SAY), ("svc", SVC), ("slow", SLOW), ("serve", SERVE), ("hex", HEX), ("environ", ENVIRON)];
 
 const APT: &str = "apt \"debian\" {\n    suite \"bookworm\" \"bookworm-updates\" \"bookworm-security\"\n}\n";
 
@@ -110,6 +119,7 @@ pub(super) fn family(supervisor: &str) -> TestWorkspace {
         for (depth, services) in behaviour.images.iter().enumerate() {
             let is_last = depth + 1 == behaviour.images.len();
             let name = if is_last { behaviour.image() } else { format!("{}-{depth}", behaviour.image()) };
+            let services = services.replace("{variables}", &variables::nodes("service"));
             workspace.image(&name, &format!("    from \"{from}\"\n{services}"));
             from = name;
         }

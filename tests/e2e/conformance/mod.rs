@@ -6,9 +6,10 @@
 //! their columns instead of comparing them; `IMGFORGE_TEST_BEHAVIOUR="clean stop"` takes the rows with these words only.
 
 mod behaviours;
-mod images;
+pub(crate) mod images;
 mod running;
 mod table;
+pub(crate) mod variables;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -98,10 +99,12 @@ enum Found {
     NotExpressible(String),
 }
 
-/// The behaviours that are looked at: all, or those whose names have the text in `IMGFORGE_TEST_BEHAVIOUR`.
+/// The behaviours that are looked at: all, or those whose names have one of the texts in `IMGFORGE_TEST_BEHAVIOUR`, with
+/// `|` between them.
 fn chosen() -> Vec<&'static Behaviour> {
-    let part = std::env::var("IMGFORGE_TEST_BEHAVIOUR").unwrap_or_default();
-    behaviours::all().filter(|behaviour| behaviour.name.contains(&part)).collect()
+    let parts = std::env::var("IMGFORGE_TEST_BEHAVIOUR").unwrap_or_default();
+    let is_chosen = |behaviour: &&Behaviour| parts.split('|').any(|part| behaviour.name.contains(part));
+    behaviours::all().filter(is_chosen).collect()
 }
 
 /// Most of a check's time is waiting.

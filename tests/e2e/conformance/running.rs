@@ -94,7 +94,7 @@ impl Running {
 
     /// Whether a file is there.
     pub(super) fn has_file(&self, path: &str) -> bool {
-        self.container.try_exec(&["test", "-e", path]).is_some()
+        self.container.try_exec(&["/usr/bin/test", "-e", path]).is_some()
     }
 
     /// The command lines of all processes, one a line, their words parted by blanks.

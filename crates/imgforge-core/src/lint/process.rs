@@ -84,17 +84,7 @@ fn single(container: &Container, found: &mut Vec<Found>) {
     let has_init = container.services.supervisor != Some(Supervisor::None);
     for service in container.services.enabled() {
         let Some(process) = &service.process else { continue };
-        let mut started = match &process.value {
-            Process::Command(argv) => Started::of(argv),
-            Process::Script(text)
-                if text.starts_with("#!") && !text.lines().next().unwrap_or("").contains("sh") =>
-            {
-                continue;
-            }
-            Process::Script(text) => {
-                Started { has_init, starts_with_shell: true, line: Some(Line::read(text)), argv: Vec::new() }
-            }
-        };
+        let Some(mut started) = started(&process.value) else { continue };
         started.has_init |= has_init;
         let name = Some(&service.name);
         if let Some(line) = &started.line {
@@ -108,6 +98,27 @@ fn single(container: &Container, found: &mut Vec<Found>) {
         }
         supervisord(process, name, &started, found);
     }
+}
+
+/// What a service starts; `None` when that is a script for another program than a shell.
+fn started(process: &Process) -> Option<Started> {
+    match process {
+        Process::Command(argv) => Some(Started::of(argv)),
+        Process::Script(text)
+            if text.starts_with("#!") && !text.lines().next().unwrap_or("").contains("sh") =>
+        {
+            None
+        }
+        Process::Script(text) => {
+            let line = Some(Line::read(text));
+            Some(Started { has_init: false, starts_with_shell: true, line, argv: Vec::new() })
+        }
+    }
+}
+
+/// What a shell is given, when that is what a service starts.
+pub(super) fn line_for_shell(process: &Process) -> Option<Line> {
+    started(process).filter(|started| started.starts_with_shell).and_then(|started| started.line)
 }
 
 fn several<T>(place: &Field<T>, service: Option<&ServiceName>, line: &Line, found: &mut Vec<Found>) {

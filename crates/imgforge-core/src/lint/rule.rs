@@ -34,11 +34,13 @@ pub enum Rule {
     UselessAllow,
     /// Steps that reach all that the machine reaches.
     HostNetwork,
+    /// A service is a shell that runs programs, which its stop signal does not reach.
+    ShellKeepsSignals,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SeveralProcesses,
         Self::ShellAsInit,
         Self::SupervisordWithoutInit,
@@ -48,6 +50,7 @@ impl Rule {
         Self::SecretInEnvironment,
         Self::UselessAllow,
         Self::HostNetwork,
+        Self::ShellKeepsSignals,
     ];
 
     /// `IF001`.
@@ -62,6 +65,7 @@ impl Rule {
             Self::SecretInEnvironment => "IF007",
             Self::UselessAllow => "IF008",
             Self::HostNetwork => "IF009",
+            Self::ShellKeepsSignals => "IF011",
         }
     }
 
@@ -85,6 +89,7 @@ impl Rule {
             Self::SecretInEnvironment => include_str!("../../../../docs/lint/IF007.md"),
             Self::UselessAllow => include_str!("../../../../docs/lint/IF008.md"),
             Self::HostNetwork => include_str!("../../../../docs/lint/IF009.md"),
+            Self::ShellKeepsSignals => include_str!("../../../../docs/lint/IF011.md"),
         }
     }
 }

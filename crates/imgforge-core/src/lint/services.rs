@@ -1,9 +1,10 @@
 //! Rules about services.
 
+use super::process::line_for_shell;
 use super::{Found, Rule, problem};
 use crate::container::Container;
 use crate::diagnostic::Problem;
-use crate::manifest::Millis;
+use crate::manifest::{Millis, Supervisor};
 use crate::name::ImageName;
 use crate::services::{MergedService, Services};
 
@@ -20,6 +21,7 @@ pub(super) fn look(
     for service in services.enabled() {
         found.extend(without_readiness(service, services));
         found.extend(as_root(service, container));
+        found.extend(shell_keeps_signals(service, services));
     }
     let above = parent.map_or(Millis(0), |parent| parent.services.stop_time());
     if services.stop_time() > DOCKER_STOP && services.stop_time() != above {
@@ -64,6 +66,25 @@ fn as_root(service: &MergedService, container: &Container) -> Option<Found> {
         "give it a user: user \"{name}\" uid=1000 in the image, user \"{name}\" in the service; or, where it has to be root: user \"root\""
     );
     Some((Rule::RunsAsRoot, Some(name.clone()), place.help(help)))
+}
+
+/// A supervisor's stop signal goes to the service's own process. With one process in the container, another rule tells of it.
+fn shell_keeps_signals(service: &MergedService, services: &Services) -> Option<Found> {
+    let is_single = services.supervisor.is_none_or(Supervisor::is_single);
+    if is_single || service.is_oneshot() || service.stop().group {
+        return None;
+    }
+    let process = service.process.as_ref()?;
+    let line = line_for_shell(&process.value)?;
+    if line.ends_with_exec() || line.programs().any(|(program, _)| program == "trap") {
+        return None;
+    }
+    let name = &service.name;
+    let message =
+        format!("\"{name}\" is a shell: its stop signal ends the shell, and what that runs is killed");
+    let help = "let the last command take the shell's place: exec PROGRAM ...; or have the whole process group asked to end: stop group=#true";
+    let problem = problem(process, message, "run by a shell").help(help);
+    Some((Rule::ShellKeepsSignals, Some(name.clone()), problem))
 }
 
 /// Shown at the service that is stopped last of those that take longest.

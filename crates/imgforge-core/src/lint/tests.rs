@@ -138,7 +138,43 @@ fn one_service_that_is_a_script_is_looked_at_under_a_bare_init() {
     assert_eq!(findings(Supervisor::None, "a & exec b"), ["IF001"]);
     assert_eq!(findings(Supervisor::Tini, "a & b"), ["IF001"]);
     assert_eq!(findings(Supervisor::Tini, "a; b"), [""; 0]);
-    assert_eq!(findings(Supervisor::S6, "a & b"), [""; 0]);
+    assert_eq!(findings(Supervisor::S6, "a & exec b"), [""; 0]);
+}
+
+#[test]
+fn a_shell_that_does_not_make_way_is_found_under_a_supervisor() {
+    let codes = |service: &str| {
+        let image = format!(
+            "image \"web\" {{\n    root \"debian\"\n    service \"a\" {{ user \"root\"; {service} }}\n}}\n"
+        );
+        let workspace = good(&[
+            ("imgforge.kdl", "workspace \"w\"\napt \"debian\" { suite \"bookworm\" }\n"),
+            ("web/image.kdl", &image),
+        ]);
+        let graph = ImageGraph::new(&workspace).unwrap();
+        let name = ImageName::new("web").unwrap();
+        let container = Container::of(&workspace, &graph, &name).unwrap();
+        look(&name, &container, None).into_iter().map(|found| found.rule.code()).collect::<Vec<_>>()
+    };
+    for found in [
+        r#"script "cd /; python3 /s.py; true""#,
+        r#"script "python3 /s.py""#,
+        r##"script "#!/bin/bash\nexec 2>&1\npython3 /s.py""##,
+        r#"command "sh" "-c" "a && b""#,
+        r#"script "a | b"; stop grace="5s""#,
+    ] {
+        assert_eq!(codes(found), ["IF011"], "{found}");
+    }
+    for right in [
+        r#"script "cd /; exec python3 /s.py""#,
+        r#"script "trap 'kill $!; wait' TERM; python3 /s.py & wait""#,
+        r#"script "a | b"; stop group=#true"#,
+        r#"script "a; b"; type "oneshot""#,
+        r##"script "#!/usr/bin/perl\nsleep 9""##,
+        r#"command "python3" "-c" "a; b""#,
+    ] {
+        assert_eq!(codes(right), [""; 0], "{right}");
+    }
 }
 
 #[test]

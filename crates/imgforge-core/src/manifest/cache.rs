@@ -9,7 +9,7 @@ use crate::diagnostic::SourceFile;
 use crate::state::{Sealed, StateDir};
 
 /// The cache file. Its version is raised when the manifest types or the meaning of a manifest change.
-const FILE: Sealed = Sealed { name: "cache/manifests", version: 12 };
+const FILE: Sealed = Sealed { name: "cache/manifests", version: 13 };
 
 type Entries = HashMap<[u8; 32], ImageManifest>;
 

@@ -50,6 +50,7 @@ pub fn merge(workspace: &Workspace, graph: &ImageGraph, name: &ImageName) -> Res
             topmost: Some(top.name().clone()),
             merged,
             inherited: parent.resolve(),
+            is_installed: choice.install,
             on_scratch: matches!(chain[0].manifest.base.value, Base::Scratch),
         })
     } else {

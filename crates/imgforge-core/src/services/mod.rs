@@ -208,7 +208,7 @@ impl MergedService {
 
     /// How it is stopped, with the defaults.
     pub fn stop(&self) -> Stop {
-        let default = || Stop { signal: "TERM".into(), grace: Millis(10_000) };
+        let default = || Stop { signal: "TERM".into(), grace: Millis(10_000), group: false };
         self.stop.as_ref().map_or_else(default, |stop| stop.value.clone())
     }
 
@@ -262,6 +262,8 @@ pub struct Services {
     pub merged: ServiceSet,
     /// Those that the image's parent ends up with; empty for the topmost image.
     inherited: ServiceSet,
+    /// Whether the supervisor comes from Debian's packages.
+    is_installed: bool,
     /// Whether the chain stands on nothing: then there may be no shell.
     on_scratch: bool,
 }
@@ -269,10 +271,21 @@ pub struct Services {
 impl Services {
     /// The container's process, where it is another one than the parent's.
     pub fn process(&self) -> Option<ContainerProcess> {
-        let writer = writer(self.supervisor?);
-        let process = writer.process(&self.merged);
-        let is_inherited = !self.inherited.is_empty() && writer.process(&self.inherited) == process;
+        let process = self.process_of(&self.merged)?;
+        let is_inherited = !self.inherited.is_empty() && self.process_of(&self.inherited)? == process;
         (!is_inherited).then_some(process)
+    }
+
+    fn process_of(&self, set: &ServiceSet) -> Option<ContainerProcess> {
+        let mut process = writer(self.supervisor?).process(set);
+        if let Some(first) = process.entrypoint.first_mut()
+            && self.is_installed
+            && !first.starts_with('/')
+        {
+            // Where Debian's packages have it; the container's PATH is another's business.
+            first.insert_str(0, "/usr/bin/");
+        }
+        Some(process)
     }
 
     /// How long it may take at most until all services are stopped: each gets its stop signal once all that need it
@@ -373,7 +386,7 @@ pub const READY: &str = "/etc/imgforge/ready";
 /// Where there is a program that tells of the services, there is one that says whether all are ready.
 fn with_ready(mut files: Vec<ImageFile>) -> Vec<ImageFile> {
     if files.iter().any(|file| file.path == STATUS) {
-        files.push(ImageFile::program(READY, include_str!("../../../../templates/services/ready")));
+        files.push(ImageFile::program(READY, script::program("services/ready", &ServiceSet::new())));
     }
     files
 }

@@ -44,15 +44,15 @@ impl Writer for Runit {
         ContainerProcess { entrypoint: vec![INIT.into()], cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
-    fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
+    fn base(&self, services: &ServiceSet) -> Vec<ImageFile> {
         [
-            (INIT, include_str!("../../../../templates/runit/init")),
-            ("/etc/imgforge/stop", include_str!("../../../../templates/runit/stop")),
-            ("/etc/imgforge/reload", include_str!("../../../../templates/runit/reload")),
-            ("/etc/imgforge/status", include_str!("../../../../templates/runit/status")),
+            (INIT, "runit/init"),
+            ("/etc/imgforge/stop", "runit/stop"),
+            ("/etc/imgforge/reload", "runit/reload"),
+            ("/etc/imgforge/status", "runit/status"),
         ]
         .into_iter()
-        .map(|(path, content)| ImageFile::program(path, content))
+        .map(|(path, template)| ImageFile::program(path, script::program(template, services)))
         .chain(script::programs())
         .collect()
     }
@@ -71,6 +71,7 @@ impl Writer for Runit {
             program("control/t", "runit/control-t"),
             program("control/d", "runit/control-d"),
             program("reload", "services/reload"),
+            program("become", "services/become"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             data("enabled", if service.is_enabled() { "yes\n" } else { "no\n" }.into()),
             data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),

@@ -33,16 +33,16 @@ impl Writer for S6 {
         ContainerProcess { entrypoint: vec![INIT.into()], cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
-    fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
+    fn base(&self, services: &ServiceSet) -> Vec<ImageFile> {
         [
-            (INIT, include_str!("../../../../templates/s6/init")),
-            ("/etc/imgforge/stop", include_str!("../../../../templates/s6/stop")),
-            ("/etc/imgforge/reload", include_str!("../../../../templates/s6/reload")),
-            ("/etc/imgforge/status", include_str!("../../../../templates/s6/status")),
-            ("/etc/imgforge/finish", include_str!("../../../../templates/s6/finish-container")),
+            (INIT, "s6/init"),
+            ("/etc/imgforge/stop", "s6/stop"),
+            ("/etc/imgforge/reload", "s6/reload"),
+            ("/etc/imgforge/status", "s6/status"),
+            ("/etc/imgforge/finish", "s6/finish-container"),
         ]
         .into_iter()
-        .map(|(path, content)| ImageFile::program(path, content))
+        .map(|(path, template)| ImageFile::program(path, script::program(template, services)))
         .chain(script::programs())
         .collect()
     }
@@ -64,6 +64,7 @@ impl Writer for S6 {
             program("check", "s6/check"),
             program("finish", "s6/finish"),
             program("reload", "services/reload"),
+            program("become", "services/become"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             data("enabled", if service.is_enabled() { "yes\n" } else { "no\n" }.into()),
             data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),
@@ -71,7 +72,8 @@ impl Writer for S6 {
             data("down-signal", format!("SIG{}\n", stop.signal)),
             // With 0 it would never be killed.
             data("timeout-kill", format!("{}\n", stop.grace.0.max(1))),
-            data("timeout-finish", format!("{TIMEOUT_FINISH}\n")),
+            data("timeout-finish", format!("{}\n", script::finish_time(TIMEOUT_FINISH, &stop))),
+            data("stop-signal", script::stop_signal(&stop)),
         ]
     }
 }

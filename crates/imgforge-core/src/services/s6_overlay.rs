@@ -43,11 +43,11 @@ impl Writer for S6Overlay {
     fn base(&self, services: &ServiceSet) -> Vec<ImageFile> {
         let enabled = services.values().filter(|service| service.is_enabled());
         let programs = [
-            (INIT, include_str!("../../../../templates/s6-overlay/init")),
-            ("/etc/imgforge/hook", include_str!("../../../../templates/s6-overlay/hook")),
-            ("/etc/imgforge/stop", include_str!("../../../../templates/s6-overlay/stop")),
-            ("/etc/imgforge/reload", include_str!("../../../../templates/s6-overlay/reload")),
-            ("/etc/imgforge/status", include_str!("../../../../templates/s6-overlay/status")),
+            (INIT, "s6-overlay/init"),
+            ("/etc/imgforge/hook", "s6-overlay/hook"),
+            ("/etc/imgforge/stop", "s6-overlay/stop"),
+            ("/etc/imgforge/reload", "s6-overlay/reload"),
+            ("/etc/imgforge/status", "s6-overlay/status"),
         ];
         let data = [
             (format!("{SOURCES}/imgforge/type"), "bundle\n".into()),
@@ -57,7 +57,8 @@ impl Writer for S6Overlay {
             ),
             ("/etc/s6-overlay/user-bundles.d/user/contents.d/imgforge".into(), String::new()),
         ];
-        let programs = programs.into_iter().map(|(path, content)| ImageFile::program(path, content));
+        let program = |(path, template)| ImageFile::program(path, script::program(template, services));
+        let programs = programs.into_iter().map(program);
         let data = data.into_iter().map(|(path, content)| ImageFile::data(path, content));
         programs.chain(data).chain(script::programs()).collect()
     }
@@ -86,9 +87,10 @@ impl Writer for S6Overlay {
             data("down-signal", format!("SIG{}\n", stop.signal)),
             // 0 would be for ever.
             data("timeout-kill", format!("{}\n", stop.grace.0.max(1))),
-            data("timeout-finish", format!("{TIMEOUT_FINISH}\n")),
+            data("timeout-finish", format!("{}\n", script::finish_time(TIMEOUT_FINISH, &stop))),
             program(format!("{folder}/check"), "services/check-by-file"),
             program(format!("{folder}/reload"), "services/reload"),
+            program(format!("{folder}/become"), "services/become"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             ImageFile::data(format!("{folder}/enabled"), if service.is_enabled() { "yes\n" } else { "no\n" }),
         ]

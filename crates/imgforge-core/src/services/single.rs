@@ -85,16 +85,24 @@ impl Writer for Single {
             let text = script::render(template, service, FOLDER, "");
             ImageFile::program(format!("{FOLDER}/{file}"), text)
         };
-        let status = match self {
-            Self::Tini | Self::DumbInit => "single/status",
-            Self::Nothing => "single/status-first",
+        let row = match self {
+            Self::Tini | Self::DumbInit => "single/row",
+            Self::Nothing => "single/row-first",
         };
-        let mut files =
-            vec![file("status", status), file("stop", "single/stop"), file("reload", "single/reload")];
-        if is_prepared(service) {
+        let mut files = vec![
+            file("status", "single/status"),
+            file("row", row),
+            file("stop", "single/stop"),
+            file("reload", "single/reload"),
+        ];
+        let is_prepared = is_prepared(service);
+        if is_prepared {
             files.push(file("run", "single/run"));
         }
         let ready = service.ready.as_ref().map(|ready| &ready.value.probe);
+        if is_prepared || matches!(ready, Some(Probe::Exec(_))) {
+            files.push(script::environment_program());
+        }
         if matches!(ready, Some(Probe::Http { .. } | Probe::Tcp { .. })) {
             files.push(script::probe_program());
         }
@@ -202,6 +210,16 @@ impl Single {
             refuse(
                 after_stop.problem(message, "not expressible"),
                 "do it in a script that runs the command and waits for it",
+            );
+        }
+        if let Some(stop) = &service.stop
+            && stop.value.group
+        {
+            let message =
+                format!("{who} ends the container with \"{name}\", whatever is left of its process group");
+            refuse(
+                stop.problem(message, "not expressible"),
+                "let the shell make way for the program: exec PROGRAM ...",
             );
         }
         if let Some(ready) = &service.ready

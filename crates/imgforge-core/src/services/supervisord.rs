@@ -37,16 +37,15 @@ impl Writer for Supervisord {
     }
 
     fn process(&self, _services: &ServiceSet) -> ContainerProcess {
-        let entrypoint = vec!["tini".into(), "--".into(), INIT.into()];
-        ContainerProcess { entrypoint, cmd: Vec::new(), stop_signal: "SIGTERM".into() }
+        ContainerProcess { entrypoint: vec![INIT.into()], cmd: Vec::new(), stop_signal: "SIGTERM".into() }
     }
 
-    fn base(&self, _services: &ServiceSet) -> Vec<ImageFile> {
+    fn base(&self, services: &ServiceSet) -> Vec<ImageFile> {
         let programs = [
-            (INIT, include_str!("../../../../templates/supervisord/init")),
-            ("/etc/imgforge/stop", include_str!("../../../../templates/supervisord/stop")),
-            ("/etc/imgforge/reload", include_str!("../../../../templates/supervisord/reload")),
-            ("/etc/imgforge/status", include_str!("../../../../templates/supervisord/status")),
+            (INIT, "supervisord/init"),
+            ("/etc/imgforge/stop", "supervisord/stop"),
+            ("/etc/imgforge/reload", "supervisord/reload"),
+            ("/etc/imgforge/status", "supervisord/status"),
         ];
         let data = [
             ("/etc/imgforge/supervise", include_str!("../../../../templates/supervisord/supervise")),
@@ -55,7 +54,8 @@ impl Writer for Supervisord {
                 include_str!("../../../../templates/supervisord/supervisord.conf"),
             ),
         ];
-        let programs = programs.into_iter().map(|(path, content)| ImageFile::program(path, content));
+        let program = |(path, template)| ImageFile::program(path, script::program(template, services));
+        let programs = programs.into_iter().map(program);
         let data = data.into_iter().map(|(path, content)| ImageFile::data(path, content));
         programs.chain(data).chain(script::programs()).collect()
     }
@@ -77,11 +77,12 @@ impl Writer for Supervisord {
             program("check", "services/check-by-file"),
             program("finish", "supervisord/finish"),
             program("reload", "services/reload"),
+            program("become", "services/become"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             data("program.conf", program_conf(service, &folder, &live)),
             data("enabled", if service.is_enabled() { "yes\n" } else { "no\n" }.into()),
             data("needs", service.needs.keys().map(|need| format!("{need}\n")).collect()),
-            data("stop-signal", format!("{}\n", stop.signal)),
+            data("stop-signal", script::stop_signal(&stop)),
             data("grace", format!("{}\n", stop.grace.0.div_ceil(TICK))),
             data("log-folder", log_folder),
         ]
@@ -110,10 +111,11 @@ fn program_conf(service: &MergedService, folder: &str, live: &str) -> String {
          stopsignal={signal}\n\
          stopwaitsecs={grace}\n\
          killasgroup=true\n\
-         redirect_stderr=true\n\
+         {group}redirect_stderr=true\n\
          {log}",
         name = service.name,
         signal = stop.signal,
         grace = stop.grace.0.div_ceil(1000),
+        group = if stop.group { "stopasgroup=true\n" } else { "" },
     )
 }

@@ -74,10 +74,12 @@ impl Writer for Systemd {
     fn base(&self, services: &ServiceSet) -> Vec<ImageFile> {
         let enabled = services.values().filter(|service| service.is_enabled());
         let programs = [
-            (INIT, include_str!("../../../../templates/systemd/init")),
-            ("/etc/imgforge/stop", include_str!("../../../../templates/systemd/stop")),
-            ("/etc/imgforge/reload", include_str!("../../../../templates/systemd/reload")),
-            ("/etc/imgforge/status", include_str!("../../../../templates/systemd/status")),
+            (INIT, "systemd/init"),
+            ("/etc/imgforge/stop", "systemd/stop"),
+            ("/etc/imgforge/reload", "systemd/reload"),
+            ("/etc/imgforge/status", "systemd/status"),
+        ];
+        let plain = [
             ("/etc/imgforge/log-stop", include_str!("../../../../templates/systemd/log-stop")),
             (GENERATOR, include_str!("../../../../templates/systemd/generator")),
         ];
@@ -92,9 +94,13 @@ impl Writer for Systemd {
         ];
         let masked =
             MASKED.map(|name| (format!("/etc/systemd/system-generators/systemd-{name}-generator"), ""));
-        let programs = programs.into_iter().map(|(path, content)| ImageFile::program(path, content));
+        let program = |(path, template)| ImageFile::program(path, script::program(template, services));
+        let plain = plain.into_iter().map(|(path, content)| ImageFile::program(path, content));
         let data = data.into_iter().map(|(path, content)| ImageFile::data(path, content));
         programs
+            .into_iter()
+            .map(program)
+            .chain(plain)
             .chain(data)
             .chain(masked.into_iter().map(|(path, content)| ImageFile::data(path, content)))
             .chain(script::programs())
@@ -112,7 +118,8 @@ impl Writer for Systemd {
             program("run", "systemd/run"),
             program("check", "systemd/check"),
             program("finish", "systemd/finish"),
-            program("reload", "systemd/reload"),
+            program("reload", "services/reload"),
+            program("become", "services/become"),
             program("log", "systemd/log"),
             ImageFile::program(format!("{folder}/script"), script::script_file(service)),
             ImageFile::data(format!("{folder}/enabled"), if service.is_enabled() { "yes\n" } else { "no\n" }),

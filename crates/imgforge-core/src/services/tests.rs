@@ -56,7 +56,7 @@ fn full() -> MergedService {
             bound: Some(RestartBound { max: 5, within: Millis(60_000), then: GiveUp::Container }),
         })),
         essential: None,
-        stop: Some(field(Stop { signal: "QUIT".into(), grace: Millis(5000) })),
+        stop: Some(field(Stop { signal: "QUIT".into(), grace: Millis(5000), group: false })),
         reload: Some(field(Reload::Signal("HUP".into()))),
         before_start: Some(field(argv(&["install", "-d", "/run/my app"]))),
         after_stop: Some(field(argv(&["rm", "-rf", "/run/my app"]))),
@@ -292,7 +292,7 @@ fn a_container_is_ready_when_every_service_is_up_or_done() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (status, ready) = (dir.path().join("status"), dir.path().join("ready"));
-    let script = include_str!("../../../../templates/services/ready");
+    let script = script::program("services/ready", &ServiceSet::new());
     std::fs::write(&ready, script.replace(STATUS, status.to_str().unwrap())).unwrap();
     for (states, code, said) in [
         (&["up", "done"][..], 0, ""),
@@ -309,7 +309,7 @@ fn a_container_is_ready_when_every_service_is_up_or_done() {
         std::fs::set_permissions(&status, std::fs::Permissions::from_mode(0o755)).unwrap();
         for shell in [&["sh"][..], &["busybox", "sh"]] {
             let mut command = std::process::Command::new(shell[0]);
-            let Ok(output) = command.args(&shell[1..]).arg(&ready).output() else { continue };
+            let Ok(output) = command.args(&shell[1..]).arg(&ready).arg("--alone").output() else { continue };
             assert_eq!(output.status.code(), Some(code), "{states:?} in {shell:?}");
             assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{states:?} in {shell:?}");
         }

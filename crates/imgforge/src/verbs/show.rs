@@ -212,7 +212,8 @@ fn service(service: &MergedService) -> ShownService {
     fields.put(service.restart.as_ref(), "restart", restart);
     fields.put(service.essential.as_ref(), "essential", ToString::to_string);
     fields.put(service.stop.as_ref(), "stop", |stop| {
-        format!("{}, killed after {}", stop.signal, human_duration(millis(stop.grace)))
+        let whom = if stop.group { " to its process group" } else { "" };
+        format!("{}{whom}, killed after {}", stop.signal, human_duration(millis(stop.grace)))
     });
     fields.put(service.reload.as_ref(), "reload", |reload| match reload {
         Reload::Signal(signal) => signal.clone(),

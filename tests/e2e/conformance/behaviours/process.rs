@@ -1,6 +1,10 @@
 //! What a service's process is given.
 
+use std::collections::BTreeMap;
+
 use super::Behaviour;
+use crate::conformance::running::Running;
+use crate::conformance::variables::{environ, variables};
 
 pub(super) const ROWS: &[Behaviour] = &[
     Behaviour {
@@ -52,6 +56,53 @@ pub(super) const ROWS: &[Behaviour] = &[
                 "HEX_F.no-name=of a shell's",
             ];
             subject.start(&[]).wait_log(&hex(&words));
+        },
+    },
+    Behaviour {
+        name: "the container's variables, whatever their names, and no others",
+        images: &[r#"
+    service "main" {
+        command "environ" "main"
+        user "app"
+        before-start "/usr/local/bin/environ" "before"
+        ready "/usr/local/bin/environ" "ready"
+    }"#],
+        check: |subject| {
+            let given = variables("container");
+            let given_as: Vec<String> = given.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let options: Vec<&str> = given_as.iter().flat_map(|pair| ["--env", pair]).collect();
+            let running = subject.start(&options);
+            let mut expected = given;
+            expected.insert("HOME".into(), "/srv/app".into());
+            has_environment(&running, &expected);
+        },
+    },
+    Behaviour {
+        name: "its own variables, whatever their names, and no others",
+        images: &[r#"
+    service "main" {
+        command "environ" "main"
+        user "app"
+        before-start "environ" "before"
+        ready "environ" "ready"
+{variables}
+    }"#],
+        check: |subject| has_environment(&subject.start(&[]), &variables("service")),
+    },
+    Behaviour {
+        name: "what is run after it has its environment",
+        images: &[r#"
+    service "main" {
+        script "exit 1"
+        restart "never"
+        after-stop "environ" "after"
+{variables}
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            let expected = variables("service");
+            running.until("it was run", || running.has_file("/tmp/environ.after"));
+            assert_eq!(environment(&running, "after", &expected), expected);
         },
     },
     Behaviour {
@@ -191,4 +242,27 @@ pub(super) const ROWS: &[Behaviour] = &[
 fn hex(words: &[&str]) -> String {
     let bytes = |word: &&str| word.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("hex {}.\n", words.iter().map(bytes).collect::<Vec<_>>().join(","))
+}
+
+/// Looks at the environments of a service, of what is run before it and of what asks whether it is ready.
+fn has_environment(running: &Running, expected: &BTreeMap<String, String>) {
+    running.wait_state("main", "up");
+    for who in ["main", "before", "ready"] {
+        running.until(&format!("{who} has run"), || running.has_file(&format!("/tmp/environ.{who}")));
+        assert_eq!(&environment(running, who, expected), expected, "of {who}");
+    }
+}
+
+/// What `environ` has written, without the container's name, which Docker adds.
+fn environment(
+    running: &Running,
+    who: &str,
+    expected: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let hex = running.container.exec(&["/bin/cat", &format!("/tmp/environ.{who}")]);
+    let mut found = environ(&hex);
+    if !expected.contains_key("HOSTNAME") {
+        found.remove("HOSTNAME");
+    }
+    found
 }

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::Behaviour;
+use crate::conformance::running::now;
 
 pub(super) const ROWS: &[Behaviour] = &[
     Behaviour {
@@ -35,6 +36,25 @@ pub(super) const ROWS: &[Behaviour] = &[
             running.sh(": > /tmp/go");
             running.wait_state("slow", "up");
             running.wait_state("after", "up");
+        },
+    },
+    Behaviour {
+        name: "status: the time is that since it is up, not since it waits",
+        images: &[r#"
+    service "slow" { command "svc" "slow"; ready "sh" "-c" "test -e /tmp/go && say slow ready > /tmp/ready" interval="100ms" timeout="300s" }
+    service "after" { command "svc" "after"; needs "slow" }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait_state("after", "waiting");
+            running.until("it has waited", || running.status()["after"].seconds >= 4);
+            running.until("it has started", || running.status()["slow"].seconds >= 4);
+            running.sh(": > /tmp/go");
+            running.wait_state("after", "up");
+            let status = running.status();
+            let ready: u128 = running.sh("cut -d ' ' -f 3 /tmp/ready").trim().parse().unwrap();
+            let seconds = |since: u128| u64::try_from((now() - since) / 1_000_000_000).unwrap() + 1;
+            assert!(status["after"].seconds <= seconds(running.wait("after start")), "{status:?}");
+            assert!(status["slow"].seconds <= seconds(ready), "{status:?}");
         },
     },
     Behaviour {

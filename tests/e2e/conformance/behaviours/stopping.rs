@@ -137,6 +137,63 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
     Behaviour {
+        name: "its process group gets the stop signal, and has the grace",
+        images: &[GROUP],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("child start");
+            running.wait_state("main", "up");
+            assert_eq!(running.stop(), 0);
+            running.wait("child clean");
+            assert_eq!(running.container.file("/asked"), "asked\n");
+        },
+    },
+    Behaviour {
+        name: "its process group gets the stop signal also when it is stopped by hand",
+        images: &[r#"    service "wrapped" {
+        script "sh -c 'trap \"echo asked >> /asked; n=1\" TERM; say child start; while [ -z $n ]; do sleep 0.2; done; sleep 0.4; sleep 0.4; sleep 0.4; say child clean'; true"
+        stop group=#true
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("child start");
+            running.wait_state("wrapped", "up");
+            running.sh(&subject.stop_by_hand("wrapped"));
+            running.wait_state("wrapped", "down");
+            running.wait("child clean");
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.container.file("/asked"), "asked\n");
+        },
+    },
+    Behaviour {
+        name: "what is left of its process group after the grace is killed",
+        images: &[r#"    service "main" {
+        script "sh -c 'trap : TERM; say child start; while :; do sleep 1; done'; true"
+        stop group=#true grace="1s"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("child start");
+            running.wait_state("main", "up");
+            // After the engine's own minute it would be 137.
+            assert_eq!(running.stop(), 0);
+        },
+    },
+    Behaviour {
+        name: "what a oneshot has left is asked to end when the container stops",
+        images: &[r#"    service "setup" {
+        type "oneshot"
+        script "sh -c 'trap \"sleep 0.5; echo clean > /left; exit 0\" TERM; say left start; while :; do sleep 60 & wait $!; done' & say setup done"
+    }"#],
+        check: |subject| {
+            let running = subject.start(&[]);
+            running.wait("left start");
+            running.wait_state("setup", "done");
+            assert_eq!(running.stop(), 0);
+            assert_eq!(running.container.file("/left"), "clean\n");
+        },
+    },
+    Behaviour {
         name: "Ctrl-C in the container's terminal stops in order",
         images: &[r#"
     service "app" { script "trap 'sleep 1; say app stop; exit 0' TERM; say app start; while :; do sleep 60 & wait $!; done"; needs "main" }"#],
@@ -349,6 +406,14 @@ pub(super) const ROWS: &[Behaviour] = &[
         },
     },
 ];
+
+/// A shell that starts another program, which is told to end and takes its time for it. systemd asks what that starts
+/// meanwhile, too.
+const GROUP: &str = r#"
+    service "main" {
+        script "sh -c 'trap \"echo asked >> /asked; n=1\" TERM; say child start; while [ -z $n ]; do sleep 0.2; done; sleep 0.4; sleep 0.4; sleep 0.4; say child clean'; true"
+        stop group=#true grace="8s"
+    }"#;
 
 /// A service that ends at each of the signals, for supervisors that pass them on as they are.
 const ANY: &str = r#"

@@ -325,6 +325,8 @@ pub struct Stop {
     pub signal: String,
     /// After this long it is killed; 10 s when not given.
     pub grace: Millis,
+    /// Whether its whole process group gets the signal, and has the grace; no when not given.
+    pub group: bool,
 }
 
 /// How a service reads its configuration again, when the container gets HUP or someone asks for it.

@@ -399,7 +399,8 @@ fn restart(node: &mut Node<'_, '_, '_>) -> Option<Restart> {
 fn stop(node: &mut Node<'_, '_, '_>) -> Stop {
     let word = node.text_property("signal");
     let signal = word.and_then(|word| signal(node, &word)).unwrap_or_else(|| "TERM".into());
-    Stop { signal, grace: node.time_property("grace").unwrap_or(Millis(10_000)) }
+    let group = node.flag_property("group").is_some_and(|group| group.value);
+    Stop { signal, grace: node.time_property("grace").unwrap_or(Millis(10_000)), group }
 }
 
 fn reload(node: &mut Node<'_, '_, '_>) -> Option<Reload> {

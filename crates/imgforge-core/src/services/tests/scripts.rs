@@ -1,6 +1,8 @@
 //! The scripts that are made for a service.
 
-use std::io::Write as _;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -82,7 +84,7 @@ fn variables_that_sh_has_no_names_for_are_given_by_env() {
         let run = files.iter().find(|file| file.path.ends_with("/run")).unwrap();
         assert!(run.content.contains("\nexport A_1='a b'\n"), "{}", run.content);
         assert!(
-            run.content.contains("\nset -- env '1x=$y' 'discovery.type=single node' \"$@\"\n"),
+            run.content.contains("\nset -- '1x=$y' 'discovery.type=single node' \"$@\"\n"),
             "{}",
             run.content
         );
@@ -124,4 +126,75 @@ fn lines_of_a_log_arrive_whole() {
     assert_eq!(log_lines("", b"-- $x \\ \xff\xfe\n"), b"-- $x \\ \xff\xfe\n");
     let long = vec![b'x'; 3_000_000];
     assert!(log_lines("a: ", &long) == [b"a: ", long.as_slice(), b"\n"].concat());
+}
+
+/// A variable's name or value, of any bytes that it may have.
+fn any_bytes(names: bool) -> impl Strategy<Value = Vec<u8>> {
+    let special: Vec<&[u8]> =
+        vec![b"PATH", b"IFS", b"LD_PRELOAD", b"OPTIND", b"UID", b"PWD", b"_", b"ENV", b"a.b"];
+    let known = proptest::sample::select(special).prop_map(<[u8]>::to_vec);
+    let is_allowed =
+        move |bytes: &Vec<u8>| !bytes.contains(&0) && !(names && (bytes.is_empty() || bytes.contains(&b'=')));
+    let word = proptest::string::bytes_regex("[A-Za-z_'][A-Za-z0-9_.' ]{0,6}").expect("an expression");
+    let any = proptest::collection::vec(1_u8.., 0..12);
+    prop_oneof![known, word, any].prop_filter("a name or a value", is_allowed)
+}
+
+/// What a process that is started with `env` gets when its environment is kept, and given back by another sh.
+fn given_back(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let (exports, words) = (dir.path().join("exports"), dir.path().join("words"));
+    // Something that needs nothing of its environment.
+    let mut holder = Command::new("/bin/cat")
+        .env_clear()
+        .envs(env.iter().map(|(name, value)| (OsStr::from_bytes(name), OsStr::from_bytes(value))))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It is its own program, with its own environment, when it answers.
+    let mut stdin = holder.stdin.take().unwrap();
+    stdin.write_all(b"x\n").unwrap();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let program = script::program("services/environment", &ServiceSet::new());
+    let kept = Command::new("sh")
+        .args(["-c", &program, "environment", &holder.id().to_string()])
+        .args([&exports, &words])
+        .status()
+        .unwrap();
+    drop(stdin);
+    holder.wait().unwrap();
+    assert!(kept.success());
+    let give = "set -- /usr/bin/env -0; . \"$WORDS\"; set -- /usr/bin/env -u PATH -u EXPORTS -u WORDS \"$@\"; unset PWD OLDPWD; . \"$EXPORTS\"; exec \"$@\"";
+    let out = Command::new("sh")
+        .env_clear()
+        .envs([("EXPORTS", &exports), ("WORDS", &words)])
+        .args(["-c", give])
+        .output()
+        .unwrap();
+    assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    let pair = |pair: &[u8]| {
+        let at = pair.iter().position(|byte| *byte == b'=').unwrap();
+        (pair[..at].to_vec(), pair[at + 1..].to_vec())
+    };
+    out.stdout.split(|byte| *byte == 0).filter(|pair| !pair.is_empty()).map(pair).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn an_environment_is_kept_and_given_back_byte_for_byte(
+        env in proptest::collection::btree_map(any_bytes(true), any_bytes(false), 0..8)
+    ) {
+        let mut env = env;
+        // What the dynamic loader says of these would be in the way.
+        env.retain(|name, _| !name.starts_with(b"LD_"));
+        let shown = |env: &BTreeMap<Vec<u8>, Vec<u8>>| {
+            let text = |bytes: &Vec<u8>| OsString::from_vec(bytes.clone());
+            env.iter().map(|(name, value)| (text(name), text(value))).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(shown(&given_back(&env)), shown(&env));
+    }
 }

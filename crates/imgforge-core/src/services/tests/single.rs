@@ -34,8 +34,8 @@ fn process(supervisor: &str, fields: &str) -> String {
 #[test]
 fn the_process_is_the_command_itself_where_nothing_has_to_be_prepared() {
     let grace = "stop grace=\"3s\"; ready tcp=80; restart \"never\"; essential #true; log \"stdout\"";
-    assert_eq!(process("tini", grace), r#"["tini", "--"] ["web", "-p"] SIGTERM"#);
-    assert_eq!(process("dumb-init", grace), r#"["dumb-init", "--"] ["web", "-p"] SIGTERM"#);
+    assert_eq!(process("tini", grace), r#"["/usr/bin/tini", "--"] ["web", "-p"] SIGTERM"#);
+    assert_eq!(process("dumb-init", grace), r#"["/usr/bin/dumb-init", "--"] ["web", "-p"] SIGTERM"#);
     assert_eq!(process("none", "stop signal=\"QUIT\""), r#"[] ["web", "-p"] SIGQUIT"#);
     for prepared in [
         "user \"web\"",
@@ -53,8 +53,8 @@ fn the_process_is_the_command_itself_where_nothing_has_to_be_prepared() {
 #[test]
 fn dumb_init_makes_the_reload_signal_of_hup() {
     let with = |signal: &str| process("dumb-init", &format!("reload signal=\"{signal}\""));
-    assert_eq!(with("HUP"), r#"["dumb-init", "--"] ["web", "-p"] SIGTERM"#);
-    assert_eq!(with("USR2"), r#"["dumb-init", "--rewrite", "1:12", "--"] ["web", "-p"] SIGTERM"#);
+    assert_eq!(with("HUP"), r#"["/usr/bin/dumb-init", "--"] ["web", "-p"] SIGTERM"#);
+    assert_eq!(with("USR2"), r#"["/usr/bin/dumb-init", "--rewrite", "1:12", "--"] ["web", "-p"] SIGTERM"#);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_image_on_nothing_gets_no_file_that_it_does_not_need() {
     let prepared = rendered("from \"scratch\"", &[&body("env \"A\" \"b\"")]).remove(0);
     let paths: Vec<&str> = prepared.generated.iter().map(|file| file.path.as_str()).collect();
     let path = |name: &str| format!("{ROOTFS}/etc/imgforge/{name}");
-    assert_eq!(paths, ["ready", "reload", "run", "status", "stop"].map(path));
+    assert_eq!(paths, ["environment", "ready", "reload", "row", "run", "status", "stop"].map(path));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_child_that_changes_the_command_changes_the_process_and_no_file() {
     assert!(images[1].generated.is_empty());
     assert_eq!(
         images[1].dockerfile,
-        "FROM i0\nENTRYPOINT [\"tini\", \"--\"]\nCMD [\"other\"]\nSTOPSIGNAL SIGTERM\n"
+        "FROM i0\nENTRYPOINT [\"/usr/bin/tini\", \"--\"]\nCMD [\"other\"]\nSTOPSIGNAL SIGTERM\n"
     );
     assert_eq!(images[2].dockerfile, "FROM i1\nLABEL \"a\"=\"b\"\n");
 }
