@@ -4,7 +4,7 @@
 //! wait for ever or fill the memory.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 
 use camino::Utf8Path;
@@ -12,6 +12,8 @@ use rustix::fs::OFlags;
 
 /// The largest text that a workspace has: a lock. One of 10,000 packages has 3 MB.
 pub const MAX_TEXT: u64 = 64 << 20;
+/// The largest file below `.imgforge`: what is remembered of a million files has some 150 MB.
+pub const MAX_STATE: u64 = 1 << 30;
 /// The largest keyring or bundle of certificates; Debian's have 60 kB and 220 kB.
 pub const MAX_KEYS: u64 = 16 << 20;
 
@@ -33,11 +35,19 @@ pub fn open(path: &Utf8Path) -> io::Result<(File, u64)> {
 /// # Errors
 /// As of [`open`]; [`io::ErrorKind::FileTooLarge`] with the limit.
 pub fn read(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
-    let (file, size) = open(path)?;
-    if size > limit {
+    rest(&mut open(path)?.0, limit)
+}
+
+/// What is left of an opened file, of at most `limit` bytes.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::FileTooLarge`] with the limit.
+pub fn rest(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
+    let left = file.metadata()?.len().saturating_sub(file.stream_position()?);
+    if left > limit {
         return Err(too_large(limit));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    let mut bytes = Vec::with_capacity(usize::try_from(left).unwrap_or(0));
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }

@@ -13,7 +13,7 @@ mod owners;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +21,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 pub use rustix::fs::OFlags;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, Stat, StatxFlags};
 use rustix::io::Errno;
+
+use crate::file;
 
 pub use self::key::{KEY_VARIABLE, Key, KeyError};
 pub use self::owners::{ForeignWorkspace, Owners, SAFE_DIRECTORY};
@@ -200,9 +202,8 @@ impl StateDir {
     /// [`StateError`].
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let Some(mut file) = self.open(name, OFlags::RDONLY)? else { return Ok(None) };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|error| io_error(&self.path.join(name), error))?;
-        Ok(Some(bytes))
+        let bytes = file::rest(&mut file, file::MAX_STATE);
+        bytes.map(Some).map_err(|error| io_error(&self.path.join(name), error))
     }
 
     /// Writes a new file and renames it over: a reader sees the old one or the new one, whole.

@@ -34,6 +34,16 @@ fn what_is_written_is_read_and_nobody_else_can_look_in() {
 }
 
 #[test]
+fn a_file_that_would_fill_the_memory_is_not_read() {
+    let (_guard, state) = place();
+    state.replace("cache/files", b"1").unwrap();
+    let large = File::options().write(true).open(state.path().join("cache/files")).unwrap();
+    large.set_len(1 << 40).unwrap();
+    let refused = state.read("cache/files").unwrap_err().to_string();
+    assert!(refused.contains("larger than 1024 MiB"), "{refused}");
+}
+
+#[test]
 fn a_sealed_file_counts_whole_under_its_own_name_and_version() {
     const FILE: Sealed = Sealed { name: "cache/file", version: 1 };
     let (_guard, state) = place();

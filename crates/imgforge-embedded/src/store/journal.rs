@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
 use camino::Utf8PathBuf;
+use imgforge_core::file::{MAX_STATE, rest};
 use imgforge_core::state::{Key, KeyError, OFlags, StateDir};
 use serde::{Deserialize, Serialize};
 
@@ -81,8 +82,7 @@ impl Journal {
             self.names.clear();
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        let bytes = rest(file, MAX_STATE)?;
         for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             self.offset += line.len() as u64;
             self.lines += 1;
