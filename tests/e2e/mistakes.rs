@@ -142,7 +142,7 @@ fn files_of_the_wrong_kind_are_refused_instead_of_waited_for() {
     });
     assert_says(&shown, &["left/image.kdl cannot be read: it is a device, a socket or a pipe, not a file"]);
     let shown = complaint(|family| fifo(family, "mid/.dockerignore"));
-    assert_says(&shown, &["not a regular file", "mid/image.kdl:3"]);
+    assert_says(&shown, &["a device, a socket or a pipe, not a file", "mid/image.kdl:3"]);
     let shown = complaint(|family| fifo(family, "imgforge.lock"));
     assert_says(&shown, &["imgforge.lock cannot be read"]);
     let shown = complaint(|family| std::fs::write(family.root().join("imgforge.lock"), b"\xfe\xff").unwrap());
