@@ -6,8 +6,6 @@
 //! What no rule speaks of ends with `EPERM`; and with `ENOSYS` beyond the largest number that one speaks of, as runc has it
 //! (`libcontainer/seccomp/patchbpf`), so that programs fall back from calls that are newer than the profile.
 
-use std::collections::BTreeMap;
-
 use imgforge_seccomp::Instruction;
 
 use super::profile::{Abi, Action, Call, Check, Rules};
@@ -16,9 +14,12 @@ use super::profile::{Abi, Action, Call, Check, Rules};
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
+
+/// Comparisons that go on to the jump behind them, or over it.
+const WHEN_EQUAL: Instruction = Instruction { code: 0x15, jt: 0, jf: 1, k: 0 };
+const UNLESS_EQUAL: Instruction = Instruction { code: 0x15, jt: 1, jf: 0, k: 0 };
+const WHEN_AT_LEAST: Instruction = Instruction { code: 0x35, jt: 0, jf: 1, k: 0 };
 
 // `linux/seccomp.h`.
 const ALLOW: u32 = 0x7fff_0000;
@@ -49,7 +50,7 @@ enum Says<'r> {
 }
 
 /// Makes the program. What calls through an ABI that is not there is killed, as libseccomp has it.
-pub(super) fn program(abis: &[Abi], calls: &[Call]) -> Vec<Instruction> {
+pub(super) fn program(abis: &[Abi], calls: &[Call<'_>]) -> Vec<Instruction> {
     let mut arches: Vec<u32> = Vec::new();
     for abi in abis {
         if !arches.contains(&abi.arch) {
@@ -58,20 +59,24 @@ pub(super) fn program(abis: &[Abi], calls: &[Call]) -> Vec<Instruction> {
     }
     let mut program = vec![with(LOAD, ARCH)];
     for arch in arches {
-        let mut block = vec![with(LOAD, NUMBER)];
-        block.extend(search(&spans(abis.iter().filter(|abi| abi.arch == arch), calls)));
-        program.extend(unless(JUMP_EQUAL, arch, block));
+        skip(&mut program, UNLESS_EQUAL, arch, |program| {
+            program.push(with(LOAD, NUMBER));
+            search(program, &spans(abis.iter().filter(|abi| abi.arch == arch), calls));
+        });
     }
     program.push(with(RETURN, KILL_PROCESS));
     program
 }
 
 /// All numbers, in order.
-fn spans<'c>(abis: impl Iterator<Item = &'c Abi>, calls: &'c [Call]) -> Vec<Span<'c>> {
+fn spans<'c>(abis: impl Iterator<Item = &'c Abi>, calls: &'c [Call<'c>]) -> Vec<Span<'c>> {
     let mut spans: Vec<Span<'c>> = Vec::new();
     for abi in abis {
-        let known: BTreeMap<u32, Says<'c>> =
-            calls.iter().filter_map(|call| Some((call.numbers[abi.column]?, says(&call.rules)))).collect();
+        let known = calls.iter().filter_map(|call| Some((call.numbers[abi.column]?, says(&call.rules))));
+        let mut known: Vec<(u32, Says<'c>)> = known.collect();
+        known.sort_unstable_by_key(|(number, _)| *number);
+        // arm has one call under two names.
+        known.dedup_by_key(|(number, _)| *number);
         let mut next = 0;
         for (number, says) in known {
             if number > next {
@@ -100,42 +105,39 @@ fn add<'r>(spans: &mut Vec<Span<'r>>, from: u32, says: Says<'r>) {
 }
 
 /// Finds the span of a number, and answers.
-fn search(spans: &[Span<'_>]) -> Vec<Instruction> {
+fn search(program: &mut Vec<Instruction>, spans: &[Span<'_>]) {
     match spans {
-        [] => vec![with(RETURN, KILL_PROCESS)],
-        [one] => answer(one.says),
+        [] => program.push(with(RETURN, KILL_PROCESS)),
+        [one] => answer(program, one.says),
         _ => {
             let (lower, upper) = spans.split_at(spans.len() / 2);
-            let mut program = skip_when(JUMP_AT_LEAST, upper[0].from, search(lower));
-            program.extend(search(upper));
-            program
+            skip(program, WHEN_AT_LEAST, upper[0].from, |program| search(program, lower));
+            search(program, upper);
         }
     }
 }
 
-fn answer(says: Says<'_>) -> Vec<Instruction> {
+fn answer(program: &mut Vec<Instruction>, says: Says<'_>) {
     match says {
-        Says::Always(action) => vec![give(action)],
+        Says::Always(action) => program.push(give(action)),
         Says::Rules(rules) => {
-            let mut program: Vec<_> =
-                rules.iter().flat_map(|(action, checks)| checked(checks, vec![give(*action)])).collect();
+            for (action, checks) in rules {
+                checked(program, checks, give(*action));
+            }
             program.push(give(Action::Errno(EPERM)));
-            program
         }
     }
 }
 
 /// Does something when all checks hold.
-fn checked(checks: &[Check], then: Vec<Instruction>) -> Vec<Instruction> {
-    let Some((check, rest)) = checks.split_first() else { return then };
-    let mut program = vec![with(LOAD, ARGUMENTS + 8 * check.argument), with(AND, check.mask)];
-    let then = checked(rest, then);
-    program.extend(if check.equal {
-        unless(JUMP_EQUAL, check.value, then)
-    } else {
-        skip_when(JUMP_EQUAL, check.value, then)
-    });
-    program
+fn checked(program: &mut Vec<Instruction>, checks: &[Check], then: Instruction) {
+    let Some((check, rest)) = checks.split_first() else {
+        program.push(then);
+        return;
+    };
+    program.extend([with(LOAD, ARGUMENTS + 8 * check.argument), with(AND, check.mask)]);
+    let comparison = if check.equal { UNLESS_EQUAL } else { WHEN_EQUAL };
+    skip(program, comparison, check.value, |program| checked(program, rest, then));
 }
 
 fn give(action: Action) -> Instruction {
@@ -149,29 +151,18 @@ fn with(code: u16, k: u32) -> Instruction {
     Instruction { code, jt: 0, jf: 0, k }
 }
 
-/// Passes over a block when a comparison is true.
-fn skip_when(code: u16, k: u32, block: Vec<Instruction>) -> Vec<Instruction> {
-    jump_over(block, |near| Instruction { code, jt: near, jf: 0, k }, Instruction { code, jt: 0, jf: 1, k })
-}
-
-/// Passes over a block unless a comparison is true.
-fn unless(code: u16, k: u32, block: Vec<Instruction>) -> Vec<Instruction> {
-    jump_over(block, |near| Instruction { code, jt: 0, jf: near, k }, Instruction { code, jt: 1, jf: 0, k })
-}
-
-/// A comparison reaches 255 instructions far; beyond, it decides about a jump that follows it.
-fn jump_over(
-    block: Vec<Instruction>,
-    near: impl FnOnce(u8) -> Instruction,
-    far: Instruction,
-) -> Vec<Instruction> {
-    let mut program = match u8::try_from(block.len()) {
-        Ok(len) => vec![near(len)],
-        Err(_) => {
-            let len = u32::try_from(block.len()).expect("a profile has some hundred calls");
-            vec![far, with(JUMP, len)]
-        }
-    };
-    program.extend(block);
-    program
+/// Passes over what `block` adds, when a comparison says so. A comparison itself reaches 255 instructions far, and a jump
+/// all of them; so it decides about the jump that follows it.
+fn skip(
+    program: &mut Vec<Instruction>,
+    comparison: Instruction,
+    value: u32,
+    block: impl FnOnce(&mut Vec<Instruction>),
+) {
+    program.push(Instruction { k: value, ..comparison });
+    let jump = program.len();
+    program.push(with(JUMP, 0));
+    block(program);
+    let far = program.len() - jump - 1;
+    program[jump].k = u32::try_from(far).expect("a profile has some hundred calls");
 }

@@ -2,7 +2,6 @@
 //!
 //! Conditions on the machine are decided here; those on a call's arguments are left for the program.
 
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use rustix::thread::CapabilitySet;
@@ -105,20 +104,20 @@ pub(super) struct Check {
 /// What a profile says of a call: the first action whose checks hold.
 pub(super) type Rules = Vec<(Action, Vec<Check>)>;
 
-/// A call: its numbers, and what is said of it. Calls of which nothing is said under these conditions are left out.
+/// A call: its numbers, and what is said of it.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct Call<'t> {
+    pub(super) name: &'t str,
     pub(super) numbers: [Option<u32>; ABIS],
     pub(super) rules: Rules,
 }
 
-/// Reads a profile.
+/// Reads a profile. Calls of which nothing is said on this machine are left out.
 ///
 /// # Errors
 /// In words, with the line: a file that is not of the form.
-pub(super) fn rules(profile: &str, numbers: &str, machine: &Machine) -> Result<Vec<Call>, String> {
-    let numbers = read_numbers(numbers)?;
-    let mut rules: BTreeMap<&str, Rules> = BTreeMap::new();
+pub(super) fn rules<'t>(profile: &str, numbers: &'t str, machine: &Machine) -> Result<Vec<Call<'t>>, String> {
+    let mut calls = read_numbers(numbers)?;
     let mut group = None;
     for (at, line) in lines(profile) {
         let wrong = |what: String| format!("docker.profile:{at}: {what}");
@@ -127,16 +126,15 @@ pub(super) fn rules(profile: &str, numbers: &str, machine: &Machine) -> Result<V
             continue;
         }
         for name in line.split_whitespace() {
-            if !numbers.contains_key(name) {
-                return Err(wrong(format!("`{name}` is not in numbers.txt")));
-            }
+            let at = calls
+                .binary_search_by_key(&name, |call| call.name)
+                .map_err(|_| wrong(format!("`{name}` is not in numbers.txt")))?;
             if let Some(rule) = &group {
-                rules.entry(name).or_default().push(rule.clone());
+                calls[at].rules.push(rule.clone());
             }
         }
     }
-    let mut calls: Vec<Call> =
-        rules.into_iter().map(|(name, rules)| Call { numbers: numbers[name], rules }).collect();
+    calls.retain(|call| !call.rules.is_empty());
     // What is said without a condition is said of every call, as libseccomp has it.
     for call in &mut calls {
         call.rules.sort_by_key(|(_, checks)| !checks.is_empty());
@@ -150,10 +148,15 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(move |(_, line)| says(line))
 }
 
-pub(super) fn read_numbers(text: &str) -> Result<HashMap<&str, [Option<u32>; ABIS]>, String> {
-    let mut all = HashMap::new();
+/// Calls of which nothing is said yet, by name.
+pub(super) fn read_numbers(text: &str) -> Result<Vec<Call<'_>>, String> {
+    let mut calls: Vec<Call<'_>> = Vec::new();
     for (at, line) in lines(text) {
-        let wrong = || format!("numbers.txt:{at}: a name and {ABIS} numbers or `-` were expected");
+        let wrong = || {
+            format!(
+                "numbers.txt:{at}: a name that comes after the one before and {ABIS} numbers or `-` were expected"
+            )
+        };
         let mut words = line.split(' ');
         let name = words.next().ok_or_else(wrong)?;
         let mut numbers = [None; ABIS];
@@ -163,11 +166,12 @@ pub(super) fn read_numbers(text: &str) -> Result<HashMap<&str, [Option<u32>; ABI
                 word => Some(word.parse().map_err(|_| wrong())?),
             };
         }
-        if words.next().is_some() || all.insert(name, numbers).is_some() {
+        if words.next().is_some() || calls.last().is_some_and(|last| last.name >= name) {
             return Err(wrong());
         }
+        calls.push(Call { name, numbers, rules: Vec::new() });
     }
-    Ok(all)
+    Ok(calls)
 }
 
 /// Reads the line above a group's names. `None` when it does not hold on this machine.

@@ -59,8 +59,9 @@ fn docker(arch: &'static str, capabilities: CapabilitySet) -> Vec<Instruction> {
 
 /// The number of a call through the ABI of a column.
 fn number(name: &str, column: usize) -> u32 {
-    let numbers = profile::read_numbers(NUMBERS).unwrap();
-    numbers[name][column].unwrap_or_else(|| panic!("{name} has no number there"))
+    let calls = profile::read_numbers(NUMBERS).unwrap();
+    let call = calls.iter().find(|call| call.name == name);
+    call.and_then(|call| call.numbers[column]).unwrap_or_else(|| panic!("{name} has no number there"))
 }
 
 /// What becomes of a call on x86_64 with Docker's capabilities.
@@ -154,7 +155,7 @@ fn the_numbers_are_those_of_the_kernels_headers() {
         .into_iter()
         .find(|folder| std::path::Path::new(folder).join("unistd_64.h").exists())
         .expect("the kernel's headers, which no linker goes without");
-    let numbers = profile::read_numbers(NUMBERS).unwrap();
+    let calls = profile::read_numbers(NUMBERS).unwrap();
     for (column, file) in [(0, "unistd_64.h"), (1, "unistd_32.h"), (2, "unistd_x32.h")] {
         let header = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
         let defined = |line: &str| {
@@ -164,9 +165,9 @@ fn the_numbers_are_those_of_the_kernels_headers() {
         };
         let defined: BTreeMap<String, u32> = header.lines().filter_map(defined).collect();
         assert!(defined.len() > 300, "{file} is read");
-        for (name, number) in &defined {
-            if let Some(ours) = numbers.get(name.as_str()) {
-                assert_eq!(ours[column], Some(*number), "{name} in {file}");
+        for call in &calls {
+            if let Some(number) = defined.get(call.name) {
+                assert_eq!(call.numbers[column], Some(*number), "{} in {file}", call.name);
             }
         }
     }
@@ -187,11 +188,14 @@ fn a_profile_that_is_not_of_the_form_is_told_with_its_line() {
         assert_eq!(profile::rules(profile, numbers, &machine).unwrap_err(), told);
     }
     let error = profile::rules("", "read 0 3\n", &machine).unwrap_err();
-    assert_eq!(error, "numbers.txt:1: a name and 5 numbers or `-` were expected");
+    let told = "a name that comes after the one before and 5 numbers or `-` were expected";
+    assert_eq!(error, format!("numbers.txt:1: {told}"));
+    let error = profile::rules("", "write 1 4 1 64 4\nread 0 3 0 63 3\n", &machine).unwrap_err();
+    assert_eq!(error, format!("numbers.txt:2: {told}"));
 }
 
 /// What rules say, without spans and programs.
-fn by_hand(abis: &[Abi], calls: &[Call], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
+fn by_hand(abis: &[Abi], calls: &[Call<'_>], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
     // The ABI with the highest base that the number reaches.
     let abi = abis.iter().filter(|abi| abi.arch == arch && abi.base <= number).max_by_key(|abi| abi.base);
     let Some(abi) = abi else { return KILL };
@@ -238,9 +242,10 @@ proptest! {
     ) {
         let machine = machine("amd64", capabilities::DEFAULT);
         // Each ABI has its own order.
-        let calls: Vec<Call> = calls
+        let calls: Vec<Call<'_>> = calls
             .into_iter()
             .map(|(number, rules)| Call {
+                name: "",
                 numbers: [Some(number), Some(899 - number), (number % 3 == 0).then_some(number / 3), None, None],
                 rules,
             })
