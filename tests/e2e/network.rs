@@ -69,7 +69,7 @@ fn as_nobody(machine: &Machine, workspace: &TestWorkspace, mode: &str) -> Ran {
         root = workspace.root()
     );
     let mut command = machine.command();
-    command.args(["sh", "-c", &script]).current_dir(workspace.root()).env("HOME", "/nonexistent");
+    command.args(["sh", "-c", &script]).current_dir(workspace.root()).env("HOME", workspace.root());
     Ran::of(command.env("IMGFORGE_LOCAL", "1").output().unwrap())
 }
 
