@@ -101,7 +101,7 @@ fn while_a_command_reads_a_secret_no_file_of_the_store_holds_it() {
     let store = workspace.root().join(".imgforge/store");
     let meeting = wait(|| {
         let caches = store.join("caches").read_dir_utf8().ok()?;
-        caches.flatten().map(camino::Utf8DirEntry::into_path).find(|cache| cache.join("here").exists())
+        caches.flatten().map(|cache| cache.path().join("fs")).find(|cache| cache.join("here").exists())
     });
     let found = holders(&workspace.root().join(".imgforge"));
     std::fs::write(meeting.join("go"), "").unwrap();
