@@ -367,3 +367,65 @@ fn names_of_folders_and_files_may_hold_spaces_quotes_and_any_letter() {
     let volumes = Docker::run(&["image", "inspect", "--format", "{{json .Config.Volumes}}", &odd]);
     assert_eq!(volumes, serde_json::json!({ format!("/v {name}"): {} }).to_string());
 }
+
+#[test]
+fn a_full_disk_of_the_embedded_engine_is_named() {
+    let family = TestWorkspace::new();
+    family.busybox_base("base");
+    family.image("big", "    from \"base\"\n    run \"dd if=/dev/zero of=/zeros bs=1M count=64; true\"");
+    std::fs::create_dir(family.root().join(".imgforge")).unwrap();
+    let script = "mount -t tmpfs -o size=16m none .imgforge && \"$0\" build";
+    let mut small = Command::new("unshare");
+    small.args(["--mount", "sh", "-c", script, IMGFORGE]).current_dir(family.root());
+    small.env("IMGFORGE_ENGINE", "embedded").env("NO_COLOR", "1");
+    let full = Ran::of(small.output().unwrap());
+    assert_eq!(full.code, 1, "{}", full.stderr);
+    for part in ["no space left", "imgforge prune", "1 failed (big), 1 built"] {
+        assert!(full.stderr.contains(part), "{part} is missing in\n{}", full.stderr);
+    }
+    assert!(!full.stderr.contains("without an answer"), "{}", full.stderr);
+}
+
+#[test]
+fn words_that_cannot_be_written_change_nothing_but_themselves() {
+    let family = small_family();
+    let run = |args: &[&str]| {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = family.command(IMGFORGE, args);
+        command.env("IMGFORGE_ENGINE", "embedded").stderr(full).output().unwrap().status.code()
+    };
+    assert_eq!(run(&["build"]), Some(0));
+    assert_eq!(run(&["build"]), Some(0));
+    assert_eq!(run(&["show", "nobody"]), Some(2));
+    family.write("mid/image.kdl", "image \"mid\" {");
+    assert_eq!(run(&["build"]), Some(2));
+}
+
+#[test]
+fn a_runtime_that_breaks_down_ends_the_program_with_a_word_and_the_next_run_goes_on() {
+    let family = small_family();
+    // Threads of the asynchronous runtime wake each other by a write to a descriptor of this kind.
+    let traced = |when: usize| {
+        let mut command = family.command("strace", &["-f", "-o", "/dev/null", "-P", "anon_inode:[eventfd]"]);
+        command.args(["-e", "trace=write", "-e", &format!("inject=write:error=ENOSPC:when={when}")]);
+        let mut command = {
+            command.arg(IMGFORGE).args(["build", "--engine", "embedded", "--force"]);
+            command
+        };
+        Ran::of(command.output().unwrap())
+    };
+    let mut broken = 0;
+    for when in 1..=3 {
+        let ran = traced(when);
+        // So many writes there may not be.
+        if ran.code != 0 {
+            broken += 1;
+            assert_eq!(ran.code, 70, "{}", ran.stderr);
+            assert!(ran.stderr.contains("This is a bug in imgforge"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("No space left on device"), "what happened is told: {}", ran.stderr);
+        }
+    }
+    assert!(broken > 0, "no write of this kind was met");
+    imgforge(&family, &["build", "--engine", "embedded"]).ok();
+    assert!(imgforge(&family, &["build", "--engine", "embedded"]).ok().stderr.contains("Fresh 5 images"));
+}

@@ -150,3 +150,41 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
     panic!("waited in vain until {what}");
 }
+
+#[test]
+fn with_a_registry_added_later_what_is_fresh_is_what_children_stand_on() {
+    for engine in ["docker", "embedded"] {
+        let family = small_family();
+        let plain = format!("workspace \"{}\"\n", family.name());
+        family.write("imgforge.kdl", &plain);
+        imgforge(&family, &["build", "--engine", engine]).ok();
+        let later = format!("workspace \"{0}\" {{\n    registry \"localhost/{0}\"\n}}\n", family.name());
+        family.write("imgforge.kdl", &later);
+        let fresh = imgforge(&family, &["plan", "--engine", engine]).ok();
+        assert!(fresh.stdout.contains("nothing to build"), "{}", fresh.stdout);
+        let test = "    from \"mid\"\n    run \"echo new > /name\"\n    test \"is new\" { file \"/name\" contains=\"new\" }";
+        family.image("right", test);
+        let built = imgforge(&family, &["build", "right", "--engine", engine]).ok();
+        assert!(built.stderr.contains("1 built"), "{engine}: {}", built.stderr);
+        // What nothing was built on has its new name as well.
+        let base = imgforge(&family, &["run", "left", "--engine", engine, "--", "cat", "/name"]).ok();
+        assert_eq!(base.stdout, "left\n", "{engine}");
+    }
+}
+
+#[test]
+fn tests_of_an_image_do_not_build_its_missing_parent() {
+    let family = small_family();
+    let test = "    from \"mid\"\n    run \"echo left > /name\"\n    test \"is left\" { file \"/name\" contains=\"left\" }";
+    family.image("left", test);
+    imgforge(&family, &["build"]).ok();
+    let ids = Docker::run(&["images", "--format", "{{.Repository}}:{{.Tag}}", &family.repository("mid")]);
+    for name in ids.lines() {
+        Docker::run(&["rmi", name]);
+    }
+    let tested = imgforge(&family, &["test", "left", "--format", "json"]).ok();
+    let rows = tested.json()["targets"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 1, "{}", tested.stderr);
+    assert!(!tested.stderr.contains("Building"), "{}", tested.stderr);
+    assert_eq!(Docker::run(&["images", "-q", &family.repository("mid")]), "", "mid was built");
+}

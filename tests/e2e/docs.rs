@@ -119,3 +119,42 @@ fn every_test_that_the_threat_model_names_is_there() {
     }
     workspace_of("threat-model.md");
 }
+
+/// All files below a folder with one of these endings.
+fn texts(folder: &Path, endings: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(texts(&path, endings));
+        } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {
+            found.push(std::fs::read_to_string(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_variable_that_is_spoken_of_is_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let sources = texts(&root.join("crates"), &[".rs"]);
+    let mut spoken = texts(&root.join("docs"), &[".md"]);
+    spoken.push(std::fs::read_to_string(root.join("README.md")).unwrap());
+    spoken.extend(sources.iter().cloned());
+    let mut names = std::collections::BTreeSet::new();
+    for text in &spoken {
+        for (at, _) in text.match_indices("IMGFORGE_") {
+            let rest = &text[at..];
+            let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_').unwrap_or(rest.len());
+            names.insert(rest[..end].trim_end_matches('_').to_owned());
+        }
+    }
+    // What tests tell each other is theirs.
+    names.retain(|name| name != "IMGFORGE" && !name.starts_with("IMGFORGE_TEST"));
+    assert!(names.contains("IMGFORGE_CACHE"), "{names:?}");
+    for name in names {
+        // The name and nothing else, as it is given to whoever reads the environment.
+        let literal = format!("\"{name}\"");
+        assert!(sources.iter().any(|text| text.contains(&literal)), "nobody reads {name}");
+    }
+}

@@ -547,3 +547,14 @@ fn get(port: u16) -> std::io::Result<String> {
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
+
+#[test]
+fn a_command_for_which_dev_is_hidden_is_run_or_refused_for_that() {
+    let family = TestWorkspace::new();
+    family.busybox_base("base");
+    family.image("app", "    dockerfile \"Dockerfile\"");
+    family.write("app/Dockerfile", "FROM base\nRUN --mount=type=tmpfs,target=/dev cat && echo hello\n");
+    let ran = run(&family, &["build"]);
+    assert!(!ran.stderr.contains("dynamic loader"), "{}", ran.stderr);
+    assert!(ran.code == 0 || ran.stderr.contains("/dev"), "{}", ran.stderr);
+}

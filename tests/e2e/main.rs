@@ -22,6 +22,7 @@ mod looking;
 mod mistakes;
 mod network;
 mod packages;
+mod promoting;
 mod registry;
 mod roots;
 mod running;

@@ -433,6 +433,11 @@ fn what_kept_commits_describe_stays_in_the_registry() {
     // The workspace is a folder of the repository, and a file of it is not what an archive of git's would have.
     let root = family.root().to_owned();
     family.write(".gitignore", ".imgforge/\n");
+    // No branch is checked out where other commits are looked at.
+    family.image(
+        "beside",
+        "    from \"base\"\n    tag \"{{ git.branch }}-{{ git.short }}\"\n    run \"echo beside > /beside\"",
+    );
     family.write(".gitattributes", "mid.conf export-ignore\n");
     let top = tempfile::tempdir().unwrap();
     let checkout = top.path().join("family");

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use imgforge_testkit::docker::Docker;
+use imgforge_testkit::socket_proxy::{self, SocketProxy};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
 use crate::building::wait_until;
@@ -360,4 +362,52 @@ fn an_interrupted_test_is_cancelled_and_its_container_removed() {
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert_eq!(containers(&workspace), "");
     assert!(!is_released(&workspace, "base"));
+}
+
+/// A workspace whose image is tested in a container that runs: reached, asked for its health, stopped.
+fn tested_in_a_container() -> TestWorkspace {
+    workspace(
+        "",
+        "    test \"serves\" {\n        tcp 8080 within=\"10s\"\n        stops within=\"5s\" code=5\n    }\n    \
+         test \"has its page\" { file \"/srv/page\" contains=\"page\" }",
+    )
+}
+
+#[test]
+fn an_engine_with_words_that_nobody_knows_runs_tests_as_any_other() {
+    // What Podman says of states, and what no engine says of kinds.
+    let answered = |bytes: &mut [u8]| {
+        for (known, other) in [
+            ("\"Status\":\"running\"", "\"Status\":\"stopped\""),
+            ("\"Status\":\"created\"", "\"Status\":\"strange\""),
+            ("\"Status\":\"exited\"", "\"Status\":\"asleep\""),
+            ("\"State\":\"running\"", "\"State\":\"stopped\""),
+            ("\"Type\":\"tcp\"", "\"Type\":\"odd\""),
+            ("\"CgroupnsMode\":\"host\"", "\"CgroupnsMode\":\"none\""),
+        ] {
+            socket_proxy::replace(bytes, known, other);
+        }
+    };
+    let engine = SocketProxy::start(Arc::new(|_| ()), Arc::new(answered)).unwrap();
+    let workspace = tested_in_a_container();
+    let built = workspace.command(IMGFORGE, &["build"]).env("DOCKER_HOST", engine.host()).output().unwrap();
+    let built = Ran::of(built).ok();
+    assert!(built.stderr.contains("2 tests"), "{}", built.stderr);
+    assert_eq!(containers(&workspace), "");
+}
+
+#[test]
+fn a_container_that_cannot_be_looked_at_is_not_left() {
+    // Which engine does that when? This one always: it has no such path.
+    let asked = |bytes: &mut [u8]| {
+        if bytes.starts_with(b"GET /") && bytes.windows(12).any(|part| part == b"/containers/") {
+            socket_proxy::replace(bytes, "/json ", "/jsox ");
+        }
+    };
+    let engine = SocketProxy::start(Arc::new(asked), Arc::new(|_| ())).unwrap();
+    let workspace = tested_in_a_container();
+    let built = workspace.command(IMGFORGE, &["build"]).env("DOCKER_HOST", engine.host()).output().unwrap();
+    let built = Ran::of(built);
+    assert_eq!(built.code, 1, "{}", built.stderr);
+    assert_eq!(containers(&workspace), "", "{}", built.stderr);
 }

@@ -23,6 +23,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("skopeo", "/usr/bin/skopeo"),
     ("slirp4netns", "/usr/bin/slirp4netns"),
     ("socat", "/usr/bin/socat"),
+    ("strace", "/usr/bin/strace"),
     ("systemd", "/usr/bin/systemd-analyze"),
     ("zstd", "/usr/bin/zstd"),
 ];

@@ -127,13 +127,16 @@ pub fn plan(
     tests: &dyn Fn(&Target) -> Tests,
     force: bool,
 ) -> Plan {
-    let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
+    // Below what is built, and below what is built or tested.
+    let (mut required, mut needed) = (BTreeSet::new(), BTreeSet::new());
     for target in targets.iter().rev() {
         let is_selected = selected.contains(&target.name);
-        let build = (is_selected && force) || !inventory.has(target);
-        let is_wanted = is_selected || needed.contains(&target.name);
-        if is_wanted && (build || untested(tests(target)) > 0) {
-            needed.insert(&target.name);
+        let is_there = inventory.has(target);
+        if is_selected && force || !is_there && (is_selected || required.contains(&target.name)) {
+            required.extend(&target.parents);
+            needed.extend(&target.parents);
+        } else if is_there && (is_selected || needed.contains(&target.name)) && untested(tests(target)) > 0 {
+            // What is there and only tested does not need what it was made from.
             needed.extend(&target.parents);
         }
     }
@@ -145,7 +148,7 @@ pub fn plan(
         let action = match inventory.has(target) {
             true if !(force && is_selected) => Action::Fresh,
             _ if is_selected => Action::Build,
-            _ if needed.contains(&target.name) => Action::Required,
+            _ if required.contains(&target.name) => Action::Required,
             _ => continue,
         };
         let tests = if action == Action::Fresh { untested(tests(target)) } else { tests(target).count };

@@ -2,6 +2,10 @@
 //!
 //! Each promotion leaves a [`Record`]. The digest that a tag had after one of them follows from the records alone: the
 //! last move up to it, or what the first move after it found.
+//!
+//! No registry moves several tags at once, so two promotions may run into each other. The order of their records decides
+//! then: each works until its tags lead where the last record that names them says ([`settled`]), so that whichever ends
+//! last leaves the tags as the later record wants them, all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +33,7 @@ pub struct Record {
     pub commit: Option<String>,
     /// The record that tags went back to, when it was no promotion of what was built.
     pub back_to: Option<String>,
-    /// What was moved, parents first.
+    /// The tags that it is about, parents first. One that led to the right image before has the same `from` and `to`.
     pub moves: Vec<Move>,
 }
 
@@ -46,6 +50,18 @@ pub struct Move {
     pub from: Option<String>,
     /// The digest that it points to now.
     pub to: String,
+}
+
+impl Move {
+    /// Whether the tag led elsewhere before.
+    pub fn is_change(&self) -> bool {
+        self.from.as_ref() != Some(&self.to)
+    }
+
+    /// Its tag.
+    pub fn release_tag(&self) -> ReleaseTag {
+        (self.image.clone(), self.tag.clone())
+    }
 }
 
 /// All records of a workspace, by their ids, whose order is that of time.
@@ -67,6 +83,45 @@ pub fn state_after(records: &Records, id: &str) -> BTreeMap<ReleaseTag, Option<S
     state
 }
 
+/// Where tags must lead once the promotion `id` and those that began after it have ended, newest promotion first and then
+/// parents first: the tags of `id` and of each later record that shares a tag with it, each as the last record says.
+pub fn settled(records: &Records, id: &str) -> Vec<(ReleaseTag, String)> {
+    let Some(own) = records.get(id) else { return Vec::new() };
+    let tags: BTreeSet<ReleaseTag> = own.moves.iter().map(Move::release_tag).collect();
+    let shares = |record: &Record| record.moves.iter().any(|moved| tags.contains(&moved.release_tag()));
+    let mut last: BTreeMap<ReleaseTag, &str> = BTreeMap::new();
+    for moved in records.range(id.to_owned()..).flat_map(|(_, record)| &record.moves) {
+        last.insert(moved.release_tag(), &moved.to);
+    }
+    let mut settled = Vec::new();
+    for (_, record) in records.range(id.to_owned()..).rev().filter(|(_, record)| shares(record)) {
+        for tag in record.moves.iter().map(Move::release_tag) {
+            if let Some(to) = last.remove(&tag) {
+                settled.push((tag, to.to_owned()));
+            }
+        }
+    }
+    settled
+}
+
+/// The tags of the promotion `id` that a later record leads elsewhere, each with the id of the last such record.
+pub fn overtaken(records: &Records, id: &str) -> BTreeMap<ReleaseTag, String> {
+    let Some(own) = records.get(id) else { return BTreeMap::new() };
+    let own: BTreeMap<ReleaseTag, &str> =
+        own.moves.iter().map(|moved| (moved.release_tag(), moved.to.as_str())).collect();
+    let mut overtaken = BTreeMap::new();
+    for (by, record) in records.range(id.to_owned()..).skip(1) {
+        for moved in &record.moves {
+            match own.get(&moved.release_tag()) {
+                Some(to) if *to == moved.to => drop(overtaken.remove(&moved.release_tag())),
+                Some(_) => drop(overtaken.insert(moved.release_tag(), by.clone())),
+                None => {}
+            }
+        }
+    }
+    overtaken
+}
+
 /// The promotion that stood before the one whose tags stand now; one that was taken back is gone over. `None` when there
 /// was none.
 pub fn previous(records: &Records) -> Option<&str> {
@@ -80,7 +135,7 @@ pub fn previous(records: &Records) -> Option<&str> {
 /// How to get from `current` to the state after `id`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WayBack {
-    /// The tags to move.
+    /// Its tags: those to move, and those that are right already.
     pub moves: Vec<Move>,
     /// Tags that were not there then: they stay as they are, since not every registry can take a tag away.
     pub newer: Vec<ReleaseTag>,
@@ -99,7 +154,7 @@ pub fn way_back(
         for (tag, then) in state.iter().filter(|((name, _), _)| name == image) {
             let now = current.get(tag);
             match then {
-                Some(then) if now != Some(then) => way.moves.push(Move {
+                Some(then) => way.moves.push(Move {
                     image: tag.0.clone(),
                     tag: tag.1.clone(),
                     from: now.cloned(),
@@ -171,7 +226,6 @@ mod tests {
             for moved in way.moves {
                 let tag = (moved.image, moved.tag);
                 prop_assert_eq!(current.get(&tag), moved.from.as_ref());
-                prop_assert_ne!(moved.from.as_ref(), Some(&moved.to));
                 current.insert(tag, moved.to);
             }
             for tag in &way.newer {
@@ -179,6 +233,66 @@ mod tests {
                 current.remove(tag);
             }
             prop_assert_eq!(&current, &states[to]);
+        }
+    }
+
+    /// Each of several promotions, with records in this order, does what `promote` does: it writes its record, and then in
+    /// each step looks at the records and moves what is not right. `turns` says whose step is next.
+    fn run_into_each_other(
+        wanted: &[BTreeMap<(usize, usize), u8>],
+        turns: &[usize],
+    ) -> (Records, BTreeMap<ReleaseTag, String>) {
+        let (mut records, mut tags) = (Records::new(), BTreeMap::new());
+        let mut steps: Vec<Vec<(ReleaseTag, String)>> = vec![Vec::new(); wanted.len()];
+        let mut done = vec![false; wanted.len()];
+        let id = |n: usize| format!("p-{n:04}");
+        let mut turns = turns.iter().map(|turn| turn % wanted.len()).collect::<Vec<_>>();
+        // Everybody gets to the end.
+        turns.extend((0..200).flat_map(|_| 0..wanted.len()));
+        for n in turns {
+            if done[n] {
+                continue;
+            }
+            let is_begun = records.contains_key(&id(n));
+            if !is_begun {
+                let moves = wanted[n].iter().map(|((image, tag), digest)| {
+                    let (tag, to) = (release(*image, *tag), format!("sha256:{n}-{digest}"));
+                    let from = tags.get(&tag).cloned();
+                    Move { image: tag.0, tag: tag.1, from, to }
+                });
+                records.insert(id(n), record(moves.collect(), None));
+            } else if let Some((tag, to)) = steps[n].pop() {
+                tags.insert(tag, to);
+            } else {
+                steps[n] = settled(&records, &id(n));
+                steps[n].retain(|(tag, to)| tags.get(tag) != Some(to));
+                steps[n].reverse();
+                done[n] = steps[n].is_empty();
+            }
+        }
+        assert!(done.iter().all(|done| *done));
+        (records, tags)
+    }
+
+    proptest! {
+        #[test]
+        fn promotions_that_run_into_each_other_leave_what_the_last_record_of_each_tag_says(
+            wanted in history(),
+            turns in prop::collection::vec(0..8usize, 0..120),
+        ) {
+            let (records, tags) = run_into_each_other(&wanted, &turns);
+            let mut last = BTreeMap::new();
+            for moved in records.values().flat_map(|record| &record.moves) {
+                last.insert(moved.release_tag(), moved.to.clone());
+            }
+            prop_assert_eq!(&tags, &last);
+            for (id, record) in &records {
+                let overtaken = overtaken(&records, id);
+                for moved in &record.moves {
+                    let is_lost = tags[&moved.release_tag()] != moved.to;
+                    prop_assert_eq!(overtaken.contains_key(&moved.release_tag()), is_lost);
+                }
+            }
         }
     }
 

@@ -99,6 +99,7 @@ impl Embedded {
         let reply = self.client.run(folder, request, output, cancel).await;
         reply.map_err(|error| match error {
             WorkerError::Cancelled => BuildError::Cancelled,
+            WorkerError::NoRoom => BuildError::NoSpace,
             other => engine_error(other.to_string()),
         })
     }
@@ -394,6 +395,10 @@ pub(crate) fn silent() -> Output {
     Arc::new(|_, _| {})
 }
 
+/// What to say of a full disk.
+pub(crate) const FULL: &str =
+    "there is no space left on the disk of the store: make room there, as `imgforge prune --yes` does";
+
 /// A reply that was not expected, for people.
 pub(crate) fn words(reply: &Reply) -> String {
     match reply {
@@ -407,9 +412,14 @@ pub(crate) fn words(reply: &Reply) -> String {
 pub(crate) fn not_unpacked(what: &str, reply: &Reply) -> BuildError {
     match reply {
         Reply::NoRoom(free) => no_room(&format!("{what}: a layer of it unpacks to more"), *free),
-        Reply::Error(message) if message.contains("No space left on device") => BuildError::NoSpace,
+        Reply::Error(message) if is_full(message) => BuildError::NoSpace,
         other => engine_error(format!("{what} cannot be unpacked: {}", words(other))),
     }
+}
+
+/// Whether a worker says that the disk is full, in the words of the system.
+pub(crate) fn is_full(message: &str) -> bool {
+    message.contains("No space left on device") || message.contains("Disk quota exceeded")
 }
 
 /// Something is larger than what the disk has free.
@@ -426,7 +436,7 @@ pub(crate) fn into_error(error: StoreError) -> Error {
 pub(crate) fn of_build(error: BuildError) -> Error {
     match error {
         BuildError::Engine(error) => error,
-        BuildError::NoSpace => Error::Embedded { message: "there is no space left on the disk".into() },
+        BuildError::NoSpace => Error::Embedded { message: FULL.into() },
         other => Error::Embedded { message: other.to_string() },
     }
 }

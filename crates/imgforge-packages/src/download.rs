@@ -305,6 +305,9 @@ fn download(
         // The part that was there may have been the wrong one.
         return Err(Failure::Passing("what was resumed has the wrong hash".to_owned()));
     }
+    if found == package.sha256 {
+        return Err(Failure::Final(Error::Size { what: url.to_owned(), expected: package.size }));
+    }
     Err(Failure::Final(Error::Hash { what: url.to_owned(), expected: package.sha256.clone(), found }))
 }
 

@@ -112,6 +112,16 @@ pub enum Error {
         /// The date in the lock.
         seen: String,
     },
+    /// A file has the right hash, but not the length that signed metadata or the lock says.
+    #[error(
+        "{what} has the right SHA-256, but not the {expected} bytes that its entry says: the entry is wrong"
+    )]
+    Size {
+        /// The file or address.
+        what: String,
+        /// As signed or locked.
+        expected: u64,
+    },
     /// A name that no suite has.
     #[error("no package \"{name}\" in {suites}{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean \"{n}\"?")))]
     UnknownPackage {

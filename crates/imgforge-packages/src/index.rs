@@ -370,7 +370,11 @@ fn fetch_verified(agent: &Client, folder: &str, file: &IndexFile) -> Result<Vec<
         if found == file.sha256 && bytes.len() as u64 == file.size {
             return Ok(bytes);
         }
-        failure = Error::Hash { what: url.clone(), expected: file.sha256.clone(), found };
+        failure = if found == file.sha256 {
+            Error::Size { what: url.clone(), expected: file.size }
+        } else {
+            Error::Hash { what: url.clone(), expected: file.sha256.clone(), found }
+        };
     }
     Err(failure)
 }

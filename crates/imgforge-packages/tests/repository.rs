@@ -382,6 +382,18 @@ fn a_busy_server_is_asked_again_and_a_broken_one_is_given_up() -> Result<()> {
 }
 
 #[test]
+fn a_package_whose_lock_has_the_wrong_length_is_not_told_as_having_the_wrong_hash() -> Result<()> {
+    let world = World::new()?;
+    let mut locked = world.locked()?;
+    let app = locked.iter_mut().find(|package| package.name == "app").unwrap();
+    app.size -= 1;
+    let error = world.fetch(&locked).unwrap_err();
+    assert!(matches!(&error, Error::Size { .. }), "{error}");
+    assert!(error.to_string().contains("the right SHA-256"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_package_with_the_wrong_content_is_refused_with_both_hashes() -> Result<()> {
     let world = World::new()?;
     let locked = world.locked()?;

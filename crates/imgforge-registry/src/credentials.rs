@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, clean};
@@ -195,33 +195,46 @@ impl Secret {
     }
 }
 
-/// What is used of Docker's `config.json`.
+/// What is used of Docker's `config.json`. As in Docker, `null` is the same as what is not there.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
-    auths: BTreeMap<String, Entry>,
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_nothing")]
+    auths: BTreeMap<String, Option<Entry>>,
+    #[serde(deserialize_with = "null_is_nothing")]
+    cred_helpers: BTreeMap<String, Option<String>>,
+    #[serde(deserialize_with = "null_is_nothing")]
     creds_store: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Entry {
+    #[serde(deserialize_with = "null_is_nothing")]
     auth: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     username: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     password: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     identitytoken: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     registrytoken: String,
 }
 
+fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
 impl Config {
-    /// As Docker does: the registry's own helper, or else the store, or else what is in the file.
+    /// As Docker does: the registry's own helper, or else the store, or else what is in the file. A registry with a helper
+    /// that is empty has none, and no store either (docker/cli, `getConfiguredCredentialStore`).
     async fn find(&self, host: &str, path: &Utf8Path) -> Result<Found, String> {
         let key = server(host);
-        let own =
-            self.cred_helpers.iter().find(|(name, _)| is_for(name, host)).map(|(_, helper)| helper.as_str());
-        let store = Some(self.creds_store.as_str()).filter(|name| !name.is_empty());
-        let helper = own.map(|name| (name, "credHelpers")).or(store.map(|name| (name, "credsStore")));
+        let own = self.cred_helpers.iter().find(|(name, _)| is_for(name, host));
+        let own = own.map(|(_, helper)| (helper.as_deref().unwrap_or_default(), "credHelpers"));
+        let helper = own.or(Some((self.creds_store.as_str(), "credsStore")));
+        let helper = helper.filter(|(name, _)| !name.is_empty());
         if let Some((name, setting)) = helper {
             let source = format!("docker-credential-{name} ({setting} in {path})");
             if let Some(secret) =
@@ -234,6 +247,7 @@ impl Config {
             .auths
             .get(key)
             .or_else(|| self.auths.iter().find(|(name, _)| is_for(name, host)).map(|(_, entry)| entry));
+        let entry = entry.and_then(Option::as_ref);
         if let Some(secret) =
             entry.map(Entry::secret).transpose().map_err(|e| format!("{path}, {key}: {e}"))?.flatten()
         {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use camino::Utf8PathBuf;
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     auth: Auth,
     retry: Retry,
     pub(crate) chunk: u64,
+    /// Set when it has refused the first chunk of an upload.
+    pub(crate) takes_no_chunks: AtomicBool,
     /// One lock for each blob that is being sent to a repository.
     uploads: Uploads,
 }
@@ -89,7 +92,15 @@ impl Registry {
         let http = Http::new(&options)?;
         let auth = Auth::new(&options.host, options.credentials);
         let (host, retry, chunk) = (options.host, options.retry, options.chunk.max(1));
-        Ok(Self(Arc::new(Inner { host, http, auth, retry, chunk, uploads: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            host,
+            http,
+            auth,
+            retry,
+            chunk,
+            takes_no_chunks: AtomicBool::new(false),
+            uploads: Mutex::default(),
+        })))
     }
 
     /// As it is written in references.

@@ -3,7 +3,8 @@
 //! The life of an upload (distribution specification, "Pushing blobs"): a POST opens a session; PATCH requests add chunks
 //! where the last one ended; a PUT closes it with the digest, which the registry verifies. After a failure nobody knows
 //! how much has arrived: a GET on the session says it, or says that there is no such session any more, and then a new
-//! one begins. (Distribution 2.x forgets a session when a chunk is cut after a part of it has arrived.)
+//! one begins. (Distribution 2.x forgets a session when a chunk is cut after a part of it has arrived.) A registry that
+//! takes no chunks gets each blob in one PUT.
 
 use std::io::{self, SeekFrom};
 use std::sync::Arc;
@@ -78,12 +79,15 @@ struct Upload<'a> {
     sent: Arc<AtomicU64>,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Step {
     /// A session was opened, or a chunk has arrived.
     On,
     Done,
     /// The session is unknown: from the beginning.
     Anew,
+    /// The registry takes no chunks: from the beginning, in one piece.
+    Whole,
 }
 
 impl Registry {
@@ -219,6 +223,13 @@ impl Upload<'_> {
                     is_doubtful = false;
                     continue;
                 }
+                Ok(Step::Whole) => {
+                    self.registry.0.takes_no_chunks.store(true, Ordering::Relaxed);
+                    if let Some(unused) = session.take() {
+                        self.registry.cancel(self.repository, unused).await;
+                    }
+                    continue;
+                }
                 Ok(Step::Anew) => {
                     session = None;
                     is_doubtful = false;
@@ -256,7 +267,8 @@ impl Upload<'_> {
             return Ok(Step::On);
         };
         self.meter.set(open.offset);
-        let chunk = self.registry.0.chunk.max(open.min_chunk);
+        let takes_chunks = !self.registry.0.takes_no_chunks.load(Ordering::Relaxed);
+        let chunk = if takes_chunks { self.registry.0.chunk.max(open.min_chunk) } else { u64::MAX };
         let left = size.saturating_sub(open.offset);
         let is_last = left <= chunk;
         let end = if is_last { size } else { open.offset + chunk };
@@ -291,6 +303,8 @@ impl Upload<'_> {
                 Ok(Step::On)
             }
             StatusCode::NOT_FOUND => Ok(Step::Anew),
+            // Only at the first one: whoever has taken a chunk takes others.
+            status if !is_last && start == 0 && refuses_chunks(status) => Ok(Step::Whole),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::passing("it expects another part")),
             _ => Err(self.registry.refused(&self.what, answer).await),
         }
@@ -377,6 +391,17 @@ impl Upload<'_> {
         let response = http.send(request(http.client()), Some(clock)).await?;
         Ok(crate::http::Answer { response, _permit: permit })
     }
+}
+
+/// Whether an answer to a PATCH says that there is no such thing.
+fn refuses_chunks(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::NOT_IMPLEMENTED
+    )
 }
 
 /// The bytes of a part of a file.

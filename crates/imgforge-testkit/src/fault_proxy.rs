@@ -27,6 +27,8 @@ pub enum Fault {
     Lost,
     /// Closes the connection after so many bytes of the answer's body.
     CutDown(u64),
+    /// Waits for so long, then passes the request on as it should.
+    Delay(Duration),
     /// Does nothing for so long, then closes the connection.
     Stall(Duration),
     /// Sends so many bytes of the answer's body, and nothing for so long.
@@ -55,6 +57,7 @@ impl Fault {
             Self::CutUp(_) => "cut up".to_owned(),
             Self::Lost => "lost".to_owned(),
             Self::CutDown(_) => "cut down".to_owned(),
+            Self::Delay(_) => "delay".to_owned(),
             Self::Stall(_) | Self::StallDown(..) | Self::StallUp(..) => "stall".to_owned(),
             Self::Truncate(_) => "truncated".to_owned(),
             Self::Spoil => "spoiled".to_owned(),
@@ -363,6 +366,7 @@ impl Shared {
             }
             Some(Fault::StatusAnswer(status, body)) => return reply(*status, &[], body, seen),
             Some(Fault::Answer(headers, body)) => return reply(200, headers, body, seen),
+            Some(Fault::Delay(time)) => std::thread::sleep(*time),
             Some(Fault::Stall(time)) => {
                 std::thread::sleep(*time);
                 anyhow::bail!("stalled");

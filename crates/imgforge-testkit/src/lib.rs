@@ -9,6 +9,7 @@ pub mod fault_proxy;
 pub mod http;
 pub mod machine;
 pub mod registry;
+pub mod socket_proxy;
 pub mod token_server;
 pub mod workspace;
 

@@ -73,7 +73,7 @@ impl Session {
                 absent.push(target.name.to_string());
                 continue;
             };
-            let content = format!("{}:{}", self.repository(&target.name), target.fingerprint.content_tag());
+            let content = self.content_reference(&target.name, target.fingerprint);
             let mut names = target.release_references;
             names.push(content);
             named.push(Named { id: held.id.clone(), names });

@@ -59,7 +59,7 @@ fn write(text: &str) {
         if error.kind() == ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
-        anstream::eprintln!("{BAD}error{BAD:#}: cannot write to stdout: {error}");
+        complain(format_args!("{BAD}error{BAD:#}: cannot write to stdout: {error}\n"));
         std::process::exit(74);
     }
 }
@@ -67,7 +67,12 @@ fn write(text: &str) {
 /// A line with a right-aligned word before it, on stderr: `    Fresh 8 images`.
 pub(crate) fn say(style: Style, word: &str, rest: impl std::fmt::Display) {
     let rest = rest.to_string();
-    anstream::eprintln!("{style}{word:>9}{style:#} {}", printable(&rest));
+    complain(format_args!("{style}{word:>9}{style:#} {}\n", printable(&rest)));
+}
+
+/// A text on stderr. The work goes on, and its exit code stands, also where nobody can read it.
+pub(crate) fn complain(text: impl std::fmt::Display) {
+    let _ = write!(anstream::stderr(), "{text}");
 }
 
 /// `1 image`, `2 images`.

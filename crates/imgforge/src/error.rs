@@ -98,6 +98,32 @@ pub enum Error {
         /// Their names.
         images: Vec<String>,
     },
+    /// Another promotion ran at the same time, and won.
+    #[error(
+        "another promotion ran at the same time and won: {} {} where {by}{} wants {}",
+        all_or_some(tags, *all),
+        if tags.len() == 1 { "leads" } else { "lead" },
+        commit.as_ref().map(|commit| format!(" (commit {})", commit.get(..12).unwrap_or(commit))).unwrap_or_default(),
+        if tags.len() == 1 { "it" } else { "them" }
+    )]
+    Overtaken {
+        /// The record of this promotion.
+        id: String,
+        /// The record of the one that won.
+        by: String,
+        /// The commit that it was made at, if that was known.
+        commit: Option<String>,
+        /// The tags that the other one has.
+        tags: Vec<String>,
+        /// How many tags this promotion was about.
+        all: usize,
+    },
+    /// Somebody moves tags without keeping a record.
+    #[error("somebody else moves these tags at the same time, without a record: {}", .tags.join(", "))]
+    TagsMoved {
+        /// The tags.
+        tags: Vec<String>,
+    },
     /// There is no such promotion to go back to.
     #[error("{}", match .id { Some(id) => format!("there is no promotion \"{id}\""), None => "there is no earlier promotion to go back to".into() })]
     NoPromotion {
@@ -185,6 +211,8 @@ impl Error {
             | Self::State(_)
             | Self::ContentTag { .. }
             | Self::NotTested { .. }
+            | Self::Overtaken { .. }
+            | Self::TagsMoved { .. }
             | Self::NotPushed { .. }
             | Self::NotBuiltHere { .. }
             | Self::Archive { .. } => 1,
@@ -238,6 +266,10 @@ impl Error {
             Self::TrackedState { path } => {
                 Some(format!("take it out of the repository: git rm -r -q --cached {path} && rm -r {path}"))
             }
+            Self::Overtaken { id, .. } => Some(format!(
+                "to lead them to this promotion's images all the same: imgforge rollback --to {id}"
+            )),
+            Self::TagsMoved { .. } => Some("do it again when they are done".into()),
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
@@ -252,6 +284,15 @@ impl Error {
 fn lines(errors: &[StateError]) -> String {
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
     lines.join("\n       ")
+}
+
+/// `all 4 tags`, or `a, b and c`.
+fn all_or_some(tags: &[String], all: usize) -> String {
+    match tags {
+        [one] => one.clone(),
+        _ if tags.len() == all => format!("all {all} tags"),
+        _ => crate::build::shortened(tags),
+    }
 }
 
 /// `a is`, `a and b are`, `a, b, c and 4 more are`.

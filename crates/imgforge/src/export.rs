@@ -6,6 +6,7 @@ use imgforge_core::export::{self, Exported, Scheduler};
 use imgforge_core::lint::{self, Findings};
 use imgforge_core::name::{ImageName, Tag};
 
+use crate::prepare::Tags;
 use crate::{Error, Session};
 
 /// Which of an image's references an export names.
@@ -45,7 +46,8 @@ impl Session {
             Reference::Whole(reference) => reference.clone(),
             Reference::Content => {
                 let lock = self.read_lock()?;
-                let prepared = self.prepare(&BTreeSet::from([name.clone()]), &lock, &[])?;
+                let only = BTreeSet::from([name.clone()]);
+                let prepared = self.prepare_with(&only, &lock, &[], Tags::LeftOut)?;
                 let found = prepared.iter().find(|prepared| prepared.target.name == *name);
                 let found = found.expect("what is asked for is prepared");
                 format!("{repository}:{}", found.target.fingerprint.content_tag())

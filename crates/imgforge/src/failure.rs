@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use imgforge::Error;
 use imgforge::report::printable;
 
-use crate::console::{BAD, count};
+use crate::console::{BAD, complain, count};
 
 /// How many problems are shown: nobody reads more, and each is drawn with its lines.
 const SHOWN: usize = 100;
@@ -35,23 +35,23 @@ fn say(error: Error) {
             let files: std::collections::BTreeSet<_> =
                 problems.iter().filter_map(|p| p.file_path()).collect();
             if files.is_empty() {
-                anstream::eprintln!("{BAD}Error{BAD:#}: {}\n", count(problems.len(), "problem"));
+                complain(format_args!("{BAD}Error{BAD:#}: {}\n\n", count(problems.len(), "problem")));
             } else {
                 let (n, files) = (count(problems.len(), "problem"), count(files.len(), "file"));
-                anstream::eprintln!("{BAD}Error{BAD:#}: {n} in {files}\n");
+                complain(format_args!("{BAD}Error{BAD:#}: {n} in {files}\n\n"));
             }
             let more = problems.len().saturating_sub(SHOWN);
             for problem in problems.into_iter().take(SHOWN) {
-                anstream::eprintln!("{:?}", miette::Report::new(problem));
+                complain(format_args!("{:?}\n", miette::Report::new(problem)));
             }
             if more > 0 {
-                anstream::eprintln!("  and {}", count(more, "more problem"));
+                complain(format_args!("  and {}\n", count(more, "more problem")));
             }
         }
         other => {
-            anstream::eprintln!("{BAD}Error{BAD:#}: {}", printable(&other.to_string()));
+            complain(format_args!("{BAD}Error{BAD:#}: {}\n", printable(&other.to_string())));
             if let Some(help) = other.help() {
-                anstream::eprintln!("  help: {}", printable(&help));
+                complain(format_args!("  help: {}\n", printable(&help)));
             }
         }
     }

@@ -3,6 +3,7 @@
 mod console;
 mod failure;
 mod interrupt;
+mod panics;
 mod verbs;
 
 use std::process::ExitCode;
@@ -123,9 +124,10 @@ fn main() -> ExitCode {
     if let Some(code) = imgforge::embedded::called() {
         return code;
     }
+    panics::end_the_program();
     let cli = Cli::parse();
     console::set_colors(cli.global.color);
-    let outcome = std::panic::catch_unwind(|| match &cli.verb {
+    let outcome = match &cli.verb {
         Verb::Build(verb) => verb.run(&cli.global),
         Verb::Plan(verb) => verb.run(&cli.global),
         Verb::Graph(verb) => verb.run(&cli.global),
@@ -145,16 +147,6 @@ fn main() -> ExitCode {
         Verb::Outdated(verb) => verb.run(&cli.global),
         Verb::Update(verb) => verb.run(&cli.global),
         Verb::Schema(verb) => Ok(verb.run()),
-    });
-    match outcome {
-        Ok(Ok(code)) => code,
-        Ok(Err(failure)) => failure.report(),
-        // What happened has been printed by the panic itself.
-        Err(_) => {
-            anstream::eprintln!(
-                "This is a bug in imgforge. Please report it with the lines above and `imgforge --version`."
-            );
-            ExitCode::from(70)
-        }
-    }
+    };
+    outcome.unwrap_or_else(failure::Failure::report)
 }

@@ -64,6 +64,15 @@ struct Alone {
     externals: BTreeMap<String, String>,
 }
 
+/// Whether release tags are made, which may need what is not known everywhere: a branch, a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tags {
+    /// They are: one that cannot be made is a problem.
+    Needed,
+    /// They are left out: nobody asks for them.
+    LeftOut,
+}
+
 impl Session {
     /// Renders, hashes and fingerprints `names` and all their ancestors, parents first.
     ///
@@ -75,6 +84,17 @@ impl Session {
         lock: &Lock,
         relocked: &[Relocked],
     ) -> Result<Vec<Prepared>, Error> {
+        self.prepare_with(names, lock, relocked, Tags::Needed)
+    }
+
+    /// The same, with or without release tags.
+    pub(crate) fn prepare_with(
+        &self,
+        names: &BTreeSet<ImageName>,
+        lock: &Lock,
+        relocked: &[Relocked],
+        tags: Tags,
+    ) -> Result<Vec<Prepared>, Error> {
         let mut needed: BTreeSet<&ImageName> = names.iter().collect();
         for name in names {
             needed.extend(self.graph.ancestors(name));
@@ -83,7 +103,7 @@ impl Session {
             self.graph.topological().filter(|name| needed.contains(name)).collect();
         let view = LockView::new(lock);
         let results: Vec<Result<Alone, Problems>> =
-            ordered.par_iter().map(|name| self.prepare_alone(name, &view)).collect();
+            ordered.par_iter().map(|name| self.prepare_alone(name, &view, tags)).collect();
         self.source.save_cache();
 
         let mut problems = Problems::default();
@@ -103,9 +123,12 @@ impl Session {
         if problems.has_errors() { Err(Error::Problems(problems)) } else { Ok(prepared) }
     }
 
-    fn prepare_alone(&self, name: &ImageName, lock: &LockView<'_>) -> Result<Alone, Problems> {
+    fn prepare_alone(&self, name: &ImageName, lock: &LockView<'_>, tags: Tags) -> Result<Alone, Problems> {
         let image = &self.workspace.images[name];
-        let release_references = self.release_references(name)?;
+        let release_references = match tags {
+            Tags::Needed => self.release_references(name)?,
+            Tags::LeftOut => Vec::new(),
+        };
         let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
         // A rendered Dockerfile has its arguments' values in its text.
         let args = match &image.dockerfile {
@@ -308,6 +331,11 @@ impl Session {
         }
     }
 
+    /// The reference that an image of this fingerprint has in an engine, and that is never moved.
+    pub(crate) fn content_reference(&self, name: &ImageName, fingerprint: Fingerprint) -> String {
+        format!("{}:{}", self.repository(name), fingerprint.content_tag())
+    }
+
     /// The references that are moved to an image once it is good.
     ///
     /// # Errors
@@ -360,7 +388,7 @@ impl Session {
     /// All problems of the image and its ancestors.
     pub fn dockerfile(&self, name: &ImageName) -> Result<String, Error> {
         let lock = self.read_lock()?;
-        let prepared = self.prepare(&BTreeSet::from([name.clone()]), &lock, &[])?;
+        let prepared = self.prepare_with(&BTreeSet::from([name.clone()]), &lock, &[], Tags::LeftOut)?;
         let fingerprints: BTreeMap<ImageName, Fingerprint> =
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");

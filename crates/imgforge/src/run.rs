@@ -33,7 +33,7 @@ impl Session {
         let is_machine = container.services.supervisor == Some(Supervisor::Systemd);
         let tmpfs = if is_machine { vec!["/run".into(), "/run/lock".into()] } else { Vec::new() };
         Ok(RunRequest {
-            image: format!("{}:{}", self.repository(name), fingerprint.content_tag()),
+            image: self.content_reference(name, fingerprint),
             ports: container.ports.iter().map(|exposed| port(&exposed.value)).collect(),
             memory: container.memory.map(|memory| memory.value),
             cpus: container.cpus.map(|cpus| cpus.value),

@@ -118,6 +118,17 @@ fn a_fresh_child_does_not_need_its_missing_parent() {
 }
 
 #[test]
+fn what_is_only_tested_does_not_need_its_missing_parent() {
+    let now = family(&[vec![], vec![0], vec![1]], &[0, 0, 0]);
+    let mut inventory = held_all(&now);
+    inventory.images.remove("i1");
+    let plan =
+        plan(&now, &[now[2].name.clone()].into(), &inventory, &|_| Tests { count: 1, passed: false }, false);
+    let rows = plan.targets.iter().map(|t| (t.name.as_str(), t.action, t.tests)).collect::<Vec<_>>();
+    assert_eq!(rows, [("i2", Action::Fresh, 1)]);
+}
+
+#[test]
 fn a_held_image_without_a_readable_record_is_said_to_be_so() {
     let before = family(&[vec![]], &[0]);
     let mut inventory = held_all(&before);

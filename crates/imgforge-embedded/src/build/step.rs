@@ -8,6 +8,7 @@ use imgforge_engine::BuildError;
 
 use super::run::Held;
 use super::{Builder, State, engine_error, store_error};
+use crate::engine::is_full;
 use crate::fetch;
 use crate::key::{FilesKey, context_hash};
 use crate::lines::Lines;
@@ -81,7 +82,7 @@ impl Builder<'_> {
             }
             Reply::Failed(code) => Err(failed(format!("the command ended with status {code}"))),
             Reply::TimedOut => Err(failed("the command took longer than it may".into())),
-            Reply::Error(message) if message.contains("No space left on device") => Err(BuildError::NoSpace),
+            Reply::Error(message) if is_full(&message) => Err(BuildError::NoSpace),
             Reply::Error(message) => Err(failed(message)),
             other => Err(engine_error(format!("a step was answered with {other:?}"))),
         }

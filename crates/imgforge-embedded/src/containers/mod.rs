@@ -31,9 +31,10 @@ use tokio::sync::watch;
 pub(crate) use self::leftovers::Leftovers;
 use self::record::{Folder, Record, Status};
 use crate::cgroup;
-use crate::engine::{Embedded, into_error, of_build, silent, words};
+use crate::engine::{Embedded, FULL, into_error, of_build, silent, words};
 use crate::network::{ADDRESS, Stack};
 use crate::store::StoreError;
+use crate::worker::NO_ROOM;
 use crate::worker::container::{DIAL, at};
 use crate::worker::message::{self, Ended, Exec, Look, Network, Reply, Request};
 
@@ -86,7 +87,8 @@ impl Containers for Embedded {
             let is_alone = is_asked && container.network == Network::None;
             let started = self.launch(&record, container).await;
             if started.is_err() {
-                self.remove_record(&record).await?;
+                // Why it was not started says more than why it stays.
+                let _ = self.remove_record(&record).await;
             }
             let stack = is_alone.then(|| Stack::ready("a container that reaches other machines"));
             let lacks = stack.and_then(Result::err).map(|error| error.to_string());
@@ -500,6 +502,9 @@ async fn see(mut child: Child, file: File, folder: &Utf8Path) -> Result<Ended, P
             Ok(Ended { code: 137, out_of_memory: false })
         }
         _ => {
+            if status.as_ref().is_ok_and(|status| status.code() == Some(NO_ROOM.into())) {
+                return Err(Problem::Other(FULL.into()));
+            }
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(Problem::Other(format!("the container's worker has ended ({status}) without an answer")))
         }

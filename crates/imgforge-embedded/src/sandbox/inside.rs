@@ -226,7 +226,7 @@ fn become_program(spec: &Spec, account: &Account) -> Trouble {
         Err(trouble) => return trouble,
     };
     let mut command = Command::new(&program);
-    command.arg0(name).args(&spec.argv[1..]).env_clear().stdin(Stdio::null());
+    command.arg0(name).args(&spec.argv[1..]).env_clear().stdin(no_input());
     if variable("HOME").is_none() {
         command.env("HOME", &account.home);
     }
@@ -246,6 +246,13 @@ fn become_program(spec: &Spec, account: &Account) -> Trouble {
         },
         _ => Trouble { code: Some(126), message: format!("{program} cannot be executed: {error}") },
     }
+}
+
+/// `/dev/null`, or where something else is mounted at `/dev` that lacks it, a pipe that nobody writes to: not to be able to open
+/// the one would be told as not being able to run the program.
+fn no_input() -> Stdio {
+    let null = std::fs::File::open("/dev/null").map(Stdio::from);
+    null.or_else(|_| io::pipe().map(|(reader, _)| Stdio::from(reader))).unwrap_or_else(|_| Stdio::inherit())
 }
 
 fn give_up(account: &Account) -> io::Result<()> {

@@ -201,7 +201,7 @@ fn explain(error: Errno, folder: &Utf8Path) -> io::Error {
             )
         }
         Errno::INVAL if on == Ok(OVERLAY_MAGIC) => format!(
-            "{folder} is on an overlay file system, which cannot hold another one; put the workspace, or `IMGFORGE_STORE`, on a volume or a tmpfs"
+            "{folder} is on an overlay file system, which cannot hold another one; put the workspace on a volume or a tmpfs, or mount one at its folder .imgforge"
         ),
         Errno::NODEV => "this kernel has no overlay file system (`modprobe overlay`)".to_owned(),
         error => format!("the layers cannot be mounted at {folder}/root: {error}"),

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::NAME;
 use super::message::{Reply, Request};
+use super::{NAME, NO_ROOM};
 
 /// How long a worker that was told to stop has for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +33,9 @@ pub enum WorkerError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The disk is full, so that it could not even answer.
+    #[error("there is no space left on the disk of the store")]
+    NoRoom,
     /// It has ended without an answer.
     #[error("the worker has ended ({status}) without an answer: {message}")]
     NoAnswer {
@@ -134,7 +137,9 @@ impl Client {
                 .lock()
                 .map_or_else(|_| String::new(), |last| String::from_utf8_lossy(&last).into_owned()),
         };
-        let reply = std::fs::read(&file).map_err(|_| no_answer())?;
+        let has_no_room = status.code() == Some(NO_ROOM.into());
+        let reply =
+            std::fs::read(&file).map_err(|_| if has_no_room { WorkerError::NoRoom } else { no_answer() })?;
         serde_json::from_slice(&reply).map_err(|_| no_answer())
     }
 }

@@ -33,6 +33,8 @@ pub const NAME: &str = "imgforge-worker";
 
 /// What a worker that was told to stop ends with.
 const STOPPED: i32 = 130;
+/// What one ends with whose answer has no room on the disk (`EX_IOERR` of `sysexits.h`).
+pub(crate) const NO_ROOM: u8 = 74;
 
 /// Is the worker, or the process in a sandbox, when this process was started as one. To be called first in `main`:
 /// there is one thread, and no descriptor is open beside the first three.
@@ -69,8 +71,12 @@ pub fn main(folder: &Utf8Path) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{folder}/reply.json: {error}");
-            ExitCode::FAILURE
+            // Whoever reads it may be gone.
+            let _ = writeln!(io::stderr(), "{folder}/reply.json: {error}");
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ExitCode::from(NO_ROOM),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{Docker, wire};
 use crate::context::Folder;
 use crate::error::with_causes;
 use crate::progress::Progress;
-use crate::{BuildError, BuildRequest, BuiltImage, Error, StepSink};
+use crate::{BuildError, BuildRequest, BuiltImage, Engine as _, Error, StepSink};
 
 /// The Dockerfile's name in the folder that holds nothing else.
 const DOCKERFILE: &str = "Dockerfile";
@@ -66,7 +66,7 @@ pub(super) async fn build(
         Ok(End::Solved(response)) => {
             progress.finish();
             let id = image_id(response)?;
-            let size = super::size(&docker.client, &id).await?;
+            let size = docker.size(&id).await?;
             Ok(BuiltImage { id, size, same_as: Vec::new() })
         }
         Ok(End::Failed(status)) => Err(match status.source() {

@@ -7,18 +7,16 @@ use std::time::Duration;
 use bollard::container::LogOutput;
 use bollard::errors::Error as Bollard;
 use bollard::exec::StartExecResults;
-use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ExecConfig, HealthStatusEnum, HostConfig,
-    HostConfigCgroupnsModeEnum, PortBinding,
-};
+use bollard::models::{ContainerCreateBody, ExecConfig, HostConfig, HostConfigCgroupnsModeEnum, PortBinding};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use camino::Utf8Path;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 
+use super::ask::{self, Binding, ListedContainer, NetworkSettings, State};
 use super::{Docker, archive};
 use crate::containers::{
     ContainerState, Containers, Entry, ExecOutput, Health, OutputSink, PublishedPort, RunRequest,
@@ -28,7 +26,7 @@ use crate::{Error, labels};
 
 impl Containers for Docker {
     fn start(&self, request: RunRequest) -> BoxFuture<'_, Result<Started, Error>> {
-        start(&self.client, request).boxed()
+        start(self, request).boxed()
     }
 
     fn create(&self, request: RunRequest) -> BoxFuture<'_, Result<String, Error>> {
@@ -49,7 +47,7 @@ impl Containers for Docker {
     }
 
     fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>> {
-        state(&self.client, container).boxed()
+        state(self, container).boxed()
     }
 
     fn entry<'a>(
@@ -66,10 +64,8 @@ impl Containers for Docker {
 
     fn labelled<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<String>, Error>> {
         async move {
-            let filters = HashMap::from([("label", vec![label.to_owned()])]);
-            let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-            let found = self.client.list_containers(Some(options)).await?;
-            Ok(found.into_iter().filter_map(|container| container.id).collect())
+            let found = self.containers(true, Some(("label", label))).await?;
+            Ok(found.into_iter().map(|container| container.id).collect())
         }
         .boxed()
     }
@@ -97,16 +93,15 @@ impl Containers for Docker {
                 Some(image) => format!("{}={image}", labels::IMAGE),
                 None => labels::IMAGE.to_owned(),
             };
-            list(&self.client, "label", label).await
+            list(self, "label", &label).await
         }
         .boxed()
     }
 
     fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
         async move {
-            let options = ListContainersOptionsBuilder::default().all(true).build();
-            let found = self.client.list_containers(Some(options)).await?;
-            Ok(found.into_iter().filter_map(|container| container.image_id).collect())
+            let found = self.containers(true, None).await?;
+            Ok(found.into_iter().map(|container| container.image_id).collect())
         }
         .boxed()
     }
@@ -114,7 +109,7 @@ impl Containers for Docker {
     fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>> {
         async move {
             // A filter takes a part of a name; the name must be the whole of it.
-            let named = list(&self.client, "name", container.to_owned()).await?;
+            let named = list(self, "name", container).await?;
             if let Some(found) = named.into_iter().find(|found| found.name == container) {
                 return Ok(Some(found));
             }
@@ -122,7 +117,7 @@ impl Containers for Docker {
             if !is_id {
                 return Ok(None);
             }
-            Ok(list(&self.client, "id", container.to_owned()).await?.into_iter().next())
+            Ok(list(self, "id", container).await?.into_iter().next())
         }
         .boxed()
     }
@@ -174,44 +169,48 @@ async fn create(client: &bollard::Docker, mut request: RunRequest) -> Result<Str
     Ok(client.create_container(options, body).await?.id)
 }
 
-async fn start(client: &bollard::Docker, request: RunRequest) -> Result<Started, Error> {
-    let id = create(client, request).await?;
-    if let Err(error) = client.start_container(&id, None::<StartContainerOptions>).await {
-        remove(client, &id).await?;
-        return Err(error.into());
+/// Starts a container. When it is not known where it is reached, or it does not start, nothing is left of it.
+async fn start(docker: &Docker, request: RunRequest) -> Result<Started, Error> {
+    let id = create(&docker.client, request).await?;
+    let started = async {
+        docker.client.start_container(&id, None::<StartContainerOptions>).await?;
+        docker.container(&id).await
+    };
+    match started.await {
+        Ok(found) => Ok(running(id, found)),
+        Err(error) => {
+            // Why it was not started says more than why it stays.
+            let _ = remove(&docker.client, &id).await;
+            Err(error)
+        }
     }
-    let found = client.inspect_container(&id, None::<InspectContainerOptions>).await?;
-    let settings = found.network_settings.unwrap_or_default();
-    let networks = settings.networks.unwrap_or_default().into_values();
-    let address = networks.filter_map(|network| network.ip_address).find(|address| !address.is_empty());
-    let published = settings.ports.unwrap_or_default();
+}
+
+fn running(id: String, found: ask::Container) -> Started {
+    let NetworkSettings { networks, ports: published } = found.network_settings;
+    let networks = networks.into_values().map(|network| network.ip_address);
+    let address = networks.into_iter().find(|address| !address.is_empty());
     let mut ports = Vec::new();
     for (port, bindings) in published {
-        for binding in bindings.into_iter().flatten() {
-            let (ip, number) = (binding.host_ip.unwrap_or_default(), binding.host_port.unwrap_or_default());
-            ports.push((port.clone(), format!("{ip}:{number}")));
+        for Binding { host_ip, host_port } in bindings.into_iter().flatten() {
+            ports.push((port.clone(), format!("{host_ip}:{host_port}")));
         }
     }
     ports.sort();
-    let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
-    Ok(Started { id, name, ports, address, lacks: None })
+    let name = found.name.trim_start_matches('/').to_owned();
+    Started { id, name, ports, address, lacks: None }
 }
 
-async fn state(client: &bollard::Docker, container: &str) -> Result<ContainerState, Error> {
-    let found = client.inspect_container(container, None::<InspectContainerOptions>).await?;
-    let state = found.state.unwrap_or_default();
-    let health = state.health.and_then(|health| health.status).and_then(|status| match status {
-        HealthStatusEnum::STARTING => Some(Health::Starting),
-        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
-        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
-        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
-    });
-    Ok(ContainerState {
-        running: state.running.unwrap_or_default(),
-        exit_code: state.exit_code.unwrap_or_default(),
-        out_of_memory: state.oom_killed.unwrap_or_default(),
-        health,
-    })
+async fn state(docker: &Docker, container: &str) -> Result<ContainerState, Error> {
+    let State { running, exit_code, oom_killed, health } = docker.container(container).await?.state;
+    let health = match health.status.as_str() {
+        "healthy" => Some(Health::Healthy),
+        "unhealthy" => Some(Health::Unhealthy),
+        "" | "none" => None,
+        // `starting`, and what another engine calls it.
+        _ => Some(Health::Starting),
+    };
+    Ok(ContainerState { running, exit_code, out_of_memory: oom_killed, health })
 }
 
 async fn follow(client: &bollard::Docker, container: &str, sink: OutputSink) -> Result<i64, Error> {
@@ -243,19 +242,14 @@ async fn remove(client: &bollard::Docker, container: &str) -> Result<(), Error> 
     }
 }
 
-async fn list(client: &bollard::Docker, filter: &str, value: String) -> Result<Vec<RunningContainer>, Error> {
-    let filters = HashMap::from([(filter, vec![value])]);
-    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
-    let row = |found: ContainerSummary| {
-        let name = found.names.unwrap_or_default().into_iter().next().unwrap_or_default();
-        Some(RunningContainer {
-            id: found.id?,
-            name: name.trim_start_matches('/').to_owned(),
-            image: found.labels.unwrap_or_default().remove(labels::IMAGE),
-        })
+async fn list(docker: &Docker, filter: &str, value: &str) -> Result<Vec<RunningContainer>, Error> {
+    let row = |mut found: ListedContainer| RunningContainer {
+        id: found.id,
+        name: found.names.first().map_or("", |name| name.trim_start_matches('/')).to_owned(),
+        image: found.labels.remove(labels::IMAGE),
     };
-    let mut rows: Vec<RunningContainer> =
-        client.list_containers(Some(options)).await?.into_iter().filter_map(row).collect();
+    let found = docker.containers(false, Some((filter, value))).await?;
+    let mut rows: Vec<RunningContainer> = found.into_iter().map(row).collect();
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(rows)
 }

@@ -1,6 +1,7 @@
 //! The Docker daemon as an [`Engine`], through its HTTP interface.
 
 mod archive;
+mod ask;
 mod build;
 mod containers;
 mod endpoint;
@@ -9,12 +10,12 @@ mod session;
 mod transfer;
 mod wire;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
+use bollard::query_parameters::{RemoveImageOptions, TagImageOptionsBuilder};
 use camino::Utf8Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -95,10 +96,9 @@ impl Docker {
     }
 
     async fn list(&self, workspace: &str) -> Result<Inventory, Error> {
-        let filter = HashMap::from([("label", vec![format!("{}={workspace}", labels::WORKSPACE)])]);
-        let options = ListImagesOptionsBuilder::default().filters(&filter).build();
+        let label = format!("{}={workspace}", labels::WORKSPACE);
         let mut inventory = Inventory::default();
-        for image in self.client.list_images(Some(options)).await? {
+        for image in self.images(("label", &label)).await? {
             let references: BTreeSet<String> =
                 image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect();
             if let Some((name, held)) = labels::read(image.id, image.created, references, &image.labels) {
@@ -181,15 +181,15 @@ impl Engine for Docker {
     }
 
     fn config<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<ImageConfig, Error>> {
-        config(&self.client, image).boxed()
+        config(self, image).boxed()
     }
 
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>> {
-        size(&self.client, image).boxed()
+        async move { Ok(u64::try_from(self.image(image).await?.size).unwrap_or_default()) }.boxed()
     }
 
     fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        transfer::stored(&self.client, image).boxed()
+        transfer::stored(self, image).boxed()
     }
 
     fn export<'a>(
@@ -207,32 +207,24 @@ impl Engine for Docker {
         named: &'a [Named],
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        transfer::load(&self.client, images, named, folder).boxed()
+        transfer::load(self, images, named, folder).boxed()
     }
 
     fn pull(&self, request: PullRequest) -> BoxFuture<'_, Result<Stored, Error>> {
-        transfer::pull(&self.client, request).boxed()
+        transfer::pull(self, request).boxed()
     }
 }
 
-async fn config(client: &bollard::Docker, image: &str) -> Result<ImageConfig, Error> {
-    let config = client.inspect_image(image).await?.config.unwrap_or_default();
+async fn config(docker: &Docker, image: &str) -> Result<ImageConfig, Error> {
+    let config = docker.image(image).await?.config;
     let pair = |line: String| match line.split_once('=') {
         Some((name, value)) => (name.to_owned(), value.to_owned()),
         None => (line, String::new()),
     };
     Ok(ImageConfig {
-        env: config.env.unwrap_or_default().into_iter().map(pair).collect(),
-        has_healthcheck: config
-            .healthcheck
-            .and_then(|check| check.test)
-            .is_some_and(|test| test.first().is_some_and(|word| word != "NONE")),
+        env: config.env.into_iter().map(pair).collect(),
+        has_healthcheck: config.healthcheck.test.first().is_some_and(|word| word != "NONE"),
     })
-}
-
-async fn size(client: &bollard::Docker, image: &str) -> Result<u64, Error> {
-    let size = client.inspect_image(image).await?.size.unwrap_or_default();
-    Ok(u64::try_from(size).unwrap_or_default())
 }
 
 #[cfg(test)]

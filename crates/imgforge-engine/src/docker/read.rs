@@ -29,8 +29,11 @@ pub(super) async fn read_file(
         };
         let container = client.create_container(None::<CreateContainerOptions>, config).await?.id;
         let found = follow(&client, &container, path).await;
-        client.remove_container(&container, None::<RemoveContainerOptions>).await?;
-        found
+        let removed = client.remove_container(&container, None::<RemoveContainerOptions>).await;
+        // What was found before says more.
+        let found = found?;
+        removed?;
+        Ok(found)
     });
     task.await.map_err(|error| Error::Connection { message: error.to_string() })?
 }

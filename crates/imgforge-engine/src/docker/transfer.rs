@@ -1,6 +1,6 @@
 //! Images out of the daemon and into it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Seek};
 
 use bollard::auth::DockerCredentials;
@@ -9,23 +9,24 @@ use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
+use super::Docker;
 use crate::export::{ExportError, Exported, Named, read_archive, write_archive};
 use crate::{Error, Login, PullRequest, Stored};
 
 /// What credential helpers call the user when the secret is an identity token.
 const IDENTITY: &str = "<token>";
 
-pub(super) async fn stored(client: &bollard::Docker, image: &str) -> Result<Option<Stored>, Error> {
-    let found = match client.inspect_image(image).await.map_err(Error::from) {
+pub(super) async fn stored(docker: &Docker, image: &str) -> Result<Option<Stored>, Error> {
+    let found = match docker.image(image).await {
         Ok(found) => found,
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error),
     };
     Ok(Some(Stored {
-        id: found.id.unwrap_or_default(),
-        layers: found.root_fs.and_then(|root| root.layers).unwrap_or_default(),
-        labels: found.config.and_then(|config| config.labels).map(BTreeMap::from_iter).unwrap_or_default(),
-        size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+        id: found.id,
+        layers: found.root.layers,
+        labels: found.config.labels,
+        size: u64::try_from(found.size).unwrap_or_default(),
     }))
 }
 
@@ -45,7 +46,7 @@ pub(super) async fn export(
 
 /// Gives the daemon an archive of images as `docker load` does. It compares layers with the configurations itself.
 pub(super) async fn load(
-    client: &bollard::Docker,
+    docker: &Docker,
     images: &Exported,
     named: &[Named],
     folder: &Utf8Path,
@@ -59,13 +60,13 @@ pub(super) async fn load(
     let file = written.map_err(|error| Error::Load { message: error.to_string() })?;
     let body = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18);
     let options = ImportImageOptionsBuilder::default().quiet(true).build();
-    let mut progress = client.import_image(options, bollard::body_try_stream(body), None);
+    let mut progress = docker.client.import_image(options, bollard::body_try_stream(body), None);
     while let Some(step) = progress.next().await {
         step?;
     }
     for Named { id, names } in named {
         for name in names {
-            if stored(client, name).await?.is_none_or(|found| found.id != *id) {
+            if stored(docker, name).await?.is_none_or(|found| found.id != *id) {
                 return Err(Error::Load { message: format!("{name} was loaded, but is not there") });
             }
         }
@@ -73,7 +74,7 @@ pub(super) async fn load(
     Ok(())
 }
 
-pub(super) async fn pull(client: &bollard::Docker, request: PullRequest) -> Result<Stored, Error> {
+pub(super) async fn pull(docker: &Docker, request: PullRequest) -> Result<Stored, Error> {
     let PullRequest { repository, digest, login } = request;
     let options = CreateImageOptionsBuilder::default().from_image(&repository).tag(&digest).build();
     let credentials = login.map(|Login { user, password }| match user.as_str() {
@@ -84,12 +85,12 @@ pub(super) async fn pull(client: &bollard::Docker, request: PullRequest) -> Resu
             ..DockerCredentials::default()
         },
     });
-    let mut progress = client.create_image(Some(options), None, credentials);
+    let mut progress = docker.client.create_image(Some(options), None, credentials);
     while let Some(step) = progress.next().await {
         step?;
     }
     let name = format!("{repository}@{digest}");
-    let found = stored(client, &name).await?;
+    let found = stored(docker, &name).await?;
     found.ok_or_else(|| Error::Refused {
         status: 404,
         message: format!("{name} was pulled, but is not there"),

@@ -182,6 +182,19 @@ fn credentials_come_from_the_environment_and_from_a_helper_on_the_path() {
         with_config(&format!(r#"{{"credsStore":"test","auths":{{"{host}":{{"auth":"{AUTH}"}}}}}}"#))
             .contains("all well")
     );
+    // Whose helper is empty has neither that nor the store; and `null` is nothing, as in Docker.
+    for helpers in [format!(r#"{{"{host}":""}}"#), format!(r#"{{"{host}":null}}"#)] {
+        let json = format!(
+            r#"{{"credsStore":"nobody-has-it","credHelpers":{helpers},"auths":{{"example.com":null,"{host}":{{"auth":"{AUTH}","username":null}}}}}}"#
+        );
+        let said = with_config(&json);
+        assert!(said.contains("all well"), "{json}: {said}");
+    }
+    let json =
+        format!(r#"{{"credsStore":null,"credHelpers":null,"auths":{{"{host}":{{"auth":"{AUTH}"}}}}}}"#);
+    assert!(with_config(&json).contains("all well"));
+    assert!(with_config(r#"{"credsStore":null,"credHelpers":null,"auths":null}"#).contains("no credentials"));
+
     std::fs::write(&helper, "#!/bin/sh\necho 'the keyring is locked'; exit 1\n").unwrap();
     let other = with_config(r#"{"credsStore":"test"}"#);
     assert!(other.contains("the keyring is locked") && other.contains("credsStore in"), "{other}");

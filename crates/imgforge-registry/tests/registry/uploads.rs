@@ -56,6 +56,27 @@ async fn a_session_that_the_registry_has_lost_is_begun_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_takes_no_chunks_gets_one_put() {
+    let server = start();
+    for status in [405, 501, 400, 415] {
+        let proxy = FaultProxy::start(server.host()).unwrap();
+        let registry = chunked(&proxy.host());
+        let folder = Folder::new();
+        proxy.fail("PATCH", "", Fault::Status(status), usize::MAX);
+        let wanted = image(&[folder.layer(3 * MIB)]);
+        let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
+        registry.verify("acme/web", &pushed.digest).await.unwrap();
+        // And it is not asked again.
+        registry
+            .push_image("acme/web", &image(&[folder.layer(4 * MIB)]), ProgressSink::silent())
+            .await
+            .unwrap();
+        let seen = proxy.take_seen();
+        assert_eq!(seen.iter().filter(|seen| seen.method == "PATCH").count(), 1, "{status}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_last_answer_is_lost_is_not_sent_again() {
     let server = start();
     let proxy = FaultProxy::start(server.host()).unwrap();

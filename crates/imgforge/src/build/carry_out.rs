@@ -17,7 +17,7 @@ use crate::build::durations::Durations;
 use crate::build::fresh::{FreshTarget, fresh};
 use crate::build::planned::{Ask, Planned};
 use crate::build::telling::{Telling, warn};
-use crate::build::work::{Builder, MovesTags, Pulls, TargetFailure, Testing, With};
+use crate::build::work::{Builder, MovesTags, Pull, Pulls, TargetFailure, Testing, With};
 use crate::build::{BuildOptions, BuildReport, TestMode, shortened};
 use crate::prepare::Prepared;
 use crate::registry::publish::{Published, ToPublish};
@@ -52,8 +52,11 @@ impl Session {
         let targets = prepared.iter().map(|prepared| prepared.target.clone()).collect();
         let run = Run { session: self, lock, targets, plan, inventory, engine, registry, way };
         run.tell_first(reporter);
-        let pulls = pulls(&prepared, &run.plan, &run.inventory, &remotes, run.way.options.pull);
+        let pulls = self.pulls(&prepared, &run.plan, &run.inventory, &remotes, run.way.options.pull);
         run.remove_leftovers(reporter).await?;
+        if !run.way.only_tests {
+            self.name_held(&run.targets, &run.inventory, &*run.engine).await?;
+        }
         let stay = run.tags_that_stay(reporter);
         let waiting = run.move_free_tags(&stay).await?;
         let mut telling = Telling::new(reporter);
@@ -110,8 +113,8 @@ struct ToDo {
     prepared: Vec<Prepared>,
     /// What is pulled, built or tested.
     at_work: BTreeSet<ImageName>,
-    /// The digests of what is pulled.
-    pulls: BTreeMap<ImageName, String>,
+    /// What of it is pulled.
+    pulls: BTreeMap<ImageName, Pull>,
     /// Whose release tags stay where they are.
     stay: BTreeSet<ImageName>,
     waiting: Vec<FreshTarget>,
@@ -229,7 +232,7 @@ impl Run<'_> {
     }
 
     /// Records what there is no work on.
-    fn record_fresh(&self, pulls: &BTreeMap<ImageName, String>, recorder: &mut Recorder) {
+    fn record_fresh(&self, pulls: &BTreeMap<ImageName, Pull>, recorder: &mut Recorder) {
         for target in &self.targets {
             let row = self.plan.targets.iter().find(|row| row.name == target.name.as_str());
             let is_pulled = pulls.contains_key(&target.name);
@@ -240,7 +243,7 @@ impl Run<'_> {
     }
 
     /// What is pulled, built or tested.
-    fn at_work(&self, pulls: &BTreeMap<ImageName, String>) -> BTreeSet<ImageName> {
+    fn at_work(&self, pulls: &BTreeMap<ImageName, Pull>) -> BTreeSet<ImageName> {
         let to_do: BTreeSet<&str> = self.plan.to_do().map(|row| row.name.as_str()).collect();
         let names = self.targets.iter().map(|target| &target.name);
         names.filter(|name| to_do.contains(name.as_str()) || pulls.contains_key(*name)).cloned().collect()
@@ -294,12 +297,12 @@ impl Run<'_> {
     }
 
     /// Who pulls, when anything is pulled.
-    async fn with_login(&self, requests: BTreeMap<ImageName, String>) -> Result<Pulls, Error> {
+    async fn with_login(&self, requests: BTreeMap<ImageName, Pull>) -> Result<Pulls, Error> {
         let login = match (&self.registry, requests.is_empty()) {
             (Some(registry), false) => registry.engine_login().await?,
             _ => None,
         };
-        Ok(Pulls { requests, login })
+        Ok(Pulls { requests, login, record: Arc::clone(&self.way.record) })
     }
 
     async fn move_waiting_tags(
@@ -330,7 +333,7 @@ impl Run<'_> {
         }
         let to_publish = self.to_publish(done, remotes);
         let (events, cancel) = (Arc::clone(&telling.events), options.cancel.clone());
-        let publishing = self.session.publish(registry, &*self.engine, to_publish, events, cancel);
+        let publishing = Box::pin(self.session.publish(registry, &*self.engine, to_publish, events, cancel));
         match telling.during(publishing, &options.cancel, |_| ()).await {
             Ok(published) => Ok(Some(published)),
             // What has failed before is told as well.
@@ -366,33 +369,41 @@ fn went_well(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Built { .. } | Outcome::Same { .. } | Outcome::Tested | Outcome::Pulled { .. })
 }
 
-/// What only the registry holds and is needed here: parents of what is built, what is tested, and what is selected if
-/// that is asked for.
-fn pulls(
-    prepared: &[Prepared],
-    plan: &Plan,
-    inventory: &Inventory,
-    remotes: &BTreeMap<ImageName, Remote>,
-    selected: bool,
-) -> BTreeMap<ImageName, String> {
-    let rows: BTreeMap<&str, &PlannedTarget> =
-        plan.targets.iter().map(|row| (row.name.as_str(), row)).collect();
-    let row = |name: &ImageName| rows.get(name.as_str());
-    let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
-    for target in prepared.iter().map(|prepared| &prepared.target) {
-        match row(&target.name) {
-            Some(row) if row.is_built() => needed.extend(&target.parents),
-            Some(row) if row.tests > 0 || selected => drop(needed.insert(&target.name)),
-            _ => {}
+impl Session {
+    /// What only the registry holds and is needed here: parents of what is built, what is tested, and what is selected if
+    /// that is asked for.
+    fn pulls(
+        &self,
+        prepared: &[Prepared],
+        plan: &Plan,
+        inventory: &Inventory,
+        remotes: &BTreeMap<ImageName, Remote>,
+        selected: bool,
+    ) -> BTreeMap<ImageName, Pull> {
+        let rows: BTreeMap<&str, &PlannedTarget> =
+            plan.targets.iter().map(|row| (row.name.as_str(), row)).collect();
+        let row = |name: &ImageName| rows.get(name.as_str());
+        let mut needed: BTreeSet<&ImageName> = BTreeSet::new();
+        for target in prepared.iter().map(|prepared| &prepared.target) {
+            match row(&target.name) {
+                Some(row) if row.is_built() => needed.extend(&target.parents),
+                Some(row) if row.tests > 0 || selected => drop(needed.insert(&target.name)),
+                _ => {}
+            }
         }
+        let targets = prepared.iter().map(|prepared| &prepared.target);
+        targets
+            .filter(|target| needed.contains(&target.name))
+            .filter(|target| !row(&target.name).is_some_and(|row| row.is_built()))
+            .filter(|target| inventory.holds(&target.name, target.fingerprint).is_none())
+            .filter_map(|target| {
+                let remote = remotes.get(&target.name)?;
+                let (digest, passed) =
+                    (remote.digest.to_string(), self.tests_passed_there(&target.name, remote));
+                Some((target.name.clone(), Pull { digest, passed }))
+            })
+            .collect()
     }
-    let targets = prepared.iter().map(|prepared| &prepared.target);
-    targets
-        .filter(|target| needed.contains(&target.name))
-        .filter(|target| !row(&target.name).is_some_and(|row| row.is_built()))
-        .filter(|target| inventory.holds(&target.name, target.fingerprint).is_none())
-        .filter_map(|target| Some((target.name.clone(), remotes.get(&target.name)?.digest.to_string())))
-        .collect()
 }
 
 /// Three for each processor: a build waits for its daemon more than it computes. (On a storage driver without a diff of

@@ -1,4 +1,4 @@
-//! What is fresh, and has release tags to move all the same.
+//! What is fresh, and has tags to be given all the same.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan, Target};
 use imgforge_engine::Engine;
 
-use crate::Error;
+use crate::{Error, Session};
 
 /// A target that is fresh and not tested, and release tags that point elsewhere: those of a change that was undone.
 pub(super) struct FreshTarget {
@@ -42,4 +42,24 @@ pub(super) fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> V
         (!references.is_empty()).then(|| FreshTarget { name: target.name.clone(), id, references })
     };
     targets.iter().filter_map(of).collect()
+}
+
+impl Session {
+    /// Gives what is held its content tag under the name that images have now: with another `registry` than at its build it
+    /// lacks that, and children and containers ask for it.
+    pub(super) async fn name_held(
+        &self,
+        targets: &[Target],
+        inventory: &Inventory,
+        engine: &dyn Engine,
+    ) -> Result<(), Error> {
+        for target in targets {
+            let Some(held) = inventory.holds(&target.name, target.fingerprint) else { continue };
+            let reference = self.content_reference(&target.name, target.fingerprint);
+            if !held.references.contains(&reference) {
+                engine.tag(&held.id, &reference).await?;
+            }
+        }
+        Ok(())
+    }
 }

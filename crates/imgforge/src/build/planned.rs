@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use imgforge_core::lock::Lock;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{self, Inventory, Plan, Relocked, Target, Tests};
-use imgforge_core::testing;
+use imgforge_core::testing::{self, TestsHash};
 use imgforge_engine::Host;
 use imgforge_registry::Retry;
 use rayon::prelude::*;
 
 use crate::build::{runtime, shortened};
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, Tags};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
 use crate::{Error, Session};
@@ -110,7 +110,9 @@ impl Session {
             Ok::<_, imgforge_engine::Error>((engine, inventory, started.elapsed()))
         });
         let started = Instant::now();
-        let prepared = tokio::task::block_in_place(|| self.prepare(selected, lock, relocked))?;
+        // Who only tests moves no tag.
+        let tags = if matches!(ask, Ask::All) { Tags::LeftOut } else { Tags::Needed };
+        let prepared = tokio::task::block_in_place(|| self.prepare_with(selected, lock, relocked, tags))?;
         let hashed = started.elapsed();
         let (engine, mut inventory, asked) = asking.await.expect("asking does not panic")?;
         let targets: Vec<_> = prepared.iter().map(|prepared| prepared.target.clone()).collect();
@@ -190,9 +192,15 @@ impl Session {
         remotes: &BTreeMap<ImageName, Remote>,
     ) {
         for (name, tests) in known.iter_mut().filter(|(_, tests)| !tests.passed) {
-            let Some(said) = remotes.get(name).and_then(Remote::tests) else { continue };
-            let asked = testing::of(&self.workspace, &self.graph, name);
-            tests.passed = said == hex::encode(self.tests_hash(name, &asked).as_bytes());
+            tests.passed =
+                remotes.get(name).is_some_and(|remote| self.tests_passed_there(name, remote).is_some());
         }
+    }
+
+    /// The tests of an image, when just these had passed where it was pushed from.
+    pub(crate) fn tests_passed_there(&self, name: &ImageName, remote: &Remote) -> Option<TestsHash> {
+        let said = remote.tests()?;
+        let hash = self.tests_hash(name, &testing::of(&self.workspace, &self.graph, name));
+        (said == hex::encode(hash.as_bytes())).then_some(hash)
     }
 }

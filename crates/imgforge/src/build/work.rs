@@ -13,7 +13,7 @@ use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
 use imgforge_core::state::StateDir;
-use imgforge_core::testing::TestResult;
+use imgforge_core::testing::{TestResult, TestsHash};
 use imgforge_core::workspace::Image;
 use imgforge_engine::{
     BoxFuture, BuildError, BuildRequest, CancellationToken, Engine, EventSender, Failed, Login, PullRequest,
@@ -72,9 +72,17 @@ pub(crate) struct Builder {
 
 /// What is pulled from the registry, and for whom.
 pub(crate) struct Pulls {
-    /// The digest of each image.
-    pub(crate) requests: BTreeMap<ImageName, String>,
+    pub(crate) requests: BTreeMap<ImageName, Pull>,
     pub(crate) login: Option<Login>,
+    pub(crate) record: Arc<TestRecord>,
+}
+
+/// An image that is pulled.
+#[derive(Debug, Clone)]
+pub(crate) struct Pull {
+    pub(crate) digest: String,
+    /// The tests that had passed where it was pushed, when they are those that it has here.
+    pub(crate) passed: Option<TestsHash>,
 }
 
 /// What tests are run with.
@@ -174,8 +182,8 @@ impl Builder {
                 same_as = same;
                 outcome
             }
-            Some(digest) => tokio::select! {
-                pulled = self.pull(job, digest) => pulled?,
+            Some(pull) => tokio::select! {
+                pulled = self.pull(job, pull) => pulled?,
                 () = cancel.cancelled() => return Err(Stop::Cancelled),
             },
             None => Outcome::Tested,
@@ -206,10 +214,10 @@ impl Builder {
         Ok(outcome)
     }
 
-    async fn pull(&self, job: &Job, digest: &str) -> Result<Outcome, Stop> {
+    async fn pull(&self, job: &Job, pull: &Pull) -> Result<Outcome, Stop> {
         let name = &job.prepared.target.name;
         let repository = job.content_reference.rsplit_once(':').map_or("", |(repository, _)| repository);
-        let (repository, digest) = (repository.to_owned(), digest.to_owned());
+        let (repository, digest) = (repository.to_owned(), pull.digest.clone());
         let login = self.pulls.login.clone();
         let stored = self.engine.pull(PullRequest { repository, digest, login }).await?;
         let said = stored.labels.get(labels::FINGERPRINT);
@@ -219,6 +227,10 @@ impl Builder {
         self.engine.tag(&stored.id, &job.content_reference).await?;
         lock(&self.ids).insert(name.clone(), stored.id);
         lock(&self.sizes).insert(name.clone(), stored.size);
+        if let Some(tests) = pull.passed {
+            // From now on the registry is not asked for it any more.
+            self.pulls.record.set_passed(job.prepared.target.fingerprint, tests);
+        }
         Ok(Outcome::Pulled { size: stored.size })
     }
 
@@ -434,7 +446,7 @@ fn job(
     let name = &prepared.target.name;
     let image = session.workspace.images[name].clone();
     let content_tag = prepared.target.fingerprint.content_tag();
-    let content_reference = format!("{}:{content_tag}", session.repository(name));
+    let content_reference = session.content_reference(name, prepared.target.fingerprint);
     let closure = session.closure(name, view);
     let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
     for (key, value) in [

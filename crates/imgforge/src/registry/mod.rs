@@ -5,6 +5,8 @@ mod promote;
 mod prune;
 pub(crate) mod publish;
 mod push;
+mod pushes;
+mod records;
 mod revisions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,23 +1,31 @@
 //! Moves release tags in the registry, parents first, and back.
+//!
+//! The life of a promotion: everything that tags will lead to is verified; a record of all of its tags is kept; tags move;
+//! then records and tags are read again, until no tag is wrong. A registry has no way to move a tag only if it still is
+//! what it was. So when two promotions run into each other, that of the later record wins: the other one finds that
+//! record, leads the tags where it says, and ends with an error ([`imgforge_core::promotion`] has the rule, and shows that
+//! nothing is left in between).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
 use imgforge_core::event::Event;
 use imgforge_core::name::{ImageName, Tag};
 use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack};
 use imgforge_engine::EventSender;
-use imgforge_registry::{Digest, Manifest, ProgressSink, PushImage, Reference};
+use imgforge_registry::{Digest, Manifest, Reference};
 
+use crate::registry::records::{Kept, Kind};
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
-/// Where records are kept, beside the images.
-const RECORDS: &str = "imgforge.promotions";
-/// What the tag of a record begins with.
-const RECORD: &str = "p-";
-/// The largest record that is read, in bytes: some ten thousand moves.
-const MAX_RECORD: u64 = 4 << 20;
+/// Where records of promotions are.
+const PROMOTIONS: Kind = Kind { repository: "imgforge.promotions", prefix: "p-" };
+/// How often tags are moved again that somebody else has moved, without a record that says why.
+const ROUNDS: usize = 10;
+/// While tags move, others' records are looked for when the last look is so long ago.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A release tag in the registry that leads to an image which stands on an old parent.
 #[derive(Debug, Clone)]
@@ -82,19 +90,11 @@ impl Session {
         verified.try_collect::<Vec<Manifest>>().await?;
 
         let current = registry.tags_now(wanted.iter().map(|(tag, _)| tag.clone())).await?;
-        let mut promotion = Promotion::default();
-        for (tag, to) in wanted {
-            let (from, to) = (current.get(&tag).cloned(), to.to_string());
-            if from.as_ref() == Some(&to) {
-                promotion.kept += 1;
-            } else {
-                promotion.moves.push(Move { image: tag.0, tag: tag.1, from, to });
-            }
-        }
-        if !dry_run {
-            self.carry_out_moves(registry, &mut promotion, events).await?;
-        }
-        Ok(promotion)
+        let moves = wanted.into_iter().map(|(tag, to)| {
+            let from = current.get(&tag).cloned();
+            Move { image: tag.0, tag: tag.1, from, to: to.to_string() }
+        });
+        self.carry_out_moves(registry, moves.collect(), Promotion::default(), dry_run, events).await
     }
 
     /// Brings the tags of images (parents first) back to where an earlier promotion left them: the one with this id, or
@@ -118,52 +118,45 @@ impl Session {
         let current = registry.tags_now(tags.filter(|(image, _)| selected.contains(image))).await?;
         let WayBack { moves, newer } = promotion::way_back(&records, id, selected, &current);
         // What it goes back to must still be whole before the first tag moves.
-        let verified = moves.iter().map(|moved| async {
+        let verified = moves.iter().filter(|moved| moved.is_change()).map(|moved| async {
             let digest = digest(&moved.to)?;
             Ok::<_, Error>(registry.client.verify(&registry.repository(moved.image.as_str()), &digest).await?)
         });
         futures_util::stream::iter(verified).buffer_unordered(AT_ONCE).try_collect::<Vec<Manifest>>().await?;
-        let mut promotion = Promotion { moves, newer, back_to: Some(id.to_owned()), ..Promotion::default() };
-        if !dry_run {
-            self.carry_out_moves(registry, &mut promotion, events).await?;
-        }
-        Ok(promotion)
+        let promotion = Promotion { newer, back_to: Some(id.to_owned()), ..Promotion::default() };
+        self.carry_out_moves(registry, moves, promotion, dry_run, events).await
     }
 
+    /// Leads tags where `all` of them are to lead, unless this is a dry run.
     async fn carry_out_moves(
         &self,
         registry: &FamilyRegistry,
-        promotion: &mut Promotion,
+        all: Vec<Move>,
+        mut promotion: Promotion,
+        dry_run: bool,
         events: &EventSender,
-    ) -> Result<(), Error> {
-        if promotion.moves.is_empty() {
-            return Ok(());
+    ) -> Result<Promotion, Error> {
+        promotion.moves = all.iter().filter(|moved| moved.is_change()).cloned().collect();
+        promotion.kept = all.len() - promotion.moves.len();
+        if dry_run || promotion.moves.is_empty() {
+            return Ok(promotion);
         }
-        let now = jiff::Timestamp::now();
         let record = Record {
             version: promotion::VERSION,
             workspace: self.workspace.manifest.name.value.clone(),
-            time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             commit: self.commit(),
             back_to: promotion.back_to.clone(),
-            moves: promotion.moves.clone(),
+            moves: all,
         };
         // Kept before anything moves: what was pointed to is then known whatever happens.
-        promotion.id = Some(registry.keep_record(&record, now).await?);
-        // An image's tags at once, images one after another: parents come first.
-        for group in promotion.moves.chunk_by(|a, b| a.image == b.image) {
-            let repository = registry.repository(group[0].image.as_str());
-            let to = digest(&group[0].to)?;
-            let manifest = registry.client.manifest(&repository, &Reference::Digest(to)).await?;
-            let manifest =
-                manifest.ok_or_else(|| Error::NotPushed { images: vec![group[0].image.to_string()] })?;
-            for moved in group {
-                registry.put_tag(&repository, moved.tag.as_str(), &manifest).await?;
-            }
-            let tags = group.iter().map(|moved| moved.tag.clone()).collect();
-            events(Event::Promoted { target: group[0].image.clone(), tags });
-        }
-        Ok(())
+        let id = registry.keep_record(PROMOTIONS, &record).await?;
+        let mut moving =
+            Moving { registry, id: id.clone(), records: Records::from([(id.clone(), record)]), events };
+        moving.settle().await?;
+        moving.check_overtaken().await?;
+        promotion.id = Some(id);
+        Ok(promotion)
     }
 
     /// The release tags in the registry that lead to images which stand on another one than their parent's release tag
@@ -205,24 +198,112 @@ impl Session {
 
     /// The records of all promotions of this workspace.
     pub(crate) async fn records(&self, registry: &FamilyRegistry) -> Result<Records, Error> {
-        let repository = registry.repository(RECORDS);
-        let tags = registry.client.tags(&repository).await?;
-        let read = tags.into_iter().filter(|tag| tag.starts_with(RECORD)).map(|tag| {
-            let (client, repository) = (&registry.client, &repository);
-            async move {
-                let Some(manifest) = client.manifest(repository, &Reference::tag(&tag)?).await? else {
-                    return Ok(None);
-                };
-                let Some(config) = manifest.config() else { return Ok(None) };
-                let text = client.blob(repository, config, MAX_RECORD).await?;
-                // A later imgforge may write what this one does not understand: it cannot go back to that.
-                let record = serde_json::from_slice::<Record>(&text).ok();
-                Ok::<_, Error>(record.map(|record| (tag, record)))
+        let ids = registry.record_ids(PROMOTIONS).await?;
+        registry.promotions(ids).await
+    }
+}
+
+/// A promotion on its way.
+struct Moving<'m> {
+    registry: &'m FamilyRegistry,
+    id: String,
+    /// Its own record, and those that came later.
+    records: Records,
+    events: &'m EventSender,
+}
+
+impl Moving<'_> {
+    /// Moves tags until all of them lead where the records say.
+    async fn settle(&mut self) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            // First the records and then the tags: a promotion whose record is not there yet looks at the tags later.
+            self.look().await?;
+            let wrong = self.wrong().await?;
+            if wrong.is_empty() {
+                return Ok(());
             }
-        });
-        let read: Vec<_> = futures_util::stream::iter(read).buffer_unordered(AT_ONCE).try_collect().await?;
-        let workspace = &self.workspace.manifest.name.value;
-        Ok(read.into_iter().flatten().filter(|(_, record)| record.workspace == *workspace).collect())
+            self.move_all(wrong).await?;
+        }
+        let tags = self.wrong().await?.into_iter().map(|((image, tag), _)| format!("{image}:{tag}"));
+        Err(Error::TagsMoved { tags: tags.collect() })
+    }
+
+    /// Reads the records that have come since the last look. Whether there were any.
+    async fn look(&mut self) -> Result<bool, Error> {
+        let ids = self.registry.record_ids(PROMOTIONS).await?.into_iter();
+        let new: Vec<String> = ids.filter(|id| *id > self.id && !self.records.contains_key(id)).collect();
+        let before = self.records.len();
+        self.records.extend(self.registry.promotions(new).await?);
+        Ok(self.records.len() > before)
+    }
+
+    /// The tags that do not lead where the records say, and where they are to lead.
+    async fn wrong(&self) -> Result<Vec<(ReleaseTag, String)>, Error> {
+        let mut settled = promotion::settled(&self.records, &self.id);
+        let now = self.registry.tags_now(settled.iter().map(|(tag, _)| tag.clone())).await?;
+        settled.retain(|(tag, to)| now.get(tag) != Some(to));
+        Ok(settled)
+    }
+
+    /// Moves these tags, until a record has come that may say something else.
+    async fn move_all(&mut self, tags: Vec<(ReleaseTag, String)>) -> Result<(), Error> {
+        let mut looked = Instant::now();
+        // An image's tags at once, images one after another: parents come first.
+        for group in tags.chunk_by(|a, b| a.0.0 == b.0.0 && a.1 == b.1) {
+            if looked.elapsed() > LOOK {
+                if self.look().await? {
+                    return Ok(());
+                }
+                looked = Instant::now();
+            }
+            let ((image, _), to) = &group[0];
+            let repository = self.registry.repository(image.as_str());
+            let manifest =
+                self.registry.client.manifest(&repository, &Reference::Digest(digest(to)?)).await?;
+            let manifest = manifest.ok_or_else(|| Error::NotPushed { images: vec![image.to_string()] })?;
+            for ((_, tag), _) in group {
+                let reference = Reference::tag(tag.as_str())?;
+                match self.registry.client.put_manifest(&repository, &reference, &manifest).await {
+                    // Who has moved it, and whether it is to stay, is seen when all are read again.
+                    Ok(()) | Err(imgforge_registry::Error::TagMoved { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let is_own = |tag: &ReleaseTag| {
+                self.records[&self.id]
+                    .moves
+                    .iter()
+                    .any(|moved| moved.release_tag() == *tag && moved.to == *to)
+            };
+            let tags: Vec<Tag> =
+                group.iter().filter(|(tag, _)| is_own(tag)).map(|((_, tag), _)| tag.clone()).collect();
+            if !tags.is_empty() {
+                (self.events)(Event::Promoted { target: image.clone(), tags });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether tags lead where a later record says, to other images than this promotion's.
+    async fn check_overtaken(&self) -> Result<(), Error> {
+        let own = &self.records[&self.id].moves;
+        let (mut tags, mut by) = (Vec::new(), "");
+        let overtaken = promotion::overtaken(&self.records, &self.id);
+        for (tag, later) in &overtaken {
+            let to = |id: &str| {
+                let mut moves = self.records[id].moves.iter();
+                moves.find(|moved| moved.release_tag() == *tag).map_or("", |moved| moved.to.as_str())
+            };
+            if !self.registry.are_same(&tag.0, [to(&self.id), to(later)]).await? {
+                tags.push(format!("{}:{}", tag.0, tag.1));
+                by = later.as_str().max(by);
+            }
+        }
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let (all, commit) = (own.len(), self.records[by].commit.clone());
+        Err(Error::Overtaken { id: self.id.clone(), by: by.to_owned(), commit, tags, all })
     }
 }
 
@@ -255,16 +336,11 @@ impl FamilyRegistry {
         Ok(said[0].is_some() && said[0] == said[1])
     }
 
-    async fn keep_record(&self, record: &Record, now: jiff::Timestamp) -> Result<String, Error> {
-        let config = serde_json::to_vec(record).expect("a record is plain data");
-        let hash = blake3::hash(&config).to_hex();
-        // Two at the same moment differ in their hash.
-        let id = format!("{RECORD}{}-{}", now.strftime("%Y%m%dT%H%M%S%3fZ"), &hash[..8]);
-        let repository = self.repository(RECORDS);
-        let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
-        let pushed = self.client.push_image(&repository, &image, ProgressSink::silent()).await?;
-        self.client.put_manifest(&repository, &Reference::tag(&id)?, &pushed.manifest).await?;
-        Ok(id)
+    /// Reads records of promotions of this workspace.
+    async fn promotions(&self, ids: impl IntoIterator<Item = String>) -> Result<Records, Error> {
+        let read: Vec<Kept<Record>> = self.read_records(PROMOTIONS, ids).await?;
+        let ours = read.into_iter().filter(|kept| kept.content.workspace == self.workspace);
+        Ok(ours.map(|kept| (kept.id, kept.content)).collect())
     }
 }
 

@@ -9,10 +9,13 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 use imgforge_core::promotion;
 use imgforge_registry::{Digest, Manifest, Reference};
-use serde::Deserialize;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::build::runtime;
-use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry, MAX_CONFIG};
+use crate::prepare::Tags;
+use crate::registry::pushes::{Content, PushTimes};
+use crate::registry::revisions::ContentTags;
+use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry};
 use crate::{Error, Session};
 
 /// What a content tag looks like: `f-` and 32 hex digits.
@@ -59,6 +62,8 @@ pub struct Pruned {
     pub manifests: Vec<PrunedManifest>,
     /// How many manifests under content tags stay in the registry.
     pub manifests_kept: usize,
+    /// How many of these stay only because they are young.
+    pub manifests_young: usize,
 }
 
 /// An image of the engine that nothing needs.
@@ -95,7 +100,7 @@ impl Session {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
         let all: BTreeSet<ImageName> = self.workspace.images.keys().cloned().collect();
-        let prepared = self.prepare(&all, &lock, &[])?;
+        let prepared = self.prepare_with(&all, &lock, &[], Tags::LeftOut)?;
         let current: BTreeMap<ImageName, Fingerprint> = prepared
             .iter()
             .map(|prepared| (prepared.target.name.clone(), prepared.target.fingerprint))
@@ -122,27 +127,10 @@ impl Session {
             pruned.package_bytes = packages.iter().map(|(_, size)| size).sum();
             let registry = if options.registry { Some(self.needed_registry()?) } else { None };
             if let Some(registry) = &registry {
-                let records = self.records(registry).await?;
-                let mut needed = promotion::reachable(&records, options.promotions);
-                let listed = registry.listed_all(current.keys()).await?;
-                let is_needed = |entry: &&Listed| {
-                    let current = current[&entry.name].content_tag();
-                    let is_kept = |tag: &String| kept.contains(&(entry.name.clone(), tag.clone()));
-                    entry.tags.iter().any(|tag| !is_content_tag(tag) || *tag == current || is_kept(tag))
-                };
-                needed.extend(listed.iter().filter(is_needed).map(Listed::key));
-                let open = listed.iter().filter(|entry| !needed.contains(&entry.key()));
-                let young = registry.young(open, options.age).await?;
-                needed.extend(young);
-                keep_bases(&mut needed, &listed, &registry.place);
-                for entry in listed {
-                    if needed.contains(&entry.key()) {
-                        pruned.manifests_kept += 1;
-                    } else {
-                        let digest = entry.manifest.digest().to_string();
-                        pruned.manifests.push(PrunedManifest { name: entry.name, tags: entry.tags, digest });
-                    }
-                }
+                let found = self.unneeded_there(registry, &current, &kept, options).await?;
+                pruned.manifests_kept = found.kept.len();
+                pruned.manifests_young = found.young;
+                pruned.manifests = found.gone.iter().map(Listed::pruned).collect();
             }
             if options.yes {
                 for image in &pruned.images {
@@ -159,7 +147,14 @@ impl Session {
                     let _ = std::fs::remove_file(file);
                 }
                 if let Some(registry) = &registry {
+                    // Once more: somebody may have promoted meanwhile what was to go.
+                    let found = self.unneeded_there(registry, &current, &kept, options).await?;
+                    let shown: BTreeSet<_> = pruned.manifests.drain(..).map(|row| row.digest).collect();
+                    let gone = found.gone.iter().map(Listed::pruned);
+                    pruned.manifests = gone.filter(|row| shown.contains(&row.digest)).collect();
                     registry.delete(&pruned.manifests).await?;
+                    let there: Vec<Content> = found.kept.iter().flat_map(Listed::contents).collect();
+                    registry.tidy_push_times(&found.times, &there).await?;
                 }
             }
             // Last: what the images that have gone needed goes too.
@@ -167,6 +162,51 @@ impl Session {
             Ok(pruned)
         })
     }
+}
+
+impl Session {
+    /// Sorts what is in the registry into what is needed and what is not.
+    async fn unneeded_there(
+        &self,
+        registry: &FamilyRegistry,
+        current: &BTreeMap<ImageName, Fingerprint>,
+        kept: &ContentTags,
+        options: &PruneOptions,
+    ) -> Result<Found, Error> {
+        let listed = registry.listed_all(current.keys()).await?;
+        // After the tags: who pushes or promotes writes his record first.
+        let times = registry.push_times().await?;
+        let records = self.records(registry).await?;
+        let mut needed = promotion::reachable(&records, options.promotions);
+        let is_needed = |entry: &&Listed| {
+            let current = current[&entry.name].content_tag();
+            let is_kept = |tag: &String| kept.contains(&(entry.name.clone(), tag.clone()));
+            entry.tags.iter().any(|tag| !is_content_tag(tag) || *tag == current || is_kept(tag))
+        };
+        needed.extend(listed.iter().filter(is_needed).map(Listed::key));
+        keep_bases(&mut needed, &listed, &registry.place);
+        let without_age = needed.len();
+        // A time that cannot be reckoned with is long ago.
+        let age = SignedDuration::try_from(options.age).unwrap_or(SignedDuration::MAX);
+        let moment = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        let is_young = |entry: &&Listed| {
+            !options.age.is_zero() && entry.contents().any(|content| times.is_after(&content, moment))
+        };
+        needed.extend(listed.iter().filter(is_young).map(Listed::key));
+        keep_bases(&mut needed, &listed, &registry.place);
+        let young = needed.len() - without_age;
+        let (kept, gone) = listed.into_iter().partition(|entry| needed.contains(&entry.key()));
+        Ok(Found { kept, gone, young, times })
+    }
+}
+
+/// What is in the registry.
+struct Found {
+    kept: Vec<Listed>,
+    gone: Vec<Listed>,
+    /// How many stay only because of their age.
+    young: usize,
+    times: PushTimes,
 }
 
 /// A manifest in the registry, and the tags that lead to it.
@@ -180,6 +220,17 @@ impl Listed {
     /// As promotions name it.
     fn key(&self) -> (ImageName, String) {
         (self.name.clone(), self.manifest.digest().to_string())
+    }
+
+    /// Its content tags.
+    fn contents(&self) -> impl Iterator<Item = Content> {
+        let tags = self.tags.iter().filter(|tag| is_content_tag(tag));
+        tags.map(|tag| (self.name.clone(), tag.clone()))
+    }
+
+    fn pruned(&self) -> PrunedManifest {
+        let (name, digest) = self.key();
+        PrunedManifest { name, tags: self.tags.clone(), digest }
     }
 }
 
@@ -263,21 +314,6 @@ impl FamilyRegistry {
         Ok(rows.into_iter().flatten().collect())
     }
 
-    /// Those that were made in the last `age`.
-    async fn young(
-        &self,
-        listed: impl Iterator<Item = &Listed>,
-        age: Duration,
-    ) -> Result<Vec<(ImageName, String)>, Error> {
-        let look = async |entry: &Listed| {
-            let is_young = self.is_young(entry, age).await?;
-            Ok::<_, Error>(is_young.then(|| entry.key()))
-        };
-        let asked: Vec<_> = listed.map(|entry| look(entry).boxed_local()).collect();
-        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
-        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
-    }
-
     async fn delete(&self, manifests: &[PrunedManifest]) -> Result<(), Error> {
         let delete = async |manifest: &PrunedManifest| {
             let digest: Digest = manifest.digest.parse().map_err(|message| Error::Archive { message })?;
@@ -310,21 +346,6 @@ impl FamilyRegistry {
             entry
         });
         Ok(sorted.collect())
-    }
-
-    /// Whether an image was made in the last `age`; one that does not say when is taken for young.
-    async fn is_young(&self, entry: &Listed, age: Duration) -> Result<bool, Error> {
-        #[derive(Deserialize)]
-        struct Config {
-            created: Option<String>,
-        }
-        let Some(config) = entry.manifest.config() else { return Ok(true) };
-        let repository = self.repository(entry.name.as_str());
-        let text = self.client.blob(&repository, config, MAX_CONFIG).await?;
-        let Ok(Config { created: Some(created) }) = serde_json::from_slice(&text) else { return Ok(true) };
-        let Ok(created) = created.parse::<jiff::Timestamp>() else { return Ok(true) };
-        let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
-        Ok(jiff::Timestamp::now().duration_since(created) < age)
     }
 }
 

@@ -96,6 +96,11 @@ impl Session {
         cancel: CancellationToken,
     ) -> Result<Published, Error> {
         let ToPublish { images, promoted, remotes } = what;
+        if images.iter().any(|image| !remotes.contains_key(&image.name)) {
+            let about = images.iter().map(|image| (image.name.clone(), image.fingerprint.content_tag()));
+            // Before anything of it is there: what has no time is young for whoever prunes.
+            registry.record_pushes(about).await?;
+        }
         let folder = self.state.folder("push")?;
         let pushing = push(registry, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
         let PushOutcome { remotes, pushed, failures } = pushing.await?;

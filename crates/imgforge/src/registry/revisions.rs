@@ -9,6 +9,7 @@ use camino::Utf8Path;
 use imgforge_core::name::ImageName;
 
 use crate::git::Git;
+use crate::prepare::Tags;
 use crate::session::OpenOptions;
 use crate::{Error, Session};
 
@@ -61,7 +62,7 @@ impl Session {
         let lock = session.read_lock()?;
         session.check_lock(&lock)?;
         let all = session.workspace.images.keys().cloned().collect();
-        let prepared = session.prepare(&all, &lock, &[])?;
+        let prepared = session.prepare_with(&all, &lock, &[], Tags::LeftOut)?;
         let tag =
             |target: &imgforge_core::plan::Target| (target.name.clone(), target.fingerprint.content_tag());
         Ok(prepared.iter().map(|prepared| tag(&prepared.target)).collect())

@@ -8,7 +8,7 @@ use imgforge::report::{RunReport, human_duration};
 use imgforge::{BuildOptions, BuildReport, CancellationToken, TestMode};
 
 use crate::Global;
-use crate::console::{BAD, DIM, count, print, say};
+use crate::console::{BAD, DIM, complain, count, print, say};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::verbs::secrets::SecretArgs;
@@ -103,7 +103,7 @@ impl Build {
 /// What failed, each at its place.
 pub(crate) fn say_failures(report: &BuildReport) {
     for failure in &report.failures {
-        anstream::eprintln!("\n{:?}", miette::Report::new(failure.problem.clone()));
+        complain(format_args!("\n{:?}\n", miette::Report::new(failure.problem.clone())));
     }
     for (image, why) in report.published.iter().flat_map(|published| &published.failures) {
         say(BAD, "Failed", format_args!("{image} is not pushed: {why}"));

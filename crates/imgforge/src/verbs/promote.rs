@@ -130,7 +130,7 @@ fn short(digest: &str) -> &str {
 
 fn row(id: &str, record: &Record) -> String {
     let commit = record.commit.as_deref().and_then(|commit| commit.get(..12)).unwrap_or("no commit");
-    let moved = count(record.moves.len(), "tag");
+    let moved = count(record.moves.iter().filter(|moved| moved.is_change()).count(), "tag");
     let back = record.back_to.as_ref().map(|to| format!(", back to {to}")).unwrap_or_default();
     format!("{id}  {}  {commit:12}  {moved}{back}\n", record.time)
 }

@@ -34,7 +34,7 @@ pub(crate) struct Prune {
     /// How many promotions can still be gone back to
     #[arg(long, value_name = "N", default_value_t = 10)]
     keep_promotions: usize,
-    /// Keep what is younger in the registry
+    /// Keep what was pushed in these days; what an imgforge has pushed that kept no record of it counts from the first prune
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     keep_days: u32,
     /// Keep in the registry what the workspace describes at this git revision or range of revisions (repeatable)
@@ -66,6 +66,8 @@ pub(crate) struct PruneOutput {
     manifests: Vec<ManifestRow>,
     /// How many manifests of the workspace's images stay in the registry.
     manifests_kept: usize,
+    /// How many of these stay only because they are young.
+    manifests_young: usize,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -107,6 +109,11 @@ impl Prune {
                 parts.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| count(*n, noun)).collect();
             if pruned.store_bytes > 0 {
                 parts.push(format!("{} of the store", human_size(pruned.store_bytes)));
+            }
+            if pruned.manifests_young > 0 {
+                let (young, days) =
+                    (count(pruned.manifests_young, "manifest"), count(self.keep_days as usize, "day"));
+                say(DIM, "Kept", format_args!("{young} that came in the last {days}"));
             }
             match (parts.is_empty(), self.yes) {
                 (true, _) => say(DIM, "Removed", "nothing: all of it is needed"),
@@ -159,5 +166,6 @@ fn output(pruned: &Pruned, removed: bool) -> PruneOutput {
         store_bytes: pruned.store_bytes,
         manifests: pruned.manifests.iter().map(manifest).collect(),
         manifests_kept: pruned.manifests_kept,
+        manifests_young: pruned.manifests_young,
     }
 }
