@@ -1,5 +1,5 @@
 //! `cargo xtask bench faults-build`: the command itself, `imgforge build --push`, run again and again on a small family that
-//! changes, through the proxy of `bench faults`, and killed at random.
+//! changes, through the proxy of `bench faults-push`, and killed at random.
 //!
 //! After every process each release tag must lead to a whole image that the family has once described, and no child's tag may
 //! be ahead of its parent's; after one that ended well, to what it describes now.
@@ -19,12 +19,10 @@ use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::soak::{self, FAMILY, Faults, Found, Looks, RATE, SEED, TAG};
+use crate::soak::{self, FAMILY, FINGERPRINT, Faults, Found, Looks, RATE, SEED, TAG};
 
 /// How often one state of the family is tried before it changes again.
 const TRIES: usize = 10;
-/// The annotation that has an image's whole fingerprint.
-const FINGERPRINT: &str = "imgforge.fingerprint";
 
 /// Starts at least so many processes, and prints what happened.
 pub(crate) fn run(processes: usize) -> Result<()> {

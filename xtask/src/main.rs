@@ -4,8 +4,10 @@ mod bench;
 mod check;
 mod engine;
 mod family;
-mod faults;
 mod faults_build;
+mod faults_promote;
+mod faults_push;
+mod faults_verbs;
 mod fuzz;
 mod images;
 mod kernel;
@@ -43,8 +45,8 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
     /// Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`, `faults-build` or
-        /// `faults-build:PROCESSES`.
+        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`,
+        /// `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -71,7 +73,7 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// What `bench faults` starts, and kills: pushes one generation of its family.
+    /// What `bench faults-push` starts, and kills: pushes one generation of its family.
     #[command(hide = true)]
     PushGeneration {
         /// The registry.
@@ -96,8 +98,10 @@ enum Topic {
     Engine,
     /// Layers packed and unpacked.
     Layers,
-    /// So many pushes into a registry that fails, by processes that are killed.
+    /// So many rounds of commands that are disturbed, and so many pairs of promotions.
     Faults(usize),
+    /// So many pushes into a registry that fails, by processes that are killed.
+    FaultsPush(usize),
     /// So many runs of `imgforge build --push` there, killed as well.
     FaultsBuild(usize),
 }
@@ -113,15 +117,17 @@ impl std::str::FromStr for Topic {
             "engine" => Ok(Self::Engine),
             "layers" => Ok(Self::Layers),
             "faults" => Ok(Self::Faults(1000)),
+            "faults-push" => Ok(Self::FaultsPush(1000)),
             "faults-build" => Ok(Self::FaultsBuild(100)),
             text => {
                 let wrong = |_| {
-                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:PUSHES`, \
-                     `faults-build` or `faults-build:PROCESSES`"
+                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`, \
+                     `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`"
                         .to_owned()
                 };
                 match text.split_once(':') {
                     Some(("faults", number)) => number.parse().map(Self::Faults).map_err(wrong),
+                    Some(("faults-push", number)) => number.parse().map(Self::FaultsPush).map_err(wrong),
                     Some(("faults-build", number)) => number.parse().map(Self::FaultsBuild).map_err(wrong),
                     _ => text.parse().map(Self::Family).map_err(wrong),
                 }
@@ -139,7 +145,8 @@ impl std::fmt::Display for Topic {
             Self::Push => f.write_str("push"),
             Self::Engine => f.write_str("engine"),
             Self::Layers => f.write_str("layers"),
-            Self::Faults(pushes) => write!(f, "faults:{pushes}"),
+            Self::Faults(rounds) => write!(f, "faults:{rounds}"),
+            Self::FaultsPush(pushes) => write!(f, "faults-push:{pushes}"),
             Self::FaultsBuild(processes) => write!(f, "faults-build:{processes}"),
         }
     }
@@ -163,10 +170,11 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Task::Roots { sets, seed } => roots::run(sets, seed),
         Task::Kernel { suite } => kernel::run(&suite),
-        Task::PushGeneration { host, folder } => faults::push_generation(&host, &folder),
+        Task::PushGeneration { host, folder } => faults_push::push_generation(&host, &folder),
         // What is counted there needs no speed.
         Task::Bench { topics }
-            if cfg!(debug_assertions) && !matches!(*topics, [Topic::Faults(_) | Topic::FaultsBuild(_)]) =>
+            if cfg!(debug_assertions)
+                && !matches!(*topics, [Topic::Faults(_) | Topic::FaultsPush(_) | Topic::FaultsBuild(_)]) =>
         {
             optimised(&topics)
         }
@@ -177,7 +185,8 @@ fn run(task: Task) -> Result<()> {
             Topic::Push => push::run(),
             Topic::Engine => engine::run(),
             Topic::Layers => layers::run(),
-            Topic::Faults(pushes) => faults::run(pushes),
+            Topic::Faults(rounds) => faults_verbs::run(rounds).and_then(|()| faults_promote::run(rounds)),
+            Topic::FaultsPush(pushes) => faults_push::run(pushes),
             Topic::FaultsBuild(processes) => faults_build::run(processes),
         }),
     }

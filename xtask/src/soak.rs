@@ -1,16 +1,19 @@
-//! What `bench faults` and `bench faults-build` share: the family, the registry that fails, the processes that are killed, and
-//! the look at every tag.
+//! What the parts of `bench faults` share: the family, the registry that fails, the processes that are killed, and the look at
+//! every tag.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::process::{Child, ExitStatus};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use imgforge_registry::{Credentials, Error, Manifest, Options, Registry, Retry};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy, Seen};
+use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use rand::Rng;
 use rand::rngs::StdRng;
+use serde_json::Value;
 
 /// The family: each image stands on the one before.
 pub(crate) const FAMILY: [&str; 4] = ["os-base", "webapp-base", "ruby-webapp", "guestbook"];
@@ -23,6 +26,52 @@ const KILLED: f64 = 0.4;
 /// The same faults at the same seed, as far as the order of requests is the same.
 pub(crate) const SEED: u64 = 1;
 
+/// The annotation that has an image's whole fingerprint.
+pub(crate) const FINGERPRINT: &str = "imgforge.fingerprint";
+
+/// The family in a folder of its own, as a checkout of some commit of the workspace `name`: images that run nothing.
+pub(crate) fn checkout(host: &str, name: &str, content: &str) -> TestWorkspace {
+    let checkout = TestWorkspace::at(host);
+    write_family(&checkout, host, name, content);
+    checkout
+}
+
+/// Writes that family into a folder.
+pub(crate) fn write_family(checkout: &TestWorkspace, host: &str, name: &str, content: &str) {
+    checkout.write("imgforge.kdl", &format!("workspace \"{name}\" {{\n    registry \"{host}/{name}\"\n}}\n"));
+    let mut from = "scratch";
+    for image in FAMILY {
+        checkout.write(&format!("{image}/file"), content);
+        checkout.image(image, &format!("    from \"{from}\"\n    copy \"file\" \"/{image}\""));
+        from = image;
+    }
+}
+
+/// The command in a checkout, with the embedded engine.
+pub(crate) fn command(binary: &Path, workspace: &TestWorkspace, args: &[&str]) -> Result<Command> {
+    let mut command = workspace.command(binary.to_str().context("a path in UTF-8")?, args);
+    command.args(["--engine", "embedded"]).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// The plan of a checkout, which must be readable at any moment.
+pub(crate) fn plan(binary: &Path, workspace: &TestWorkspace) -> Result<Value> {
+    let ran = Ran::of(command(binary, workspace, &["plan", "--local", "--format", "json"])?.output()?);
+    ensure!(ran.code == 0, "plan ends with {}: {}", ran.code, ran.stderr);
+    Ok(serde_json::from_str(&ran.stdout)?)
+}
+
+/// The fingerprint of each image of the family, as a checkout describes it.
+pub(crate) fn fingerprints(binary: &Path, workspace: &TestWorkspace) -> Result<Vec<String>> {
+    let plan = plan(binary, workspace)?;
+    let rows = plan["targets"].as_array().context("targets")?;
+    let of = |image: &&str| {
+        let row = rows.iter().find(|row| row["name"] == **image).context("the image is planned")?;
+        Ok(row["fingerprint"].as_str().context("a fingerprint")?.to_owned())
+    };
+    FAMILY.iter().map(of).collect()
+}
+
 /// A proxy in front of the registry, which fails as [`RATE`] and [`SEED`] have it.
 pub(crate) fn failing(host: &str) -> Result<FaultProxy> {
     let proxy = FaultProxy::start(host)?;
@@ -30,7 +79,8 @@ pub(crate) fn failing(host: &str) -> Result<FaultProxy> {
     Ok(proxy)
 }
 
-fn faults() -> Vec<Fault> {
+/// What may happen to a request.
+pub(crate) fn faults() -> Vec<Fault> {
     let short = Duration::from_millis(900);
     vec![
         Fault::Status(401),
