@@ -1,6 +1,6 @@
 //! What a registry that fails, refuses or lies leads to.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -342,6 +342,8 @@ async fn a_registry_that_sends_a_byte_now_and_then_is_taken_as_cut() {
 
 /// An answer of a thousand bytes, each a while after the one before, and never so long that nothing came.
 fn dribble(mut stream: TcpStream) -> std::io::Result<()> {
+    // An answer before the question is none.
+    let _ = stream.read(&mut [0; 4096])?;
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
     for _ in 0..1_000 {
         stream.write_all(b" ")?;
