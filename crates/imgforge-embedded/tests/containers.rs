@@ -453,6 +453,28 @@ async fn the_control_groups_that_a_killed_engine_has_left_go_with_the_container(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn control_groups_of_steps_whose_worker_was_killed_are_tidied() {
+    let bench = Bench::new();
+    // Any hierarchy in which a group can be made, as a worker finds it.
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("version 2 is mounted");
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Utf8Path::new);
+    let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists()).unwrap();
+    let me = std::process::id();
+    let start = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let start = start.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
+    let [left, held] = [format!("{me}-1"), format!("{me}-{start}")]
+        .map(|worker| root.join(own).join(format!("imgforge-step-{worker}")));
+    for group in [&left, &held] {
+        std::fs::create_dir(group).unwrap();
+    }
+    bench.engine.tidy(true).await.unwrap();
+    let there = [left.exists(), held.exists()];
+    std::fs::remove_dir(&held).unwrap();
+    assert_eq!(there, [false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_engine_has_left_is_tidied_but_for_volumes_with_a_name() {
     for bench in [Bench::new(), Bench::rootless()] {
         let image = bench.image("RUN mkdir /data\nVOLUME /data").await;
