@@ -575,4 +575,21 @@ async fn somebody_who_is_not_root_has_containers_too() {
     let printed =
         bench.sh(&image, "ls /sys/fs/cgroup; grep -c cgroup /proc/self/mounts", RunRequest::default()).await;
     assert_eq!(printed.1, "0\n", "{printed:?}");
+    // Nodes of devices in a volume, and in what is mounted in it, are closed.
+    let volume = bench.path().join("volume");
+    let below = volume.join("a b");
+    std::fs::create_dir_all(&below).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", below.as_std_path(), "tmpfs", flags, None).unwrap();
+    let null = rustix::fs::makedev(1, 3);
+    for folder in [&volume, &below] {
+        let (node, kind) = (folder.join("node"), rustix::fs::FileType::CharacterDevice);
+        rustix::fs::mknodat(rustix::fs::CWD, node.as_std_path(), kind, 0o666.into(), null).unwrap();
+        rustix::fs::chmod(node.as_std_path(), 0o666.into()).unwrap();
+    }
+    let request = RunRequest { volumes: vec![format!("{volume}:/volume")], ..RunRequest::default() };
+    let script = "cd /volume; ls -R; for node in node a*/node /dev/null; do (: > $node) && echo open; done 2>/dev/null";
+    let printed = bench.sh(&image, script, request).await;
+    rustix::mount::unmount(below.as_std_path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert_eq!(printed.1, ".:\na b\nnode\n\n./a b:\nnode\nopen\n", "{printed:?}");
 }

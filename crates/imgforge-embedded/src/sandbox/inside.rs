@@ -18,7 +18,9 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::overlay::Devices;
 use super::place::{self, PLAIN, Root, with_path};
-use super::{Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, keyring, refused, seccomp};
+use super::{
+    Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, keyring, refused, seccomp, submounts,
+};
 use crate::accounts::{self, Account};
 use crate::cgroup::Group;
 use crate::network;
@@ -181,7 +183,11 @@ fn place_one(root: &Root, dev: &OwnedFd, mount: &Bind, devices: Devices) -> io::
     if devices == Devices::Closed {
         flags |= MountFlags::NODEV;
     }
-    place::place(&tree, &target, flags).map_err(|error| with_path(error, path))
+    place::place(&tree, &target, flags).map_err(|error| with_path(error, path))?;
+    if devices == Devices::Closed && matches!(mount.source, Source::Path { .. }) && place::is_folder(&tree)? {
+        submounts::restrict_below(&tree, MountFlags::NODEV).map_err(|error| say(path, error))?;
+    }
+    Ok(())
 }
 
 fn protect(root: &Root, path: &str) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod place;
 mod refused;
 mod seccomp;
 pub mod stubs;
+mod submounts;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
