@@ -465,7 +465,7 @@ async fn nodes_of_devices_can_be_made_and_those_of_the_machine_not_opened() {
         echo made; for node in /log /mine /cache/mine /dev/mine; do (: >> $node) 2>/dev/null && echo opened $node; \
         done; (: < /disk) 2>/dev/null && echo opened; echo text > /dev/null; head -c 3 /dev/zero | wc -c; \
         head -c 3 /dev/random | wc -c; head -c 3 /dev/urandom | wc -c; (echo > /dev/full) 2>/dev/null || echo full; \
-        (: < /dev/ptmx) && echo terminal; rm /disk /dev/mine";
+        (: < /dev/ptmx) && echo terminal; rm /disk /dev/mine; chmod 640 /dev/null /proc/keys";
     let kind = MountKind::Host { path: cache.clone(), read_only: false };
     let mounts = vec![Mount { target: "/cache".into(), kind }];
     let (request, layer) = fixture.step(Action::Run(Run { mounts, ..run(script) }));
@@ -473,6 +473,8 @@ async fn nodes_of_devices_can_be_made_and_those_of_the_machine_not_opened() {
     assert_eq!(printed, "made\n3\n3\n3\nfull\nterminal\n");
     assert!(matches!(reply, Ok(Reply::Step(Some(_)))), "{reply:?}");
     assert_eq!(list(&layer), ["mine"], "what was made is in the layer");
+    let null = rustix::fs::stat("/dev/null").unwrap();
+    assert_eq!(null.st_mode & 0o777, 0o666, "it is not the machine's own");
 }
 
 #[tokio::test]

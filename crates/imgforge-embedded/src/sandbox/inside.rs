@@ -126,7 +126,8 @@ fn mounts(spec: &Spec, groups: &[&Group]) -> io::Result<()> {
     root.mount("proc", "/proc", &[], PLAIN).map_err(|error| say("proc", error))?;
     sys(&root).map_err(|error| say("sysfs", error))?;
     cgroup::show(&root, groups).map_err(|error| say("its control groups", error))?;
-    let dev = device::mount(&root)?;
+    let dev = device::mount(&root, spec.devices)?;
+    let null = root.at("/dev/null")?;
     for mount in &spec.mounts {
         place_one(&root, &dev, mount, spec.devices)?;
     }
@@ -134,7 +135,7 @@ fn mounts(spec: &Spec, groups: &[&Group]) -> io::Result<()> {
         protect(&root, path).map_err(|error| say(path, error))?;
     }
     for path in MASKED {
-        mask(&root, path).map_err(|error| say(path, error))?;
+        mask(&root, &null, path).map_err(|error| say(path, error))?;
     }
     if spec.read_only {
         place::restrict(&root.at("/")?, MountFlags::RDONLY)?;
@@ -197,12 +198,13 @@ fn protect(root: &Root, path: &str) -> io::Result<()> {
     }
 }
 
-fn mask(root: &Root, path: &str) -> io::Result<()> {
+/// Hides a path: a file behind the sandbox's own `/dev/null`, which root inside may change.
+fn mask(root: &Root, null: &OwnedFd, path: &str) -> io::Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let hides = if place::is_folder(&target)? {
         place::create("tmpfs", &[], PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)?
     } else {
-        place::tree_at(Path::new("/dev/null"))?
+        place::tree(null)?
     };
     Ok(place::attach(&hides, &target)?)
 }
