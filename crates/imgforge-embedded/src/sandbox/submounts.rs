@@ -89,7 +89,7 @@ mod tests {
               42 22 0:7 / /other rw - tmpfs x rw\nnonsense\n",
         );
         assert_eq!(table.len(), 4);
-        let below = |of| descendants(&table, of).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+        let below = |of| descendants(&table, of).into_keys().collect::<Vec<_>>();
         assert_eq!((below(22), below(40), below(41)), (vec![40, 41, 42], vec![41], vec![]));
         assert_eq!(descendants(&table, 40)[&41], Path::new("/a b/c\\d"));
     }
