@@ -1,5 +1,6 @@
 //! The hierarchies of control groups that are mounted on this machine.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -39,15 +40,21 @@ pub(super) fn all() -> io::Result<Vec<Hierarchy>> {
 
 /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup` (`proc(5)`, `cgroups(7)`).
 fn parse(mounts: &str, own: &str) -> Vec<Hierarchy> {
-    let mut found = Vec::new();
+    let (mut found, mut devices) = (Vec::new(), BTreeSet::new());
     for line in mounts.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut right = right.split(' ');
         let (kind, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
-        let mut left = left.split(' ').skip(3);
-        let (Some(root), Some(place)) = (left.next(), left.next()) else { continue };
+        let mut left = left.split(' ').skip(2);
+        let (Some(device), Some(root), Some(place)) = (left.next(), left.next(), left.next()) else {
+            continue;
+        };
         let is_new = kind == "cgroup2";
         if !is_new && kind != "cgroup" {
+            continue;
+        }
+        // One that is mounted at several places is one.
+        if !devices.insert(device) {
             continue;
         }
         let controllers: Vec<String> =
@@ -84,7 +91,8 @@ mod tests {
     fn hierarchies_of_both_kinds_are_found() {
         let mounts = "36 25 0:31 / /sys/fs/cgroup/memory rw,nosuid shared:1 - cgroup cgroup rw,memory\n\
                       37 25 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
-                      38 25 0:33 / /proc rw - proc proc rw\n";
+                      38 25 0:33 / /proc rw - proc proc rw\n\
+                      39 25 0:31 / /elsewhere/memory rw,nosuid - cgroup cgroup rw,memory\n";
         let own = "4:memory:/a/b\n0::/user.slice/x\n";
         let memory = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory/a/b"];
         let found = parse(mounts, own);
