@@ -17,7 +17,7 @@ fuzz_target!(
         let root = PLACE.path("inside");
         std::fs::create_dir(&root).expect("the root is made");
         let content = Content::Bytes(tar_of(input));
-        let file = ContextEntry { path: "a".into(), kind: ContextKind::File { executable: false, content } };
+        let file = ContextEntry { path: "a".into(), kind: ContextKind::File { mode: 0o644, content } };
         let add = Copy {
             tree: Tree::Context(vec![file]),
             sources: vec![CopySource::Path("a".into())],

@@ -100,6 +100,8 @@ fn change(family: &Family, n: usize, how: usize) {
         11 => manifest("    network \"default\"\n"),
         12 => manifest("    run-as \"1000\"\n"),
         13 => manifest("    network \"host\"\n"),
+        15 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).unwrap(),
+        14 => fs::set_permissions(path("dir"), fs::Permissions::from_mode(0o700)).unwrap(),
         // The same size, and a file time set back to what it was.
         _ => {
             let time = fs::metadata(path("file")).unwrap().modified().unwrap();
@@ -110,7 +112,7 @@ fn change(family: &Family, n: usize, how: usize) {
     }
 }
 
-const CHANGES: usize = 15;
+const CHANGES: usize = 17;
 
 /// Does something to image `n` that is no input.
 fn disturb(family: &Family, n: usize, how: usize) {
@@ -132,7 +134,8 @@ fn disturb(family: &Family, n: usize, how: usize) {
         )
         .unwrap(),
         3 => family.write(&format!("i{n}/unreached"), "changed"),
-        4 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).unwrap(),
+        // As under another umask.
+        4 => fs::set_permissions(path("file"), fs::Permissions::from_mode(0o664)).unwrap(),
         5 => fs::write(
             &manifest,
             text.replace("    run \"true\"\n", "    run \\\n        \"true\"\n    description \"words\"\n"),
@@ -211,6 +214,57 @@ proptest! {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         prop_assert_eq!(fingerprints(&here.root, false), pool.install(|| fingerprints(&there.root, false)));
     }
+}
+
+/// Runs a line of a shell in a folder.
+fn shell(folder: &Utf8Path, line: &str) {
+    let mut command = std::process::Command::new("sh");
+    let done = command.args(["-ec", line]).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn the_umask_of_a_checkout_does_not_matter_nor_how_git_keeps_it() {
+    let family = Family::new(&[vec![], vec![0]]);
+    let root = &family.root;
+    fs::set_permissions(root.join("i1/dir/a"), fs::Permissions::from_mode(0o755)).unwrap();
+    shell(
+        root,
+        "git init --quiet && git add . && git -c user.name=n -c user.email=n@example.com commit --quiet -m all",
+    );
+    let here = fingerprints(root, false);
+    for (number, (umask, how)) in [
+        ("022", "git clone --quiet \"$FROM\" \"$TO\""),
+        ("002", "git clone --quiet \"$FROM\" \"$TO\""),
+        ("077", "git clone --quiet \"$FROM\" \"$TO\""),
+        ("027", "git -C \"$FROM\" worktree add --quiet \"$TO\""),
+        (
+            "077",
+            "mkdir outer && cd outer && git init --quiet && \
+             git -c protocol.file.allow=always submodule --quiet add \"$FROM\" sub && cp -a ../outer \"$TO\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let place = tempfile::tempdir().unwrap();
+        let place = Utf8Path::from_path(place.path()).unwrap();
+        let to = place.join(format!("copy-{number}"));
+        shell(place, &format!("umask {umask}; FROM={root} TO={to}; {how}"));
+        let there = if to.join("sub").exists() { to.join("sub") } else { to };
+        let mode = fs::metadata(there.join("i0/file")).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o666 & !u32::from_str_radix(umask, 8).unwrap(), "{umask} {how}");
+        assert_eq!(fingerprints(&there, false), here, "{umask} {how}");
+    }
+    // What git does not track is as it is on the disk.
+    fs::write(root.join("i0/dir/new"), "").unwrap();
+    fs::set_permissions(root.join("i0/dir/new"), fs::Permissions::from_mode(0o600)).unwrap();
+    let closed = fingerprints(root, false);
+    shell(root, "git add .");
+    let tracked = fingerprints(root, false);
+    fs::set_permissions(root.join("i0/dir/new"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_ne!(closed, tracked);
+    assert_eq!(fingerprints(root, false), tracked);
 }
 
 #[test]

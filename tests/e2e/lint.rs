@@ -44,6 +44,31 @@ fn findings_are_printed_for_programs() {
 }
 
 #[test]
+fn a_private_key_that_a_build_can_reach_is_found_where_it_is_reached() {
+    let family = TestWorkspace::new();
+    let key =
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+    family.image("written", "    from \"scratch\"\n    copy \"d\" \"/d/\"\n    copy \"text\" \"/\"");
+    family.write("written/d/deploy", key);
+    family.write("written/text", "no key\n");
+    family.image("by-hand", "    dockerfile \"Dockerfile\"");
+    family.write("by-hand/Dockerfile", "FROM scratch\nCOPY text /\nCOPY . /all/\n");
+    family.write("by-hand/text", "no key\n");
+    family.write("by-hand/server.key", key);
+    family.write("by-hand/ignored", key);
+    family.write("by-hand/.dockerignore", "ignored\n");
+    let found = imgforge(&family, &["lint", "--deny", "warnings"]);
+    assert_eq!(found.code, 1);
+    insta::assert_snapshot!(found.stdout);
+    family.image(
+        "written",
+        "    from \"scratch\"\n    copy \"d\" \"/d/\"\n    copy \"text\" \"/\"\n    lint { allow \"IF010\" reason=\"a test's\"; }",
+    );
+    let silenced = imgforge(&family, &["lint", "written", "--deny", "warnings"]).ok();
+    assert_eq!(silenced.stdout, "");
+}
+
+#[test]
 fn every_rule_is_explained() {
     let family = family();
     let page = imgforge(&family, &["lint", "--explain", "if005"]).ok().stdout;

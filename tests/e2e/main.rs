@@ -14,6 +14,7 @@ mod embedded;
 mod export;
 mod externals;
 mod family;
+mod files;
 mod fingerprints;
 mod foreign;
 mod layouts;

@@ -119,6 +119,19 @@ impl Problem {
         problem
     }
 
+    /// A problem at `span` of `file` with an explanation of several lines: the first is the message, and the others stand
+    /// below what is shown of the file, before any help.
+    pub fn explained(
+        file: &Arc<SourceFile>,
+        span: Span,
+        explanation: &str,
+        label: impl Into<String>,
+    ) -> Self {
+        let (message, others) = explanation.split_once('\n').unwrap_or((explanation, ""));
+        let problem = Self::at(file, span, message.trim_end_matches(':'), label);
+        if others.is_empty() { problem } else { problem.help(others.trim_end()) }
+    }
+
     /// Underlines a second place in the same file.
     #[must_use]
     pub fn and(mut self, span: Span, label: impl Into<String>) -> Self {
@@ -141,10 +154,15 @@ impl Problem {
         self
     }
 
-    /// Says what to do about it.
+    /// Says what to do about it, after what was said before.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(printable(&help.into()));
+        let help = printable(&help.into());
+        self.help = Some(match self.help.take() {
+            Some(before) if before.lines().any(|line| line == help) => before,
+            Some(before) => format!("{before}\n{help}"),
+            None => help,
+        });
         self
     }
 
@@ -331,6 +349,17 @@ mod tests {
         handler.render_report(&mut shown, &problem).unwrap();
         assert!(!shown.contains(is_command), "{shown:?}");
         assert!(shown.contains(r"\u{1b}]0;x"), "{shown}");
+    }
+
+    #[test]
+    fn an_explanation_of_several_lines_stays_one_of_several_lines() {
+        let file = Arc::new(SourceFile { path: "image.kdl".into(), text: "packages \"a\"\n".into() });
+        let text = "a cannot be installed:\na * cannot be installed because\n└─ b * is not there\n";
+        let problem = Problem::explained(&file, Span::new(9, 3), text, "asked for here").help("do that");
+        assert_eq!(problem.message(), "a cannot be installed");
+        let help = "a * cannot be installed because\n└─ b * is not there\ndo that";
+        assert_eq!(problem.help_text(), Some(help));
+        assert_eq!(problem.help("do that").help_text(), Some(help));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! | `network`    | `network`                | `none`, `default` or `host`: what the steps reach         |
 //! | `layers`     | `compression`, `number`  | `zstd`, `one`: what is not as usual; nothing otherwise    |
 //! | `dockerfile` | `Dockerfile`             | BLAKE3 of its bytes, and of each instruction             |
-//! | `file`       | path in the context      | BLAKE3 of the content, `x` when executable               |
-//! | `folder`     | path in the context      | empty                                                    |
+//! | `file`       | path in the context      | BLAKE3 of the content, or what else it is; the mode sent |
+//! | `folder`     | path in the context      | the mode sent                                            |
 //! | `link`       | path in the context      | its target                                               |
 //! | `package`    | `NAME:ARCHITECTURE`      | version and SHA-256 from the lock                        |
 //! | `installer`  | `packages`               | BLAKE3 of the scripts that install packages              |
@@ -17,7 +17,9 @@
 //! | `parent`     | image name               | the parent's fingerprint                                 |
 //! | `external`   | reference as written     | its digest                                               |
 //!
-//! Not inputs: time, host, user, file times and owners, the checkout's path, comments and layout of manifests,
+//! The mode that is sent is that of [`crate::modes`], as `0644`.
+//!
+//! Not inputs: time, host, user, umask, file times and owners, the checkout's path, comments and layout of manifests,
 //! the order of nodes that have no order.
 
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the same inputs would be built into something else than before.
-pub const FORMAT: &str = "1";
+pub const FORMAT: &str = "2";
 
 /// A label larger than this is folded: files of one folder become one entry (the hash stays complete).
 const LABEL_BUDGET: usize = 24 * 1024;

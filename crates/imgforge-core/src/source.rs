@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::clean;
 use crate::file;
+use crate::modes::Tracked;
 use crate::stat_cache::StatCache;
 use crate::state::StateDir;
 
@@ -55,11 +56,14 @@ impl fmt::Debug for ContentHash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A folder.
-    Dir,
+    Dir {
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
+    },
     /// A regular file.
     File {
-        /// Whether its owner may execute it: the one bit of its mode that counts.
-        executable: bool,
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
         /// Its size in bytes.
         size: u64,
     },
@@ -68,8 +72,39 @@ pub enum Kind {
         /// The target.
         target: String,
     },
-    /// A device, a socket or a named pipe.
-    Special,
+    /// A socket.
+    Socket {
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A named pipe or a device.
+    Node {
+        /// Which.
+        node: Node,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// An entry of a file system that stands for something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Node {
+    /// A named pipe.
+    Pipe,
+    /// A character device, by major and minor number.
+    Character(u32, u32),
+    /// A block device, by major and minor number.
+    Block(u32, u32),
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pipe => f.write_str("pipe"),
+            Self::Character(major, minor) => write!(f, "character device {major}:{minor}"),
+            Self::Block(major, minor) => write!(f, "block device {major}:{minor}"),
+        }
+    }
 }
 
 /// A tree of files.
@@ -80,6 +115,8 @@ pub trait Source: Sync {
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind>;
     /// The names in a folder, sorted bytewise. A name that is not UTF-8 is an error that shows it.
     fn list(&self, path: &Utf8Path) -> io::Result<Vec<String>>;
+    /// Whether git tracks a file, or something in a folder. A git index that cannot be read is an error.
+    fn is_tracked(&self, path: &Utf8Path) -> io::Result<bool>;
     /// The hash of a regular file's content.
     fn hash(&self, path: &Utf8Path) -> io::Result<ContentHash>;
     /// Every file called `name` below the root, sorted; what git ignores and hidden folders are passed over.
@@ -93,17 +130,23 @@ pub trait Source: Sync {
 pub struct WorkTree {
     root: Utf8PathBuf,
     cache: Option<StatCache>,
+    tracked: Tracked,
 }
 
 impl WorkTree {
     /// The tree below `root`; every file is read when it is hashed.
     pub fn uncached(root: &Utf8Path) -> Self {
-        Self { root: root.to_owned(), cache: None }
+        Self { root: root.to_owned(), cache: None, tracked: Tracked::default() }
+    }
+
+    /// What git has checked out of a commit below `root`, without a `.git` beside it; every file is read when it is hashed.
+    pub fn checkout(root: &Utf8Path) -> Self {
+        Self { root: root.to_owned(), cache: None, tracked: Tracked::all() }
     }
 
     /// The tree below `root`; a file whose size, times and inode are as `state` remembers is not read again.
     pub fn cached(root: &Utf8Path, state: &StateDir) -> Self {
-        Self { root: root.to_owned(), cache: Some(StatCache::load(state)) }
+        Self { root: root.to_owned(), cache: Some(StatCache::load(state)), tracked: Tracked::default() }
     }
 
     /// Keeps what was learned for the next run. A cache that cannot be written costs time, nothing else.
@@ -126,16 +169,27 @@ impl Source for WorkTree {
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind> {
         let full = self.root.join(path);
         let meta = fs::symlink_metadata(&full)?;
-        let kind = meta.file_type();
+        let (kind, mode) = (meta.file_type(), meta.mode() & 0o7777);
+        let device = || (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
         Ok(if kind.is_dir() {
-            Kind::Dir
+            Kind::Dir { mode }
         } else if kind.is_file() {
-            Kind::File { executable: meta.permissions().mode() & 0o100 != 0, size: meta.len() }
+            Kind::File { mode, size: meta.len() }
         } else if kind.is_symlink() {
             Kind::Symlink { target: full.read_link_utf8()?.into_string() }
+        } else if kind.is_socket() {
+            Kind::Socket { mode }
+        } else if kind.is_fifo() {
+            Kind::Node { node: Node::Pipe, mode }
+        } else if kind.is_block_device() {
+            Kind::Node { node: Node::Block(device().0, device().1), mode }
         } else {
-            Kind::Special
+            Kind::Node { node: Node::Character(device().0, device().1), mode }
         })
+    }
+
+    fn is_tracked(&self, path: &Utf8Path) -> io::Result<bool> {
+        self.tracked.holds(&self.root.join(path))
     }
 
     fn list(&self, path: &Utf8Path) -> io::Result<Vec<String>> {
@@ -218,7 +272,8 @@ pub(crate) fn follow(source: &dyn Source, path: &Utf8Path) -> io::Result<Led> {
     let Some(mut path) = clean(path.as_str()) else { return Ok(Led::Outside(path.to_owned())) };
     for _ in 0..=MAX_LINKS {
         let Some((link, target)) = first_link(source, &path)? else {
-            let kind = if path.as_str().is_empty() { Kind::Dir } else { source.kind(&path)? };
+            let kind =
+                if path.as_str().is_empty() { Kind::Dir { mode: 0o755 } } else { source.kind(&path)? };
             return Ok(Led::To(path, kind));
         };
         let folder = link.parent().unwrap_or(Utf8Path::new(""));

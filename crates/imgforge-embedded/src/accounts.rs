@@ -6,6 +6,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+/// The user and the group that every image has.
+const ROOT: &str = "root";
+
 /// What is larger is not read to its end.
 const MAX: u64 = 16 << 20;
 
@@ -24,7 +27,8 @@ pub struct Account {
 
 /// Whom `USER[:GROUP]` means; an empty text means root. Numbers need no entry in the image's files.
 ///
-/// The rules are runc's (`libcontainer/user`), which Docker and BuildKit use.
+/// The rules are runc's (`libcontainer/user`), which Docker and BuildKit use; root is 0 also where no file says so, as it
+/// is for COPY in BuildKit.
 ///
 /// # Errors
 /// A name that the image does not know.
@@ -50,6 +54,7 @@ pub fn look_up(root: impl AsFd, text: &str) -> io::Result<Account> {
             groups: Vec::new(),
             home: fields.get(5).filter(|home| !home.is_empty()).map_or("/", |home| home).to_owned(),
         },
+        (None, None) if user == ROOT => Account { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() },
         (None, Some(uid)) => Account { uid, gid: 0, groups: Vec::new(), home: "/".into() },
         (None, None) => {
             return Err(io::Error::other(format!("there is no user {user} in /etc/passwd of the image")));
@@ -61,6 +66,7 @@ pub fn look_up(root: impl AsFd, text: &str) -> io::Result<Account> {
         Some(group) => {
             let number = group.parse::<u32>().ok();
             let known = lines.find(|fields| fields[0] == group).and_then(|fields| fields[2].parse().ok());
+            let number = number.or((group == ROOT).then_some(0));
             account.gid = known.or(number).ok_or_else(|| {
                 io::Error::other(format!("there is no group {group} in /etc/group of the image"))
             })?;
@@ -123,6 +129,13 @@ mod tests {
         assert_eq!(of("55").unwrap(), (55, 0, vec![], "/".into()));
         assert_eq!(owner(&root, "55").unwrap(), (55, 55));
         assert_eq!(owner(&root, "web").unwrap(), (1000, 1001));
+        assert_eq!(of("root:root").unwrap(), (0, 0, vec![], "/root".into()));
+        let empty = tempfile::tempdir().unwrap();
+        let without = std::fs::File::open(empty.path()).unwrap();
+        for text in ["root", "root:root", "0:root", "root:0"] {
+            assert_eq!(owner(&without, text).unwrap(), (0, 0), "{text}");
+        }
+        assert!(owner(&without, "root:staff").is_err());
         assert!(of("nobody").unwrap_err().to_string().contains("no user nobody"));
         assert!(of("web:none").unwrap_err().to_string().contains("no group none"));
     }

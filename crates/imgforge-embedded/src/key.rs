@@ -112,13 +112,14 @@ pub(crate) fn context_hash<'a>(
     for entry in entries {
         add(entry.path.as_bytes());
         match &entry.kind {
-            ContextKind::Folder => add(b"d"),
+            ContextKind::Folder { mode } => add(format!("d{mode:o}").as_bytes()),
+            ContextKind::Node { node, mode } => add(format!("n{node} {mode:o}").as_bytes()),
             ContextKind::Link { target } => {
                 add(b"l");
                 add(target.as_bytes());
             }
-            ContextKind::File { executable, content } => {
-                add(if *executable { b"x" } else { b"f" });
+            ContextKind::File { mode, content } => {
+                add(format!("f{mode:o}").as_bytes());
                 match content {
                     Content::Bytes(bytes) => add(blake3::hash(bytes).as_bytes()),
                     Content::File { blake3: Some(hash), .. } => {
@@ -294,7 +295,7 @@ mod tests {
                     kind: match kind {
                         0 => ContextKind::Link { target: text.clone() },
                         executable => ContextKind::File {
-                            executable: *executable == 1,
+                            mode: if *executable == 1 { 0o755 } else { 0o600 },
                             content: Content::Bytes(text.clone().into_bytes()),
                         },
                     },

@@ -66,7 +66,7 @@ impl Bench {
         let kind = EntryKind::File {
             hash: ContentHash::of(&busybox),
             size: busybox.len() as u64,
-            executable: true,
+            mode: 0o755,
             origin,
         };
         let head = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";

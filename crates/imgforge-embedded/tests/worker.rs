@@ -297,10 +297,10 @@ async fn what_is_mounted_for_a_command_is_no_part_of_its_layer() {
     std::fs::create_dir(&host).unwrap();
     let mount = |target: &str, kind| Mount { target: target.into(), kind };
     let context = vec![
-        ContextEntry { path: "dir".into(), kind: ContextKind::Folder },
+        ContextEntry { path: "dir".into(), kind: ContextKind::Folder { mode: 0o755 } },
         ContextEntry {
             path: "dir/text".into(),
-            kind: ContextKind::File { executable: false, content: Content::Bytes(b"context\n".into()) },
+            kind: ContextKind::File { mode: 0o644, content: Content::Bytes(b"context\n".into()) },
         },
     ];
     let tree = |tree, path: &str, read_only| MountKind::Tree { tree, path: path.into(), read_only };
@@ -585,7 +585,7 @@ async fn copies_come_from_a_context_and_from_other_layers() {
             unpack: false,
         })
     };
-    let content = ContextKind::File { executable: true, content: Content::Bytes(b"text".into()) };
+    let content = ContextKind::File { mode: 0o755, content: Content::Bytes(b"text".into()) };
     let context = vec![ContextEntry { path: "file".into(), kind: content }];
     let (request, layer) = fixture.step(copy(Tree::Context(context), "file"));
     let (reply, _) = fixture.ask(&request).await;

@@ -1,7 +1,7 @@
 //! The files of a build as a daemon gets them: exactly the listed ones, each hashed while it is read, so that what an
 //! image is made of is what its fingerprint says.
 //!
-//! Nothing that is sent depends on the machine: files are sorted, owners are 0, modes are 0755 or 0644, times are the
+//! Nothing that is sent depends on the machine: files are sorted, owners are 0, modes are those of the list, times are the
 //! first second of 1970. Within that second, the nanoseconds stand for the content: a daemon that has kept the files
 //! of an earlier build compares sizes and times to see which it lacks, and with one time for all it would take a
 //! changed file of the same size for the old one. Image layers hold whole seconds, so that no image shows them.
@@ -15,8 +15,10 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::context::{ContextEntry, EntryKind, Origin, SuppliedContent, SuppliedFile};
-use imgforge_core::source::ContentHash;
+use imgforge_core::context::{
+    ContextEntry, EntryKind, FOLDER, Origin, SuppliedContent, SuppliedFile, generated_mode,
+};
+use imgforge_core::source::{ContentHash, Node};
 
 use crate::BuildError;
 
@@ -43,15 +45,25 @@ pub(crate) struct Item {
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// A folder.
-    Dir,
+    Dir {
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
+    },
     /// A symbolic link with its target.
     Symlink(String),
+    /// A named pipe or a device.
+    Node {
+        /// Which.
+        node: Node,
+        /// Its permissions.
+        mode: u32,
+    },
     /// A regular file.
     File {
         /// In bytes.
         size: u64,
-        /// Mode 0755 rather than 0644.
-        executable: bool,
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
         /// Stands for the content, below 10⁹.
         mark: u32,
         /// Where the bytes are.
@@ -81,22 +93,24 @@ impl Folder {
         let mut items = BTreeMap::new();
         for entry in entries {
             let content = match entry.kind {
-                EntryKind::Dir => Content::Dir,
+                EntryKind::Dir { mode } => Content::Dir { mode },
                 EntryKind::Symlink { target } => Content::Symlink(target),
-                EntryKind::File { hash, size, executable, origin } => {
+                EntryKind::Node { node, mode } => Content::Node { node, mode },
+                EntryKind::File { hash, size, mode, origin } => {
                     let stored = match origin {
                         Origin::Source(path) => Stored::Disk(root.join(path), Some(hash)),
                         Origin::Generated(bytes) => Stored::Memory(Bytes::from_owner(bytes)),
                     };
-                    Content::File { size, executable, mark: mark(hash.to_string().as_bytes()), stored }
+                    Content::File { size, mode, mark: mark(hash.to_string().as_bytes()), stored }
                 }
             };
             add(&mut items, entry.path, content);
         }
         for file in supplied {
+            let mode = generated_mode(file.executable);
             let content = match file.content {
-                SuppliedContent::Bytes(bytes) => in_memory(bytes.into(), file.executable),
-                SuppliedContent::File(disk) => supplied_on_disk(&file.path, disk, file.executable)?,
+                SuppliedContent::Bytes(bytes) => in_memory(bytes.into(), mode),
+                SuppliedContent::File(disk) => supplied_on_disk(&file.path, disk, mode)?,
             };
             add(&mut items, file.path, content);
         }
@@ -112,7 +126,7 @@ impl Folder {
     pub(crate) fn in_memory<const N: usize>(files: [(&str, Bytes); N]) -> Self {
         let mut items = BTreeMap::new();
         for (path, bytes) in files {
-            add(&mut items, path.into(), in_memory(bytes, false));
+            add(&mut items, path.into(), in_memory(bytes, generated_mode(false)));
         }
         Self { items: items.into_iter().map(|(path, content)| Item { path, content }).collect() }
     }
@@ -121,17 +135,17 @@ impl Folder {
 /// Adds a path and the folders that it lies in.
 fn add(items: &mut BTreeMap<Utf8PathBuf, Content>, path: Utf8PathBuf, content: Content) {
     for parent in path.ancestors().skip(1).filter(|parent| !parent.as_str().is_empty()) {
-        items.entry(parent.to_owned()).or_insert(Content::Dir);
+        items.entry(parent.to_owned()).or_insert(Content::Dir { mode: FOLDER });
     }
     items.insert(path, content);
 }
 
-fn in_memory(bytes: Bytes, executable: bool) -> Content {
-    Content::File { size: bytes.len() as u64, executable, mark: mark(&bytes), stored: Stored::Memory(bytes) }
+fn in_memory(bytes: Bytes, mode: u32) -> Content {
+    Content::File { size: bytes.len() as u64, mode, mark: mark(&bytes), stored: Stored::Memory(bytes) }
 }
 
 /// A file that nobody changes under its name; should it have been made anew, its time says so.
-fn supplied_on_disk(path: &Utf8Path, disk: Utf8PathBuf, executable: bool) -> Result<Content, BuildError> {
+fn supplied_on_disk(path: &Utf8Path, disk: Utf8PathBuf, mode: u32) -> Result<Content, BuildError> {
     let unreadable =
         |error: io::Error| BuildError::Unreadable { path: path.to_owned(), message: error.to_string() };
     let metadata = std::fs::symlink_metadata(&disk).map_err(unreadable)?;
@@ -140,7 +154,7 @@ fn supplied_on_disk(path: &Utf8Path, disk: Utf8PathBuf, executable: bool) -> Res
     }
     let made = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let mark = mark(format!("{disk}\n{made:?}").as_bytes());
-    Ok(Content::File { size: metadata.len(), executable, mark, stored: Stored::Disk(disk, None) })
+    Ok(Content::File { size: metadata.len(), mode, mark, stored: Stored::Disk(disk, None) })
 }
 
 fn mark(bytes: &[u8]) -> u32 {

@@ -103,8 +103,12 @@ impl Bench {
 
 fn entry(path: &str, content: &[u8], executable: bool) -> ContextEntry {
     let origin = Origin::Source(path.into());
-    let kind =
-        EntryKind::File { hash: ContentHash::of(content), size: content.len() as u64, executable, origin };
+    let kind = EntryKind::File {
+        hash: ContentHash::of(content),
+        size: content.len() as u64,
+        mode: imgforge_core::context::generated_mode(executable),
+        origin,
+    };
     ContextEntry { path: path.into(), kind }
 }
 
@@ -125,7 +129,7 @@ async fn a_build_sends_its_files_runs_its_steps_and_tells_them() {
         "ARG GREETING\nCOPY conf /conf\nCOPY .imgforge/packages /packages\n\
          RUN busybox stat -c '%a %u %g %Y' /conf/a.txt && echo \"$GREETING\" && printf 'x\\ry\\n' && echo done > /out\n",
     );
-    request.entries.push(ContextEntry { path: "conf".into(), kind: EntryKind::Dir });
+    request.entries.push(ContextEntry { path: "conf".into(), kind: EntryKind::Dir { mode: 0o755 } });
     request.entries.push(bench.file("conf/a.txt", b"content"));
     let link = EntryKind::Symlink { target: "a.txt".into() };
     request.entries.push(ContextEntry { path: "conf/link".into(), kind: link });

@@ -60,6 +60,6 @@ impl Session {
     /// # Errors
     /// Problems of the services of any image.
     pub fn lint(&self, selected: &BTreeSet<ImageName>) -> Result<Findings, Error> {
-        Ok(lint::lint(&self.workspace, &self.graph, selected)?)
+        Ok(lint::lint(&self.workspace, &self.graph, selected, &self.private_keys())?)
     }
 }

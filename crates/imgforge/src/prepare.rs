@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imgforge_core::context::{self, ContextEntry, EntryKind};
+use camino::Utf8PathBuf;
+use imgforge_core::context::{self, Context, ContextEntry};
 use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
 use imgforge_core::dockerfile::{Dockerfile, Instruction};
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
+use imgforge_core::lint::KeyInContext;
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
 use imgforge_core::manifest::{Compression, ImageManifest, Layers};
 use imgforge_core::name::ImageName;
@@ -34,6 +36,8 @@ pub struct Prepared {
     pub dockerfile: Dockerfile,
     /// The files of the build: exactly those that are hashed.
     pub entries: Vec<ContextEntry>,
+    /// Private keys among them that more can read in the image than on the disk, since git keeps no such mode.
+    pub opened_keys: Vec<Utf8PathBuf>,
     /// Build arguments that come from the workspace.
     pub args: BTreeMap<String, String>,
     /// The packages that this image adds.
@@ -57,6 +61,7 @@ struct Alone {
     rendered: RenderedImage,
     dockerfile: Dockerfile,
     entries: Vec<ContextEntry>,
+    opened_keys: Vec<Utf8PathBuf>,
     inputs: InputManifest,
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
@@ -130,26 +135,13 @@ impl Session {
             Tags::LeftOut => Vec::new(),
         };
         let rendered = render::render(&self.workspace, &self.graph, name, &self.source)?;
-        // A rendered Dockerfile has its arguments' values in its text.
-        let args = match &image.dockerfile {
-            Some(_) => workspace::build_args(&self.workspace.manifest, &image.manifest),
-            None => BTreeMap::new(),
-        };
+        let args = self.args(image);
         let dockerfile = Self::parse(image, &rendered)?;
-        let dir = image.manifest.file.dir();
-        let entries = context::entries(
-            &self.source,
-            dir,
-            &dockerfile,
-            &args,
-            &rendered.generated,
-            &image.nested,
-            image.dockerfile.is_none(),
-        )
-        .map_err(|found| {
+        let listing = self.context(image, &rendered, &dockerfile, &args).list().map_err(|found| {
             let told = found.into_iter().map(|problem| (problem.span, problem.message, problem.help));
             Self::placed(image, &rendered, told)
         })?;
+        let (entries, opened_keys) = (listing.entries, listing.opened_keys);
         let beyond = dockerfile.beyond(rendered.network);
         if !beyond.is_empty() {
             let told = beyond.into_iter().map(|problem| (problem.span, problem.message, problem.help));
@@ -170,17 +162,7 @@ impl Session {
         }
         inputs
             .insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(Instruction::text));
-        for entry in &entries {
-            let path = entry.path.as_str();
-            match &entry.kind {
-                EntryKind::Dir => inputs.insert(InputKind::Folder, path, ""),
-                EntryKind::Symlink { target } => inputs.insert(InputKind::Link, path, target.as_str()),
-                EntryKind::File { hash, executable, .. } => {
-                    let flag = if *executable { " x" } else { "" };
-                    inputs.insert(InputKind::File, path, format!("{hash}{flag}"));
-                }
-            }
-        }
+        context::insert_inputs(&entries, &mut inputs);
         for package in &packages {
             inputs.insert(
                 InputKind::Package,
@@ -216,7 +198,61 @@ impl Session {
             inputs.insert(InputKind::External, &external.reference, input);
             externals.insert(external.reference.clone(), digest.to_owned());
         }
-        Ok(Alone { rendered, dockerfile, entries, inputs, args, packages, release_references, externals })
+        Ok(Alone {
+            rendered,
+            dockerfile,
+            entries,
+            opened_keys,
+            inputs,
+            args,
+            packages,
+            release_references,
+            externals,
+        })
+    }
+
+    fn context<'a>(
+        &'a self,
+        image: &'a Image,
+        rendered: &'a RenderedImage,
+        dockerfile: &'a Dockerfile,
+        args: &'a BTreeMap<String, String>,
+    ) -> Context<'a> {
+        Context {
+            source: &self.source,
+            dir: image.manifest.file.dir(),
+            dockerfile,
+            dockerfile_path: image.dockerfile.as_ref().map(|hand_written| &*hand_written.file.path),
+            args,
+            generated: &rendered.generated,
+            nested: &image.nested,
+            is_rendered: image.dockerfile.is_none(),
+        }
+    }
+
+    /// The private keys that each image's build can reach. An image that cannot be rendered has none.
+    pub(crate) fn private_keys(&self) -> BTreeMap<ImageName, Vec<KeyInContext>> {
+        let keys = |(name, image): (&ImageName, &Image)| {
+            let rendered = render::render(&self.workspace, &self.graph, name, &self.source).ok()?;
+            let dockerfile = Self::parse(image, &rendered).ok()?;
+            let args = self.args(image);
+            let found = self.context(image, &rendered, &dockerfile, &args).private_keys();
+            let place = |(span, path): (Span, Utf8PathBuf)| {
+                let (file, span) = Self::place(image, &rendered, span);
+                KeyInContext { file, span, path }
+            };
+            Some((name.clone(), found.into_iter().map(place).collect()))
+        };
+        let images: Vec<_> = self.workspace.images.iter().collect();
+        images.into_par_iter().filter_map(keys).collect()
+    }
+
+    /// What a build gets as arguments. A rendered Dockerfile has their values in its text.
+    fn args(&self, image: &Image) -> BTreeMap<String, String> {
+        match &image.dockerfile {
+            Some(_) => workspace::build_args(&self.workspace.manifest, &image.manifest),
+            None => BTreeMap::new(),
+        }
     }
 
     fn with_parents(
@@ -231,6 +267,7 @@ impl Session {
             rendered,
             dockerfile,
             entries,
+            opened_keys,
             mut inputs,
             args,
             packages,
@@ -256,7 +293,7 @@ impl Session {
                 .collect(),
             security: packages.iter().filter(|package| package.security).map(package_input).collect(),
         };
-        Prepared { target, rendered, dockerfile, entries, args, packages, externals }
+        Prepared { target, rendered, dockerfile, entries, opened_keys, args, packages, externals }
     }
 
     /// The Dockerfile that the image is built from: the hand-written file, or what was rendered.
@@ -287,13 +324,7 @@ impl Session {
     ) -> Problems {
         let mut problems = Problems::default();
         for (span, message, help) in found {
-            let (file, span) = match &image.dockerfile {
-                Some(hand_written) => (Arc::clone(&hand_written.file), span),
-                None => match origin(rendered, span) {
-                    Some(span) => (Arc::clone(&image.manifest.file), span),
-                    None => (rendered_file(image, rendered), span),
-                },
-            };
+            let (file, span) = Self::place(image, rendered, span);
             let at = Problem::at(&file, span, message, "here");
             problems.push(match help {
                 Some(help) => at.help(help),
@@ -301,6 +332,17 @@ impl Session {
             });
         }
         problems
+    }
+
+    /// Where what a place in the Dockerfile says can be mended.
+    fn place(image: &Image, rendered: &RenderedImage, span: Span) -> (Arc<SourceFile>, Span) {
+        match &image.dockerfile {
+            Some(hand_written) => (Arc::clone(&hand_written.file), span),
+            None => match origin(rendered, span) {
+                Some(span) => (Arc::clone(&image.manifest.file), span),
+                None => (rendered_file(image, rendered), span),
+            },
+        }
     }
 
     /// What is built for: `linux/amd64`.

@@ -23,11 +23,13 @@ pub struct OpenOptions {
     pub cache: bool,
     /// What builds and runs images.
     pub engine: EngineChoice,
+    /// Whether the folder has nothing but what git has checked out, without a `.git` beside it.
+    pub checkout: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { cache: true, engine: EngineChoice::default() }
+        Self { cache: true, engine: EngineChoice::default(), checkout: false }
     }
 }
 
@@ -51,7 +53,11 @@ impl Session {
     pub fn open(start: &Utf8Path, options: &OpenOptions) -> Result<Self, Error> {
         let root = find_root(start)?;
         let state = open_state(&root)?;
-        let source = if options.cache { WorkTree::cached(&root, &state) } else { WorkTree::uncached(&root) };
+        let source = match (options.checkout, options.cache) {
+            (true, _) => WorkTree::checkout(&root),
+            (false, true) => WorkTree::cached(&root, &state),
+            (false, false) => WorkTree::uncached(&root),
+        };
         let cache = options.cache.then(|| ManifestCache::load(&state));
         let (workspace, is_tracked) = rayon::join(
             || workspace::load(&source, cache.as_ref()),

@@ -87,7 +87,22 @@ pub(super) const BUILT: &[(&str, &str)] = &[
     ("a mode of a folder", "COPY --chmod=0750 d /dd"),
     ("a mode and an owner", "COPY --chmod=700 --chown=app d a.txt /dd/"),
     ("a mode of a link's file", "COPY --chmod=0600 link-to-a /x"),
+    ("modes of the context", "COPY m /m"),
+    ("a file that only its owner reads", "COPY m/key /x"),
+    ("a folder that only its owner reads", "COPY m/closed /x\nCOPY m/closed /y/z/"),
+    ("a mode in place of that of the context", "COPY --chmod=0640 m/key m/read-only /x/"),
+    ("modes of the context, for an owner", "COPY --chown=app:staff m /m"),
+    ("modes of the context in a mount", "RUN --mount=source=m,target=/n stat -c '%n %a' /n/* /n/*/* > /x"),
     // COPY: from stages and images.
+    (
+        "from a stage, capabilities",
+        "FROM BASE AS files\nADD capable.tar /s/\nFROM BASE\nCOPY --from=files /s /t\nCOPY --from=files /s/owned /u",
+    ),
+    (
+        "from a stage, capabilities for another owner",
+        "FROM BASE AS files\nADD capable.tar /s/\nFROM BASE\nCOPY --from=files --chown=1000:1000 /s /t\nCOPY --from=files --chown=7 /s/capable /u",
+    ),
+    ("capabilities, and a step after", "ADD capable.tar /s/\nRUN touch /s/new && chmod 711 /s/capable"),
     (
         "from a stage by name",
         "FROM BASE AS files\nRUN mkdir /src && echo 1 > /src/one\nFROM BASE\nCOPY --from=FILES /src/one /x",
@@ -154,6 +169,7 @@ pub(super) const BUILT: &[(&str, &str)] = &[
     ("ADD of a packed archive", "ADD packed.tar.gz /t/"),
     ("ADD of an archive with a sparse file, and a header without numbers", "ADD odd.tar /t/"),
     ("ADD of an archive with an owner", "ADD --chown=app:staff plain.tar /t/"),
+    ("ADD of an archive with capabilities", "ADD capable.tar /t/"),
     ("ADD of two archives and a file", "ADD plain.tar packed.tar.gz a.txt /t/"),
     ("ADD of what is only called an archive", "ADD text.tar /t/"),
     ("ADD of something packed that is no archive", "ADD text.gz /t/"),
@@ -416,6 +432,7 @@ pub(super) const DIFFERENT: &[(&str, &str, &str)] = &[
     ("a bind of the context", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a bind that is written to", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a cache in two steps", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
+    ("modes of the context in a mount", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a cache that begins as a copy of a stage", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a cache with an owner", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),
     ("a temporary file system", "only Docker has it (folder 0755 0:0)", MOUNT_POINTS),

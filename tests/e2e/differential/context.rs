@@ -26,11 +26,11 @@ pub(super) fn entries() -> Vec<ContextEntry> {
         ("glob/[x].c", "x\n"),
         ("text.tar", "this is no archive\n"),
     ] {
-        add(path, file(text.as_bytes(), false));
+        add(path, file(text.as_bytes(), 0o644));
     }
-    add("bin/tool", file(b"tool\n", true));
-    add("bin/run.sh", file(b"#!/bin/sh\necho run\n", true));
-    add("d/empty", EntryKind::Dir);
+    add("bin/tool", file(b"tool\n", 0o755));
+    add("bin/run.sh", file(b"#!/bin/sh\necho run\n", 0o755));
+    add("d/empty", EntryKind::Dir { mode: 0o755 });
     for (path, target) in [
         ("d/link", "one"),
         ("d/up", "../a.txt"),
@@ -42,12 +42,27 @@ pub(super) fn entries() -> Vec<ContextEntry> {
     ] {
         add(path, EntryKind::Symlink { target: target.into() });
     }
-    add("plain.tar", file(&archive(), false));
-    add("packed.tar.gz", file(&packed(&other_archive()), false));
-    add("odd.tar", file(&odd_archive(), false));
-    add("text.gz", file(&packed(b"only text\n"), false));
-    add("archives/in.tar", file(&archive(), false));
-    add("archives/text", file(b"text\n", false));
+    add("plain.tar", file(&archive(), 0o644));
+    add("packed.tar.gz", file(&packed(&other_archive()), 0o644));
+    add("odd.tar", file(&odd_archive(), 0o644));
+    add("text.gz", file(&packed(b"only text\n"), 0o644));
+    add("archives/in.tar", file(&archive(), 0o644));
+    add("archives/text", file(b"text\n", 0o644));
+    add("capable.tar", file(&capable_archive(), 0o644));
+    for (path, mode) in [("m", 0o700), ("m/sticky", 0o1777), ("m/group", 0o2775), ("m/closed", 0o500)] {
+        add(path, EntryKind::Dir { mode });
+    }
+    for (path, mode) in [
+        ("m/key", 0o600),
+        ("m/read-only", 0o444),
+        ("m/group/shared", 0o664),
+        ("m/closed/run", 0o711),
+        ("m/nobody", 0),
+        ("m/setuid", 0o4755),
+        ("m/setgid", 0o2755),
+    ] {
+        add(path, file(path.as_bytes(), mode));
+    }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     entries
 }
@@ -56,12 +71,12 @@ pub(super) fn entries() -> Vec<ContextEntry> {
 pub(super) fn base() -> Vec<ContextEntry> {
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
     let text =
-        |path: &str, text: &str| ContextEntry { path: path.into(), kind: file(text.as_bytes(), false) };
-    let folder = |path: &str| ContextEntry { path: path.into(), kind: EntryKind::Dir };
+        |path: &str, text: &str| ContextEntry { path: path.into(), kind: file(text.as_bytes(), 0o644) };
+    let folder = |path: &str| ContextEntry { path: path.into(), kind: EntryKind::Dir { mode: 0o755 } };
     let passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:App:/home/app:/bin/sh\n";
     let group = "root:x:0:\nstaff:x:50:app\napp:x:1000:\naudio:x:63:other,app\n";
     vec![
-        ContextEntry { path: "busybox".into(), kind: file(&busybox, true) },
+        ContextEntry { path: "busybox".into(), kind: file(&busybox, 0o755) },
         folder("root/dev"),
         text("root/etc/group", group),
         text("root/etc/hosts", ""),
@@ -73,11 +88,11 @@ pub(super) fn base() -> Vec<ContextEntry> {
     ]
 }
 
-fn file(bytes: &[u8], executable: bool) -> EntryKind {
+fn file(bytes: &[u8], mode: u32) -> EntryKind {
     EntryKind::File {
         hash: ContentHash::of(bytes),
         size: bytes.len() as u64,
-        executable,
+        mode,
         origin: Origin::Generated(Arc::from(bytes)),
     }
 }
@@ -115,6 +130,36 @@ fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
             header.set_size(entry.text.len() as u64);
             builder.append_data(&mut header, entry.path, entry.text.as_bytes()).unwrap();
         }
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Files with extended attributes: capabilities, one of a user, an access control list.
+fn capable_archive() -> Vec<u8> {
+    // Version 2 of `security.capability`: cap_net_bind_service=ep.
+    let mut capability = vec![1, 0, 0, 2, 0, 4, 0, 0];
+    capability.resize(20, 0);
+    // User 7 may read (the form of the kernel's `posix_acl_xattr.h`).
+    let acl: [(u16, u16, u32); 5] =
+        [(1, 6, u32::MAX), (2, 4, 7), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+    let acl = acl.iter().flat_map(|(tag, permissions, id)| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    let acl: Vec<u8> = 2_u32.to_le_bytes().into_iter().chain(acl).collect();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, owner, mode, attribute, value) in [
+        ("capable", 0, 0o755, "security.capability", &capability),
+        ("owned", 1000, 0o4750, "security.capability", &capability),
+        ("listed", 0, 0o640, "system.posix_acl_access", &acl),
+    ] {
+        builder.append_pax_extensions([(&*format!("SCHILY.xattr.{attribute}"), &value[..])]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(800_000_000);
+        header.set_size(path.len() as u64);
+        builder.append_data(&mut header, path, path.as_bytes()).unwrap();
     }
     builder.into_inner().unwrap()
 }

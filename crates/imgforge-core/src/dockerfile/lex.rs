@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ParseProblem;
+use super::program::read;
 use crate::diagnostic::Span;
 
 /// A word of an instruction and where each of its bytes stands in the file.
@@ -267,20 +268,48 @@ fn instruction(
     let effective = inner.as_deref().unwrap_or(&upper);
     let mut text = logical.text.trim_end().to_owned();
     let mut end = logical.map.last().map_or(0, |last| last + 1);
-    if json.is_none() && matches!(effective, "RUN" | "COPY" | "ADD") {
-        for (name, strip_tabs) in words.iter().filter_map(|word| heredoc(&word.text)) {
-            if let Some(to) = read_heredoc(lines, &name, strip_tabs, &mut text) {
-                end = to;
+    if json.is_none() && matches!(effective, "RUN" | "COPY" | "ADD") && logical.text.contains("<<") {
+        let mut problem = |message: String, help: Option<String>| {
+            problems.push(ParseProblem { span: keyword.span(), message, help });
+        };
+        let heredocs = read::announced(&logical.text).unwrap_or_else(|message| {
+            problem(message, None);
+            Vec::new()
+        });
+        for heredoc in heredocs {
+            let passed = heredoc.pass(lines, |line| {
+                text.push('\n');
+                text.push_str(line);
+            });
+            if let Some((_, to)) = passed {
+                end = u32::try_from(to).unwrap_or(u32::MAX);
             } else {
-                let message = format!("the heredoc \"{name}\" has no end");
-                let help = Some(format!("it ends with a line that says just {name}"));
-                problems.push(ParseProblem { span: keyword.span(), message, help });
+                let help = format!("it ends with a line that says just {}", heredoc.name);
+                problem(format!("the heredoc \"{}\" has no end", heredoc.name), Some(help));
             }
+        }
+        if effective != "RUN" {
+            words = joined_marks(words);
         }
     }
     let span = Span { offset: keyword.start, len: end.saturating_sub(keyword.start) };
     let keyword_span = keyword.span();
     Some(Instruction { keyword: upper, keyword_span, inner, text, span, line, escape, flags, words, json })
+}
+
+/// The words of COPY and ADD with `<< EOF` as one.
+fn joined_marks(words: Vec<Word>) -> Vec<Word> {
+    let mut joined: Vec<Word> = Vec::new();
+    for word in words {
+        match joined.last_mut() {
+            Some(mark) if read::is_open_mark(&mark.text) => {
+                mark.text.push_str(&word.text);
+                mark.end = word.end;
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
 }
 
 /// The next word; white space inside quotes does not end it when `quoted`. Quotes stay in the text, since
@@ -327,25 +356,4 @@ fn json_words(logical: &Logical, at: usize) -> Option<Vec<Word>> {
         words.push(logical.word(text, start, end));
     }
     Some(words)
-}
-
-/// `<<NAME`, `<<-NAME`, `3<<"NAME"`; `<<<` is none.
-fn heredoc(word: &str) -> Option<(String, bool)> {
-    let rest = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
-    let (rest, strip_tabs) = rest.strip_prefix('-').map_or((rest, false), |rest| (rest, true));
-    let name = rest.trim_matches(['"', '\'']);
-    (!name.is_empty() && !name.contains('<')).then(|| (name.to_owned(), strip_tabs))
-}
-
-/// Takes lines up to the one that says `name`; gives the offset of its end.
-fn read_heredoc(lines: &mut Lines<'_>, name: &str, strip_tabs: bool, text: &mut String) -> Option<u32> {
-    for (_, start, line) in lines {
-        text.push('\n');
-        text.push_str(line);
-        let bare = if strip_tabs { line.trim_start_matches('\t') } else { line };
-        if bare == name {
-            return u32::try_from(start + line.len()).ok();
-        }
-    }
-    None
 }

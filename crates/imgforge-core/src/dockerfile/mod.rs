@@ -71,6 +71,34 @@ pub struct Reference {
     pub stage: usize,
 }
 
+/// A `--chmod` of COPY or ADD, or a `--mount` of RUN: what not every daemon expands variables in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagValue {
+    /// `--chmod=` or `--mount=`.
+    pub flag: &'static str,
+    /// The 1-based line of its instruction.
+    pub line: usize,
+    /// Its value in the text.
+    pub span: Span,
+    /// The value as it is written.
+    pub written: String,
+    /// The value with variables expanded, without quotes; `None` when a variable of it is not known from the file.
+    pub value: Option<String>,
+}
+
+/// The mode that `--chmod` means.
+///
+/// # Errors
+/// What is no octal number up to 7777, in words for people.
+pub fn mode_of(text: &str) -> Result<u32, String> {
+    let looks_symbolic = text.chars().all(|c| "ugoarwxXstl+-=,".contains(c));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 && !text.starts_with('+') => Ok(mode),
+        _ if looks_symbolic => Err(format!("--chmod={text}: symbolic modes are not supported here")),
+        _ => Err(format!("--chmod={text} is no mode")),
+    }
+}
+
 /// A path in the context that an instruction reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextSource {
@@ -394,6 +422,29 @@ impl Dockerfile {
         found
     }
 
+    /// The modes that COPY and ADD give, and the mounts of RUN, in the order of the file.
+    pub fn flag_values(&self, args: &BTreeMap<String, String>) -> Vec<FlagValue> {
+        let mut found = Vec::new();
+        Walker::new(self, args).walk(|instruction, _, scope| {
+            let wanted = match instruction.keyword() {
+                "COPY" | "ADD" => "--chmod=",
+                "RUN" => "--mount=",
+                _ => return,
+            };
+            for flag in instruction.flags() {
+                let Some(written) = flag.text().strip_prefix(wanted) else { continue };
+                found.push(FlagValue {
+                    flag: wanted,
+                    line: instruction.line(),
+                    span: flag.tail(written.len()),
+                    written: written.to_owned(),
+                    value: scope.expand(written, instruction.escape()),
+                });
+            }
+        });
+        found
+    }
+
     /// Instructions that run in children's builds.
     pub fn onbuild(&self) -> impl Iterator<Item = &Instruction> {
         self.instructions.iter().filter(|instruction| instruction.keyword() == "ONBUILD")
@@ -441,7 +492,8 @@ fn mounts(run: &Instruction) -> Vec<Mount> {
             let start = at + field.find(trimmed).unwrap_or(0) + trimmed.len() - value.len();
             let span = flag.part(start, value.len());
             match key.to_ascii_lowercase().as_str() {
-                "type" => mount.is_bind = value.eq_ignore_ascii_case("bind"),
+                // One that a variable says may be.
+                "type" => mount.is_bind = value.eq_ignore_ascii_case("bind") || value.contains('$'),
                 "from" => mount.from = Some((value.to_owned(), span)),
                 "source" | "src" => mount.source = (value.to_owned(), span),
                 _ => {}

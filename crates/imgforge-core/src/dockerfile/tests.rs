@@ -98,6 +98,9 @@ fn the_files_that_a_build_can_reach_are_its_copies_adds_and_bind_mounts() {
         ("FROM a\nRUN --mount=target=/t x", &["."]),
         ("FROM a\nRUN --mount=type=cache,target=/t x", &[]),
         ("FROM a\nCOPY <<EOF /f\nhello\nEOF\nCOPY z /", &["z"]),
+        ("FROM a\nCOPY << EOF x /f/\nhello\nCOPY y /\nEOF\nCOPY z /", &["x", "z"]),
+        ("FROM a\nCOPY <<   \"EOF\" /f\nCOPY y /\nEOF\nCOPY z /", &["z"]),
+        ("FROM a\nRUN cat << EOF > /a\nCOPY y /\nEOF\nCOPY z /", &["z"]),
         ("FROM scratch\nARG D=app\nCOPY $D/x /", &["app/x"]),
         ("FROM a\nCOPY $FROM_BASE /", &["."]),
         ("FROM a\nENV D=app E=${D}x\nCOPY ${D} /", &["app"]),
@@ -106,6 +109,29 @@ fn the_files_that_a_build_can_reach_are_its_copies_adds_and_bind_mounts() {
         ("FROM a\nCOPY --chown=1:1 --chmod=644 a* b? /", &["a*", "b?"]),
     ] {
         assert_eq!(sources(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn values_of_flags_are_known_where_the_file_tells_their_variables() {
+    let text = "FROM scratch AS s\nARG M=0705\nENV E=64\nCOPY --chmod=$M a /\nADD --chown=1 --chmod=\"0${E}0\" b /\n\
+                FROM x\nCOPY --from=s --chmod=$FROM_X a /\nCOPY --chmod=0644 a /\n\
+                ARG T=/m\nRUN --network=none --mount=type=cache,target=$T true\n";
+    let file = Dockerfile::parse(text).unwrap();
+    let found = file.flag_values(&[("M".to_owned(), "700".to_owned())].into());
+    let values: Vec<_> =
+        found.iter().map(|value| (value.line, &*value.written, value.value.as_deref())).collect();
+    let expected = [
+        (4, "$M", Some("700")),
+        (5, "\"0${E}0\"", Some("0640")),
+        (7, "$FROM_X", None),
+        (8, "0644", Some("0644")),
+        (10, "type=cache,target=$T", Some("type=cache,target=/m")),
+    ];
+    assert_eq!(values, expected);
+    for value in &found {
+        let (from, len) = (value.span.offset as usize, value.span.len as usize);
+        assert_eq!(text[from..from + len], value.written);
     }
 }
 

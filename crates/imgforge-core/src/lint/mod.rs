@@ -17,7 +17,7 @@ use camino::Utf8PathBuf;
 
 pub use self::rule::{Level, Rule};
 use crate::container::Container;
-use crate::diagnostic::{Problem, Problems, SourceFile};
+use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::graph::ImageGraph;
 use crate::manifest::{Allow, Network};
 use crate::name::{ImageName, ServiceName};
@@ -37,6 +37,17 @@ pub struct Finding {
     pub problem: Problem,
 }
 
+/// A private key that a build can reach.
+#[derive(Debug, Clone)]
+pub struct KeyInContext {
+    /// The manifest or Dockerfile that reaches it.
+    pub file: Arc<SourceFile>,
+    /// The words there.
+    pub span: Span,
+    /// Its path in the image's folder.
+    pub path: Utf8PathBuf,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
@@ -46,7 +57,7 @@ pub struct Findings {
     pub silenced: usize,
 }
 
-/// Looks at `selected` images.
+/// Looks at `selected` images; `keys` are the private keys that builds can reach.
 ///
 /// # Errors
 /// What is wrong with the services of any image.
@@ -54,6 +65,7 @@ pub fn lint(
     workspace: &Workspace,
     graph: &ImageGraph,
     selected: &BTreeSet<ImageName>,
+    keys: &BTreeMap<ImageName, Vec<KeyInContext>>,
 ) -> Result<Findings, Problems> {
     let mut problems = Problems::default();
     let mut containers: BTreeMap<&ImageName, Container> = BTreeMap::new();
@@ -72,7 +84,8 @@ pub fn lint(
     for (name, container) in graph.topological().map(|name| (name, &containers[name])) {
         let chain = graph.chain(name);
         let parent = chain.len().checked_sub(2).map(|parent| &containers[chain[parent]]);
-        let found = look(name, container, parent).into_iter().chain(host_network(workspace, name));
+        let keys = keys.get(name).map_or(&[][..], Vec::as_slice);
+        let found = look(name, container, parent, keys).into_iter().chain(host_network(workspace, name));
         for finding in found {
             if let Some((file, allow)) = allowed(workspace, &chain, &finding) {
                 used.insert((file, allow.span.offset));
@@ -98,11 +111,17 @@ pub fn lint(
     Ok(findings)
 }
 
-fn look(name: &ImageName, container: &Container, parent: Option<&Container>) -> Vec<Finding> {
+fn look(
+    name: &ImageName,
+    container: &Container,
+    parent: Option<&Container>,
+    keys: &[KeyInContext],
+) -> Vec<Finding> {
     let mut found = Vec::new();
     process::look(container, &mut found);
     services::look(name, container, parent, &mut found);
     secrets(container, &mut found);
+    found.extend(keys.iter().map(private_key));
     let finding = |(rule, service, problem): Found| {
         let problem = problem.code(Rule::code(rule));
         let problem = if rule.level() == Level::Error { problem } else { problem.warning() };
@@ -194,6 +213,14 @@ fn secrets(container: &Container, found: &mut Vec<Found>) {
         let help = "give it to the container when it starts: docker run --env, a secret of the scheduler, or a file that a variable names";
         found.push((Rule::SecretInEnvironment, service.clone(), problem.help(help)));
     }
+}
+
+fn private_key(key: &KeyInContext) -> Found {
+    let message =
+        format!("\"{}\" is a private key, and everyone who has the image can take it out", key.path);
+    let problem = Problem::at(&key.file, key.span, message, "reaches it");
+    let help = "give it to the step that needs it (a `secret` of `run`) or to the container when it starts, and name it in .dockerignore";
+    (Rule::PrivateKeyInContext, None, problem.help(help))
 }
 
 /// A file without the values of secrets: a report gets into logs.

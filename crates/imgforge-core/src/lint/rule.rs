@@ -36,11 +36,13 @@ pub enum Rule {
     HostNetwork,
     /// A service is a shell that runs programs, which its stop signal does not reach.
     ShellKeepsSignals,
+    /// A private key that a build can reach.
+    PrivateKeyInContext,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SeveralProcesses,
         Self::ShellAsInit,
         Self::SupervisordWithoutInit,
@@ -51,6 +53,7 @@ impl Rule {
         Self::UselessAllow,
         Self::HostNetwork,
         Self::ShellKeepsSignals,
+        Self::PrivateKeyInContext,
     ];
 
     /// `IF001`.
@@ -66,6 +69,7 @@ impl Rule {
             Self::UselessAllow => "IF008",
             Self::HostNetwork => "IF009",
             Self::ShellKeepsSignals => "IF011",
+            Self::PrivateKeyInContext => "IF010",
         }
     }
 
@@ -90,6 +94,7 @@ impl Rule {
             Self::UselessAllow => include_str!("../../../../docs/lint/IF008.md"),
             Self::HostNetwork => include_str!("../../../../docs/lint/IF009.md"),
             Self::ShellKeepsSignals => include_str!("../../../../docs/lint/IF011.md"),
+            Self::PrivateKeyInContext => include_str!("../../../../docs/lint/IF010.md"),
         }
     }
 }

@@ -9,6 +9,7 @@ mod image;
 mod reader;
 mod run;
 mod service;
+mod strings;
 mod test;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 
-use super::Millis;
+use super::{Millis, strings};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::kdl_text;
 use crate::name::nearest;
@@ -44,16 +44,36 @@ impl<'a> Reader<'a> {
         match kdl_text::parse(&self.file.text) {
             Ok(document) => Some(document),
             Err(error) => {
-                for found in error.diagnostics {
-                    let span = Span::new(found.span.offset(), found.span.len());
-                    let message = found.message.unwrap_or_else(|| "this is not KDL".into());
-                    let label = found.label.unwrap_or_else(|| "here".into());
-                    let problem = Problem::at(self.file, span, message, label);
-                    let help = found.help.or_else(|| version_1_help(self.file, span));
-                    self.push(help.into_iter().fold(problem, Problem::help));
-                }
+                self.parser_problems(error);
                 None
             }
+        }
+    }
+
+    /// What the KDL parser finds wrong. Where a string of several lines is, that is told in its place, and what else is
+    /// wrong is looked for without it.
+    fn parser_problems(&self, error: kdl::KdlError) {
+        let broken = strings::broken(&self.file.text);
+        for string in &broken {
+            let problem = Problem::at(self.file, string.span, string.message, string.label);
+            self.push(problem.help(string.help.clone()));
+        }
+        let diagnostics = match broken.as_slice() {
+            [] => error.diagnostics,
+            // Nothing is known of what comes after one without an end.
+            [.., last] if last.is_open => Vec::new(),
+            broken => {
+                let others = KdlDocument::parse_v2(&strings::without(&self.file.text, broken)).err();
+                others.map(|error| error.diagnostics).unwrap_or_default()
+            }
+        };
+        for found in diagnostics {
+            let span = Span::new(found.span.offset(), found.span.len());
+            let message = found.message.unwrap_or_else(|| "this is not KDL".into());
+            let label = found.label.unwrap_or_else(|| "here".into());
+            let problem = Problem::at(self.file, span, message, label);
+            let help = found.help.or_else(|| version_1_help(self.file, span));
+            self.push(help.into_iter().fold(problem, Problem::help));
         }
     }
 

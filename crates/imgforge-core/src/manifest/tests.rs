@@ -54,6 +54,18 @@ fn text_that_is_not_kdl_is_shown_where_it_ends_to_be() {
 }
 
 #[test]
+fn of_a_string_of_several_lines_the_one_line_is_shown_that_has_to_be_mended() {
+    assert_snapshot!(problems_of_image(
+        "image \"bug-x\" {\n    from \"os-base\"\n    service \"o\" {\n        script \"\"\"\n            python3 -c 'import sys\nprint(\"x\",flush=True)\nsys.exit(0)'\n            \"\"\"\n    }\n}\n"
+    ));
+    // What else is wrong is told too.
+    assert_snapshot!(problems_of_image(
+        "image \"web\" {\n    from \"os-base\"\n    run \"\"\"\n        a\n      b\n        \"\"\"\n    workdir true\n    run \"\"\"a\n    \"\"\"\n}\n"
+    ));
+    assert_snapshot!(problems_of_image("image \"web\" {\n    run \"\"\"\n        a\n}\n"));
+}
+
+#[test]
 fn a_block_that_does_not_end_is_shown() {
     assert_snapshot!(problems_of_image("image \"web\" {\n    from \"os-base\"\n"));
 }

@@ -43,7 +43,7 @@ pub enum Reason {
     File {
         /// Its path in the context.
         path: String,
-        /// What it was (a shortened hash, `x` for executable), or null when it was not there.
+        /// What it was (a shortened hash and the mode), or null when it was not there.
         old: Option<String>,
         /// What it is, or null when it is gone.
         new: Option<String>,
@@ -203,6 +203,10 @@ impl std::fmt::Display for Reason {
             Self::NoRecord { .. } => f.write_str("the image held does not say what it was built from"),
             Self::NotBuiltHere { .. } => f.write_str("the image held was not built here"),
             Self::Forced { .. } => f.write_str("forced"),
+            Self::File { path, old: Some(old), new: Some(new) } => match mode_change(old, new) {
+                Some((old, new)) => write!(f, "{path} has mode {new}, not {old}"),
+                None => write!(f, "{path} changed"),
+            },
             Self::File { path, old, new } => write!(f, "{path} {}", verb(old, new)),
             Self::Dockerfile { added, removed, .. } => match added.as_slice() {
                 [] if *removed == 0 => f.write_str("instructions reordered"),
@@ -252,6 +256,14 @@ impl std::fmt::Display for Reason {
             }
         }
     }
+}
+
+/// The modes of a file or folder of which nothing else changed.
+fn mode_change<'a>(old: &'a str, new: &'a str) -> Option<(&'a str, &'a str)> {
+    let parts = |value: &'a str| value.rsplit_once(' ').unwrap_or(("", value));
+    let ((old_content, old), (new_content, new)) = (parts(old), parts(new));
+    let is_mode = |word: &str| word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
+    (old_content == new_content && is_mode(old) && is_mode(new)).then_some((old, new))
 }
 
 /// At most 60 characters of the first line.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::context::{EntryKind, Origin, SuppliedContent};
+use imgforge_core::context::{EntryKind, FOLDER, Origin, SuppliedContent, generated_mode};
 use imgforge_engine::{BuildError, BuildRequest};
 
 use crate::worker::message::{Content, ContextEntry, ContextKind};
@@ -13,10 +13,11 @@ pub(super) fn context(request: &BuildRequest) -> Result<Vec<ContextEntry>, Build
     let mut entries: BTreeMap<Utf8PathBuf, ContextKind> = BTreeMap::new();
     for entry in &request.entries {
         let kind = match &entry.kind {
-            EntryKind::Dir => ContextKind::Folder,
+            EntryKind::Dir { mode } => ContextKind::Folder { mode: *mode },
             EntryKind::Symlink { target } => ContextKind::Link { target: target.clone() },
-            EntryKind::File { hash, executable, origin, .. } => ContextKind::File {
-                executable: *executable,
+            EntryKind::Node { node, mode } => ContextKind::Node { node: *node, mode: *mode },
+            EntryKind::File { hash, mode, origin, .. } => ContextKind::File {
+                mode: *mode,
                 content: match origin {
                     Origin::Source(path) => {
                         Content::File { path: request.root.join(path), blake3: Some(hash.to_string()) }
@@ -37,14 +38,14 @@ pub(super) fn context(request: &BuildRequest) -> Result<Vec<ContextEntry>, Build
                 return Err(BuildError::Unreadable { path: path.clone(), message: "it is not there".into() });
             }
         };
-        add(&mut entries, &file.path, ContextKind::File { executable: file.executable, content });
+        add(&mut entries, &file.path, ContextKind::File { mode: generated_mode(file.executable), content });
     }
     Ok(entries.into_iter().map(|(path, kind)| ContextEntry { path: path.into(), kind }).collect())
 }
 
 fn add(entries: &mut BTreeMap<Utf8PathBuf, ContextKind>, path: &Utf8Path, kind: ContextKind) {
     for parent in path.ancestors().skip(1).filter(|parent| !parent.as_str().is_empty()) {
-        entries.entry(parent.to_owned()).or_insert(ContextKind::Folder);
+        entries.entry(parent.to_owned()).or_insert(ContextKind::Folder { mode: FOLDER });
     }
     entries.insert(path.to_owned(), kind);
 }

@@ -295,7 +295,15 @@ impl Copier<'_> {
         match meta.kind {
             FileType::RegularFile => target::write(to, name, &mut self.source.open(from)?)?,
             FileType::Symlink => rustix::fs::symlinkat(self.source.link(from)?, to, name)?,
-            _ => target::make_node(to, name, meta)?,
+            _ => match target::make_node(to, name, meta) {
+                // A device that this process may not make is left out, as in layers.
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied && meta.kind != FileType::Fifo =>
+                {
+                    return Ok(());
+                }
+                made => made?,
+            },
         }
         let attributes = match meta.kind {
             FileType::RegularFile => self.source.attributes(from)?,

@@ -47,11 +47,14 @@ impl Root {
 
 fn file(path: &str, content: &str) -> ContextEntry {
     let content = Content::Bytes(content.into());
-    ContextEntry { path: path.into(), kind: ContextKind::File { executable: path.ends_with(".sh"), content } }
+    ContextEntry {
+        path: path.into(),
+        kind: ContextKind::File { mode: if path.ends_with(".sh") { 0o755 } else { 0o644 }, content },
+    }
 }
 
 fn folder(path: &str) -> ContextEntry {
-    ContextEntry { path: path.into(), kind: ContextKind::Folder }
+    ContextEntry { path: path.into(), kind: ContextKind::Folder { mode: 0o755 } }
 }
 
 fn link(path: &str, target: &str) -> ContextEntry {
@@ -292,7 +295,7 @@ fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
 }
 
 fn add(bytes: Vec<u8>, target: &str) -> Copy {
-    let kind = ContextKind::File { executable: false, content: Content::Bytes(bytes) };
+    let kind = ContextKind::File { mode: 0o644, content: Content::Bytes(bytes) };
     let tree = Tree::Context(vec![ContextEntry { path: "a.tar".into(), kind }]);
     Copy { unpack: true, ..of(tree, &["a.tar"], target) }
 }
@@ -530,7 +533,7 @@ fn a_context_becomes_a_folder_and_a_changed_file_is_noticed() {
     std::fs::write(other.at("file"), "changed").unwrap();
     let blake3 = Some(blake3::hash(b"as it was").to_hex().to_string());
     let content = Content::File { path: other.at("file"), blake3 };
-    let kind = ContextKind::File { executable: false, content };
+    let kind = ContextKind::File { mode: 0o644, content };
     let entries = [ContextEntry { path: "file".into(), kind }];
     let error = materialise(&entries, &self::root().1, 0).unwrap_err();
     assert!(error.to_string().contains("has changed since it was hashed"), "{error}");

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use camino::Utf8Path;
-use imgforge_core::context::matches;
+use imgforge_core::glob::matches;
+use imgforge_core::source::Node;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -73,15 +74,28 @@ impl<'a> Source<'a> {
                 })
             }
             Self::Context { entries, time } => {
+                let mut rdev = 0;
                 let (kind, mode) = match entries.get(path).map(|entry| &entry.kind) {
-                    Some(ContextKind::Folder) => (FileType::Directory, 0o755),
-                    Some(ContextKind::File { executable: true, .. }) => (FileType::RegularFile, 0o755),
-                    Some(ContextKind::File { .. }) => (FileType::RegularFile, 0o644),
+                    Some(ContextKind::Folder { mode }) => (FileType::Directory, *mode),
+                    Some(ContextKind::File { mode, .. }) => (FileType::RegularFile, *mode),
                     Some(ContextKind::Link { .. }) => (FileType::Symlink, 0o777),
+                    Some(ContextKind::Node { node, mode }) => {
+                        let kind;
+                        (kind, rdev) = match *node {
+                            Node::Pipe => (FileType::Fifo, 0),
+                            Node::Character(major, minor) => {
+                                (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+                            }
+                            Node::Block(major, minor) => {
+                                (FileType::BlockDevice, rustix::fs::makedev(major, minor))
+                            }
+                        };
+                        (kind, *mode)
+                    }
                     None if path.as_os_str().is_empty() => (FileType::Directory, 0o755),
                     None => return Err(Errno::NOENT.into()),
                 };
-                Ok(Meta { kind, mode, uid: 0, gid: 0, mtime: (*time, 0), rdev: 0, linked: None })
+                Ok(Meta { kind, mode, uid: 0, gid: 0, mtime: (*time, 0), rdev, linked: None })
             }
         }
     }

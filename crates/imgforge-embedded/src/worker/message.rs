@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use camino::Utf8PathBuf;
 pub use imgforge_core::manifest::Compression;
 pub use imgforge_core::manifest::Network;
+use imgforge_core::source::Node;
 use serde::{Deserialize, Serialize};
 
 /// One task. Folders are absolute paths on this machine.
@@ -223,12 +224,15 @@ pub struct ContextEntry {
 /// What an entry of a build context is. Everything in it is root's, and of 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ContextKind {
-    /// A folder, mode 0755.
-    Folder,
-    /// A file, mode 0644 or 0755.
+    /// A folder.
+    Folder {
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
+    },
+    /// A file.
     File {
-        /// Whether its mode is 0755.
-        executable: bool,
+        /// Its permissions, with setuid, setgid and sticky bits.
+        mode: u32,
         /// Where its bytes are.
         content: Content,
     },
@@ -236,6 +240,13 @@ pub enum ContextKind {
     Link {
         /// As it is written.
         target: String,
+    },
+    /// A named pipe or a device.
+    Node {
+        /// Which.
+        node: Node,
+        /// Its permissions.
+        mode: u32,
     },
 }
 

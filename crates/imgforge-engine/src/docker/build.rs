@@ -83,7 +83,8 @@ async fn run(docker: &Docker, request: BuildRequest, progress: &mut Progress) ->
     let session = unique_name();
     let shared_key = shared_key(&request);
     let solve = solve_request(&request, &session);
-    let dockerfile = Folder::in_memory([(DOCKERFILE, Bytes::from(request.dockerfile)), DOCKERFILE_IGNORE]);
+    let text = super::flags::expanded(request.dockerfile, &request.args, &docker.version)?;
+    let dockerfile = Folder::in_memory([(DOCKERFILE, Bytes::from(text)), DOCKERFILE_IGNORE]);
     let (root, entries, supplied) = (request.root, request.entries, request.supplied);
     let secrets = request.secrets;
     let listing = tokio::task::spawn_blocking(move || Folder::context(&root, entries, supplied));

@@ -5,6 +5,7 @@ mod ask;
 mod build;
 mod containers;
 mod endpoint;
+mod flags;
 mod read;
 mod session;
 mod transfer;
@@ -37,6 +38,7 @@ const NO_TIMEOUT: u64 = 10 * 365 * 24 * 3600;
 pub struct Docker {
     client: bollard::Docker,
     endpoint: Endpoint,
+    version: String,
     description: String,
     counter: Arc<Counter>,
 }
@@ -87,7 +89,7 @@ impl Docker {
         let client = client.negotiate_version().await?;
         let version = client.version().await?.version.unwrap_or_default();
         let description = format!("Docker {version} at {endpoint}");
-        Ok(Self { client, endpoint, description, counter: Arc::default() })
+        Ok(Self { client, endpoint, version, description, counter: Arc::default() })
     }
 
     /// A path in the version of the interface that was agreed on.

@@ -26,6 +26,7 @@ use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use imgforge_core::source::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataValue;
@@ -64,6 +65,12 @@ const AHEAD: usize = 16;
 /// Bits of Go's `fs.FileMode`, in which modes are sent.
 const MODE_DIR: u32 = 1 << 31;
 const MODE_SYMLINK: u32 = 1 << 27;
+const MODE_DEVICE: u32 = 1 << 26;
+const MODE_PIPE: u32 = 1 << 25;
+const MODE_SETUID: u32 = 1 << 23;
+const MODE_SETGID: u32 = 1 << 22;
+const MODE_CHARACTER: u32 = 1 << 21;
+const MODE_STICKY: u32 = 1 << 20;
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -318,24 +325,43 @@ fn empty(kind: PacketType) -> Packet {
 fn size(item: &Item) -> u64 {
     match &item.content {
         Content::File { size, .. } => *size,
-        Content::Dir | Content::Symlink(_) => 0,
+        Content::Dir { .. } | Content::Symlink(_) | Content::Node { .. } => 0,
     }
 }
 
 fn stat(item: &Item) -> Stat {
-    let (mode, length, mod_time, linkname) = match &item.content {
-        Content::Dir => (MODE_DIR | 0o755, 0, 0, ""),
-        Content::Symlink(target) => (MODE_SYMLINK | 0o777, target.len() as u64, 0, target.as_str()),
-        Content::File { size, executable, mark, .. } => {
-            (if *executable { 0o755 } else { 0o644 }, *size, i64::from(*mark), "")
+    let mut stat = Stat { path: item.path.to_string(), ..Stat::default() };
+    match &item.content {
+        Content::Dir { mode } => stat.mode = MODE_DIR | go_mode(*mode),
+        Content::Symlink(target) => {
+            stat.mode = MODE_SYMLINK | 0o777;
+            stat.size = length(target.len() as u64);
+            stat.linkname.clone_from(target);
         }
-    };
-    Stat {
-        path: item.path.to_string(),
-        mode,
-        size: i64::try_from(length).unwrap_or(i64::MAX),
-        mod_time,
-        linkname: linkname.to_owned(),
-        ..Stat::default()
+        Content::File { size, mode, mark, .. } => {
+            stat.mode = go_mode(*mode);
+            stat.size = length(*size);
+            stat.mod_time = i64::from(*mark);
+        }
+        Content::Node { node, mode } => {
+            let (bits, (major, minor)) = match *node {
+                Node::Pipe => (MODE_PIPE, (0, 0)),
+                Node::Character(major, minor) => (MODE_DEVICE | MODE_CHARACTER, (major, minor)),
+                Node::Block(major, minor) => (MODE_DEVICE, (major, minor)),
+            };
+            stat.mode = bits | go_mode(*mode);
+            (stat.devmajor, stat.devminor) = (major.into(), minor.into());
+        }
     }
+    stat
+}
+
+/// Permissions as Go's `fs.FileMode` has them.
+fn go_mode(mode: u32) -> u32 {
+    let special = [(0o4000, MODE_SETUID), (0o2000, MODE_SETGID), (0o1000, MODE_STICKY)];
+    special.iter().filter(|(bit, _)| mode & bit != 0).fold(mode & 0o777, |mode, (_, go)| mode | go)
+}
+
+fn length(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use camino::Utf8PathBuf;
 use imgforge_core::lock::Lock;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{self, Inventory, Plan, Relocked, Target, Tests};
@@ -120,7 +121,7 @@ impl Session {
         if let Some(built) = &trusted {
             built.distrust(&mut inventory);
         }
-        let mut warnings = Vec::new();
+        let mut warnings = opened_keys(&prepared);
         let (registry, mut remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
             Ok(found) => found,
             Err(error @ Error::Registry(_)) if ask_registry == AskRegistry::ForMissing => {
@@ -203,4 +204,19 @@ impl Session {
         let hash = self.tests_hash(name, &testing::of(&self.workspace, &self.graph, name));
         (said == hex::encode(hash.as_bytes())).then_some(hash)
     }
+}
+
+/// Warnings of private keys that become readable for all.
+fn opened_keys(prepared: &[Prepared]) -> Vec<String> {
+    let of = |prepared: &Prepared| {
+        let name = prepared.target.name.clone();
+        let tell = move |path: &Utf8PathBuf| {
+            format!(
+                "{name}: {path} is a private key that only its owner can read here; git tracks it and keeps no such \
+                 mode, so that everyone can read it in the image (say which mode it gets there, or keep it out of git)"
+            )
+        };
+        prepared.opened_keys.iter().map(tell).collect::<Vec<_>>()
+    };
+    prepared.iter().flat_map(of).collect()
 }

@@ -381,7 +381,7 @@ fn resolve_problem(image: &Image, error: &imgforge_packages::Error) -> Problem {
     let mut words = image.manifest.packages.iter().flat_map(|request| &request.names);
     let word = words.find(|word| about.is_some_and(|name| word.value.split('=').next() == Some(name)));
     let span = word.map_or(image.manifest.name.span, |word| word.span);
-    let problem = Problem::at(&image.manifest.file, span, error.to_string(), "asked for here");
+    let problem = Problem::explained(&image.manifest.file, span, &error.to_string(), "asked for here");
     match error {
         imgforge_packages::Error::Unsolvable { .. } => {
             problem.help("where a package of a parent is in the way: `imgforge update` locks all images anew")

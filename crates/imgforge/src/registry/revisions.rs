@@ -58,7 +58,7 @@ impl Session {
             // A commit from before there was a workspace: no image was pushed for it.
             return Ok(ContentTags::new());
         }
-        let session = Self::open(&root, &OpenOptions { cache: false, engine: self.engine })?;
+        let session = Self::open(&root, &OpenOptions { cache: false, engine: self.engine, checkout: true })?;
         let lock = session.read_lock()?;
         session.check_lock(&lock)?;
         let all = session.workspace.images.keys().cloned().collect();

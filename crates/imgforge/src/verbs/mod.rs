@@ -61,8 +61,10 @@ enum Format {
 
 fn open(global: &Global) -> Result<Session, Failure> {
     let start = global.workspace.as_deref().unwrap_or(Utf8Path::new("."));
-    let session =
-        Session::open(start, &OpenOptions { cache: !global.no_stat_cache, engine: global.engine.into() })?;
+    let session = Session::open(
+        start,
+        &OpenOptions { cache: !global.no_stat_cache, engine: global.engine.into(), checkout: false },
+    )?;
     if session.workspace().images.is_empty() && !global.quiet {
         let how = "an image is a folder with a file image.kdl that says: image \"NAME\" { from \"PARENT\" }";
         say(DIM, "Note", format_args!("there is no image in {} yet; {how}", session.root()));

@@ -398,7 +398,7 @@ fn copy(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<CopyLine> {
     }
     let mut words = match json(raw, &raw.rest)? {
         Some(list) => list.into_iter().map(|path| Located::new(path, raw.span)).collect(),
-        None => raw.words(),
+        None => raw.operands(),
     };
     let target = words.pop();
     if words.is_empty() {

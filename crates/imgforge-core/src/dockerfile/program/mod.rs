@@ -16,7 +16,7 @@ mod eval;
 mod golang;
 mod instruction;
 mod mount;
-mod read;
+pub(super) mod read;
 mod shell;
 mod signal;
 #[cfg(test)]

@@ -12,9 +12,9 @@ use crate::dockerfile::lex::{Lines, Logical, join};
 
 /// A heredoc with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Heredoc {
+pub(in crate::dockerfile) struct Heredoc {
     /// The word that ends it, without quotes.
-    pub(super) name: String,
+    pub(in crate::dockerfile) name: String,
     /// Whether variables in it count: no part of the name is quoted.
     pub(super) expand: bool,
     /// Whether tabs at the beginning of lines do not count (`<<-`).
@@ -24,6 +24,23 @@ pub(super) struct Heredoc {
 }
 
 impl Heredoc {
+    /// Passes over the lines of the content and the one that ends it, and gives each to `each`: where the content ends,
+    /// and where that line does. `None` when there is none.
+    pub(in crate::dockerfile) fn pass(
+        &self,
+        lines: &mut Lines<'_>,
+        mut each: impl FnMut(&str),
+    ) -> Option<(usize, usize)> {
+        for (_, at, line) in lines.by_ref() {
+            each(line);
+            let bare = if self.strip_tabs { line.trim_start_matches('\t') } else { line };
+            if bare == self.name {
+                return Some((at, at + line.len()));
+            }
+        }
+        None
+    }
+
     /// The content without the tabs that do not count.
     pub(super) fn stripped(&self) -> String {
         if !self.strip_tabs {
@@ -64,6 +81,21 @@ impl Raw {
     /// `rest` and its place.
     pub(super) fn all(&self) -> Located<String> {
         Located::new(self.rest.clone(), self.span_of(0, self.rest.len()))
+    }
+
+    /// The words of `rest` as COPY and ADD take them: `<< EOF` is one.
+    pub(super) fn operands(&self) -> Vec<Located<String>> {
+        let mut operands: Vec<Located<String>> = Vec::new();
+        for word in self.words() {
+            match operands.last_mut() {
+                Some(mark) if is_open_mark(&mark.value) => {
+                    mark.value.push_str(&word.value);
+                    mark.span.len = word.span.offset + word.span.len - mark.span.offset;
+                }
+                _ => operands.push(word),
+            }
+        }
+        operands
     }
 
     /// The words of `rest`, parted by white space alone.
@@ -240,29 +272,33 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), S
     if !may_have || !raw.text.contains("<<") || json(&instruction.rest).is_ok_and(|list| list.is_some()) {
         return Ok((Vec::new(), 0));
     }
-    let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::new('\\') };
-    // A line with an open quote has no heredocs.
-    let words = shell::words(&raw.text, rules, &|_| Value::Unset).unwrap_or_default();
-    let mut found = Vec::new();
+    let mut found = announced(&raw.text)?;
     let mut last = 0;
-    for word in words {
-        let Some(mut heredoc) = heredoc(&word)? else { continue };
+    for heredoc in &mut found {
         let start = lines.at;
-        let mut end = None;
-        for (_, at, line) in lines.by_ref() {
-            let line = line.trim_end_matches(['\r', '\n']);
-            let bare = if heredoc.strip_tabs { line.trim_start_matches('\t') } else { line };
-            if bare == heredoc.name {
-                end = Some(at);
-                last = at + line.len();
-                break;
-            }
-        }
-        let Some(end) = end else { return Err(format!("the heredoc \"{}\" has no end", heredoc.name)) };
+        let passed = heredoc.pass(lines, |_| ());
+        let (end, after) = passed.ok_or_else(|| format!("the heredoc \"{}\" has no end", heredoc.name))?;
         heredoc.content.push_str(&lines.text[start..end]);
-        found.push(heredoc);
+        last = after;
     }
     Ok((found, last))
+}
+
+/// The heredocs that a line announces, without their content. Not for a line whose rest is a JSON list.
+///
+/// # Errors
+/// A mark without a name that can be read.
+pub(in crate::dockerfile) fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
+    let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::new('\\') };
+    // A line with an open quote has no heredocs.
+    let words = shell::words(line, rules, &|_| Value::Unset).unwrap_or_default();
+    words.iter().filter_map(|word| heredoc(word).transpose()).collect()
+}
+
+/// Whether a word is the beginning of a heredoc's mark, with white space between it and the name: `<< EOF`.
+pub(in crate::dockerfile) fn is_open_mark(word: &str) -> bool {
+    let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
+    rest == "<<"
 }
 
 /// `<<NAME`, `<<-NAME`, `3<<"NAME"`; `<<<` is none.

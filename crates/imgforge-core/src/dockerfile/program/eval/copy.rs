@@ -2,10 +2,10 @@
 
 use super::{Done, Evaluator, missing};
 use crate::diagnostic::Span;
-use crate::dockerfile::ParseProblem;
 use crate::dockerfile::program::instruction::{CopyLine, Missing, Word, problem};
 use crate::dockerfile::program::shell::{self, Rules};
 use crate::dockerfile::program::{Action, Copy, CopySource, From, golang};
+use crate::dockerfile::{ParseProblem, mode_of};
 
 impl Evaluator<'_> {
     pub(super) fn copy(&self, line: &CopyLine, span: Span) -> Result<Done, Missing> {
@@ -99,14 +99,7 @@ impl Evaluator<'_> {
 
 fn octal(text: &str, span: Span) -> Result<u32, ParseProblem> {
     let help = Some("an octal number up to 7777, such as 0644");
-    let looks_symbolic = text.chars().all(|c| "ugoarwxXstl+-=,".contains(c));
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o7777 && !text.starts_with('+') => Ok(mode),
-        _ if looks_symbolic => {
-            Err(problem(span, format!("--chmod={text}: symbolic modes are not supported here"), help))
-        }
-        _ => Err(problem(span, format!("--chmod={text} is no mode"), help)),
-    }
+    mode_of(text).map_err(|message| problem(span, message, help))
 }
 
 fn check_checksum(text: &str, span: Span) -> Result<(), ParseProblem> {
