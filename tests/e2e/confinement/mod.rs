@@ -36,8 +36,6 @@ const REASONS: &[(&str, &str, &str)] = &[
     ("mount", "/proc/acpi", "what hides it has more flags here"),
     ("mount", "/sys/firmware", "what hides it has more flags here"),
     ("mount", "/proc/interrupts", "Docker hides it since 28.0"),
-    ("mount", "/proc/keys", "hidden by the machine's /dev/null, not the container's"),
-    ("mount", "/proc/timer_list", "hidden by the machine's /dev/null, not the container's"),
     ("mount", "/sys/fs/cgroup", CONTROL_GROUPS),
     ("mount", "/", "as the storage driver of Docker has it"),
     ("status", "Groups", "BuildKit gives a step the group of root once more"),
