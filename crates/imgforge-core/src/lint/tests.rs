@@ -154,7 +154,7 @@ fn a_shell_that_does_not_make_way_is_found_under_a_supervisor() {
         let graph = ImageGraph::new(&workspace).unwrap();
         let name = ImageName::new("web").unwrap();
         let container = Container::of(&workspace, &graph, &name).unwrap();
-        look(&name, &container, None).into_iter().map(|found| found.rule.code()).collect::<Vec<_>>()
+        look(&name, &container, None, &[]).into_iter().map(|found| found.rule.code()).collect::<Vec<_>>()
     };
     for found in [
         r#"script "cd /; python3 /s.py; true""#,
