@@ -158,7 +158,7 @@ impl Key {
 
 fn dir(folder: &Utf8Path) -> StateDir {
     // It needs no key itself.
-    StateDir { path: folder.to_owned(), owners: Owners::of_process(), key: Key::at(Place::Nowhere) }
+    StateDir { key: Key::at(Place::Nowhere), ..StateDir::at(folder) }
 }
 
 fn read(dir: &StateDir) -> Result<Option<Secret>, KeyError> {

@@ -97,6 +97,8 @@ pub(crate) struct Sealed {
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: Utf8PathBuf,
+    /// Where the walk by descriptor begins: the folder itself, or the one that it was taken from with [`StateDir::sub`].
+    top: Utf8PathBuf,
     owners: Owners,
     key: Key,
 }
@@ -113,7 +115,7 @@ impl StateDir {
 
     /// The one at `path`, of this user.
     pub fn at(path: &Utf8Path) -> Self {
-        Self { path: path.to_owned(), owners: Owners::of_process(), key: Key::user() }
+        Self { path: path.to_owned(), top: path.to_owned(), owners: Owners::of_process(), key: Key::user() }
     }
 
     /// The same, where another user's files are used too.
@@ -326,10 +328,15 @@ impl StateDir {
 
     /// A folder of it, opened and with its path.
     fn found(&self, name: &str) -> Result<Option<(OwnedFd, Utf8PathBuf)>, StateError> {
-        let mut path = self.path.clone();
+        let mut path = self.top.clone();
         let walk = || {
             let mut folder = self.open_folder(CWD, path.as_str(), &path)?;
             self.close_to_others(&folder)?;
+            for part in self.below_top() {
+                path.push(part);
+                folder = self.open_folder(folder.as_fd(), part, &path)?;
+                self.close_to_others(&folder)?;
+            }
             for part in parts(name) {
                 path.push(part);
                 folder = self.open_folder(folder.as_fd(), part, &path)?;
@@ -345,8 +352,8 @@ impl StateDir {
 
     /// The same; what is not there is made.
     fn made(&self, name: &str) -> Result<(OwnedFd, Utf8PathBuf), StateError> {
-        let mut path = self.path.clone();
-        let is_new = self.path.file_name() == Some(FOLDER) && self.path.symlink_metadata().is_err();
+        let mut path = self.top.clone();
+        let is_new = self.top.file_name() == Some(FOLDER) && self.top.symlink_metadata().is_err();
         let mut folder = self.made_in(CWD, path.as_str(), &path)?;
         self.close_to_others(&folder)?;
         if is_new {
@@ -355,11 +362,21 @@ impl StateDir {
             let ignored = self.open_file(&folder, ".gitignore", &path, flags).ok().flatten();
             let _ = ignored.map(|mut file| file.write_all(b"*\n"));
         }
+        for part in self.below_top() {
+            path.push(part);
+            folder = self.made_in(folder.as_fd(), part, &path)?;
+            self.close_to_others(&folder)?;
+        }
         for part in parts(name) {
             path.push(part);
             folder = self.made_in(folder.as_fd(), part, &path)?;
         }
         Ok((folder, path))
+    }
+
+    /// The names on the way from the top to this folder.
+    fn below_top(&self) -> impl Iterator<Item = &str> {
+        parts(self.path.strip_prefix(&self.top).map_or("", Utf8Path::as_str))
     }
 
     fn made_in(&self, parent: impl AsFd + Copy, name: &str, path: &Utf8Path) -> Result<OwnedFd, StateError> {

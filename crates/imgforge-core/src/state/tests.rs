@@ -34,6 +34,19 @@ fn what_is_written_is_read_and_nobody_else_can_look_in() {
 }
 
 #[test]
+fn a_folder_below_is_made_with_those_above_it_and_no_link_on_the_way_is_followed() {
+    let (_guard, state) = place();
+    let store = state.sub("store");
+    store.replace("format", b"1").unwrap();
+    assert_eq!(store.read("format").unwrap().unwrap(), b"1");
+    let elsewhere = state.path().with_file_name("elsewhere");
+    std::fs::rename(state.path(), &elsewhere).unwrap();
+    symlink(&elsewhere, state.path()).unwrap();
+    assert!(store.read("format").is_err() && store.replace("format", b"2").is_err());
+    assert_eq!(std::fs::read(elsewhere.join("store/format")).unwrap(), b"1");
+}
+
+#[test]
 fn a_file_that_would_fill_the_memory_is_not_read() {
     let (_guard, state) = place();
     state.replace("cache/files", b"1").unwrap();
