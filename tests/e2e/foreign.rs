@@ -316,3 +316,21 @@ fn with_trust_built_here_nothing_counts_because_a_registry_has_it() {
     assert_eq!(with_action(&place.plan(), "fresh"), ["app", "base"]);
     place.run(&["promote"]).ok();
 }
+
+#[test]
+fn with_trust_built_here_a_push_leads_no_tag_to_what_somebody_else_has_pushed() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let place = Place { family: TestWorkspace::at(&format!("{}/acme", registry.host())), ..Place::new() };
+    place.family.busybox_base("base");
+    // Another image each time that it is built.
+    place.family.image("app", "    from \"base\"\n    run \"cat /proc/sys/kernel/random/uuid > /id\"");
+    place.run(&["build", "--push"]).ok();
+    std::fs::remove_dir_all(place.root().join(".imgforge/store")).unwrap();
+    trusting_less(&place.family);
+    let elsewhere = |args: &[&str]| place.run_elsewhere(args);
+    elsewhere(&["build", "--push"]).ok();
+    // Both the content tag and the release tags lead to what was built there.
+    elsewhere(&["promote"]).ok();
+    let refused = place.run(&["promote"]);
+    assert!(refused.stderr.contains("not built by this user's imgforge: app"), "{}", refused.stderr);
+}

@@ -4,11 +4,21 @@
 //! built must not hang on either. Only paths are of interest. The form is that of git's `gitformat-index(5)`, versions 2
 //! to 4, with SHA-1 or SHA-256, whole or split.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::file;
+use crate::state::Owners;
+
+/// The longest path that Linux takes (`PATH_MAX`). An entry of version 4 repeats the one before it in a few bytes, so that
+/// a small file could stand for any number of long ones.
+const LONGEST: usize = 4096;
+
+/// The most that all paths of an index come to, in bytes.
+const ALL_PATHS: usize = 1 << 30;
 
 /// The most that is read of an index: some ten million files.
 const MAX: u64 = 1 << 30;
@@ -41,9 +51,11 @@ impl Index {
         let parsed = parse(&bytes).ok_or_else(|| unknown(&path))?;
         let mut paths = parsed.paths;
         if let Some(base) = parsed.base {
-            let path = git.join(format!("sharedindex.{base}"));
+            let path = git.join(format!("sharedindex.{}", base.id));
             let bytes = file::read(&path, MAX).map_err(|error| at(&path, &error))?;
-            paths.extend(parse(&bytes).ok_or_else(|| unknown(&path))?.paths);
+            let other = parse(&bytes).ok_or_else(|| unknown(&path))?.paths;
+            let is_kept = |(at, _): &(usize, Vec<u8>)| !base.deleted.contains(at);
+            paths.extend(other.into_iter().enumerate().filter(is_kept).map(|(_, path)| path));
         }
         paths.sort_unstable();
         Ok(Self(paths))
@@ -72,11 +84,12 @@ fn unknown(path: &Utf8Path) -> io::Error {
     )
 }
 
-/// The folder that git keeps its own files of a work tree in, if the work tree begins at `folder`.
+/// The folder that git keeps its own files of a work tree in, if the work tree begins at `folder`. What somebody else has put
+/// into a folder above a workspace is none.
 ///
 /// # Errors
 /// A `.git` that cannot be read.
-pub(crate) fn git_folder(folder: &Utf8Path) -> io::Result<Option<Utf8PathBuf>> {
+pub(crate) fn git_folder(folder: &Utf8Path, owners: &Owners) -> io::Result<Option<Utf8PathBuf>> {
     let git = folder.join(".git");
     let meta = match std::fs::metadata(&git) {
         Ok(meta) => meta,
@@ -85,6 +98,9 @@ pub(crate) fn git_folder(folder: &Utf8Path) -> io::Result<Option<Utf8PathBuf>> {
         }
         Err(error) => return Err(at(&git, &error)),
     };
+    if !owners.contains(meta.uid()) {
+        return Ok(None);
+    }
     if meta.is_dir() {
         // Git takes one without a HEAD for none.
         return Ok(git.join("HEAD").symlink_metadata().is_ok().then_some(git));
@@ -100,8 +116,15 @@ pub(crate) fn git_folder(folder: &Utf8Path) -> io::Result<Option<Utf8PathBuf>> {
 /// What an index file holds.
 struct Parsed {
     paths: Vec<Vec<u8>>,
-    /// The hash of the file with the other part of it, in hex.
-    base: Option<String>,
+    base: Option<Base>,
+}
+
+/// The other part of a split index.
+struct Base {
+    /// The hash of its file, in hex.
+    id: String,
+    /// Positions of its entries that are no longer there.
+    deleted: BTreeSet<usize>,
 }
 
 /// Reads an index; its own hash at its end tells how long hashes are.
@@ -121,9 +144,13 @@ fn parse_with(bytes: &[u8], hash: usize) -> Option<Parsed> {
         return None;
     }
     let mut paths: Vec<Vec<u8>> = Vec::new();
-    let mut last = Vec::new();
+    let (mut last, mut all) = (Vec::new(), 0);
     for _ in 0..count {
         last = rest.entry(version, hash, &last)?;
+        all += last.len();
+        if last.len() > LONGEST || all > ALL_PATHS {
+            return None;
+        }
         // The entries of a split index that change others have no path.
         if !last.is_empty() {
             paths.push(last.clone());
@@ -135,11 +162,11 @@ fn parse_with(bytes: &[u8], hash: usize) -> Option<Parsed> {
         let len = usize::try_from(rest.number()?).ok()?;
         let content = rest.take(len)?;
         if name == b"link" {
-            let id = content.get(..hash)?;
-            base = id
-                .iter()
-                .any(|byte| *byte != 0)
-                .then(|| id.iter().map(|byte| format!("{byte:02x}")).collect());
+            let (id, bitmaps) = content.split_at_checked(hash)?;
+            if id.iter().any(|byte| *byte != 0) {
+                let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+                base = Some(Base { id, deleted: Rest(bitmaps).bitmap()? });
+            }
         }
     }
     Some(Parsed { paths, base })
@@ -194,6 +221,34 @@ impl<'a> Rest<'a> {
         Some(bytes)
     }
 
+    /// The positions of the bits that are set in a compressed bitmap (EWAH, gitformat-bitmap(5)).
+    fn bitmap(&mut self) -> Option<BTreeSet<usize>> {
+        let bits = usize::try_from(self.number()?).ok()?;
+        let words = usize::try_from(self.number()?).ok()?;
+        let mut words = self
+            .take(words.checked_mul(8)?)?
+            .chunks_exact(8)
+            .map(|word| u64::from_be_bytes(word.try_into().expect("eight bytes")));
+        let (mut found, mut at) = (BTreeSet::new(), 0_usize);
+        while let Some(run) = words.next() {
+            let equal = usize::try_from((run >> 1) & 0xffff_ffff).ok()?.checked_mul(64)?;
+            let end = at.checked_add(equal)?;
+            if run & 1 == 1 {
+                found.extend(at..end.min(bits));
+            }
+            at = end;
+            for _ in 0..run >> 33 {
+                let word = words.next()?;
+                found.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| at + bit));
+                at += 64;
+            }
+            if at > bits.checked_add(64)? {
+                return None;
+            }
+        }
+        Some(found)
+    }
+
     /// A number as in the offsets of packs: seven bits a byte, most significant first, each further byte counting one more.
     fn varint(&mut self) -> Option<usize> {
         let mut value = 0usize;
@@ -242,7 +297,8 @@ mod tests {
         std::fs::write(root.join("untracked"), "").unwrap();
         std::fs::write(root.join("intended"), "").unwrap();
         git(&["add", "--intent-to-add", "intended"]);
-        let index = Index::read(&git_folder(root).unwrap().unwrap()).unwrap();
+        git(&["rm", "--quiet", "--cached", "later", "d/e.txt"]);
+        let index = Index::read(&git_folder(root, &Owners::of_process()).unwrap().unwrap()).unwrap();
         (index, git(&["ls-files", "-z"]))
     }
 
@@ -269,15 +325,39 @@ mod tests {
     }
 
     #[test]
+    fn a_small_index_of_long_paths_that_repeat_is_refused() {
+        let head = b"DIRC\0\0\0\x04\0\0\0\x02".to_vec();
+        let entry = |cut: u8, path: &[u8]| [&[0; STAT + 20 + 2][..], &[cut], path, &[0]].concat();
+        let of =
+            |long: usize| [head.clone(), entry(0, &vec![b'a'; long]), entry(0, b"b"), vec![0; 20]].concat();
+        assert!(parse(&of(LONGEST - 1)).is_some());
+        assert!(parse(&of(LONGEST)).is_none());
+    }
+
+    #[test]
+    fn a_repository_of_another_user_above_a_workspace_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(dir.path()).unwrap();
+        std::fs::create_dir(root.join(".git")).unwrap();
+        std::fs::write(root.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(git_folder(root, &Owners::of_process()).unwrap().is_some());
+        assert_eq!(git_folder(root, &crate::state::owners_only(own + 1)).unwrap(), None);
+    }
+
+    #[test]
     fn a_folder_without_git_tracks_nothing_and_a_broken_index_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let root = Utf8Path::from_path(dir.path()).unwrap();
-        assert_eq!(git_folder(root).unwrap(), None);
+        assert_eq!(git_folder(root, &Owners::of_process()).unwrap(), None);
         let git = root.join(".git");
         std::fs::create_dir(&git).unwrap();
-        assert_eq!(git_folder(root).unwrap(), None);
+        assert_eq!(git_folder(root, &Owners::of_process()).unwrap(), None);
         std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
-        assert_eq!(Index::read(&git_folder(root).unwrap().unwrap()).unwrap(), Index::default());
+        assert_eq!(
+            Index::read(&git_folder(root, &Owners::of_process()).unwrap().unwrap()).unwrap(),
+            Index::default()
+        );
         std::fs::write(git.join("index"), "DIRC\0\0\0\x09").unwrap();
         let error = Index::read(&git).unwrap_err().to_string();
         assert!(error.contains(".git/index is no git index"), "{error}");

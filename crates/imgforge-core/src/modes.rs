@@ -17,11 +17,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::git_index::{Index, git_folder};
+use crate::state::Owners;
 
 /// The mode that a regular file (or another entry that is no folder) is sent with, of the mode that it has on the disk.
 pub fn of_file(disk: u32, is_tracked: bool) -> u32 {
@@ -49,8 +51,10 @@ struct Repository {
 }
 
 /// What git tracks, by the repositories that folders lie in; each index is read once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tracked {
+    /// Whose repositories count.
+    owners: Owners,
     /// By absolute folder.
     known: RwLock<HashMap<Utf8PathBuf, Option<Arc<Repository>>>>,
     /// Whether everything is said to be tracked.
@@ -58,9 +62,16 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
+    /// For the workspace at `root`: its repository is this user's, root's, or that of the workspace's owner, since what is
+    /// built must not hang on who builds it.
+    pub(crate) fn of(root: &Utf8Path) -> Self {
+        let owner = root.metadata().map_or(0, |metadata| metadata.uid());
+        Self { owners: Owners::of_process().and(0).and(owner), known: RwLock::default(), all: false }
+    }
+
     /// For a folder that has only what git tracks.
-    pub(crate) fn all() -> Self {
-        Self { all: true, ..Self::default() }
+    pub(crate) fn all(root: &Utf8Path) -> Self {
+        Self { all: true, ..Self::of(root) }
     }
 
     /// Whether git tracks an absolute path, or something in the folder that it is.
@@ -91,7 +102,7 @@ impl Tracked {
                 break;
             }
             passed.push(above.to_owned());
-            if let Some(git) = git_folder(above)? {
+            if let Some(git) = git_folder(above, &self.owners)? {
                 found = Some(Arc::new(Repository { top: above.to_owned(), index: Index::read(&git)? }));
                 break;
             }

@@ -136,17 +136,17 @@ pub struct WorkTree {
 impl WorkTree {
     /// The tree below `root`; every file is read when it is hashed.
     pub fn uncached(root: &Utf8Path) -> Self {
-        Self { root: root.to_owned(), cache: None, tracked: Tracked::default() }
+        Self { root: root.to_owned(), cache: None, tracked: Tracked::of(root) }
     }
 
     /// What git has checked out of a commit below `root`, without a `.git` beside it; every file is read when it is hashed.
     pub fn checkout(root: &Utf8Path) -> Self {
-        Self { root: root.to_owned(), cache: None, tracked: Tracked::all() }
+        Self { root: root.to_owned(), cache: None, tracked: Tracked::all(root) }
     }
 
     /// The tree below `root`; a file whose size, times and inode are as `state` remembers is not read again.
     pub fn cached(root: &Utf8Path, state: &StateDir) -> Self {
-        Self { root: root.to_owned(), cache: Some(StatCache::load(state)), tracked: Tracked::default() }
+        Self { root: root.to_owned(), cache: Some(StatCache::load(state)), tracked: Tracked::of(root) }
     }
 
     /// Keeps what was learned for the next run. A cache that cannot be written costs time, nothing else.

@@ -25,6 +25,9 @@ pub struct Account {
     pub home: String,
 }
 
+/// The largest number of a user or group, as runc has it. 4294967295 means "leave it as it is" to the kernel.
+const LARGEST: u32 = i32::MAX.unsigned_abs();
+
 /// Whom `USER[:GROUP]` means; an empty text means root. Numbers need no entry in the image's files.
 ///
 /// The rules are runc's (`libcontainer/user`), which Docker and BuildKit use; root is 0 also where no file says so, as it
@@ -80,7 +83,11 @@ pub fn look_up(root: impl AsFd, text: &str) -> io::Result<Account> {
             }
         }
     }
-    Ok(account)
+    let mut all = [account.uid, account.gid].into_iter().chain(account.groups.iter().copied());
+    match all.find(|id| *id > LARGEST) {
+        Some(id) => Err(io::Error::other(format!("{id} is no user or group: the largest is {LARGEST}"))),
+        None => Ok(account),
+    }
 }
 
 /// Whom something belongs to that a build makes for `USER[:GROUP]`: a number alone is the group's too (Dockerfile
@@ -121,6 +128,10 @@ mod tests {
         std::fs::write(folder.path().join("etc/group"), "root:x:0:\nweb:x:1001:\nlogs:x:7:a,web\n").unwrap();
         let root = std::fs::File::open(folder.path()).unwrap();
         let of = |text: &str| look_up(&root, text).map(|a| (a.uid, a.gid, a.groups, a.home));
+        // The kernel would take this for "leave it as it is", which is root.
+        for none in ["4294967295", "0:4294967295", "2147483648"] {
+            assert!(of(none).unwrap_err().to_string().contains("the largest is 2147483647"), "{none}");
+        }
         assert_eq!(of("").unwrap(), (0, 0, vec![], "/root".into()));
         assert_eq!(of("web").unwrap(), (1000, 1001, vec![7], "/srv".into()));
         assert_eq!(of("1000").unwrap(), (1000, 1001, vec![7], "/srv".into()));

@@ -82,6 +82,14 @@ impl<'a> Meta<'a> {
         }
     }
 
+    /// The owner and the group. The kernel takes 4294967295 for "leave it as it is".
+    fn owner(&self) -> Result<(Uid, Gid), Refused> {
+        if self.uid == u32::MAX || self.gid == u32::MAX {
+            return Err(Refused::Owner(self.uid, self.gid));
+        }
+        Ok((Uid::from_raw(self.uid), Gid::from_raw(self.gid)))
+    }
+
     /// Sets all on a file or a folder that is open.
     pub(crate) fn set(&self, file: impl AsFd) -> Result<(), Refused> {
         self.set_but_time(&file)?;
@@ -90,7 +98,7 @@ impl<'a> Meta<'a> {
 
     /// Sets all but the time on a file or a folder that is open.
     pub(crate) fn set_but_time(&self, file: impl AsFd) -> Result<(), Refused> {
-        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let owner = self.owner()?;
         rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|error| self.unmapped(error))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode))?;
         self.set_attributes(|name, value| rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty()))
@@ -101,7 +109,7 @@ impl<'a> Meta<'a> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
-        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let owner = self.owner()?;
         rustix::fs::chownat(&fd, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)
             .map_err(|error| self.unmapped(error))?;
         if kind != FileType::Symlink {

@@ -8,8 +8,9 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 use imgforge_core::state::StateDir;
 use imgforge_engine::{Engine, Host};
+use imgforge_registry::Manifest;
 
-use crate::registry::Remote;
+use crate::registry::{FINGERPRINT, Remote};
 use crate::{Error, Session};
 
 /// Sealed lines `NAME FINGERPRINT ID`.
@@ -74,12 +75,16 @@ impl Built {
         inventory.distrust(|name, held| !self.has(name, held.fingerprint, &held.id));
     }
 
+    /// Whether exactly the image of this manifest was built here.
+    pub(crate) fn is_ours(&self, name: &ImageName, manifest: &Manifest) -> bool {
+        let fingerprint = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
+        let Some((fingerprint, config)) = fingerprint.zip(manifest.config()) else { return false };
+        self.has(name.as_str(), fingerprint, config.digest.as_str())
+    }
+
     /// Leaves only what was built here. The names of the others.
     pub(crate) fn retain(&self, remotes: &mut BTreeMap<ImageName, Remote>) -> Vec<String> {
-        let is_ours = |name: &ImageName, remote: &Remote| {
-            let config = remote.manifest.config();
-            config.is_some_and(|config| self.has(name.as_str(), remote.fingerprint, config.digest.as_str()))
-        };
+        let is_ours = |name: &ImageName, remote: &Remote| self.is_ours(name, &remote.manifest);
         let others: Vec<String> = remotes
             .iter()
             .filter(|(name, remote)| !is_ours(name, remote))

@@ -7,12 +7,13 @@
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::OFlags;
 
-use super::{Owners, StateDir, StateError};
+use super::{StateDir, StateError};
 
 /// The variable that holds a key: for machines that share records.
 pub const KEY_VARIABLE: &str = "IMGFORGE_KEY";
@@ -22,6 +23,9 @@ const SHORTEST: usize = 32;
 
 /// The file in the user's state folder.
 const FILE: &str = "key";
+
+/// How many files for a key this process has made: threads have a name each.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -141,17 +145,17 @@ impl Key {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
         let mut bytes = [0; 32];
         File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(io)?;
-        let new = format!("{FILE}.{}", std::process::id());
+        let new = format!("{FILE}.{}.{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         dir.replace(&new, blake3::Hash::from_bytes(bytes).to_hex().as_bytes())?;
+        // A key that a power cut has emptied would be refused until somebody removes it.
+        File::open(folder.join(&new)).and_then(|file| file.sync_all()).map_err(io)?;
         // The first of several processes wins, and the others read its key.
         let linked = std::fs::hard_link(folder.join(&new), folder.join(FILE));
         dir.remove(&new)?;
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io(error).into()),
-            _ => {
-                let secret = read(&dir)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-                Ok(self.known.get_or_init(|| secret))
-            }
+        match (read(&dir)?, linked) {
+            (Some(secret), _) => Ok(self.known.get_or_init(|| secret)),
+            (None, Err(error)) => Err(io(error).into()),
+            (None, Ok(())) => Err(io(io::ErrorKind::NotFound.into()).into()),
         }
     }
 }

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 use crate::file;
 
 pub use self::key::{KEY_VARIABLE, Key, KeyError};
+#[cfg(test)]
+pub(crate) use self::owners::only as owners_only;
 pub use self::owners::{ForeignWorkspace, Owners, SAFE_DIRECTORY};
 
 /// The folder in a workspace.

@@ -92,7 +92,7 @@ fn is_named(list: &str, folder: &Utf8Path) -> bool {
 
 /// Files of this user alone.
 #[cfg(test)]
-pub(super) fn only(uid: u32) -> Owners {
+pub(crate) fn only(uid: u32) -> Owners {
     Owners(vec![uid])
 }
 

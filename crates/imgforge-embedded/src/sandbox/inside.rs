@@ -134,8 +134,8 @@ fn mounts(spec: &Spec, groups: &[&Group]) -> io::Result<()> {
     for path in READ_ONLY {
         protect(&root, path).map_err(|error| say(path, error))?;
     }
-    for path in MASKED {
-        mask(&root, &null, path).map_err(|error| say(path, error))?;
+    for path in MASKED.map(str::to_owned).into_iter().chain(heat()) {
+        mask(&root, &null, &path).map_err(|error| say(&path, error))?;
     }
     if spec.read_only {
         place::restrict(&root.at("/")?, MountFlags::RDONLY)?;
@@ -207,6 +207,17 @@ fn mask(root: &Root, null: &OwnedFd, path: &str) -> io::Result<()> {
         place::tree(null)?
     };
     Ok(place::attach(&hides, &target)?)
+}
+
+/// How hot each processor is, which tells what else the machine does: Docker hides that too.
+fn heat() -> impl Iterator<Item = String> {
+    const CPUS: &str = "/sys/devices/system/cpu";
+    let names = std::fs::read_dir(CPUS).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_cpu = |name: &String| {
+        name.strip_prefix("cpu").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    names.filter(is_cpu).map(|name| format!("{CPUS}/{name}/thermal_throttle"))
 }
 
 fn enter_workdir(path: &str) -> io::Result<()> {

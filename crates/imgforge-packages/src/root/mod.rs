@@ -91,7 +91,8 @@ fn hashes(path: &Utf8Path, order: &Utf8Path) -> Result<Vec<u8>, Error> {
     Ok(all)
 }
 
-/// The files of the packages that the steps in `order` unpack.
+/// The files of the packages that the steps in `order` unpack, each compared with its hash: the archive may be one that
+/// was made before, and the files beside it in the cache others since.
 fn unpacked_by_dpkg(
     packages: &[LockedPackage],
     order: &Utf8Path,
@@ -104,7 +105,8 @@ fn unpacked_by_dpkg(
         .flat_map(|line| line.split(' '))
         .collect();
     let is_named = |package: &&LockedPackage| names.contains(file_name(package).as_str());
-    Ok(packages.iter().filter(is_named).map(|package| supplied(package, cache)).collect())
+    let compared = |package| Deb::read(package, cache, Depth::Control).map(|_| supplied(package, cache));
+    packages.par_iter().filter(is_named).map(compared).collect()
 }
 
 fn plan(packages: &[LockedPackage], cache: &Cache) -> Result<Steps, Error> {

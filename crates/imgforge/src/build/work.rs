@@ -491,7 +491,7 @@ async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
     let staged = tokio::task::spawn_blocking(move || {
         let cache = imgforge_packages::Cache::user()?;
         if scheme == Scheme::Alpine {
-            Ok(imgforge_packages::apk::stage_packages(&packages, &wanted, &cache))
+            imgforge_packages::apk::stage_packages(&packages, &wanted, &cache)
         } else if is_root {
             imgforge_packages::stage_root(&packages, options, &cache)
         } else {

@@ -10,6 +10,7 @@ mod records;
 mod revisions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::diagnostic::Problem;
@@ -24,6 +25,7 @@ pub use self::keep::Kept;
 pub use self::promote::{OldBase, Promotion};
 pub use self::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
 pub use self::publish::{PublishOptions, Published};
+use crate::built::Built;
 use crate::{Error, Session};
 
 /// The whole fingerprint of an image, on its manifest: one request tells whether an image is the wanted one.
@@ -54,6 +56,8 @@ pub(crate) struct FamilyRegistry {
     pub(crate) workspace: String,
     prefix: String,
     credentials: Credentials,
+    /// What was built here, when only that counts.
+    built: Option<Arc<Built>>,
 }
 
 /// An image of the family that is in the registry under its content tag.
@@ -79,7 +83,8 @@ impl Session {
             Problem::at(&self.workspace.manifest.file, span, error.to_string(), "given here")
         })?;
         let workspace = self.workspace.manifest.name.value.clone();
-        Ok(Some(FamilyRegistry { client, place, workspace, prefix: registry.prefix(), credentials }))
+        let (prefix, built) = (registry.prefix(), self.trusted().map(Arc::new));
+        Ok(Some(FamilyRegistry { client, place, workspace, prefix, credentials, built }))
     }
 
     /// How the workspace's registry is reached.
@@ -132,8 +137,13 @@ impl FamilyRegistry {
         Ok(Some(Remote { digest: manifest.digest().clone(), manifest, fingerprint }))
     }
 
+    /// Whether an image may be led to that somebody else has pushed.
+    pub(crate) fn counts(&self, name: &ImageName, manifest: &Manifest) -> bool {
+        self.built.as_ref().is_none_or(|built| built.is_ours(name, manifest))
+    }
+
     /// Writes a tag. When another job has moved it at the same moment to an image of the same fingerprint, that one is as
-    /// good; what the tag leads to is returned.
+    /// good, unless only what was built here counts; what the tag leads to is returned.
     ///
     /// # Errors
     /// A tag that leads to something else afterwards; a registry that fails.
@@ -151,7 +161,9 @@ impl FamilyRegistry {
         };
         let said = |manifest: &Manifest| manifest.annotations().get(FINGERPRINT).cloned();
         match self.client.manifest(repository, &reference).await? {
-            Some(now) if said(&now).is_some() && said(&now) == said(manifest) => Ok(now),
+            Some(now) if self.built.is_none() && said(&now).is_some() && said(&now) == said(manifest) => {
+                Ok(now)
+            }
             _ => Err(moved.into()),
         }
     }

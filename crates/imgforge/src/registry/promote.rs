@@ -215,17 +215,21 @@ struct Moving<'m> {
 impl Moving<'_> {
     /// Moves tags until all of them lead where the records say.
     async fn settle(&mut self) -> Result<(), Error> {
-        for _ in 0..ROUNDS {
+        let mut rounds = 0;
+        loop {
             // First the records and then the tags: a promotion whose record is not there yet looks at the tags later.
             self.look().await?;
             let wrong = self.wrong().await?;
             if wrong.is_empty() {
                 return Ok(());
             }
-            self.move_all(wrong).await?;
+            if rounds == ROUNDS {
+                let tags = wrong.into_iter().map(|((image, tag), _)| format!("{image}:{tag}"));
+                return Err(Error::TagsMoved { tags: tags.collect() });
+            }
+            // A record that came meanwhile says nothing against the tags.
+            rounds += usize::from(self.move_all(wrong).await?);
         }
-        let tags = self.wrong().await?.into_iter().map(|((image, tag), _)| format!("{image}:{tag}"));
-        Err(Error::TagsMoved { tags: tags.collect() })
     }
 
     /// Reads the records that have come since the last look. Whether there were any.
@@ -245,14 +249,14 @@ impl Moving<'_> {
         Ok(settled)
     }
 
-    /// Moves these tags, until a record has come that may say something else.
-    async fn move_all(&mut self, tags: Vec<(ReleaseTag, String)>) -> Result<(), Error> {
+    /// Moves these tags, until a record has come that may say something else. Whether all were moved.
+    async fn move_all(&mut self, tags: Vec<(ReleaseTag, String)>) -> Result<bool, Error> {
         let mut looked = Instant::now();
         // An image's tags at once, images one after another: parents come first.
         for group in tags.chunk_by(|a, b| a.0.0 == b.0.0 && a.1 == b.1) {
             if looked.elapsed() > LOOK {
                 if self.look().await? {
-                    return Ok(());
+                    return Ok(false);
                 }
                 looked = Instant::now();
             }
@@ -261,6 +265,11 @@ impl Moving<'_> {
             let manifest =
                 self.registry.client.manifest(&repository, &Reference::Digest(digest(to)?)).await?;
             let manifest = manifest.ok_or_else(|| Error::NotPushed { images: vec![image.to_string()] })?;
+            // What this promotion is to move was looked at before; what another's record says is somebody else's word.
+            let is_asked_for = self.records[&self.id].moves.iter().any(|moved| moved.to == *to);
+            if !is_asked_for && !self.registry.counts(image, &manifest) {
+                return Err(Error::NotBuiltHere { images: vec![image.to_string()] });
+            }
             for ((_, tag), _) in group {
                 let reference = Reference::tag(tag.as_str())?;
                 match self.registry.client.put_manifest(&repository, &reference, &manifest).await {
@@ -281,7 +290,7 @@ impl Moving<'_> {
                 (self.events)(Event::Promoted { target: image.clone(), tags });
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether tags lead where a later record says, to other images than this promotion's.

@@ -177,8 +177,11 @@ impl Pusher {
             () = self.cancel.cancelled() => return Err(Error::Interrupted),
         };
         let manifest = registry.client.verify(&repository, &pushed.digest).await?;
-        // A content tag is written once: whoever was first has an image as good as this one.
-        if let Some(first) = registry.content(&image.name, image.fingerprint).await? {
+        // A content tag is written once: whoever was first has an image as good as this one, unless only what was built
+        // here counts.
+        if let Some(first) = registry.content(&image.name, image.fingerprint).await?
+            && (first.digest == pushed.digest || registry.counts(&image.name, &first.manifest))
+        {
             return Ok(first);
         }
         let tag = image.fingerprint.content_tag();

@@ -57,7 +57,8 @@ impl FamilyRegistry {
     /// The ids of all records, the oldest first.
     pub(super) async fn record_ids(&self, kind: Kind) -> Result<Vec<String>, Error> {
         let mut tags = self.client.tags(&self.repository(kind.repository)).await?;
-        tags.retain(|tag| tag.starts_with(kind.prefix));
+        // A tag that only looks like an id would be the last of them, and take the order away.
+        tags.retain(|tag| time_of(kind.prefix, tag).is_some());
         Ok(tags)
     }
 
