@@ -327,7 +327,9 @@ fn with_trust_built_here_a_push_leads_no_tag_to_what_somebody_else_has_pushed() 
     place.run(&["build", "--push"]).ok();
     std::fs::remove_dir_all(place.root().join(".imgforge/store")).unwrap();
     trusting_less(&place.family);
-    let elsewhere = |args: &[&str]| place.run_elsewhere(args);
+    let home = tempfile::tempdir().unwrap();
+    let elsewhere =
+        |args: &[&str]| Ran::of(place.command(args).env("XDG_STATE_HOME", home.path()).output().unwrap());
     elsewhere(&["build", "--push"]).ok();
     // Both the content tag and the release tags lead to what was built there.
     elsewhere(&["promote"]).ok();
