@@ -213,17 +213,54 @@ async fn state(docker: &Docker, container: &str) -> Result<ContainerState, Error
     Ok(ContainerState { running, exit_code, out_of_memory: oom_killed, health })
 }
 
+/// A log that is longer is not read a second time for the sake of its end.
+const READ_AGAIN: usize = 1 << 20;
+
 async fn follow(client: &bollard::Docker, container: &str, sink: OutputSink) -> Result<i64, Error> {
-    let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).build();
+    let mut given = [0, 0];
+    read_log(client, container, true, |is_error, piece| {
+        given[usize::from(is_error)] += piece.len();
+        sink(is_error, piece);
+    })
+    .await?;
+    let code = wait(client, container).await?;
+    // Who follows the log of a container that ends may miss its end, above all a line without a newline (seen with 20.10).
+    // Once the container has ended its log is whole. One that is removed when it ends has none any more.
+    if given.iter().sum::<usize>() < READ_AGAIN {
+        let _ = read_log(client, container, false, |is_error, piece| {
+            let known = &mut given[usize::from(is_error)];
+            let passed = piece.len().min(*known);
+            *known -= passed;
+            if passed < piece.len() {
+                sink(is_error, &piece[passed..]);
+            }
+        })
+        .await;
+    }
+    Ok(code)
+}
+
+/// Gives each piece of a container's log, and whether it is of stderr, to `take`.
+async fn read_log(
+    client: &bollard::Docker,
+    container: &str,
+    follow: bool,
+    mut take: impl FnMut(bool, &[u8]),
+) -> Result<(), Error> {
+    let options = LogsOptionsBuilder::default().follow(follow).stdout(true).stderr(true).build();
     let mut logs = client.logs(container, Some(options));
     while let Some(piece) = logs.next().await {
         match piece? {
-            LogOutput::StdErr { message } => sink(true, &message),
+            LogOutput::StdErr { message } => take(true, &message),
             LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
-                sink(false, &message);
+                take(false, &message);
             }
         }
     }
+    Ok(())
+}
+
+async fn wait(client: &bollard::Docker, container: &str) -> Result<i64, Error> {
     let mut waiting = client.wait_container(container, None::<WaitContainerOptions>);
     match waiting.next().await {
         Some(Ok(ended)) => Ok(ended.status_code),
