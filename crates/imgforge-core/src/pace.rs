@@ -18,7 +18,7 @@ impl Pace {
     /// Notes `bytes` that came after `waited`.
     ///
     /// # Errors
-    /// In words, that fewer than [`SLOWEST`] a second came during `window`.
+    /// In words, that fewer bytes than the least a second came during `window`.
     pub fn took(&mut self, waited: Duration, bytes: u64, window: Duration) -> Result<(), String> {
         self.waited += waited;
         self.bytes += bytes;

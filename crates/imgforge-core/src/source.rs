@@ -109,7 +109,7 @@ impl fmt::Display for Node {
 
 /// A tree of files.
 pub trait Source: Sync {
-    /// The whole content of a file. Links are followed inside the tree (see [`follow`]).
+    /// The whole content of a file. Links are followed inside the tree.
     fn read(&self, path: &Utf8Path) -> io::Result<Vec<u8>>;
     /// What lies at `path`; a link is a link.
     fn kind(&self, path: &Utf8Path) -> io::Result<Kind>;
