@@ -91,6 +91,14 @@ const PASSED_OVER: &[&str] = &[
     "var/lib/dpkg/triggers/",
     "var/log/",
     "var/tmp/",
+    "etc/GNUstep/gdomap_probes",
+    "etc/ssl/certs/java/cacerts",
+    "usr/local/",
+    "var/lib/dbus/machine-id",
+    "var/lib/dpkg/diversions-old",
+    "var/lib/dpkg/lock-frontend",
+    "var/lib/dpkg/statoverride-old",
+    "var/lib/dpkg/status-old",
 ];
 
 /// One entry of a root: kind, mode, owner and group by name, and what it holds or leads to.
@@ -272,9 +280,11 @@ fn tree(bytes: &[u8]) -> Result<Tree> {
 
 /// Whether a path is one of those, or below one that ends with a slash.
 fn is_passed_over(path: &str) -> bool {
-    PASSED_OVER.iter().any(|passed| {
-        path == passed.trim_end_matches('/') || (passed.ends_with('/') && path.starts_with(passed))
-    })
+    // Python's compiled files have dates in them there, and hashes of their sources here.
+    path.split('/').any(|part| part == "__pycache__")
+        || PASSED_OVER.iter().any(|passed| {
+            path == passed.trim_end_matches('/') || (passed.ends_with('/') && path.starts_with(passed))
+        })
 }
 
 fn path_of<R: Read>(entry: &tar::Entry<'_, R>) -> Result<String> {
