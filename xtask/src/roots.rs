@@ -64,6 +64,7 @@ const LARGEST: usize = 350;
 /// is another one each time (a key store of Java's with dates, what a package saw of the network), what depends on which
 /// package was configured first (`/usr/local`, whose folders base-files makes), and backups.
 const PASSED_OVER: &[&str] = &[
+    "",
     "boot/",
     "dev/",
     "etc/.pwd.lock",
