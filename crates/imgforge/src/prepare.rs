@@ -142,7 +142,7 @@ impl Session {
             Self::placed(image, &rendered, told)
         })?;
         let (entries, opened_keys) = (listing.entries, listing.opened_keys);
-        let beyond = dockerfile.beyond(rendered.network);
+        let beyond = dockerfile.beyond(rendered.network, &args);
         if !beyond.is_empty() {
             let told = beyond.into_iter().map(|problem| (problem.span, problem.message, problem.help));
             return Err(Self::placed(image, &rendered, told));
@@ -153,7 +153,7 @@ impl Session {
         inputs.insert(InputKind::Format, "imgforge", FORMAT);
         inputs.insert(InputKind::Platform, "platform", self.platform());
         inputs.insert(InputKind::Network, "network", rendered.network.as_str());
-        // What is as usual is no input: fingerprints from before there was a choice stay.
+        // Default values are not recorded as inputs, so fingerprints computed before these options existed stay valid.
         if self.workspace.manifest.compression == Compression::Zstd {
             inputs.insert(InputKind::Layers, "compression", "zstd");
         }

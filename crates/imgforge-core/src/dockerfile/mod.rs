@@ -374,11 +374,11 @@ impl Dockerfile {
                 let operands = instruction.operands();
                 let sources = operands.split_last().map_or(&[][..], |(_, sources)| sources);
                 for source in sources {
-                    if source.text().starts_with("<<") || is_url(source.text()) {
-                        continue;
-                    }
                     let pattern =
                         scope.expand(source.text(), instruction.escape()).unwrap_or_else(|| ".".into());
+                    if source.text().starts_with("<<") || is_url(&pattern) {
+                        continue;
+                    }
                     found.push(ContextSource { pattern, span: source.span(), is_mount: false });
                 }
             }
@@ -396,29 +396,36 @@ impl Dockerfile {
         found
     }
 
-    /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there.
-    pub fn beyond(&self, network: Network) -> Vec<ParseProblem> {
+    /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there. A source
+    /// of ADD that begins with a variable which is not known here may be an address.
+    pub fn beyond(&self, network: Network, args: &BTreeMap<String, String>) -> Vec<ParseProblem> {
         let mut found = Vec::new();
-        for instruction in &self.instructions {
-            let (span, what, needed) = match instruction.keyword() {
-                "RUN" => match instruction.flags().iter().find_map(network_flag) {
-                    Some((span, asked)) => (span, format!("RUN --network={}", asked.as_str()), asked),
-                    None => continue,
-                },
-                "ADD" => match instruction.operands().iter().find(|source| is_url(source.text())) {
-                    Some(source) => (source.span(), format!("ADD {}", source.text()), Network::Default),
-                    None => continue,
-                },
-                _ => continue,
+        Walker::new(self, args).walk(|instruction, _, scope| {
+            let asked = match instruction.keyword() {
+                "RUN" => instruction
+                    .flags()
+                    .iter()
+                    .find_map(network_flag)
+                    .map(|(span, asked)| (span, format!("RUN --network={}", asked.as_str()), asked)),
+                "ADD" => {
+                    let may_be_fetched =
+                        |source: &&Word| match scope.expand(source.text(), instruction.escape()) {
+                            Some(text) => is_url(&text),
+                            None => source.text().starts_with('$'),
+                        };
+                    let operands = instruction.operands();
+                    let sources = operands.split_last().map_or(&[][..], |(_, sources)| sources);
+                    let fetched = sources.iter().find(may_be_fetched);
+                    fetched.map(|source| (source.span(), format!("ADD {}", source.text()), Network::Default))
+                }
+                _ => None,
             };
-            if needed <= network {
-                continue;
-            }
+            let Some((span, what, needed)) = asked.filter(|(.., needed)| *needed > network) else { return };
             let (needed, has) = (needed.as_str(), network.as_str());
             let message = format!("{what} needs network \"{needed}\", and this image has \"{has}\"");
             let help = Some(format!("say in its image.kdl: network \"{needed}\""));
             found.push(ParseProblem { span, message, help });
-        }
+        });
         found
     }
 

@@ -190,3 +190,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_address_that_add_fetches_is_known_behind_a_variable_too() {
+    let asks = |text: &str| {
+        let file = Dockerfile::parse(text).unwrap();
+        let none = BTreeMap::new();
+        let sources: Vec<String> =
+            file.context_sources(&none).into_iter().map(|source| source.pattern).collect();
+        (file.beyond(Network::None, &none).len(), sources)
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(asks("FROM scratch\nARG SRC=https://h/x\nADD $SRC /x\n"), (1, nothing.clone()));
+    assert_eq!(asks("FROM scratch\nADD https://h/x /x\n"), (1, nothing));
+    // What a base from outside says of it is not known.
+    assert_eq!(asks("FROM other\nADD ${SRC} /x\n"), (1, vec![".".to_owned()]));
+    assert_eq!(asks("FROM other\nADD dir/${FILE} /x\n"), (0, vec![".".to_owned()]));
+    assert_eq!(
+        asks("FROM scratch\nARG SRC=a.tar\nADD $SRC https://no-source/\n"),
+        (0, vec!["a.tar".to_owned()])
+    );
+}
