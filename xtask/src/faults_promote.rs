@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use imgforge_registry::{Reference, Registry};
+use imgforge_registry::Registry;
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 
-use crate::soak::{self, FAMILY, FINGERPRINT, SEED, TAG};
+use crate::soak::{self, SEED};
 
 /// How many of the tries have a process that is killed.
 const KILLED: f64 = 0.2;
@@ -152,21 +152,12 @@ impl Soak {
     }
 
     fn undisturbed(&self, workspace: &TestWorkspace, args: &[&str]) -> Result<()> {
-        let ran = Ran::of(soak::command(&self.binary, workspace, args)?.output()?);
-        ensure!(ran.code == 0, "{args:?} without any trouble ends with {}: {}", ran.code, ran.stderr);
-        Ok(())
+        soak::undisturbed(&self.binary, workspace, args)
     }
 
     /// The fingerprint that the tag of each image leads to.
     fn released(&self) -> Result<Vec<String>> {
-        let tag = Reference::tag(TAG)?;
-        let of = |image: &&str| {
-            let place = format!("{}/{image}", self.name);
-            let manifest = self.runtime.block_on(self.direct.manifest(&place, &tag))?;
-            let said = manifest.as_ref().and_then(|manifest| manifest.annotations().get(FINGERPRINT));
-            Ok(said.cloned().unwrap_or_default())
-        };
-        FAMILY.iter().map(of).collect()
+        soak::released(&self.runtime, &self.direct, &self.name)
     }
 
     fn print(&self, took: Duration) {

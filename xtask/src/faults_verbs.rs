@@ -18,7 +18,7 @@ use imgforge_registry::{
 };
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
-use imgforge_testkit::workspace::{Ran, TestWorkspace};
+use imgforge_testkit::workspace::TestWorkspace;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -458,20 +458,11 @@ impl Soak {
     }
 
     fn undisturbed(&self, number: usize, args: &[&str]) -> Result<()> {
-        let ran = Ran::of(soak::command(&self.binary, &self.checkouts[number], args)?.output()?);
-        ensure!(ran.code == 0, "{args:?} without any trouble ends with {}: {}", ran.code, ran.stderr);
-        Ok(())
+        soak::undisturbed(&self.binary, &self.checkouts[number], args)
     }
 
     fn released(&self) -> Result<Vec<String>> {
-        let tag = Reference::tag(TAG)?;
-        let of = |image: &&str| {
-            let place = format!("{}/{image}", self.name);
-            let manifest = self.runtime.block_on(self.direct.manifest(&place, &tag))?;
-            let said = manifest.as_ref().and_then(|manifest| manifest.annotations().get(FINGERPRINT));
-            Ok(said.cloned().unwrap_or_default())
-        };
-        FAMILY.iter().map(of).collect()
+        soak::released(&self.runtime, &self.direct, &self.name)
     }
 
     fn wrong(&mut self, told: &str, what: &str) {

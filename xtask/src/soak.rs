@@ -8,12 +8,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use imgforge_registry::{Credentials, Error, Manifest, Options, Registry, Retry};
+use imgforge_registry::{Credentials, Error, Manifest, Options, Reference, Registry, Retry};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy, Seen};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 /// The family: each image stands on the one before.
 pub(crate) const FAMILY: [&str; 4] = ["os-base", "webapp-base", "ruby-webapp", "guestbook"];
@@ -52,6 +53,24 @@ pub(crate) fn command(binary: &Path, workspace: &TestWorkspace, args: &[&str]) -
     let mut command = workspace.command(binary.to_str().context("a path in UTF-8")?, args);
     command.args(["--engine", "embedded"]).stdin(Stdio::null());
     Ok(command)
+}
+
+/// Runs the command where nothing disturbs it: it has to end well.
+pub(crate) fn undisturbed(binary: &Path, workspace: &TestWorkspace, args: &[&str]) -> Result<()> {
+    let ran = Ran::of(command(binary, workspace, args)?.output()?);
+    ensure!(ran.code == 0, "{args:?} without any trouble ends with {}: {}", ran.code, ran.stderr);
+    Ok(())
+}
+
+/// The fingerprint that the tag of each image of the workspace `name` leads to.
+pub(crate) fn released(runtime: &Runtime, registry: &Registry, name: &str) -> Result<Vec<String>> {
+    let tag = Reference::tag(TAG)?;
+    let of = |image: &&str| {
+        let manifest = runtime.block_on(registry.manifest(&format!("{name}/{image}"), &tag))?;
+        let said = manifest.as_ref().and_then(|manifest| manifest.annotations().get(FINGERPRINT));
+        Ok(said.cloned().unwrap_or_default())
+    };
+    FAMILY.iter().map(of).collect()
 }
 
 /// The plan of a checkout, which must be readable at any moment.

@@ -80,13 +80,7 @@ impl ForeignPackage {
             name: self.name.clone(),
             version: self.version.clone(),
             architecture: self.architecture.clone(),
-            suite: String::new(),
-            path: String::new(),
-            size: 0,
-            sha256: String::new(),
-            checksum: String::new(),
-            security: false,
-            indexed: None,
+            ..LockedPackage::default()
         }
     }
 }
@@ -103,7 +97,7 @@ pub struct LockedImage {
 }
 
 /// One package file, as its repository's signed index describes it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LockedPackage {
     /// The package source's name in the workspace.
     pub source: String,

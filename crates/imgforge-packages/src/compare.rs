@@ -127,12 +127,7 @@ mod tests {
             version: version.into(),
             architecture: "amd64".into(),
             suite: "stable".into(),
-            path: String::new(),
-            size: 0,
-            sha256: String::new(),
-            checksum: String::new(),
-            security: false,
-            indexed: None,
+            ..LockedPackage::default()
         }
     }
 

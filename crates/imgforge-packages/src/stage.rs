@@ -224,17 +224,10 @@ mod tests {
     #[test]
     fn an_epoch_is_written_as_apt_writes_it() {
         let package = LockedPackage {
-            source: String::new(),
             name: "a".into(),
             version: "1:2-3".into(),
             architecture: "all".into(),
-            suite: String::new(),
-            path: String::new(),
-            size: 0,
-            sha256: String::new(),
-            checksum: String::new(),
-            security: false,
-            indexed: None,
+            ..LockedPackage::default()
         };
         assert_eq!(file_name(&package), "a_1%3a2-3_all.deb");
     }

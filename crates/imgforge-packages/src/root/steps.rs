@@ -109,17 +109,10 @@ mod tests {
         let script = InfoFile { name: "preinst".into(), mode: 0o755, bytes: b"#!/bin/sh\n".to_vec() };
         let info = if has_preinst { vec![script] } else { Vec::new() };
         let package = LockedPackage {
-            source: String::new(),
             name,
             version: "1".into(),
             architecture: if text.contains("Architecture: amd64") { "amd64".into() } else { "all".into() },
-            suite: String::new(),
-            path: String::new(),
-            size: 0,
-            sha256: String::new(),
-            checksum: String::new(),
-            security: false,
-            indexed: None,
+            ..LockedPackage::default()
         };
         (package, Deb { control, info, data: Vec::new() })
     }
