@@ -333,9 +333,12 @@ fn prune_removes_what_a_killed_container_has_left_and_no_volume_with_a_name() {
         wait();
     }
     let [container] = &listed(&workspace, "containers")[..] else { panic!("one container runs") };
-    let folder = workspace.root().join(".imgforge/store/containers").join(container);
-    let state: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.join("state.json")).unwrap()).unwrap();
+    let state = workspace.root().join(".imgforge/store/containers").join(container).join("state.json");
+    // It is written beside the container's first steps.
+    while !state.exists() {
+        wait();
+    }
+    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
     let groups: Vec<&str> = state["groups"].as_array().unwrap().iter().filter_map(|g| g.as_str()).collect();
     // Neither it nor its worker can tidy anything.
     let workers = children(running.id());
