@@ -18,9 +18,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::overlay::Devices;
 use super::place::{self, PLAIN, Root, with_path};
-use super::{
-    Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, keyring, refused, seccomp, submounts,
-};
+use super::{Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, keyring, refused, seccomp};
 use crate::accounts::{self, Account};
 use crate::cgroup::Group;
 use crate::network;
@@ -164,36 +162,37 @@ fn sys(root: &Root) -> io::Result<()> {
 /// Mounts something that was asked for.
 fn place_one(root: &Root, dev: &OwnedFd, mount: &Bind, devices: Devices) -> io::Result<()> {
     let path = &mount.target;
-    let (tree, read_only) = match &mount.source {
-        Source::Path { path, read_only } => (place::tree_at(path.as_std_path())?, *read_only),
+    let closed = if devices == Devices::Closed { MountFlags::NODEV } else { MountFlags::empty() };
+    let flags = |read_only: bool| if read_only { MountFlags::RDONLY | closed } else { closed };
+    let (tree, flags) = match &mount.source {
+        Source::Path { path, read_only } => (place::tree_at(path.as_std_path())?, flags(*read_only)),
         Source::Below { root, path, read_only } => {
             let found = Root::open(root.as_std_path())?.at(path);
-            (found.and_then(|found| place::tree(&found)).map_err(|error| with_path(error, path))?, *read_only)
+            let tree = found.and_then(|found| place::tree(&found));
+            (tree.map_err(|error| with_path(error, path))?, flags(*read_only))
         }
         Source::Tmpfs { size, mode } => {
             let (mode, size) = (format!("{mode:o}"), size.map(|size| size.to_string()));
             let mut options = vec![("mode", Some(mode.as_str()))];
             options.extend(size.as_deref().map(|size| ("size", Some(size))));
-            let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-            (place::create("tmpfs", &options, flags).map_err(|error| with_path(error, path))?, false)
+            let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let tree = place::create("tmpfs", &options, plain).map_err(|error| with_path(error, path))?;
+            (tree, MountFlags::empty())
         }
     };
     let target = root.ensure(path, place::is_folder(&tree)?)?;
     refused::check(root, dev, &target, path)?;
-    let mut flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    if devices == Devices::Closed {
-        flags |= MountFlags::NODEV;
-    }
-    place::place(&tree, &target, flags).map_err(|error| with_path(error, path))?;
-    if devices == Devices::Closed && matches!(mount.source, Source::Path { .. }) && place::is_folder(&tree)? {
-        submounts::restrict_below(&tree, MountFlags::NODEV).map_err(|error| say(path, error))?;
-    }
-    Ok(())
+    place::place(&tree, &target, flags).map_err(|error| with_path(error, path))
 }
 
+/// Makes what is at a path read-only. What was mounted in it on request stays as it was asked for, as with runc.
 fn protect(root: &Root, path: &str) -> io::Result<()> {
     match root.find(path)? {
-        Some(target) => Ok(place::place(&place::tree(&target)?, &target, MountFlags::RDONLY)?),
+        Some(target) => {
+            let tree = place::tree(&target)?;
+            place::attach(&tree, &target)?;
+            Ok(place::restrict(&tree, MountFlags::RDONLY)?)
+        }
         None => Ok(()),
     }
 }

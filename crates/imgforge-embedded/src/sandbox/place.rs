@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 
 use super::stubs::resolve;
+use super::submounts::restrict_below;
 
 /// What no mount of the sandbox's own needs.
 pub(super) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -134,11 +135,15 @@ pub(super) fn tree(of: &OwnedFd) -> Result<OwnedFd, Errno> {
     open_tree(of.as_fd(), "", flags)
 }
 
-/// Mounts what [`tree`] has given, restricted by `flags` as well.
-pub(super) fn place(tree: &OwnedFd, target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
+/// Mounts what [`tree`] has given; it and all that is mounted in it are restricted by `flags` as well.
+pub(super) fn place(tree: &OwnedFd, target: &OwnedFd, flags: MountFlags) -> io::Result<()> {
     attach(tree, target)?;
+    if flags.is_empty() {
+        return Ok(());
+    }
     // The descriptor stands for the mount, wherever its path leads by now.
-    if flags.is_empty() { Ok(()) } else { restrict(tree, flags) }
+    restrict(tree, flags)?;
+    if is_folder(tree)? { restrict_below(tree, flags) } else { Ok(()) }
 }
 
 pub(super) fn is_folder(fd: &OwnedFd) -> Result<bool, Errno> {
@@ -148,22 +153,24 @@ pub(super) fn is_folder(fd: &OwnedFd) -> Result<bool, Errno> {
 /// Restricts the mount that `target` is the root of. What is switched off on it stays so: a user namespace may not
 /// switch it on.
 pub(super) fn restrict(target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
+    /// `ST_NOSYMFOLLOW` of `linux/statfs.h`.
+    const NO_LINKS: StatVfsMountFlags = StatVfsMountFlags::from_bits_retain(0x2000);
     let now = rustix::fs::fstatvfs(target)?.f_flag;
-    let mut flags = MountFlags::BIND | flags;
-    for (is, flag) in [
+    let kept = [
         (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-    ] {
-        if now.contains(is) {
-            flags |= flag;
-        }
-    }
-    mount_remount(own(target), flags, "")
+        (NO_LINKS, MountFlags::NOSYMFOLLOW),
+    ];
+    let kept = kept.into_iter().filter(|(is, _)| now.contains(*is)).map(|(_, flag)| flag);
+    remount(target, kept.collect::<MountFlags>() | flags)
+}
+
+/// Gives the mount that `target` is the root of these flags. How it keeps access times stays, as always when nothing is said
+/// of them (`mount(2)`).
+pub(super) fn remount(target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
+    mount_remount(own(target), MountFlags::BIND | flags, "")
 }
 
 /// Makes a file system of a type, which is mounted nowhere yet.
@@ -195,7 +202,7 @@ pub(crate) fn own(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-pub(super) fn with_path(error: Errno, path: &str) -> io::Error {
-    let error = io::Error::from(error);
+pub(super) fn with_path(error: impl Into<io::Error>, path: &str) -> io::Error {
+    let error = error.into();
     io::Error::new(error.kind(), format!("{path}: {error}"))
 }

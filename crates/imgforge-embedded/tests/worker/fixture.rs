@@ -31,13 +31,30 @@ impl Fixture {
 
     /// Lets the workers be `nobody`, who has one id of their own.
     pub(crate) fn be_nobody(&mut self) {
+        self.start_with("", true);
+    }
+
+    /// Lets a shell script mount file systems, in a namespace that nobody else sees, before a worker starts there.
+    pub(crate) fn mount_before(&mut self, script: &str, is_nobody: bool) {
+        let text = format!(
+            "if [ -z \"$INSIDE\" ]; then INSIDE=1 exec unshare --mount --propagation private \"$0\" \"$1\"; fi\n{script}"
+        );
+        self.start_with(&text, is_nobody);
+    }
+
+    fn start_with(&mut self, script: &str, is_nobody: bool) {
         let (folder, exe) = (self.path(), self.path().join("imgforge-worker"));
         std::fs::copy(env!("CARGO_BIN_EXE_imgforge-worker"), &exe).unwrap();
+        let (owner, become_nobody) = if is_nobody {
+            ("65534:65534", "setpriv --reuid 65534 --regid 65534 --clear-groups")
+        } else {
+            ("0:0", "")
+        };
         let text = format!(
-            "#!/bin/bash\nchown -R 65534:65534 {folder}\ncd {folder}\nexec setpriv --reuid 65534 --regid 65534 \
-             --clear-groups bash -c 'exec -a imgforge-worker {exe} \"$0\"' \"$1\"\n"
+            "#!/bin/bash\nset -e\ncd {folder}\nchown -R {owner} {folder}\n{script}\n\
+             exec {become_nobody} bash -c 'exec -a imgforge-worker {exe} \"$0\"' \"$1\"\n"
         );
-        let script = folder.join("as-nobody");
+        let script = folder.join("start-worker");
         std::fs::write(&script, text).unwrap();
         rustix::fs::chmod(script.as_std_path(), 0o755.into()).unwrap();
         self.client = Client::new(&script);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use imgforge_embedded::worker::message::{
-    Action, Content, ContextEntry, ContextKind, Mount, MountKind, Reply, Run, Tree,
+    Action, Content, ContextEntry, ContextKind, Mount, MountKind, Network, Reply, Run, Tree,
 };
 
 use crate::fixture::{Fixture, file, list, run};
@@ -169,4 +169,64 @@ async fn nothing_is_mounted_where_docker_refuses_it() {
     {
         assert_eq!(with(target, &folder, "echo ran").await, "Step(None) ran\n", "{target}");
     }
+}
+
+/// What a machine may have mounted in the folder `host`.
+const MOUNTS: &str = r#"
+mkdir -p host/p/q host/twice host/closed/in host/seen && chmod 1777 host
+mount -t tmpfs -o mode=1777,nosymfollow,strictatime plain host/seen
+echo text > host/seen/text
+mkdir host/seen/deep "host/seen/a b" && chmod 1777 host/seen/*
+mount -t tmpfs -o mode=1777 deep host/seen/deep
+mount -t tmpfs -o mode=1777,noexec,nodev blank "host/seen/a b"
+# Hidden behind another one.
+mount -t tmpfs -o mode=1777 hidden host/p/q
+mount -t tmpfs -o mode=1777 hides host/p
+# Two at one place.
+mount -t tmpfs -o mode=1777 lower host/twice && mkdir host/twice/in
+mount -t tmpfs -o mode=1777 upper host/twice
+# Where only root may go.
+mount -t tmpfs -o mode=1777 closed host/closed/in
+chown 0:0 host/closed && chmod 700 host/closed
+"#;
+
+#[tokio::test]
+async fn what_is_mounted_in_a_folder_that_can_only_be_read_can_only_be_read_too() {
+    let write = "for folder in /host /host/seen /host/seen/deep '/host/seen/a b' /host/p /host/twice /host/closed/in; do \
+        (echo x > \"$folder/x\") 2>/dev/null && echo wrote $folder; done; cat /host/seen/text";
+    for is_nobody in [false, true] {
+        let with = async |read_only| {
+            let mut fixture = Fixture::new();
+            fixture.mount_before(MOUNTS, is_nobody);
+            let kind = MountKind::Host { path: fixture.path().join("host"), read_only };
+            let mounts = vec![Mount { target: "/host".into(), kind }];
+            let (request, _) = fixture.step(Action::Run(Run { mounts, ..run(write) }));
+            let (reply, printed) = fixture.ask(&request).await;
+            assert!(matches!(reply, Ok(Reply::Step(None))), "nobody: {is_nobody}: {reply:?} {printed}");
+            printed
+        };
+        assert_eq!(with(true).await, "text\n", "nobody: {is_nobody}");
+        let wrote = with(false).await;
+        for folder in ["/host", "/host/seen", "/host/seen/deep", "/host/seen/a b", "/host/p", "/host/twice"] {
+            assert!(wrote.contains(&format!("wrote {folder}\n")), "nobody: {is_nobody}: {folder}: {wrote}");
+        }
+        assert_eq!(wrote.contains("/host/closed/in"), !is_nobody, "{wrote}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_mounted_in_the_machines_sysfs_can_only_be_read() {
+    let mounts = "mount -t tmpfs -o mode=1777 open /sys/kernel/debug\n\
+        mount -t tmpfs -o mode=700 closed /sys/fs/bpf\nmkdir /sys/fs/bpf/in\n\
+        mount -t tmpfs -o mode=1777 in /sys/fs/bpf/in\n";
+    let write = "for folder in /sys/kernel/debug /sys/fs/bpf/in; do (echo x > $folder/x) 2>/dev/null && echo wrote $folder; \
+        done; cat /proc/self/mounts";
+    let mut fixture = Fixture::new();
+    fixture.mount_before(mounts, true);
+    // Only the machine's own network has a user namespace see the machine's own sysfs.
+    let (request, _) = fixture.step(Action::Run(Run { network: Network::Host, ..run(write) }));
+    let (reply, printed) = fixture.ask(&request).await;
+    assert!(matches!(reply, Ok(Reply::Step(None))), "{reply:?} {printed}");
+    assert!(printed.contains("open /sys/kernel/debug tmpfs ro,"), "it is there: {printed}");
+    assert!(!printed.contains("wrote"), "{printed}");
 }
