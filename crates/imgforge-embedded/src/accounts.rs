@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 /// The user and the group that every image has.
 const ROOT: &str = "root";
 
-/// What is larger is not read to its end.
+/// The largest file that is read to its end.
 const MAX: u64 = 16 << 20;
 
 /// Who something runs as or belongs to.

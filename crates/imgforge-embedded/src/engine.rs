@@ -25,17 +25,17 @@ use crate::store::{ImageRecord, Store, StoreError};
 use crate::worker::message::{self, Layer, Reply, Request};
 use crate::worker::{Client, Output, WorkerError};
 
-/// What is younger is not tidied away.
+/// The age below which nothing is tidied away.
 const YOUNG: Duration = Duration::from_secs(24 * 3600);
 
-/// What an embedded engine is opened with.
+/// The settings with which an embedded engine is opened.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The folder of its store; it is made if it is not there.
     pub store: StateDir,
     /// Why it is this engine, for people; empty when nobody has to be told.
     pub why: String,
-    /// How registries are reached about which more is known than their hosts.
+    /// The options of registries about which more is known than their hosts.
     pub registries: Vec<imgforge_registry::Options>,
     /// The program that is its worker: one whose `main` calls [`crate::called`] first.
     pub worker: PathBuf,
@@ -395,7 +395,7 @@ pub(crate) fn silent() -> Output {
     Arc::new(|_, _| {})
 }
 
-/// What to say of a full disk.
+/// The message about a full disk.
 pub(crate) const FULL: &str =
     "there is no space left on the disk of the store: make room there, as `imgforge prune --yes` does";
 
@@ -417,7 +417,7 @@ pub(crate) fn not_unpacked(what: &str, reply: &Reply) -> BuildError {
     }
 }
 
-/// Whether a worker says that the disk is full, in the words of the system.
+/// Returns whether a worker says that the disk is full, in the words of the system.
 pub(crate) fn is_full(message: &str) -> bool {
     message.contains("No space left on device") || message.contains("Disk quota exceeded")
 }

@@ -7,10 +7,10 @@ use imgforge_core::pace::Paced;
 use imgforge_engine::{BuildError, CancellationToken};
 use sha2::{Digest, Sha256};
 
-/// What is larger is no file for ADD.
+/// The size of the largest file that ADD fetches.
 const MAX: u64 = 4 << 30;
 
-/// How long a server may say nothing.
+/// The time for which a server may say nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file that was fetched.

@@ -21,7 +21,7 @@ impl StepKey {
     }
 }
 
-/// Where files come from, by what they are.
+/// The origin of files, by content.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) enum FilesKey {
     /// The topmost chain id of a stack; empty for no layers.
@@ -39,14 +39,14 @@ pub(crate) struct Inputs<'a> {
     pub(crate) chain: &'a str,
     /// For a RUN: each mount's files. For a COPY: its source.
     pub(crate) files: &'a [FilesKey],
-    /// What URLs gave.
+    /// The hashes of what URLs have given.
     pub(crate) fetched: &'a [String],
-    /// What commands reach: `none`, `default` or `host`.
+    /// The network of commands: `none`, `default` or `host`.
     pub(crate) network: &'a str,
     /// No file's time is later.
     pub(crate) epoch: i64,
     pub(crate) platform: &'a str,
-    /// How its layer is packed: the digest depends on it.
+    /// The way in which the layer is packed: the digest depends on it.
     pub(crate) packing: &'a str,
 }
 

@@ -26,7 +26,7 @@ impl Lines {
         Self(Arc::new(Mutex::new(Inner { step, events, keep, begun: Vec::new(), tail: VecDeque::new() })))
     }
 
-    /// Where the output goes.
+    /// Returns the sink to which output goes.
     pub(crate) fn sink(&self) -> Output {
         let inner = Arc::clone(&self.0);
         Arc::new(move |_, piece| lock(&inner).piece(piece))

@@ -71,7 +71,7 @@ impl From<Errno> for Refused {
 }
 
 impl<'a> Meta<'a> {
-    /// What an entry of another place has.
+    /// Returns the metadata that an entry of another place has.
     pub(crate) fn of(stat: &Stat, attributes: &'a [Attribute]) -> Self {
         Self {
             uid: stat.st_uid,
@@ -194,8 +194,8 @@ pub(crate) fn open_folder_at(folder: impl AsFd, path: &Path) -> rustix::io::Resu
     rustix::fs::openat2(folder, path, flags, Mode::empty(), BENEATH)
 }
 
-/// Whether an extended attribute is part of a layer. containerd and BuildKit take `security.capability`; `user.*` is
-/// what a program could set. Overlay's own are not the image's, and a name with `=` has no form in PAX.
+/// Returns whether an extended attribute is part of a layer. containerd and BuildKit take `security.capability`;
+/// `user.*` is what a program could set. Overlay's own are not the image's, and a name with `=` has no form in PAX.
 pub(crate) fn is_kept(name: &[u8]) -> bool {
     (name == b"security.capability" || name.starts_with(b"user."))
         && !name.starts_with(OVERLAY)
@@ -237,7 +237,7 @@ fn kept(file: impl AsFd, names: Vec<Vec<u8>>) -> io::Result<Vec<Attribute>> {
 /// Takes from an open file or folder the attributes that a layer does not keep and a later step would still see: access
 /// control lists, and what only root may read. Those that are left, as by [`attributes`].
 ///
-/// What the machine gives to its files (`security.selinux` and the like) stays.
+/// Attributes that the machine gives to its files (`security.selinux` and the like) stay.
 pub(crate) fn take_unkept(file: impl AsFd) -> io::Result<Vec<Attribute>> {
     let names = attribute_names(&file)?;
     for name in &names {

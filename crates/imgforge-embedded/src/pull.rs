@@ -12,7 +12,7 @@ use crate::engine::{Embedded, no_room, not_unpacked, silent};
 use crate::store::ImageRecord;
 use crate::worker::message::{self, Layer, Reply, Request};
 
-/// What is larger is no configuration.
+/// The size of the largest configuration that is read.
 const MAX_CONFIG: u64 = 16 << 20;
 
 impl Embedded {
@@ -113,7 +113,7 @@ impl Embedded {
         self.store.put_pulled(&bytes, &layers, manifest.bytes()).map_err(store_error)
     }
 
-    /// Whether the disk has room for the blobs that are not there yet.
+    /// Returns whether the disk has room for the blobs that are not there yet.
     fn check_room(&self, name: &str, layers: &[Descriptor]) -> Result<(), BuildError> {
         let absent = layers.iter().filter(|layer| !self.store.has_blob(layer.digest.as_str()));
         let size = absent.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
@@ -174,7 +174,7 @@ impl Embedded {
         Ok(layer)
     }
 
-    /// How a registry is reached.
+    /// Returns the options with which a registry is reached.
     fn options(&self, host: &str, login: Option<Login>) -> Options {
         let known = self.settings.registries.iter().find(|options| options.host == host).cloned();
         let mut options = known.unwrap_or_else(|| Options::new(host, Credentials::docker()));

@@ -11,16 +11,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Error;
 
-/// How a container is started.
+/// The request that starts a container.
 #[derive(Debug, Clone, Default)]
 pub struct RunRequest {
     /// The image, by id or name.
     pub image: String,
     /// The container's name; the engine makes one up when not given.
     pub name: Option<String>,
-    /// What is run instead of the image's own command; empty for that. The image's entrypoint is given it.
+    /// The command instead of the image's own; empty for that. The image's entrypoint is given it.
     pub command: Vec<String>,
-    /// What is run in place of the image's entrypoint, and of its command too.
+    /// The program in place of the image's entrypoint, and of its command too.
     pub entrypoint: Option<Vec<String>>,
     /// Who it runs as; the image's own user when not given.
     pub user: Option<String>,
@@ -34,15 +34,15 @@ pub struct RunRequest {
     pub volumes: Vec<String>,
     /// Paths on which a file system in memory is mounted.
     pub tmpfs: Vec<String>,
-    /// How much memory it may use, in bytes.
+    /// The memory that the container may use, in bytes.
     pub memory: Option<u64>,
-    /// How much of the processors it may use, in thousandths of one.
+    /// The part of the processors that the container may use, in thousandths of one.
     pub cpus: Option<u32>,
-    /// Whether its root file system cannot be written to.
+    /// Whether the container's root file system cannot be written to.
     pub read_only: bool,
-    /// Whether it has to reach other machines. With Docker it does so in any case.
+    /// Whether the container has to reach other machines. With Docker it does so in any case.
     pub outside: bool,
-    /// Whether it makes control groups of its own, as systemd does: it is given the host's.
+    /// Whether the container makes control groups of its own, as systemd does: it is given the host's.
     pub control_groups: bool,
 }
 
@@ -68,24 +68,24 @@ pub struct Started {
     pub ports: Vec<(String, String)>,
     /// Its own address on a network of the engine; `None` when it has none.
     pub address: Option<String>,
-    /// What it was to have and has not, in words for people.
+    /// The thing that the container was to have and has not, in words for people.
     pub lacks: Option<String>,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContainerState {
-    /// Whether its process runs.
+    /// Whether the container's process runs.
     pub running: bool,
-    /// How its process has ended; 0 while it runs.
+    /// The exit code of the container's process; 0 while it runs.
     pub exit_code: i64,
-    /// Whether it was killed because it took more memory than it may.
+    /// Whether the container was killed because it took more memory than it may.
     pub out_of_memory: bool,
-    /// What the image's healthcheck says: nothing where there is none.
+    /// The result of the image's healthcheck; nothing where there is none.
     pub health: Option<Health>,
 }
 
-/// What a healthcheck says.
+/// The result of a healthcheck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// Nothing yet.
@@ -99,7 +99,7 @@ pub enum Health {
 /// A path in a container's file system. Links are not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is.
+    /// The kind of the entry.
     pub kind: EntryKind,
     /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
@@ -109,7 +109,7 @@ pub struct Entry {
     pub gid: u64,
 }
 
-/// What a path is.
+/// The kind of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file, and its content where that was asked for.
@@ -133,7 +133,7 @@ pub struct RunningContainer {
     pub image: Option<String>,
 }
 
-/// What a program in a container has printed, and its exit code.
+/// The output of a program in a container, and its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
     /// Its exit code.
@@ -144,7 +144,7 @@ pub struct ExecOutput {
     pub stderr: String,
 }
 
-/// Where a container's output goes: pieces as they come, not lines; whether they are of its stderr.
+/// The sink of a container's output: pieces as they come, not lines; whether they are of its stderr.
 pub type OutputSink = Arc<dyn Fn(bool, &[u8]) + Send + Sync>;
 
 /// A connection to something in a container.
@@ -152,9 +152,9 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// What runs images.
+/// An engine that runs images.
 pub trait Containers: Send + Sync {
-    /// Whether a container goes on when the process that has started it has ended.
+    /// Returns whether a container goes on when the process that has started it has ended.
     fn keeps_containers(&self) -> bool {
         true
     }
@@ -173,11 +173,11 @@ pub trait Containers: Send + Sync {
     fn connect<'a>(&'a self, container: &'a Started, port: u16)
     -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 
-    /// What a container is doing.
+    /// Returns the state of a container.
     fn state<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<ContainerState, Error>>;
 
-    /// What there is at an absolute path of a container's file system, running or not; `None` when there is nothing.
-    /// Links in the path are followed inside the container, one at its end is not.
+    /// Returns the entry at an absolute path of a container's file system, running or not; `None` when there is
+    /// nothing. Links in the path are followed inside the container, one at its end is not.
     fn entry<'a>(
         &'a self,
         container: &'a str,

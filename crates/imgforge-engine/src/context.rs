@@ -22,7 +22,7 @@ use imgforge_core::source::{ContentHash, Node};
 
 use crate::BuildError;
 
-/// How many bytes are sent at once.
+/// The number of bytes that are sent at once.
 const CHUNK: usize = 64 * 1024;
 
 /// A folder as it is offered to a daemon, parents before what lies in them.
@@ -37,11 +37,11 @@ pub(crate) struct Folder {
 pub(crate) struct Item {
     /// Relative to the folder.
     pub(crate) path: Utf8PathBuf,
-    /// What it is.
+    /// The content of the path.
     pub(crate) content: Content,
 }
 
-/// What one path is.
+/// The content of one path.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// A folder.
@@ -66,12 +66,12 @@ pub(crate) enum Content {
         mode: u32,
         /// Stands for the content, below 10⁹.
         mark: u32,
-        /// Where the bytes are.
+        /// The place of the bytes.
         stored: Stored,
     },
 }
 
-/// Where the bytes of a file are.
+/// The place of a file's bytes.
 #[derive(Debug, Clone)]
 pub(crate) enum Stored {
     /// Here.

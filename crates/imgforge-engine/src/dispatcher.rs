@@ -14,7 +14,7 @@ use imgforge_core::schedule::Schedule;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Where events are told.
+/// The receiver of events.
 pub type EventSender = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Something was not done for a target.
@@ -25,9 +25,9 @@ pub struct Failed {
     pub message: String,
 }
 
-/// What is done for each target.
+/// The work that is done for each target.
 pub trait Work: Send + Sync {
-    /// What is done first.
+    /// Returns the activity that comes first.
     fn activity(&self, _target: &ImageName) -> Activity {
         Activity::Build
     }
@@ -36,7 +36,7 @@ pub trait Work: Send + Sync {
     fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>>;
 }
 
-/// How one target ended, and how long it took (nothing, when it has not begun).
+/// The end of one target, and the time that it took (nothing, when it has not begun).
 pub type Ended = (ImageName, Outcome, Duration);
 
 /// Does `work` for every target of `schedule`, up to `slots` (at least one) at a time, and returns how each ended, in

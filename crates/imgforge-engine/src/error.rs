@@ -11,25 +11,25 @@ pub enum Error {
     /// Nothing answers.
     #[error("the Docker daemon at {endpoint} cannot be reached: {cause}; {help}")]
     Unreachable {
-        /// Where it was looked for, as a URL.
+        /// The address at which it was looked for, as a URL.
         endpoint: String,
-        /// What the system says.
+        /// The system's error.
         cause: String,
-        /// What to do.
+        /// The advice.
         help: String,
-        /// Whether that is where Docker listens when nobody says otherwise.
+        /// Whether that is the address at which Docker listens when nobody says otherwise.
         is_default: bool,
     },
     /// The embedded engine's store or a process of it does not do what it must.
     #[error("the embedded engine: {message}")]
     Embedded {
-        /// What happened, and what to do.
+        /// The mishap, and what to do.
         message: String,
     },
     /// The configuration names a daemon that cannot be used.
     #[error("{message}")]
     Configuration {
-        /// What is wrong, and what to do.
+        /// The fault, and what to do.
         message: String,
     },
     /// The engine refuses what was asked of it.
@@ -37,19 +37,19 @@ pub enum Error {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the daemon says.
+        /// The daemon's message.
         message: String,
     },
     /// The connection broke, or the answer makes no sense.
     #[error("the connection to the Docker daemon failed: {message}")]
     Connection {
-        /// What happened, with its causes.
+        /// The mishap, with its causes.
         message: String,
     },
     /// Images from outside cannot be taken in.
     #[error("the engine does not take the image: {message}")]
     Load {
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
     /// An image cannot be taken out of the engine.
@@ -58,7 +58,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the daemon says that the thing is not there.
+    /// Returns whether the daemon says that the thing is not there.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
@@ -83,11 +83,11 @@ pub enum BuildError {
     Step {
         /// Its number in its stage, from 1.
         number: usize,
-        /// How many steps its stage has.
+        /// The number of steps of its stage.
         total: usize,
         /// The instruction.
         text: String,
-        /// What happened: `the command ended with status 7`.
+        /// The mishap: `the command ended with status 7`.
         message: String,
         /// The last lines that it printed.
         log_tail: Vec<String>,
@@ -95,7 +95,7 @@ pub enum BuildError {
     /// The daemon does not take the Dockerfile, or a base image cannot be had.
     #[error("{message}")]
     Refused {
-        /// What the daemon says.
+        /// The daemon's message.
         message: String,
     },
     /// A file is not what it was when it was hashed.
@@ -109,7 +109,7 @@ pub enum BuildError {
     Unreadable {
         /// The file, in the context.
         path: Utf8PathBuf,
-        /// What the system says.
+        /// The system's message.
         message: String,
     },
     /// It was cancelled.

@@ -52,7 +52,7 @@ pub fn read(
     Some((name, Held { id, fingerprint, inputs, references, created, complete, distrusted: false }))
 }
 
-/// Whether `reference` is `NAME:TAG`, in whatever registry.
+/// Returns whether `reference` is `NAME:TAG`, in whatever registry.
 fn is_content_reference(reference: &str, name: &ImageName, tag: &str) -> bool {
     let Some((repository, found)) = reference.rsplit_once(':') else { return false };
     let Some(registry) = repository.strip_suffix(name.as_str()) else { return false };

@@ -54,16 +54,16 @@ pub struct BuildRequest {
     pub args: BTreeMap<String, String>,
     /// Labels of the image; see [`labels`].
     pub labels: BTreeMap<String, String>,
-    /// What RUN steps reach.
+    /// The network of RUN steps.
     pub network: Network,
-    /// What becomes a layer. An engine that cannot do as it says does as usual: files are the same.
+    /// The way in which steps become layers. An engine that cannot do as it says does as usual: files are the same.
     pub layers: Layers,
-    /// How layers are packed; the same goes for that.
+    /// The compression of layers; the same goes for that.
     pub compression: Compression,
     /// As `linux/amd64`.
     pub platform: String,
-    /// What its commands may read. Nothing that is kept tells of it: a step that was carried out with one content is not
-    /// carried out again for another.
+    /// The secrets that its commands may read. Nothing that is kept tells of them: a step that was carried out with one
+    /// content is not carried out again for another.
     pub secrets: Secrets,
     /// Whether every step is carried out, whatever is known of its result.
     pub anew: bool,
@@ -82,27 +82,27 @@ pub struct BuiltImage {
     pub same_as: Vec<Fingerprint>,
 }
 
-/// What an image says of its containers.
+/// The configuration of an image, as far as it concerns its containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
     /// The environment.
     pub env: BTreeMap<String, String>,
-    /// Whether it has a healthcheck.
+    /// Whether the image has a healthcheck.
     pub has_healthcheck: bool,
 }
 
-/// What a build has come to. The text is as the daemon sent it: readers clean it of control codes.
+/// An event of a build. The text is as the daemon sent it: readers clean it of control codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEvent {
     /// A step begins, or its result was found in the cache. Each step is told once.
     Step {
         /// Its number in its stage, from 1.
         number: usize,
-        /// How many steps its stage has.
+        /// The number of steps of its stage.
         total: usize,
         /// The instruction.
         text: String,
-        /// Whether its result was taken from the cache.
+        /// Whether the step's result was taken from the cache.
         cached: bool,
     },
     /// A step has printed a line. The lines of a step are in order; all of them together are its whole log.
@@ -114,7 +114,7 @@ pub enum StepEvent {
     },
 }
 
-/// Where a build tells what it has come to.
+/// The receiver of a build's events.
 pub type StepSink = Arc<dyn Fn(StepEvent) + Send + Sync>;
 
 /// An image that an engine holds.
@@ -161,20 +161,21 @@ pub trait Host: Engine + Containers {}
 
 impl<T: Engine + Containers> Host for T {}
 
-/// What turns a Dockerfile into an image, and holds images.
+/// An engine: turns Dockerfiles into images, and holds images.
 pub trait Engine: Send + Sync {
-    /// What it is and where, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
+    /// Describes the engine and its place, for people: `Docker 20.10.24 at unix:///var/run/docker.sock`.
     fn describe(&self) -> String;
 
-    /// What people should know of its choice before it begins, in a few words; nothing for the usual one.
+    /// Returns what people should know of its choice before it begins, in a few words; nothing for the usual one.
     fn notice(&self) -> Option<String> {
         None
     }
 
-    /// Whether it makes layers as [`BuildRequest::layers`] and [`BuildRequest::compression`] say, or in its own way.
+    /// Returns whether the engine makes layers as [`BuildRequest::layers`] and [`BuildRequest::compression`] say, or in
+    /// its own way.
     fn makes_layers_as_asked(&self) -> bool;
 
-    /// What it holds of a workspace, in one request.
+    /// Returns what it holds of a workspace, in one request.
     fn inventory<'a>(&'a self, workspace: &'a str) -> BoxFuture<'a, Result<Inventory, Error>>;
 
     /// Builds an image and returns it without a name. When `cancel` is cancelled, or the future is dropped, what runs
@@ -201,13 +202,13 @@ pub trait Engine: Send + Sync {
         path: &'a str,
     ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>>;
 
-    /// What an image says of its containers.
+    /// Returns what an image says of its containers.
     fn config<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<ImageConfig, Error>>;
 
     /// The size of an image in bytes, parents' layers included. What it adds is that minus its parent's.
     fn size<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, Error>>;
 
-    /// What is held under a name or an id; `None` when there is none.
+    /// Returns what is held under a name or an id; `None` when there is none.
     fn stored<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
 
     /// Takes images, by id, out of the engine: their configurations, and in `folder` those of their layers whose

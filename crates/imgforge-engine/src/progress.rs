@@ -14,10 +14,10 @@ use crate::{BuildError, Error, StepEvent, StepSink};
 /// A longer line is told in pieces of this many bytes.
 const MAX_LINE: usize = 16 * 1024;
 
-/// How many of a step's last lines an error carries.
+/// The number of a step's last lines that an error carries.
 const TAIL_LINES: usize = 40;
 
-/// What is known of one build.
+/// The known state of one build.
 pub(crate) struct Progress {
     sink: StepSink,
     steps: HashMap<String, Step>,
@@ -196,7 +196,7 @@ impl LineCutter {
     }
 }
 
-/// How many of `bytes` there are without the beginning of a UTF-8 character at their end.
+/// Returns how many of `bytes` there are without the beginning of a UTF-8 character at their end.
 fn whole_characters(bytes: &[u8]) -> usize {
     let continuing = bytes.iter().rev().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count();
     let Some(lead) = bytes.len().checked_sub(continuing + 1) else { return bytes.len() };

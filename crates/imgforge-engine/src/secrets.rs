@@ -12,10 +12,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// How many bytes a secret may have: BuildKit's limit.
+/// The number of bytes that a secret may have: BuildKit's limit.
 pub const MAX_SECRET: usize = 500 << 10;
 
-/// How many bytes a message to or from an agent may have: OpenSSH's limit.
+/// The number of bytes that a message to or from an agent may have: OpenSSH's limit.
 const MAX_MESSAGE: u32 = 256 << 10;
 
 /// Types of messages (draft-miller-ssh-agent, "Protocol message numbers").
@@ -47,15 +47,15 @@ pub enum SecretError {
     TooLong {
         /// The id.
         id: String,
-        /// How many there are.
+        /// The number of bytes that there are.
         len: usize,
     },
     /// No agent can listen there.
     #[error("{path} is no socket of an ssh agent{why}")]
     NoSocket {
-        /// What was named.
+        /// The path that was named.
         path: Utf8PathBuf,
-        /// What it is, or what the system says.
+        /// The kind of file that it is, or what the system says.
         why: String,
     },
 }
@@ -113,12 +113,12 @@ impl Secrets {
     }
 }
 
-/// What is said of a step that needs a secret which is not given.
+/// Returns the message about a step that needs a secret which is not given.
 pub fn missing_secret(id: &str) -> String {
     format!("it needs the secret \"{id}\": give it with --secret id={id},src=FILE")
 }
 
-/// What is said of a step that needs an agent which is not given.
+/// Returns the message about a step that needs an agent which is not given.
 pub fn missing_agent(id: &str) -> String {
     format!("it needs the ssh agent \"{id}\": give it with --ssh {id}")
 }

@@ -371,7 +371,7 @@ async fn steps_reach_no_network_unless_asked() {
     bench.clean().await;
 }
 
-/// Whether a process of this machine has `text` among its arguments.
+/// Returns whether a process of this machine has `text` among its arguments.
 fn is_running(text: &str) -> bool {
     let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
         let is_process = process.file_name().to_str()?.parse::<u32>().is_ok();

@@ -12,7 +12,7 @@ use imgforge_engine::{Docker, Engine, Host};
 use crate::build::runtime;
 use crate::{Error, Session};
 
-/// Where images are written.
+/// The place that images are written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArchiveTarget {
     /// A folder: an OCI image layout, which is added to when it is there.
@@ -82,7 +82,7 @@ impl Session {
     }
 }
 
-/// What was taken out of an engine, in a folder that goes with it.
+/// The images that were taken out of an engine, in a folder that goes with them.
 struct Taken {
     exported: Exported,
     folder: Utf8PathBuf,

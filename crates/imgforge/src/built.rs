@@ -19,7 +19,7 @@ const FILE: &str = "built";
 /// More lines than this are written anew, each once.
 const MANY: usize = 20_000;
 
-/// What was built here.
+/// The images that were built here.
 pub(crate) struct Built(BTreeSet<String>);
 
 impl Built {
@@ -35,7 +35,7 @@ impl Built {
         Self(known)
     }
 
-    /// Whether exactly this image was.
+    /// Returns whether exactly this image was.
     fn has(&self, name: &str, fingerprint: Fingerprint, id: &str) -> bool {
         self.0.contains(&line(name, fingerprint, id))
     }
@@ -51,12 +51,12 @@ fn line(name: &str, fingerprint: Fingerprint, id: &str) -> String {
 }
 
 impl Session {
-    /// What was built here, when only that counts.
+    /// Returns the images that were built here, when only those count.
     pub(crate) fn trusted(&self) -> Option<Built> {
         (self.workspace.manifest.trust == Trust::BuiltHere).then(|| Built::load(&self.state))
     }
 
-    /// What an engine holds. What does not count is there to be compared with.
+    /// Returns what an engine holds. What does not count is there to be compared with.
     ///
     /// # Errors
     /// [`Error::Engine`].
@@ -75,7 +75,7 @@ impl Built {
         inventory.distrust(|name, held| !self.has(name, held.fingerprint, &held.id));
     }
 
-    /// Whether exactly the image of this manifest was built here.
+    /// Returns whether exactly the image of this manifest was built here.
     pub(crate) fn is_ours(&self, name: &ImageName, manifest: &Manifest) -> bool {
         let fingerprint = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
         let Some((fingerprint, config)) = fingerprint.zip(manifest.config()) else { return false };

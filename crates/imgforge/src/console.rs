@@ -17,7 +17,7 @@ pub(crate) const WARN: Style = AnsiColor::Yellow.on_default().bold();
 /// Red and bold.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// How wide diagnostics are drawn at most, in columns.
+/// The largest width of diagnostics, in columns.
 const WIDEST: usize = 100;
 
 /// Obeys `--color`; `auto` looks at the stream, NO_COLOR and CLICOLOR_FORCE.

@@ -9,13 +9,13 @@ use imgforge_engine::{Docker, Host};
 
 use crate::{Error, Session, session};
 
-/// Where a workspace's embedded engine keeps its images.
+/// The folder in which a workspace's embedded engine keeps its images.
 const STORE: &str = "store";
 
 /// The variable that says where Docker listens: who has set it means that one.
 const DOCKER_HOST: &str = "DOCKER_HOST";
 
-/// What builds and runs images.
+/// The choice of what builds and runs images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EngineChoice {
     /// Docker where it answers. Where it does not, and nothing says that it should (`DOCKER_HOST` or a Docker context),
@@ -28,7 +28,7 @@ pub enum EngineChoice {
     Embedded,
 }
 
-/// How a session finds its engine.
+/// The means by which a session finds its engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Finder {
     choice: EngineChoice,
@@ -83,7 +83,7 @@ pub async fn connect(start: &Utf8Path, choice: EngineChoice) -> Result<Arc<dyn H
 }
 
 impl Session {
-    /// How to get at the engine. Kept apart from the session so that it can be sought while files are hashed.
+    /// Returns the means to find the engine, apart from the session so that it can be sought while files are hashed.
     pub(crate) fn finder(&self) -> Finder {
         let registries = self.registry_options(imgforge_registry::Retry::default()).into_iter().collect();
         Finder { choice: self.engine, store: self.state.sub(STORE), registries }

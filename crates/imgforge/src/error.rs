@@ -11,7 +11,7 @@ pub enum Error {
     /// No `imgforge.kdl` in the folder or above it.
     #[error("there is no imgforge.kdl in {start} or in a folder above it")]
     NoWorkspace {
-        /// Where the search began.
+        /// The folder in which the search began.
         start: Utf8PathBuf,
     },
     /// The folder to begin in is not there.
@@ -19,7 +19,7 @@ pub enum Error {
     NoFolder {
         /// The folder.
         start: Utf8PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
     /// The workspace is another user's.
@@ -89,7 +89,7 @@ pub enum Error {
     /// `.imgforge` came with the repository.
     #[error("git tracks {path}, in which imgforge keeps what it believes; nothing of it is used")]
     TrackedState {
-        /// Where it is.
+        /// The path of the folder.
         path: Utf8PathBuf,
     },
     /// Images that a verb needs are not in the registry.
@@ -115,7 +115,7 @@ pub enum Error {
         commit: Option<String>,
         /// The tags that the other one has.
         tags: Vec<String>,
-        /// How many tags this promotion was about.
+        /// The number of tags that this promotion was about.
         all: usize,
     },
     /// Somebody moves tags without keeping a record.
@@ -132,10 +132,10 @@ pub enum Error {
         /// The newest that there are.
         known: Vec<String>,
     },
-    /// What an engine or a registry gave is not whole.
+    /// An archive or layout that an engine or a registry gave is not whole.
     #[error("{message}")]
     Archive {
-        /// What is wrong.
+        /// The message.
         message: String,
     },
     /// The lock does not cover what the manifests ask for.
@@ -162,7 +162,7 @@ pub enum Error {
     Io {
         /// The file.
         path: Utf8PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
     /// A secret or an agent cannot be given to a build.
@@ -170,7 +170,7 @@ pub enum Error {
     Secret {
         /// As it was written.
         option: String,
-        /// What is wrong.
+        /// The message.
         message: String,
     },
     /// A container cannot go on by itself.
@@ -221,7 +221,7 @@ impl Error {
         }
     }
 
-    /// What to do about it, when there is something to say.
+    /// Returns what to do about the error, when there is something to say.
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoWorkspace { .. } => {

@@ -55,7 +55,7 @@ impl Session {
         })
     }
 
-    /// What the rules say of `selected` images.
+    /// Returns what the rules find in `selected` images.
     ///
     /// # Errors
     /// Problems of the services of any image.

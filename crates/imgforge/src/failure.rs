@@ -7,7 +7,7 @@ use imgforge::report::printable;
 
 use crate::console::{BAD, complain, count};
 
-/// How many problems are shown: nobody reads more, and each is drawn with its lines.
+/// The number of problems that are shown: nobody reads more, and each is drawn with its lines.
 const SHOWN: usize = 100;
 
 /// Why a verb did not do what it was asked for: the library's error, which has its own exit code.

@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-/// What is said before all that a repository configures. A bare repository among a workspace's files counts as files
-/// (git-config(1), `safe.bareRepository`).
+/// The settings that come before all that a repository configures. A bare repository among a workspace's files counts
+/// as files (git-config(1), `safe.bareRepository`).
 const OVERRIDES: [&str; 4] = [
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
@@ -39,15 +39,15 @@ impl<'f> Git<'f> {
         Self { folder }
     }
 
-    /// What git prints in one line; `None` when it does not know, or is not there.
+    /// Returns what git prints in one line; `None` when it does not know, or is not there.
     pub(crate) fn line(&self, arguments: &[&str]) -> Option<String> {
         let text = String::from_utf8(self.ask(arguments).ok()?).ok()?;
         let line = text.trim();
         (!line.is_empty()).then(|| line.to_owned())
     }
 
-    /// Whether the index has `path`, or anything below it; `None` when there is no git, no repository, or an index that git
-    /// cannot read.
+    /// Returns whether the index has `path`, or anything below it; `None` when there is no git, no repository, or an
+    /// index that git cannot read.
     pub(crate) fn tracks(&self, path: &Utf8Path) -> Option<bool> {
         let listed = self.ask(&["ls-files", "-z", "--cached", "--", path.as_str()]).ok()?;
         Some(!listed.is_empty())
@@ -56,7 +56,7 @@ impl<'f> Git<'f> {
     /// The commits that a revision or a range means.
     ///
     /// # Errors
-    /// What git says, in one line.
+    /// Returns git's own message, in one line.
     pub(crate) fn commits(&self, revision: &str) -> Result<Vec<String>, String> {
         let listed = self.ask(&["rev-list", "--no-walk", "--end-of-options", revision, "--"])?;
         Ok(String::from_utf8_lossy(&listed).lines().map(str::to_owned).collect())
@@ -65,7 +65,7 @@ impl<'f> Git<'f> {
     /// The path of the folder below the top of the work tree; empty for the top.
     ///
     /// # Errors
-    /// What git says, in one line.
+    /// Returns git's own message, in one line.
     pub(crate) fn prefix(&self) -> Result<String, String> {
         Ok(line(self.ask(&["rev-parse", "--show-prefix"])?))
     }
@@ -74,7 +74,8 @@ impl<'f> Git<'f> {
     /// of the repository are not touched.
     ///
     /// # Errors
-    /// What git says, in one line; a file whose filter only the repository's own configuration describes.
+    /// Returns git's own message, in one line; or names a file whose filter only the repository's own configuration
+    /// describes.
     pub(crate) fn check_out(&self, commit: &str, to: &Utf8Path) -> Result<(), String> {
         let empty = tempfile::tempdir().map_err(|error| error.to_string())?;
         let folder =
@@ -138,7 +139,7 @@ impl<'f> Git<'f> {
         Ok(())
     }
 
-    /// What git prints.
+    /// Returns what git prints.
     fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
         let mut command = quiet();
         command.arg("-C").arg(self.folder).args(arguments);
@@ -210,7 +211,7 @@ fn quiet() -> Command {
     command
 }
 
-/// What a command prints, given `input`.
+/// Returns what a command prints, given `input`.
 ///
 /// # Errors
 /// The first line of what it says, without git's own word for it.
@@ -233,7 +234,7 @@ fn printed(mut command: Command, input: &[u8]) -> Result<Vec<u8>, String> {
     Err(first.trim_start_matches("fatal: ").trim_start_matches("error: ").to_owned())
 }
 
-/// What git printed, without the end of its line.
+/// Returns what git printed, without the end of its line.
 fn line(output: Vec<u8>) -> String {
     let mut text = String::from_utf8_lossy(&output).into_owned();
     text.truncate(text.trim_end_matches('\n').len());

@@ -23,7 +23,7 @@ pub(crate) fn end_the_program() {
     }));
 }
 
-/// What cannot be written is told by the exit code alone.
+/// Tells of a panic. Where nothing can be written, the exit code alone tells of it.
 fn tell(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let backtrace = std::backtrace::Backtrace::capture();

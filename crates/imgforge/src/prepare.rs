@@ -28,7 +28,7 @@ const DEFAULT_PLATFORM: &str = "linux/amd64";
 /// A target with all that a build of it needs.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the plan compares.
+    /// The target as the plan compares it.
     pub target: Target,
     /// The Dockerfile and the files that imgforge writes for it.
     pub rendered: RenderedImage,
@@ -50,13 +50,13 @@ pub struct Prepared {
 const PACKAGES: &str = ".imgforge/packages";
 
 impl Prepared {
-    /// Whether a step installs packages, also if what it asks for is there already, so that there are none.
+    /// Returns whether a step installs packages, also if what it asks for is there already, so that there are none.
     pub(crate) fn installs(&self) -> bool {
         !self.packages.is_empty() || self.rendered.dockerfile.contains(PACKAGES)
     }
 }
 
-/// What one image is by itself, before its parents are known.
+/// One image by itself, before its parents are known.
 struct Alone {
     rendered: RenderedImage,
     dockerfile: Dockerfile,
@@ -69,7 +69,7 @@ struct Alone {
     externals: BTreeMap<String, String>,
 }
 
-/// Whether release tags are made, which may need what is not known everywhere: a branch, a commit.
+/// The choice of making release tags, which may need what is not known everywhere: a branch, a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tags {
     /// They are: one that cannot be made is a problem.
@@ -247,7 +247,7 @@ impl Session {
         images.into_par_iter().filter_map(keys).collect()
     }
 
-    /// What a build gets as arguments. A rendered Dockerfile has their values in its text.
+    /// Returns the arguments of a build. A rendered Dockerfile has their values in its text.
     fn args(&self, image: &Image) -> BTreeMap<String, String> {
         match &image.dockerfile {
             Some(_) => workspace::build_args(&self.workspace.manifest, &image.manifest),
@@ -334,7 +334,7 @@ impl Session {
         problems
     }
 
-    /// Where what a place in the Dockerfile says can be mended.
+    /// Returns the place at which what the Dockerfile says there can be mended.
     fn place(image: &Image, rendered: &RenderedImage, span: Span) -> (Arc<SourceFile>, Span) {
         match &image.dockerfile {
             Some(hand_written) => (Arc::clone(&hand_written.file), span),
@@ -345,7 +345,7 @@ impl Session {
         }
     }
 
-    /// What is built for: `linux/amd64`.
+    /// Returns the platform that is built for: `linux/amd64`.
     pub fn platform(&self) -> &str {
         self.workspace.manifest.platform.as_ref().map_or(DEFAULT_PLATFORM, |platform| &platform.value)
     }

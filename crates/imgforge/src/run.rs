@@ -14,7 +14,7 @@ use crate::{Error, Session};
 /// Added to the time that the services may take, for the supervisor itself.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
-/// What Docker gives a container that says nothing.
+/// The time that Docker gives a container to stop when nothing is said.
 const DEFAULT_STOP: Duration = Duration::from_secs(10);
 
 impl Session {
@@ -43,7 +43,7 @@ impl Session {
         })
     }
 
-    /// How long a container of the image may take to stop before it should be killed: the longest chain of its
+    /// Returns how long a container of the image may take to stop before it should be killed: the longest chain of its
     /// services' graces, and a little more.
     ///
     /// # Errors

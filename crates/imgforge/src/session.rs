@@ -16,12 +16,12 @@ use crate::engines::EngineChoice;
 use crate::git::Git;
 use crate::tags::Outside;
 
-/// How a workspace is opened.
+/// The options with which a workspace is opened.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
     /// Use (and keep) what `.imgforge/cache` remembers of unchanged files. It changes how fast, never what.
     pub cache: bool,
-    /// What builds and runs images.
+    /// The engine that builds and runs images.
     pub engine: EngineChoice,
     /// Whether the folder has nothing but what git has checked out, without a `.git` beside it.
     pub checkout: bool,

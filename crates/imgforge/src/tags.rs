@@ -14,7 +14,7 @@ use crate::git::Git;
 const BRANCH_VARIABLES: &[&str] =
     &["IMGFORGE_GIT_BRANCH", "GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME", "BUILDKITE_BRANCH"];
 
-/// What tags are filled with, found out when a tag first asks for it.
+/// The values that tags are filled with, found out when a tag first asks for them.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
     branch: OnceLock<Option<String>>,

@@ -19,7 +19,7 @@ use crate::key::{FilesKey, Inputs, StepKey, key};
 use crate::store::Remembered;
 use crate::worker::message::{ContextEntry, Layer};
 
-/// When everything in an image was made that does not say it itself: the first second of 2000, which zip archives can
+/// The time of everything in an image that has none of its own: the first second of 2000, which zip archives can
 /// hold too. A build that sets `SOURCE_DATE_EPOCH` as an argument says another.
 const EPOCH: i64 = 946_684_800;
 
@@ -31,7 +31,7 @@ struct State {
     /// The chain id of each layer with those below it (OCI image specification, "Layer ChainID").
     chain: Vec<String>,
     config: ImageConfig,
-    /// How many of the layers, and of the entries of the history, are those of the image that it stands on.
+    /// The number of layers, and of entries of the history, that belong to the image that it stands on.
     below: (usize, usize),
 }
 
@@ -52,10 +52,10 @@ impl State {
     }
 }
 
-/// What a step has given: its layer, if it has changed something.
+/// The result of a step: its layer, if it has changed something.
 struct Known(Option<Layer>);
 
-/// What all steps of a build share.
+/// A build: what all its steps share.
 struct Builder<'a> {
     engine: &'a Embedded,
     request: BuildRequest,
@@ -101,7 +101,7 @@ pub(crate) async fn build(
     builder.finish(last)
 }
 
-/// When everything is made, as the build says it.
+/// Returns the time that a build gives to everything it makes.
 fn epoch(request: &BuildRequest) -> Result<i64, BuildError> {
     let Some(text) = request.args.get("SOURCE_DATE_EPOCH") else { return Ok(EPOCH) };
     text.parse().map_err(|_| BuildError::Refused {
@@ -230,7 +230,7 @@ impl Builder<'_> {
         }
     }
 
-    /// What a step has given before, if that is still there.
+    /// Returns the result that a step has given before, if it is still there.
     fn known(&self, key: &StepKey) -> Result<Option<Known>, BuildError> {
         let store = &self.engine.store;
         let Some(remembered) = store.step(key.as_str()).map_err(store_error)? else { return Ok(None) };
@@ -238,7 +238,7 @@ impl Builder<'_> {
         Ok(is_there.then_some(Known(remembered.layer)))
     }
 
-    /// What a stage or an image has come to.
+    /// Returns the state that a stage or an image has come to.
     fn state(&self, from: &From) -> Result<&State, BuildError> {
         let state = match from {
             From::Context => None,

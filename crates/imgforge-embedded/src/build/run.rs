@@ -11,7 +11,7 @@ use super::{Builder, engine_error, store_error};
 use crate::agent;
 use crate::worker::message::{self, Tree};
 
-/// What must not go before a step has ended.
+/// The things that must not be dropped before a step has ended.
 pub(super) type Held = Vec<Box<dyn Send>>;
 
 /// The variable that says when everything is made.
@@ -40,7 +40,7 @@ struct Cache<'a> {
     sharing: Sharing,
     access: Access,
     read_only: bool,
-    /// What it begins as a copy of: whose, the path there, its layers.
+    /// The files that a cache begins as a copy of: whose they are, their path there, its layers.
     begin: Option<(&'a From, &'a str, Vec<Utf8PathBuf>)>,
 }
 
@@ -110,7 +110,7 @@ impl Builder<'_> {
 }
 
 impl Gathering<'_> {
-    /// What a mount is; `None` for one of what is not there and need not be.
+    /// Returns the mount that a step asks for; `None` for one of what is not there and need not be.
     async fn kind(
         &mut self,
         mount: &Mount,

@@ -14,7 +14,7 @@ use crate::key::{FilesKey, context_hash};
 use crate::lines::Lines;
 use crate::worker::message::{self, Content, ContextEntry, Layer, Reply, Request, Tree};
 
-/// How many of the last lines of a failed step are kept.
+/// The number of last lines of a failed step that are kept.
 const TAIL: usize = 20;
 
 impl Builder<'_> {
@@ -133,7 +133,7 @@ impl Builder<'_> {
         })
     }
 
-    /// What ADD takes from URLs and COPY from heredocs, and the hashes of that.
+    /// Fetches what ADD takes from URLs, and takes the content of COPY's heredocs; returns their files and hashes.
     pub(super) async fn fetch(
         &self,
         action: &Action,

@@ -6,7 +6,7 @@ use std::io;
 
 use camino::Utf8Path;
 
-/// What Docker allows (moby's `oci/defaults.go`, runc's `libcontainer/specconv`): all nodes can be made; null, zero,
+/// The rules of Docker (moby's `oci/defaults.go`, runc's `libcontainer/specconv`): all nodes can be made; null, zero,
 /// full, random, urandom, tty, console, ptmx, tun and terminals can be used.
 const ALLOWED: [&str; 12] = [
     "c *:* m",
@@ -26,7 +26,7 @@ const ALLOWED: [&str; 12] = [
 /// Restricts a new group to these.
 ///
 /// # Errors
-/// When this process may not, or when there is no such controller.
+/// Returns an error when this process may not, or when there is no such controller.
 pub(super) fn restrict(group: &Utf8Path) -> io::Result<()> {
     std::fs::write(group.join("devices.deny"), "a")?;
     for rule in ALLOWED {

@@ -8,13 +8,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 /// A mounted hierarchy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
-    /// Whether it is of version 2.
+    /// Whether the hierarchy is of version 2.
     pub(super) is_new: bool,
     /// The controllers that it can limit with; beside them the options that one of version 1 is mounted with.
     pub(super) controllers: Vec<String>,
-    /// What the folder is called that it is mounted on.
+    /// The name of the folder that the hierarchy is mounted on.
     pub(super) name: String,
-    /// Where a group can be made: its root, and on the way to the group of this process.
+    /// The folders in which a group can be made: the root, and those on the way to the group of this process.
     pub(super) parents: Vec<Utf8PathBuf>,
 }
 

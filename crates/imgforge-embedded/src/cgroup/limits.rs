@@ -4,10 +4,10 @@ use std::io;
 
 use camino::Utf8Path;
 
-/// How long a period is in which a group may use its part of the processors, in microseconds. Docker's.
+/// The period in which a group may use its part of the processors, in microseconds; Docker's.
 const PERIOD: u64 = 100_000;
 
-/// What a container may use; `None` is all that there is.
+/// The limits of a container; `None` stands for all that there is.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
     /// Bytes.
@@ -48,7 +48,7 @@ pub(super) fn set_cpus(group: &Utf8Path, thousandths: u32) -> io::Result<()> {
     std::fs::write(group.join("cpu.cfs_quota_us"), quota.to_string())
 }
 
-/// Whether a process of a group was killed because there was not enough memory.
+/// Returns whether a process of a group was killed because there was not enough memory.
 pub(super) fn out_of_memory(group: &Utf8Path) -> bool {
     ["memory.events", "memory.oom_control"].iter().any(|file| {
         let text = std::fs::read_to_string(group.join(file)).unwrap_or_default();

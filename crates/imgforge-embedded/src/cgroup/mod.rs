@@ -17,11 +17,11 @@ use self::hierarchy::Hierarchy;
 pub(crate) use self::limits::Limits;
 use crate::worker::start_of;
 
-/// How often an emptied group is asked to go, and how long after one another.
+/// The number of times that an emptied group is asked to go, and the time between two of them.
 const TRIES: u32 = 200;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// What the groups of steps are called; the number of the worker's process and when it was started follow.
+/// The beginning of the names of steps' groups; the worker's process and the time of its start follow.
 const STEP: &str = "imgforge-step-";
 
 /// A group, as the process that moves into it is told.
@@ -29,10 +29,10 @@ const STEP: &str = "imgforge-step-";
 pub struct Group {
     /// Its folder.
     pub path: Utf8PathBuf,
-    /// What it is called below `/sys/fs/cgroup` inside; empty where it is that folder itself, `None` where it is not
+    /// The path of the group below `/sys/fs/cgroup` inside; empty for that folder itself, `None` where the group is not
     /// shown.
     pub shown: Option<String>,
-    /// Whether nothing may run outside it.
+    /// Whether nothing may run outside the group.
     pub is_required: bool,
 }
 
@@ -136,12 +136,12 @@ impl Groups {
         self.all.iter().map(|group| group.path.clone()).collect()
     }
 
-    /// Whether what is in them can open no devices but harmless ones, whatever nodes it makes.
+    /// Returns whether what is in them can open no devices but harmless ones, whatever nodes it makes.
     pub(crate) fn filters_devices(&self) -> bool {
         self.filters_devices
     }
 
-    /// Whether a process was killed because there was not enough memory.
+    /// Returns whether a process was killed because there was not enough memory.
     pub(crate) fn out_of_memory(&self) -> bool {
         self.memory.as_deref().is_some_and(limits::out_of_memory)
     }
@@ -215,7 +215,7 @@ fn thread(hierarchy: &Hierarchy, parent: &Utf8Path, group: &Utf8Path, needed: &[
 /// Moves this process into a group. It has one thread.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Returns an error when the kernel refuses.
 pub(crate) fn enter(group: &Utf8Path) -> io::Result<()> {
     // A thread that moves itself need not wait until all others have seen a lock, which takes some milliseconds.
     let is_threaded =
@@ -232,7 +232,7 @@ pub(crate) fn enter(group: &Utf8Path) -> io::Result<()> {
 /// not be moved into are empty.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Returns an error when the kernel refuses.
 pub(crate) fn enter_all(groups: &[Utf8PathBuf]) -> io::Result<()> {
     for group in groups.iter().filter(|group| !is_empty(group)) {
         enter(group)?;
@@ -283,7 +283,7 @@ fn parents() -> io::Result<Vec<Utf8PathBuf>> {
     Ok(hierarchy::all()?.into_iter().flat_map(|hierarchy| hierarchy.parents).collect())
 }
 
-/// What the group of a container is called.
+/// Returns the name of a container's group.
 fn of_container(id: &str) -> String {
     format!("imgforge-{id}")
 }

@@ -14,19 +14,19 @@ use crate::engine::silent;
 use crate::worker::Client;
 use crate::worker::message::{Reply, Request};
 
-/// What is taken for times that are not given.
+/// The time between two checks that give none; Docker's.
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const RETRIES: u64 = 3;
 
-/// What runs programs in containers, for as long as somebody needs it.
+/// Runs programs in containers, for as long as somebody needs it.
 pub(super) struct Executor {
     pub(super) client: Client,
     pub(super) folder: Folder,
 }
 
-/// What is run, if the check is one.
+/// Returns the command of a check, if it has one.
 fn command(check: &Healthcheck) -> Option<Vec<String>> {
     match check.test.split_first() {
         Some((kind, words)) if kind == "CMD" => Some(words.to_vec()),
@@ -83,7 +83,7 @@ pub(super) fn watch(executor: Executor, record: Record, check: Healthcheck, live
 }
 
 impl Executor {
-    /// Whether the program ends with 0.
+    /// Returns whether the program ends with 0.
     async fn ask(&self, record: &Record, argv: Vec<String>) -> bool {
         // In the container's folder: it goes with it.
         let folder = self.folder.of(&record.id).join(format!("health-{:08x}", fastrand::u32(..)));

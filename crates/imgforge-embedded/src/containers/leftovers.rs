@@ -12,14 +12,14 @@ use imgforge_core::state::StateDir;
 use super::record::{Folder, Record, Status};
 use crate::cgroup;
 
-/// What is left, and what is not.
+/// The leftovers of killed containers, and what other containers still need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Leftovers {
     /// Folders of containers, and of their own volumes. Files in them may belong to others.
     pub(crate) folders: Vec<Utf8PathBuf>,
     /// Control groups.
     pub(crate) groups: Vec<Utf8PathBuf>,
-    /// What these folders take, in bytes.
+    /// The size of these folders in bytes.
     pub(crate) bytes: u64,
     /// The ids of images that other containers are made of.
     pub(crate) images_in_use: BTreeSet<String>,
@@ -72,7 +72,7 @@ fn container_of(volume: &str) -> Option<&str> {
     (is_id && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(id)
 }
 
-/// What is in a folder, by name; nothing when there is no such folder.
+/// Returns the entries of a folder by name; none when there is no such folder.
 fn listed(folder: &Utf8Path) -> io::Result<Vec<(String, Utf8PathBuf)>> {
     let entries = match folder.read_dir_utf8() {
         Ok(entries) => entries,
@@ -88,7 +88,7 @@ fn listed(folder: &Utf8Path) -> io::Result<Vec<(String, Utf8PathBuf)>> {
     Ok(found)
 }
 
-/// What a folder takes, as far as it can be read.
+/// Returns the size of a folder, as far as it can be read.
 fn size(path: &Utf8Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = path.symlink_metadata() else { return 0 };

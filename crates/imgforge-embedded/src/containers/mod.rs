@@ -38,10 +38,10 @@ use crate::worker::NO_ROOM;
 use crate::worker::container::{DIAL, at};
 use crate::worker::message::{self, Ended, Exec, Look, Network, Reply, Request};
 
-/// How often files of a container are looked at that another process writes.
+/// The time between two looks at files of a container that another process writes.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// How long a killed container has to end.
+/// The time that a killed container has to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The signal that nothing can ignore.
@@ -61,7 +61,7 @@ impl Held {
 struct Live {
     /// The worker's stdin: a byte is a signal, its end kills.
     stdin: tokio::sync::Mutex<Option<ChildStdin>>,
-    /// How it has ended.
+    /// The end of the container, once it has come.
     ended: watch::Receiver<Option<Result<Ended, Problem>>>,
     health: Mutex<Option<Health>>,
 }
@@ -278,7 +278,7 @@ impl Embedded {
         Folder::new(self.store.state())
     }
 
-    /// What containers have left whose process was killed. `is_alone` says that no other process uses the store.
+    /// Returns what killed containers have left. `is_alone` says that no other process uses the store.
     pub(crate) fn leftovers(&self, is_alone: bool) -> Result<Leftovers, StoreError> {
         let held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         let dir = self.store.dir();
@@ -548,7 +548,7 @@ fn system(error: io::Error) -> Error {
     Error::Embedded { message: format!("the containers: {error}") }
 }
 
-/// Whether a path is one in a container.
+/// Returns whether a path is one in a container.
 fn is_absolute(path: &str) -> bool {
     Path::new(path).is_absolute()
 }

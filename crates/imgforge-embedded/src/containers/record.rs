@@ -14,7 +14,7 @@ use crate::worker::container::STATE;
 use crate::worker::message::{Alive, Ended};
 use crate::worker::start_of;
 
-/// What a record is believed for: it names folders that are removed.
+/// The purpose that a record is sealed for: what it says is believed, and it names folders that are removed.
 const CONTAINER: &str = "container";
 
 /// The record, in the folder that it is sealed for.
@@ -41,7 +41,7 @@ pub(super) struct Record {
     pub(super) own_volumes: Vec<Utf8PathBuf>,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Status {
     /// It was never started, or is being started.
@@ -55,7 +55,7 @@ pub(super) enum Status {
 pub(super) struct Folder(StateDir);
 
 impl Folder {
-    /// That of a store.
+    /// Returns the containers of a store.
     pub(super) fn new(store: &StateDir) -> Self {
         Self(store.sub("containers"))
     }
@@ -69,7 +69,7 @@ impl Folder {
         Ok(self.0.folder(id)?)
     }
 
-    /// What lies in it, sorted.
+    /// Returns the ids of all containers, sorted.
     pub(super) fn ids(&self) -> io::Result<Vec<String>> {
         Ok(self.0.names("")?)
     }

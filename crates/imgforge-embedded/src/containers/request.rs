@@ -14,7 +14,7 @@ use crate::engine::{Embedded, into_error, of_build};
 use crate::network::{self, ADDRESS, Stack};
 use crate::worker::message::{Container, Volume};
 
-/// What Docker gives a container that says nothing.
+/// The `PATH` of a container that sets none; Docker's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// SIGTERM.
@@ -191,7 +191,7 @@ fn port(published: &PublishedPort) -> Result<(u16, SocketAddr), Error> {
     Ok((number, SocketAddr::from((ip, published.host_port.unwrap_or(0)))))
 }
 
-/// What Docker mounts in a container.
+/// Returns the files that Docker mounts in a container.
 fn files(host_name: &str, reaches: bool) -> BTreeMap<String, String> {
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ADDRESS}\t{host_name}\n");

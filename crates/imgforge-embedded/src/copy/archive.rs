@@ -123,7 +123,7 @@ pub(super) fn unpack(
     Ok(())
 }
 
-/// What an entry becomes.
+/// Returns the metadata that an entry gives to its file.
 fn meta(entry: &Entry) -> Meta {
     let kind = match entry.kind {
         EntryType::Directory => FileType::Directory,
@@ -144,7 +144,8 @@ fn meta(entry: &Entry) -> Meta {
     }
 }
 
-/// What a file with a second name gets: what the entry of that name says. Of a symbolic link only the owner is set.
+/// Returns the metadata of a file with a second name: that of the entry with that name. Of a symbolic link only the
+/// owner is set.
 fn linked(entry: Meta, there: Meta) -> Meta {
     match there.kind {
         FileType::Symlink => Meta { uid: entry.uid, gid: entry.gid, ..there },

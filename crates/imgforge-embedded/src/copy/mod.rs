@@ -162,7 +162,7 @@ struct Copier<'a> {
     excludes: Option<DockerIgnore>,
     /// The first copy of a file with several names.
     linked: HashMap<(u64, u64), PathBuf>,
-    /// How many names at the beginning of a source's path `--parents` leaves out.
+    /// The number of names at the beginning of a source's path that `--parents` leaves out.
     cut: usize,
 }
 
@@ -200,7 +200,7 @@ impl Copier<'_> {
         self.entry(&from, &meta, &place)
     }
 
-    /// Where a file goes: the folder, without links, and its name there.
+    /// Returns the folder that a file goes to, without links, and its name there.
     fn place(&self, name: &Path, to: &Path, is_folder: bool) -> io::Result<(PathBuf, OsString)> {
         let view = self.target.view();
         if is_folder {
@@ -246,7 +246,7 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// What is in a folder; `below` is its path from where copying began, which `--exclude` looks at.
+    /// Copies the content of a folder; `below` is its path from where copying began, which `--exclude` looks at.
     fn content(&mut self, from: &Path, below: &Path, to: BorrowedFd<'_>) -> io::Result<()> {
         for name in self.source.list(from)? {
             let path = from.join(&name);
@@ -278,7 +278,7 @@ impl Copier<'_> {
         self.node(from, meta, parent.as_fd(), &place.1)
     }
 
-    /// What is no folder.
+    /// Copies what is no folder.
     fn node(&mut self, from: &Path, meta: &Meta, to: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         if meta.kind == FileType::Socket {
             return Ok(());

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::tree::{self, Meta, Reader, Source, names, open_in};
 use crate::node::{self, Attribute, create};
 
-/// What a copied file gets in place of what its source has.
+/// The owner and mode that copied files get in place of their own.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Change {
     pub(super) owner: Option<(u32, u32)>,

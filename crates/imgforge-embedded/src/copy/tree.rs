@@ -18,10 +18,10 @@ use rustix::io::Errno;
 use crate::node::{self, Attribute};
 use crate::worker::message::{Content, ContextEntry, ContextKind};
 
-/// How many links a path may pass through, as in the kernel (`ELOOP`).
+/// The number of links that a path may pass through, as in the kernel (`ELOOP`).
 const MAX_LINKS: usize = 40;
 
-/// What is known of a path.
+/// The metadata of a path.
 #[derive(Debug, Clone)]
 pub(super) struct Meta {
     pub(super) kind: FileType,
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
         Self::Context { entries, time }
     }
 
-    /// What a path is, a link at its end not followed.
+    /// Returns the metadata of a path; a link at its end is not followed.
     pub(super) fn meta(&self, path: &Path) -> io::Result<Meta> {
         match self {
             Self::Disk(root) => {
@@ -127,7 +127,7 @@ impl<'a> Source<'a> {
         Ok(names)
     }
 
-    /// Where a link leads.
+    /// Returns the target of a link.
     pub(super) fn link(&self, path: &Path) -> io::Result<OsString> {
         match self {
             Self::Disk(root) => {

@@ -20,7 +20,7 @@ use crate::worker::message::{Compression, Layer};
 const GZIP_LEVEL: u32 = 6;
 /// zstd's usual level.
 const ZSTD_LEVEL: i32 = 3;
-/// What deflate can look back at.
+/// The distance that deflate can look back.
 const WINDOW: usize = 32 << 10;
 
 fn block_size(compression: Compression) -> usize {
@@ -43,7 +43,7 @@ pub(super) struct BlobWriter {
     way: Way,
 }
 
-/// How blocks are compressed.
+/// The way in which blocks are compressed.
 enum Way {
     Here(Box<(Compressor, Output)>),
     Threads(Threads),

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
 
-/// How much is handed over at once, and how often before the other side must catch up.
+/// The size of the pieces that are handed over, and the number that may lie between before the other side must catch
+/// up.
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 

@@ -12,7 +12,7 @@ pub(super) struct Entry<'a> {
     /// Relative, with `/` at the end of a folder's.
     pub(super) path: &'a [u8],
     pub(super) kind: EntryType,
-    /// Where a link leads.
+    /// The target of a link.
     pub(super) link: &'a [u8],
     /// Permission bits.
     pub(super) mode: u32,

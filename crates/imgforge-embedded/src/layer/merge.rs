@@ -16,9 +16,9 @@ use super::{OVERLAY_OPAQUE, at, is_opaque, is_whiteout};
 use crate::node::{self, attributes, open_folder_at, remove};
 
 /// Makes `upper`, an empty folder, into what lies on `stack` (lowest first, as all here) as `layers` together lie on it.
-/// What a layer has added and a later one has removed is in neither.
+/// A file that a layer has added and a later one has removed is in neither.
 ///
-/// What is no folder is a hard link to the file of the layer: `upper` is there to be packed, and to be removed then.
+/// All but folders are hard links to the files of the layers: `upper` is there to be packed, and to be removed then.
 ///
 /// # Errors
 /// Those of the disk.

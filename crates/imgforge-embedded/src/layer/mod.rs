@@ -61,7 +61,7 @@ pub enum LayerError {
     Path {
         /// As the layer has it.
         path: String,
-        /// What is wrong with it.
+        /// The reason why not.
         why: &'static str,
     },
     /// The user namespace of this process lacks an id.
@@ -79,13 +79,13 @@ pub enum LayerError {
     /// It unpacks to more than it may.
     #[error("the layer unpacks to more than {limit} bytes")]
     TooLarge {
-        /// What it may.
+        /// The number of bytes that it may have.
         limit: u64,
     },
     /// It unpacks to more than the disk has free.
     #[error("the layer unpacks to more than the {free} bytes that the disk has free")]
     NoRoom {
-        /// What it has.
+        /// The number of bytes that are free.
         free: u64,
     },
 }
@@ -93,7 +93,7 @@ pub enum LayerError {
 /// Reads a layer through. The hash of its tar (`diff_id`) and the tar's size in bytes.
 ///
 /// # Errors
-/// What cannot be read or decompressed.
+/// Returns an error when the blob cannot be read or decompressed.
 pub fn measure(blob: &Utf8Path) -> io::Result<(String, u64)> {
     decode::Decoded::open(std::fs::File::open(blob)?, u64::MAX)?.finish()
 }
@@ -103,7 +103,7 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).escape_debug().to_string()
 }
 
-/// Whether overlay hides what is below a folder.
+/// Returns whether overlay hides what is below a folder.
 fn is_opaque(folder: impl AsFd) -> io::Result<bool> {
     let mut value = [0_u8; 8];
     match rustix::fs::fgetxattr(&folder, OVERLAY_OPAQUE, &mut value) {
@@ -113,7 +113,7 @@ fn is_opaque(folder: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Whether a file is overlay's mark for what is gone.
+/// Returns whether a file is overlay's mark for what is gone.
 fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
         && stat.st_rdev == 0
@@ -129,9 +129,9 @@ fn at(path: &Path, error: impl Into<io::Error>) -> io::Error {
 /// machine; times that files have brought along, from packages and archives, stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clamp {
-    /// When the step began, in seconds since 1970: what is not older was written by it.
+    /// The time at which the step began, in seconds since 1970: what is not older was written by it.
     pub since: i64,
-    /// What such times become.
+    /// The time that takes the place of such times.
     pub epoch: i64,
 }
 
@@ -139,7 +139,7 @@ impl Clamp {
     /// Every time stays.
     pub const NONE: Self = Self { since: i64::MAX, epoch: 0 };
 
-    /// What a time becomes.
+    /// Returns the time that a file gets in the layer.
     fn of(self, time: i64) -> i64 {
         if time >= self.since { self.epoch } else { time }
     }

@@ -90,10 +90,10 @@ struct Pack {
     buffer: Vec<u8>,
 }
 
-/// What the walk knows of the folder that it is in.
+/// The place of the walk: the folder that it is in.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Whether what the stack has at this path is hidden.
+    /// Whether the folder hides what the stack has at this path.
     hidden: bool,
     /// Whether the folder is part of the layer whatever is in it.
     changed: bool,
@@ -340,7 +340,7 @@ fn set_time(parent: BorrowedFd<'_>, name: &OsStr, (seconds, nanoseconds): (i64, 
     Ok(())
 }
 
-/// Whether two folders differ in what makes one part of a layer.
+/// Returns whether two folders differ in what makes one part of a layer.
 fn differs(one: &Stat, other: &Stat) -> bool {
     (one.st_mode, one.st_uid, one.st_gid) != (other.st_mode, other.st_uid, other.st_gid)
 }

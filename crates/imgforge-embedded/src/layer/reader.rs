@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     pub(crate) gid: u32,
     /// Of its content; 0 for what has none.
     pub(crate) size: u64,
-    /// Whether the content has more bytes than the tar has for it.
+    /// Whether the content has more bytes than the tar stores for it.
     pub(crate) is_sparse: bool,
     /// Seconds since 1970, nanoseconds.
     pub(crate) mtime: (i64, i64),
@@ -37,15 +37,15 @@ pub(crate) struct Entry {
 /// A tar that is read.
 pub(crate) struct Tar<R> {
     input: R,
-    /// What is left in the tar of the entry that was read last.
+    /// The number of bytes that the tar still has of the entry that was read last.
     left: u64,
-    /// What follows that, up to a whole block.
+    /// The number of bytes that fill up the entry's last block.
     padding: u64,
-    /// Where that lies in the content, when it is not all of it.
+    /// The places of the stored bytes in the content, when they are not all of it.
     map: Option<Map>,
 }
 
-/// Whether a tar begins here: as moby has it, a header that can be read.
+/// Returns whether a tar begins here: as moby has it, a header that can be read.
 pub(crate) fn begins(input: impl Read) -> bool {
     matches!(Tar::new(input).header(), Ok(Some(header)) if entry(&header).is_ok())
 }
@@ -169,7 +169,7 @@ impl<R: Read> Tar<R> {
         Ok(())
     }
 
-    /// What is in the tar.
+    /// Reads bytes that the tar stores.
     fn stored(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if want == 0 {
@@ -233,7 +233,7 @@ pub(super) fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("wrong is {what}"))
 }
 
-/// What a header says by itself.
+/// Returns the entry that a header describes by itself.
 fn entry(header: &Header) -> io::Result<Entry> {
     let old = header.as_old();
     let id =
@@ -293,7 +293,7 @@ impl Entry {
     }
 }
 
-/// What an entry is. Old tars mark a folder by the end of its name.
+/// Returns the kind of an entry. Old tars mark a folder by the end of its name.
 fn real_kind(kind: EntryType, path: &[u8]) -> io::Result<EntryType> {
     Ok(match kind {
         EntryType::Regular if path.ends_with(b"/") => EntryType::Directory,

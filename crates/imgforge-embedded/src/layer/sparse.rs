@@ -10,7 +10,7 @@ use super::reader::{broken, number};
 
 /// Largest map in bytes, the limit of Go's `archive/tar`.
 const MAP_MAX: u64 = 1 << 20;
-/// Where the old form has its first parts, whether there are more, and the size of the whole.
+/// The places of the old form's first parts, of whether there are more, and of the size of the whole.
 const PARTS: std::ops::Range<usize> = 386..482;
 const IS_EXTENDED: usize = 482;
 const REAL_SIZE: std::ops::Range<usize> = 483..495;
@@ -18,19 +18,19 @@ const REAL_SIZE: std::ops::Range<usize> = 483..495;
 const MORE_PARTS: std::ops::Range<usize> = 0..504;
 const IS_FURTHER_EXTENDED: usize = 504;
 
-/// Where the stored bytes of a content belong.
+/// The places in a content that its stored bytes belong to.
 #[derive(Debug, Default)]
 pub(super) struct Map {
     /// Offsets and lengths of the parts from here on, in order.
     parts: VecDeque<(u64, u64)>,
-    /// Where the next byte of the content is.
+    /// The place of the next byte in the content.
     at: u64,
     /// Of the whole content.
     size: u64,
 }
 
 impl Map {
-    /// That of GNU's old form; `input` stands after the header.
+    /// Reads the map of GNU's old form; `input` stands after the header.
     pub(super) fn of_header(header: &[u8; 512], input: &mut impl Read) -> io::Result<Self> {
         let size = number(&header[REAL_SIZE]).and_then(|size| u64::try_from(size).ok());
         let mut map = Self { size: size.ok_or_else(wrong)?, ..Self::default() };
@@ -57,7 +57,7 @@ impl Map {
         Ok(())
     }
 
-    /// Whether the parts are in order, inside the content, and make up what is stored.
+    /// Returns whether the parts are in order, inside the content, and make up what is stored.
     pub(super) fn check(&self, stored: u64) -> io::Result<()> {
         let (mut end, mut sum) = (0, 0_u64);
         for (offset, len) in &self.parts {
@@ -75,7 +75,7 @@ impl Map {
         self.size
     }
 
-    /// How many bytes come next, at most so many, and whether they are stored or zeros. 0 at the end.
+    /// Returns how many bytes come next, at most so many, and whether they are stored or zeros. 0 at the end.
     pub(super) fn next(&self, most: usize) -> (usize, bool) {
         let (until, is_stored) = match self.parts.front() {
             Some((offset, len)) if self.at >= *offset => (offset + len, true),
@@ -98,7 +98,7 @@ fn wrong() -> io::Error {
     broken("the map of a sparse file")
 }
 
-/// What PAX records say of a sparse file.
+/// The PAX records of a sparse file.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     is_stored: bool,

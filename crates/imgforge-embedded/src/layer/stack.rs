@@ -18,18 +18,18 @@ pub(super) struct Stack {
     layers: Vec<OwnedFd>,
 }
 
-/// What a stack has at a path.
+/// The file that a stack has at a path.
 pub(super) struct Found {
     /// The folder that it is in; itself for the root.
     pub(super) folder: OwnedFd,
     /// Its name there; `.` for the root.
     pub(super) name: std::ffi::OsString,
-    /// What it is.
+    /// Its metadata.
     pub(super) stat: Stat,
 }
 
 impl Found {
-    /// What kind of file it is.
+    /// Returns the kind of the file.
     pub(super) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
@@ -51,7 +51,8 @@ impl Stack {
         Ok(Self { layers: layers.iter().rev().map(open).collect::<io::Result<_>>()? })
     }
 
-    /// What is at a relative path without `..`: the topmost layer that says something about it decides, as in overlay.
+    /// Finds the file at a relative path without `..`: the topmost layer that says something about it decides, as in
+    /// overlay.
     pub(super) fn find(&self, path: &Path) -> io::Result<Option<Found>> {
         for layer in &self.layers {
             match look(layer, path)? {
@@ -64,7 +65,7 @@ impl Stack {
     }
 }
 
-/// What one layer says about a path.
+/// The answer of one layer about a path.
 enum Answer {
     There(Found),
     /// It hides what layers below may have.

@@ -21,7 +21,7 @@ use crate::node::{BENEATH, Meta, Refused, attributes, create, open_folder_at, re
 
 /// Begins the names that AUFS used for itself: no files.
 const AUFS: &[u8] = b".wh..wh.";
-/// How many links a path may lead through, as in the kernel.
+/// The number of links that a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;
 
 /// A layer that was unpacked.
@@ -45,7 +45,7 @@ pub fn unpack(blob: &Utf8Path, stack: &[Utf8PathBuf], folder: &Utf8Path) -> Resu
     }
 }
 
-/// How many bytes the disk of a folder has for this user.
+/// Returns the number of bytes that the disk of a folder has for this user.
 pub(crate) fn free(folder: &Utf8Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(folder.as_std_path())?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -112,7 +112,7 @@ struct Unpack {
     /// The folder of the entry before: most entries are in the same.
     last: Option<(Vec<u8>, Folder)>,
     left_out: Vec<String>,
-    /// How many bytes files may have from here on.
+    /// The number of bytes that files may have from here on.
     left: u64,
     buffer: Vec<u8>,
 }
@@ -124,7 +124,7 @@ struct Folder {
     path: PathBuf,
 }
 
-/// What is wrong with an entry.
+/// The fault of an entry.
 enum Wrong {
     Io(io::Error),
     Path(&'static str),
@@ -388,7 +388,7 @@ impl Unpack {
         }
     }
 
-    /// What the layers below have at a path, if this layer does not hide it.
+    /// Finds what the layers below have at a path, if this layer does not hide it.
     fn below(&self, path: &Path) -> io::Result<Option<Found>> {
         if !self.opaque.is_empty() && path.ancestors().skip(1).any(|above| self.opaque.contains(above)) {
             return Ok(None);

@@ -21,7 +21,7 @@ use super::stack::Stack;
 /// The name (`argv[0]`) under which this program is called to be a keeper.
 pub(crate) const NAME: &str = "imgforge-stack";
 
-/// How long a stack may take to begin.
+/// The time that a stack may take to begin.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The keeper: its stdin is the stack's; a byte on its stdout says that it dies with its parent.
@@ -46,7 +46,7 @@ pub(crate) fn main() -> ExitCode {
 #[derive(Debug)]
 pub(super) struct Keeper {
     child: Child,
-    /// What it prints comes here, and the end when it has ended.
+    /// The pipe through which its output comes, and the end when it has ended.
     output: Option<io::PipeReader>,
     /// The thread that it dies with, and what ends that.
     thread: Option<(JoinHandle<()>, Sender<()>)>,

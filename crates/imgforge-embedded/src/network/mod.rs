@@ -42,7 +42,7 @@ const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 228);
 /// The stack's own: the second.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 130);
 
-/// Where the stack answers for this machine's resolver: the third.
+/// The address at which the stack answers for this machine's resolver: the third.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 131);
 
 /// The largest packet that both stacks take: less work for each byte.
@@ -65,7 +65,8 @@ impl Outside {
     /// Makes one. The calling process may make namespaces.
     ///
     /// # Errors
-    /// When there is no program for it, with what to install; when it does not start; what the kernel says.
+    /// Returns an error when there is no program for it, with what to install; when it does not start; what the kernel
+    /// says.
     pub(crate) fn open() -> io::Result<Self> {
         let stack = Stack::ready("network \"default\"")?;
         // A thread of its own, since it goes from one network to the next.
@@ -130,7 +131,7 @@ fn join(gate: &Netlink, inner: &Place, tap: u32) -> io::Result<()> {
 /// Switches on what a network without another machine has: loopback, with one more address if it has one.
 ///
 /// # Errors
-/// What the kernel says.
+/// Returns the kernel's error.
 pub(crate) fn alone(address: Option<Ipv4Addr>) -> io::Result<()> {
     let socket = Netlink::open()?;
     socket.up(LOOPBACK).map_err(|error| say("the loopback interface", error))?;

@@ -39,7 +39,7 @@ pub(super) const LOOPBACK: u32 = 1;
 
 /// An end of a pair of interfaces.
 pub(super) struct End<'a> {
-    /// What it is called.
+    /// The name of the interface.
     pub(super) name: &'a str,
     /// Its number; nobody else has it.
     pub(super) index: u32,
@@ -186,7 +186,7 @@ const UNICAST: u8 = 1;
 /// `RTN_BLACKHOLE`.
 const BLACK_HOLE: u8 = 6;
 
-/// What is asked of the kernel.
+/// A request to the kernel.
 struct Message {
     kind: u16,
     flags: u16,

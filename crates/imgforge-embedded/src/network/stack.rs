@@ -17,7 +17,7 @@ impl Stack {
     /// The one that `what` can have on this machine.
     ///
     /// # Errors
-    /// What is missing, and what to do.
+    /// Returns an error that says what is missing, and what to do.
     pub(crate) fn ready(what: &str) -> io::Result<Self> {
         let stack = Self::find().ok_or_else(|| {
             let message = format!(
@@ -44,7 +44,7 @@ impl Stack {
     }
 }
 
-/// What makes interfaces whose packets a program has.
+/// The device through which a program gets the packets of an interface.
 const DEVICE: &str = "/dev/net/tun";
 
 /// The program that a name means.

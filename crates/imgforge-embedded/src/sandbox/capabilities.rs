@@ -28,7 +28,7 @@ pub const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
 /// that it becomes has: all of the bound as root, nothing as somebody else.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Returns an error when the kernel refuses.
 pub fn bound() -> io::Result<()> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);

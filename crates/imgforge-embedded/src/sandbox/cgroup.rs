@@ -9,7 +9,7 @@ use rustix::mount::MountFlags;
 use super::place::{self, PLAIN, Root};
 use crate::cgroup::{self, Group};
 
-/// Where they are seen.
+/// The place at which control groups are seen.
 const PLACE: &str = "/sys/fs/cgroup";
 
 /// Moves this process, which has one thread, into groups. Returns those that it is in.
@@ -32,7 +32,7 @@ pub(super) fn join(groups: &[Group]) -> io::Result<Vec<&Group>> {
 /// Shows groups, which can only be read. Nothing of the machine's other groups is there.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Returns an error when the kernel refuses.
 pub(super) fn show(root: &Root, groups: &[&Group]) -> io::Result<()> {
     let mut shown = groups.iter().filter_map(|group| Some((group, group.shown.as_deref()?))).peekable();
     match shown.peek() {

@@ -23,7 +23,7 @@ use crate::accounts::{self, Account};
 use crate::cgroup::Group;
 use crate::network;
 
-/// What Docker hides (moby's `oci/defaults.go`).
+/// The paths that Docker hides (moby's `oci/defaults.go`).
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -39,10 +39,10 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 
-/// What can only be read (the same).
+/// The paths that can only be read (the same).
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Where programs are looked for when the environment does not say.
+/// The `PATH` by which programs are found when the environment has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The whole of this process, until it is the program.
@@ -208,7 +208,8 @@ fn mask(root: &Root, null: &OwnedFd, path: &str) -> io::Result<()> {
     Ok(place::attach(&hides, &target)?)
 }
 
-/// How hot each processor is, which tells what else the machine does: Docker hides that too.
+/// Returns the folders that tell how hot each processor is, and with that what else the machine does: Docker hides them
+/// too.
 fn heat() -> impl Iterator<Item = String> {
     const CPUS: &str = "/sys/devices/system/cpu";
     let names = std::fs::read_dir(CPUS).into_iter().flatten().flatten();

@@ -39,10 +39,10 @@ pub const NAME: &str = "imgforge-sandbox";
 /// The host name of everything that a build runs; always the same, so that it cannot make two builds differ.
 pub const HOST_NAME: &str = "imgforge";
 
-/// What runs and what it sees.
+/// A program to run, and what it sees.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Spec {
-    /// Where its root file system is mounted.
+    /// The folder that its root file system is mounted on.
     pub root: Utf8PathBuf,
     /// The program and its arguments.
     pub argv: Vec<String>,
@@ -56,15 +56,15 @@ pub struct Spec {
     pub mounts: Vec<Bind>,
     /// Which network it is in.
     pub network: Network,
-    /// What `uname -n` prints.
+    /// The host name that `uname -n` prints.
     pub host_name: String,
-    /// Whether nothing outside its mounts can be written.
+    /// Whether nothing outside the program's mounts can be written.
     pub read_only: bool,
-    /// Whether it joins a container: namespaces and mounts are there.
+    /// Whether the program joins a container, whose namespaces and mounts are there.
     pub joins: bool,
     /// Its control groups, which it moves into.
     pub groups: Vec<Group>,
-    /// What devices of its files can be opened.
+    /// The devices among its files that can be opened.
     pub devices: Devices,
 }
 
@@ -85,27 +85,27 @@ pub enum Network {
 pub struct Bind {
     /// Absolute, in the root.
     pub target: String,
-    /// What.
+    /// The source of the mount.
     pub source: Source,
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Source {
     /// A file or folder that the worker sees.
     Path {
         /// Absolute.
         path: Utf8PathBuf,
-        /// Whether it can only be read.
+        /// Whether the file or folder can only be read.
         read_only: bool,
     },
     /// A file or folder below a root that the worker sees, out of which no link leads.
     Below {
-        /// Where the root is, absolute.
+        /// The path of the root, absolute.
         root: Utf8PathBuf,
         /// The path there.
         path: String,
-        /// Whether it can only be read.
+        /// Whether the file or folder can only be read.
         read_only: bool,
     },
     /// A file system in memory.
@@ -126,7 +126,7 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// Where a program's output goes.
+/// The descriptors that a program's output goes to.
 #[derive(Debug)]
 pub struct Outputs {
     /// Its stdout.
@@ -139,7 +139,7 @@ impl Outputs {
     /// Those of this process.
     ///
     /// # Errors
-    /// When there are no descriptors left.
+    /// Returns an error when there are no descriptors left.
     pub fn own() -> io::Result<Self> {
         Ok(Self {
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
@@ -150,7 +150,7 @@ impl Outputs {
     /// This process's stdout for both.
     ///
     /// # Errors
-    /// When there are no descriptors left.
+    /// Returns an error when there are no descriptors left.
     pub fn merged() -> io::Result<Self> {
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self { stderr: stdout.try_clone()?, stdout })
@@ -250,7 +250,7 @@ impl Program {
     /// Takes it through a mount that can only be read. `folder` is in this process's own mount namespace.
     ///
     /// # Errors
-    /// When it cannot be mounted.
+    /// Returns an error when it cannot be mounted.
     pub fn take(folder: &Utf8Path) -> io::Result<Self> {
         let (name, copy) = (folder.join("program"), folder.join("program.copy"));
         let mut source = std::fs::read_link("/proc/self/exe")?;
@@ -299,7 +299,7 @@ impl Memory {
     /// Mounts one.
     ///
     /// # Errors
-    /// When it cannot be mounted.
+    /// Returns an error when it cannot be mounted.
     pub fn mount(folder: Utf8PathBuf) -> io::Result<Self> {
         let root = place::Root::open(folder.as_std_path())?;
         root.mount(
@@ -311,7 +311,7 @@ impl Memory {
         Ok(Self { folder })
     }
 
-    /// Where it is.
+    /// Returns the folder that it is mounted on.
     pub fn folder(&self) -> &Utf8Path {
         &self.folder
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Groups;
 
-/// What every mount is told. `userxattr`: marks are `user.overlay.*`, which a user namespace may write too, so that
+/// The options of every mount. `userxattr`: marks are `user.overlay.*`, which a user namespace may write too, so that
 /// one store serves both. The others are what some kernels switch on by themselves, and what would leave marks in a
 /// layer that only mean something together with the layers below it.
 const OPTIONS: [(&str, &str); 2] = [("index", "off"), ("metacopy", "off")];
@@ -27,7 +27,7 @@ const WITH_LISTS: (u32, u32) = (6, 8);
 /// `statfs` of an overlay file system, which cannot hold the upper folder of another.
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
-/// What devices are in a mounted stack: images bring nodes along, and steps make them.
+/// The devices that can be opened in a mounted stack: images bring nodes along, and steps make them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Devices {
     /// None can be opened.
@@ -100,7 +100,7 @@ impl Overlay {
         Ok(Self { root, folder: folder.to_owned() })
     }
 
-    /// Where it is mounted.
+    /// Returns the folder that it is mounted on.
     pub fn root(&self) -> &Utf8Path {
         &self.root
     }
@@ -108,7 +108,7 @@ impl Overlay {
     /// Unmounts it. Returns the folder that holds what was written.
     ///
     /// # Errors
-    /// When it cannot be unmounted.
+    /// Returns an error when it cannot be unmounted.
     pub fn unmount(self) -> io::Result<Utf8PathBuf> {
         unmount(self.root.as_std_path(), UnmountFlags::DETACH)?;
         let upper = self.folder.join("upper");
@@ -123,7 +123,7 @@ impl Drop for Overlay {
     }
 }
 
-/// Whether a kernel is older than this version, by its release.
+/// Returns whether a kernel is older than this version, by its release.
 fn is_older(release: &str, than: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
     let version = (numbers.next().flatten(), numbers.next().flatten());

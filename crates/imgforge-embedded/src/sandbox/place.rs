@@ -15,12 +15,12 @@ use rustix::mount::{
 use super::stubs::resolve;
 use super::submounts::restrict_below;
 
-/// What no mount of the sandbox's own needs.
+/// The attributes of all mounts of the sandbox's own: none of them needs what these switch off.
 pub(super) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// How often a path is tried that others change meanwhile.
+/// The number of times that a path is tried which others change meanwhile.
 const TRIES: u32 = 1000;
 
 /// A root and what is mounted in it.
@@ -38,7 +38,7 @@ impl Root {
         self.fd.as_fd()
     }
 
-    /// What there is at a path, links followed.
+    /// Opens what there is at a path, links followed.
     pub(super) fn at(&self, path: &str) -> Result<OwnedFd, Errno> {
         open_in_root(&self.fd, Path::new(path), OFlags::PATH)
     }
@@ -119,14 +119,14 @@ pub(crate) fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> Resul
     found
 }
 
-/// What a path of this process's own files leads to, to be mounted elsewhere.
+/// Clones the tree that a path of this process's own files leads to, to be mounted elsewhere.
 pub(super) fn tree_at(source: &Path) -> io::Result<OwnedFd> {
     let named = |error| with_path(error, &source.display().to_string());
     tree(&rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(named)?)
         .map_err(named)
 }
 
-/// What a descriptor stands for, with what is mounted in it, to be mounted elsewhere.
+/// Clones the tree that a descriptor stands for, with what is mounted in it, to be mounted elsewhere.
 pub(super) fn tree(of: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

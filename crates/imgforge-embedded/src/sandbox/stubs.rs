@@ -17,10 +17,10 @@ use rustix::io::Errno;
 
 use super::place::open_in_root;
 
-/// How many links a path may pass through, as in the kernel.
+/// The number of links that a path may pass through, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-/// What was made, and what was copied up for it.
+/// The mount points that were made, and the folders that were copied up for them.
 #[derive(Debug)]
 pub struct Stubs {
     root: OwnedFd,
@@ -34,7 +34,7 @@ impl Stubs {
     /// Begins with a mounted file system.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// Returns an error when it cannot be opened.
     pub fn new(root: &Utf8Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;
@@ -111,7 +111,7 @@ impl Stubs {
     /// more.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// Returns an error when the disk fails.
     pub fn settle(&self, upper: &Utf8Path) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let upper = rustix::fs::open(upper.as_std_path(), flags, Mode::empty())?;
@@ -137,7 +137,7 @@ impl Stubs {
     }
 }
 
-/// Whether an upper folder hides what is below it.
+/// Returns whether an upper folder hides what is below it.
 fn is_opaque(folder: BorrowedFd<'_>) -> bool {
     let mut value = [0; 4];
     rustix::fs::fgetxattr(folder, "user.overlay.opaque", &mut value[..]).is_ok()

@@ -17,14 +17,15 @@ use rustix::mount::MountFlags;
 
 use super::place::remount;
 
-/// How often the table is read while others rename what leads to the mounts.
+/// The number of times that the table is read while others rename what leads to the mounts.
 const TRIES: u32 = 100;
 
 /// Restricts every mount below a mount that a path leads to. Those that are hidden by another mount are passed over, and so
 /// are those behind folders where nobody in this user namespace may go.
 ///
 /// # Errors
-/// When the kernel refuses, when root may not go where one of them is (NFS, FUSE), or when their paths do not stop changing.
+/// Returns an error when the kernel refuses, when root may not go where one of them is (NFS, FUSE), or when their paths
+/// do not stop changing.
 pub(super) fn restrict_below(mount: &OwnedFd, flags: MountFlags) -> io::Result<()> {
     let top = id(mount)?;
     let mut unreachable = BTreeSet::new();
@@ -77,7 +78,7 @@ fn id(of: &OwnedFd) -> io::Result<u64> {
     Ok(rustix::fs::statx(of, "", flags, StatxFlags::empty())?.stx_mnt_id)
 }
 
-/// Whether this process is in another user namespace than the machine's first (`user_namespaces(7)`).
+/// Returns whether this process is in another user namespace than the machine's first (`user_namespaces(7)`).
 fn is_user_namespace() -> io::Result<bool> {
     let map = std::fs::read_to_string("/proc/self/uid_map")?;
     Ok(map.split_whitespace().ne(["0", "0", "4294967295"]))
@@ -90,7 +91,7 @@ struct Table(BTreeMap<u64, Mount>);
 struct Mount {
     /// The number of the mount that it is mounted in.
     parent: u64,
-    /// Where it is mounted.
+    /// The path that it is mounted on.
     path: PathBuf,
     /// Its own flags, without those of access times.
     flags: MountFlags,

@@ -3,21 +3,21 @@ use std::io;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::state::{KeyError, StateError};
 
-/// What can go wrong with a store.
+/// An error of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk does not do what it should.
     #[error("{path}: {error}")]
     Io {
-        /// Where.
+        /// The path.
         path: Utf8PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// Something in it was not made by this user's imgforge.
     #[error("{0}{help}", help = removal(.0))]
     State(#[from] StateError),
-    /// What is kept cannot be sealed.
+    /// A record cannot be sealed.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// It was made by another version of this program.
@@ -51,7 +51,7 @@ pub enum StoreError {
     Load {
         /// The digest of the image or the layer.
         what: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// Something is no digest.
@@ -65,7 +65,7 @@ pub enum StoreError {
     Content {
         /// Its digest.
         digest: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
 }
@@ -80,7 +80,7 @@ impl StoreError {
         move |error| Self::Io { path, error }
     }
 
-    /// Whether the disk is full.
+    /// Returns whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { error, .. } | Self::State(StateError::Io { error, .. }) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }

@@ -39,14 +39,14 @@ pub struct ImageRecord {
     pub labels: BTreeMap<String, String>,
     /// The hash of what it is without what it was made from; empty for what was pulled.
     pub content: String,
-    /// When it came here, in seconds since 1970.
+    /// The time at which the image came here, in seconds since 1970.
     pub created: i64,
-    /// What it is called.
+    /// The names of the image.
     #[serde(skip)]
     pub names: Vec<String>,
 }
 
-/// What a manifest says.
+/// A manifest, as far as it is read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Manifest {
@@ -176,7 +176,7 @@ impl Store {
         parse(&record.id, &self.read_blob(&record.id)?)
     }
 
-    /// Whether every blob of an image is there. Their bytes are not looked at.
+    /// Returns whether every blob of an image is there. Their bytes are not looked at.
     fn is_whole(&self, record: &ImageRecord, known: &mut BTreeMap<String, bool>) -> bool {
         let layers = record.layers.iter().map(|layer| &layer.digest);
         [&record.id, &record.manifest]

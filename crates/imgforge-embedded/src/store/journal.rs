@@ -19,7 +19,7 @@ use super::{StoreError, made, sealed, unsealed};
 const FILE: &str = "journal";
 const NEW: &str = "journal.new";
 
-/// What a line is believed for.
+/// The purpose that lines are sealed for.
 const CHANGE: &str = "change of the journal";
 
 /// One change.

@@ -13,7 +13,7 @@ use imgforge_core::state::identity;
 use super::{Store, StoreError, hex, sealed, unsealed, write_in};
 use crate::worker::message::Layer;
 
-/// What a record is believed for.
+/// The purpose that records of layers are sealed for.
 const LAYER: &str = "unpacked layer";
 
 impl Store {
@@ -35,7 +35,7 @@ impl Store {
         path.exists().then_some(path)
     }
 
-    /// What this user has unpacked there.
+    /// Returns the layer that this user has unpacked there.
     pub(super) fn unpacked_layer(&self, chain: &str) -> Result<Option<Layer>, StoreError> {
         let folder = format!("layers/{}", hex(chain)?);
         let Some(found) = self.dir.opened(&folder)? else { return Ok(None) };
@@ -52,7 +52,7 @@ impl Store {
         Ok(sealed(self.dir.key(), LAYER, &[chain.as_bytes(), &identity], &text)?)
     }
 
-    /// Whether the files of a layer are what they were when this user has unpacked it.
+    /// Returns whether the files of a layer are what they were when this user has unpacked it.
     fn is_trusted(&self, chain: &str) -> bool {
         let is_ours = || self.unpacked_layer(chain).ok().flatten().is_some();
         let boot = || self.dir.read(&format!("layers/{}/boot", hex(chain).ok()?)).ok();

@@ -61,10 +61,10 @@ use crate::worker::message::Layer;
 /// The form of everything here. A store of another one is refused.
 const FORMAT: &str = "1\n";
 
-/// What is in it.
+/// The folders of a store.
 const FOLDERS: [&str; 7] = ["blobs/sha256", "layers", "steps", "caches", "tmp", "containers", "volumes"];
 
-/// What a record is believed for.
+/// The purpose that records of steps are sealed for.
 const STEP: &str = "result of a step";
 const CACHE: &str = "folder of a cache mount";
 
@@ -84,7 +84,7 @@ pub struct Store {
     verified: Mutex<BTreeSet<String>>,
 }
 
-/// What a step has given.
+/// The remembered result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The chain id of its layer with those below; `None` when it has changed nothing.
@@ -132,7 +132,7 @@ impl Store {
         &self.dir
     }
 
-    /// How many bytes its disk has free.
+    /// Returns the number of bytes that are free on the store's disk.
     ///
     /// # Errors
     /// Those of the disk.
@@ -158,7 +158,7 @@ impl Store {
         Ok(self.dir().join("blobs/sha256").join(hex(digest)?))
     }
 
-    /// Whether a blob is there.
+    /// Returns whether a blob is there.
     pub fn has_blob(&self, digest: &str) -> bool {
         let metadata = self.blob_path(digest).ok().and_then(|path| path.symlink_metadata().ok());
         metadata.is_some_and(|metadata| metadata.is_file())
@@ -222,7 +222,7 @@ impl Store {
 
     // Steps.
 
-    /// What the step with this key has given before.
+    /// Returns the result that the step with this key has given before.
     ///
     /// # Errors
     /// Those of the disk. A file that makes no sense, or that this user has not sealed, is none.
@@ -245,8 +245,8 @@ impl Store {
 
     // What steps and containers leave.
 
-    /// Where the folder of a cache mount is, or will be: a worker makes it. What was not put there by this user's steps is
-    /// gone then.
+    /// Returns the folder in which a cache mount is, or will be: a worker makes it. What was not put there by this
+    /// user's steps is gone then.
     ///
     /// # Errors
     /// Those of the disk; no key of this user's.
@@ -274,7 +274,7 @@ impl Store {
         Ok(path.join("fs"))
     }
 
-    /// Where the volume with this name is, or will be.
+    /// Returns the folder in which the volume with this name is, or will be.
     ///
     /// # Errors
     /// There is a link.
@@ -300,7 +300,7 @@ pub(crate) fn unsealed<'a>(key: &Key, purpose: &str, of: &[&[u8]], bytes: &'a [u
     key.has_sealed(purpose, &[of, &[text]].concat(), seal).then_some(text)
 }
 
-/// What says that this user has made a folder, and that it is that folder.
+/// Returns the mark which says that this user has made a folder, and that it is that folder.
 fn mark(key: &Key, purpose: &str, name: &str, folder: &OwnedFd) -> Result<Vec<u8>, StoreError> {
     let identity = identity(folder).map_err(StoreError::io(name.into()))?;
     Ok(key.seal(purpose, &[name.as_bytes(), &identity])?.to_hex().as_bytes().to_vec())

@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::journal::Change;
 use super::{Remembered, Scratch, Store, StoreError, chain_id};
 
-/// What nothing needs.
+/// The things in a store that nothing needs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Unneeded {
     /// Ids of images.
@@ -23,13 +23,13 @@ pub struct Unneeded {
     pub layers: Vec<String>,
     /// Digests of blobs.
     pub blobs: Vec<String>,
-    /// What these blobs and layers take, in bytes.
+    /// The size of these blobs and layers, in bytes.
     pub bytes: u64,
 }
 
-/// What was removed.
+/// The result of pruning.
 pub struct Pruned {
-    /// What it was.
+    /// The things that were removed.
     pub removed: Unneeded,
     /// The unpacked layers that were, and what processes that are gone have left: folders that a worker has to remove,
     /// since files in them may belong to others. The store itself is rid of them.
@@ -39,8 +39,9 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// What neither an image that has a name nor one of the `keep` (ids) needs. What came into being after `since` is
-    /// kept: somebody may be about to name it, and the layers of a build's other stages spare work when it is repeated.
+    /// Returns what neither an image that has a name nor one of the `keep` (ids) needs. What came into being after
+    /// `since` is kept: somebody may be about to name it, and the layers of a build's other stages spare work when it
+    /// is repeated.
     ///
     /// # Errors
     /// Those of the disk.
@@ -162,7 +163,7 @@ impl Store {
         Ok(Pruned { removed, folders, scratch })
     }
 
-    /// What is in a folder of the store, by name.
+    /// Returns the entries of a folder of the store by name.
     fn entries(&self, folder: &str) -> Result<Vec<(String, Utf8PathBuf)>, StoreError> {
         let path = self.dir().join(folder);
         let names = self.dir.names(folder)?.into_iter();
@@ -177,7 +178,7 @@ impl Store {
     }
 }
 
-/// Whether a file was written after a time.
+/// Returns whether a file was written after a time.
 fn is_young(path: &Utf8Path, since: SystemTime) -> bool {
     fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|written| written >= since)
 }

@@ -23,7 +23,7 @@ struct Inner {
 }
 
 impl Workplace {
-    /// That of a process in the folder `tmp` of a store.
+    /// Makes the scratch folder of this process in the folder `tmp` of a store.
     pub(super) fn new(store: &StateDir) -> Result<Self, StoreError> {
         let all = store.folder("tmp")?;
         remove_leftovers(store)?;
@@ -88,7 +88,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Where it is.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Utf8Path {
         &self.path
     }

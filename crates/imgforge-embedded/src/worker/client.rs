@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::message::{Reply, Request};
 use super::{NAME, NO_ROOM};
 
-/// How long a worker that was told to stop has for it.
+/// The time that a worker has to end after it was told to.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where what a worker prints goes: pieces as they come, not lines; whether they are of its stderr.
+/// The sink of what a worker prints: pieces as they come, not lines; whether they are of its stderr.
 pub type Output = Arc<dyn Fn(bool, &[u8]) + Send + Sync>;
 
 /// Why there is no answer.
@@ -28,9 +28,9 @@ pub enum WorkerError {
     /// A file or the process cannot be had.
     #[error("{what}: {error}")]
     System {
-        /// What was tried.
+        /// The attempt.
         what: String,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
     /// The disk is full, so that it could not even answer.
@@ -39,9 +39,9 @@ pub enum WorkerError {
     /// It has ended without an answer.
     #[error("the worker has ended ({status}) without an answer: {message}")]
     NoAnswer {
-        /// How.
+        /// The way in which it ended.
         status: String,
-        /// What it printed last.
+        /// The last of what it printed.
         message: String,
     },
 }
@@ -82,7 +82,7 @@ impl Client {
     /// Has one request carried out. `folder` is there, and nobody else's; it holds what is only needed meanwhile, and
     /// should be removed afterwards.
     ///
-    /// When this future is dropped, the worker and all that it has started are killed.
+    /// Dropping this future kills the worker and all that it has started.
     ///
     /// # Errors
     /// [`WorkerError::Cancelled`] once all of it has ended after a cancellation. What goes wrong inside the worker is

@@ -26,10 +26,10 @@ use crate::sandbox::{self, Bind, Outputs, Program, Source, Spec, Trouble, open_i
 /// the higher first) and is sent one byte, 0 or the number of the error; from then on it is the connection.
 pub(crate) const DIAL: &str = "dial";
 
-/// What is known of a running container ([`Alive`]).
+/// The file that describes a running container ([`Alive`]).
 pub(crate) const STATE: &str = "state.json";
 
-/// How long a connection inside may take to be made.
+/// The time that a connection inside may take to be made.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply> {
@@ -108,7 +108,7 @@ fn mounts(container: &Container, root: &Utf8Path) -> io::Result<Vec<Bind>> {
     Ok(binds)
 }
 
-/// What there is at a path of the image.
+/// Opens what the image has at a path; `None` where there is nothing.
 fn inside(root: &Utf8Path, path: &str) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root.as_std_path(), flags, Mode::empty())?;

@@ -30,7 +30,7 @@ pub(super) fn open(root: &Utf8Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(root.as_std_path(), flags, Mode::empty())?)
 }
 
-/// What there is at a path, with a file's content.
+/// Returns the entry at a path, with a file's content.
 pub(super) fn entry(root: BorrowedFd<'_>, path: &str, follow: bool) -> io::Result<Option<Entry>> {
     let flags = OFlags::PATH | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
     let fd = match open_in_root(root, Path::new(path), flags) {
@@ -83,7 +83,7 @@ fn below(folder: BorrowedFd<'_>, path: &Path, found: &mut Vec<(String, Entry)>) 
     Ok(())
 }
 
-/// What a path is, without a file's content.
+/// Returns the kind of a path, without a file's content.
 fn kind(folder: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result<EntryKind> {
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File(Vec::new()),

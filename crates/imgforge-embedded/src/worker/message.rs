@@ -32,7 +32,7 @@ pub enum Request {
 pub enum Reply {
     /// The new layer; `None` when nothing has changed.
     Step(Option<Layer>),
-    /// What the layer has turned out to be.
+    /// The layer that was unpacked.
     Unpack(Unpacked),
     /// A layer unpacks to more than so many bytes, which the disk has free.
     NoRoom(u64),
@@ -40,9 +40,9 @@ pub enum Reply {
     Look(Vec<Option<Entry>>),
     /// By absolute path.
     Walk(Vec<(String, Entry)>),
-    /// How it has ended.
+    /// A container has ended.
     Container(Ended),
-    /// How it has ended.
+    /// A program in a container has ended, with this code.
     Exec(i64),
     /// Done.
     Remove,
@@ -61,20 +61,20 @@ pub enum Reply {
 pub struct Step {
     /// The unpacked layers that it begins with, lowest first.
     pub stack: Vec<Utf8PathBuf>,
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// Where the packed layer is written, a file that is not there yet.
+    /// The path of the packed layer, a file that is not there yet.
     pub blob: Utf8PathBuf,
-    /// Where the unpacked layer is put, a folder that is not there yet (its parent is, on the same file system). Not
+    /// The path of the unpacked layer, a folder that is not there yet (its parent is, on the same file system). Not
     /// that of a [`Action::Merge`], whose files are those of other layers.
     pub folder: Utf8PathBuf,
     /// The time of every file that the step writes, in seconds since 1970.
     pub epoch: i64,
-    /// How the layer is packed.
+    /// The compression of the layer.
     pub compression: Compression,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Action {
     /// Runs a command.
@@ -108,7 +108,7 @@ pub struct Run {
     pub user: String,
     /// In order.
     pub mounts: Vec<Mount>,
-    /// What it reaches.
+    /// The network of the command.
     pub network: Network,
     /// After how many seconds it is killed.
     pub timeout: Option<u64>,
@@ -119,27 +119,27 @@ pub struct Run {
 pub struct Mount {
     /// Absolute, in the image. It is made where it is missing, and is no part of the layer.
     pub target: String,
-    /// What.
+    /// The kind of the mount.
     pub kind: MountKind,
 }
 
-/// What is mounted.
+/// The kind of a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum MountKind {
     /// A file or folder of this machine.
     Host {
         /// Absolute.
         path: Utf8PathBuf,
-        /// Whether it can only be read.
+        /// Whether the folder can only be read.
         read_only: bool,
     },
     /// A folder of this machine that is kept from step to step. It is made when it is not there.
     Cache {
         /// Absolute.
         path: Utf8PathBuf,
-        /// What it begins as.
+        /// The content that the cache begins with.
         begin: Begin,
-        /// Whether it can only be read.
+        /// Whether the cache can only be read.
         read_only: bool,
     },
     /// A path of other files: what is written there is gone afterwards.
@@ -148,7 +148,7 @@ pub enum MountKind {
         tree: Tree,
         /// The path there, relative to its root.
         path: String,
-        /// Whether it can only be read.
+        /// Whether the tree can only be read.
         read_only: bool,
     },
     /// A file system in memory.
@@ -182,7 +182,7 @@ pub enum MountKind {
     },
 }
 
-/// What a cache begins as.
+/// The content that a cache begins with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Begin {
     /// Nothing is in it.
@@ -217,11 +217,11 @@ pub enum Tree {
 pub struct ContextEntry {
     /// Relative, no `.` or `..`.
     pub path: String,
-    /// What it is.
+    /// The kind of the entry.
     pub kind: ContextKind,
 }
 
-/// What an entry of a build context is. Everything in it is root's, and of 1970.
+/// The kind of an entry of a build context. Everything in it is root's, and of 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ContextKind {
     /// A folder.
@@ -233,7 +233,7 @@ pub enum ContextKind {
     File {
         /// Its permissions, with setuid, setgid and sticky bits.
         mode: u32,
-        /// Where its bytes are.
+        /// The bytes.
         content: Content,
     },
     /// A symbolic link.
@@ -250,7 +250,7 @@ pub enum ContextKind {
     },
 }
 
-/// Where the bytes of a file are.
+/// The bytes of a file, or their place.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Content {
     /// Here.
@@ -267,9 +267,9 @@ pub enum Content {
 /// COPY and ADD.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Copy {
-    /// Where paths come from.
+    /// The tree that paths come from.
     pub tree: Tree,
-    /// What is copied, in order.
+    /// The sources that are copied, in order.
     pub sources: Vec<CopySource>,
     /// Absolute; a folder when it ends in `/`.
     pub target: String,
@@ -277,7 +277,7 @@ pub struct Copy {
     pub chown: Option<String>,
     /// Mode of all files and folders.
     pub chmod: Option<u32>,
-    /// Whether links in the target's path are not followed.
+    /// Whether links in the target's path are left unfollowed.
     pub link: bool,
     /// Whether the path of a source is kept.
     pub parents: bool,
@@ -327,7 +327,7 @@ pub struct Unpack {
     pub blob: Utf8PathBuf,
     /// The layers below it, lowest first: they say what a folder that the layer does not mention is like.
     pub stack: Vec<Utf8PathBuf>,
-    /// Where it is put, a folder that is not there yet.
+    /// The folder that the layer is put into, which is not there yet.
     pub folder: Utf8PathBuf,
 }
 
@@ -354,7 +354,7 @@ pub struct Look {
 /// A path in an image or container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
-    /// What it is.
+    /// The kind of the entry.
     pub kind: EntryKind,
     /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
@@ -364,7 +364,7 @@ pub struct Entry {
     pub gid: u32,
 }
 
-/// What a path is.
+/// The kind of a path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A regular file, with its content where that was asked for (`Look`).
@@ -394,21 +394,21 @@ pub struct Container {
     pub workdir: String,
     /// `USER[:GROUP]`, as the image knows them; empty for root.
     pub user: String,
-    /// What lives longer than it.
+    /// The volumes, which live longer than the container.
     pub volumes: Vec<Volume>,
-    /// Where there is a file system in memory.
+    /// The paths that get a file system in memory.
     pub tmpfs: Vec<String>,
-    /// How much memory it may use, in bytes.
+    /// The memory that the container may use, in bytes.
     pub memory: Option<u64>,
-    /// How much of the processors, in thousandths of one.
+    /// The part of the processors that the container may use, in thousandths of one.
     pub cpus: Option<u32>,
-    /// Whether its root file system can only be read.
+    /// Whether the container's root file system can only be read.
     pub read_only: bool,
     /// Ports: the container's, and the address on this machine (port 0: a free one).
     pub ports: Vec<(u16, std::net::SocketAddr)>,
     /// Files that are mounted in it: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
     pub files: BTreeMap<String, String>,
-    /// What it reaches.
+    /// The network of the container.
     pub network: Network,
 }
 
@@ -419,9 +419,9 @@ pub struct Volume {
     pub path: Utf8PathBuf,
     /// Absolute, in the container.
     pub target: String,
-    /// Whether it can only be read.
+    /// Whether the volume can only be read.
     pub read_only: bool,
-    /// Whether it gets what the image has there, while it is empty.
+    /// Whether the volume gets what the image has there, while it is empty.
     pub fill: bool,
 }
 
@@ -430,7 +430,7 @@ pub struct Volume {
 pub struct Alive {
     /// Its process 1, as this machine numbers it.
     pub pid: i32,
-    /// When that was started, in ticks since the machine was: numbers of processes come again.
+    /// The time at which the process was started, in ticks since the machine was: numbers of processes come again.
     pub start: u64,
     /// Its control groups.
     pub groups: Vec<Utf8PathBuf>,
@@ -438,12 +438,12 @@ pub struct Alive {
     pub ports: Vec<(u16, std::net::SocketAddr)>,
 }
 
-/// How a container has ended.
+/// The end of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Its exit code; 128 and the signal's number when it was killed.
     pub code: i64,
-    /// Whether a process of it was killed because its memory was not enough.
+    /// Whether a process of the container was killed because its memory was not enough.
     pub out_of_memory: bool,
 }
 

@@ -31,9 +31,9 @@ use crate::{cgroup, layer, network, sandbox};
 /// The name (`argv[0]`) under which this program is called to be a worker.
 pub const NAME: &str = "imgforge-worker";
 
-/// What a worker that was told to stop ends with.
+/// The exit code of a worker that was told to stop.
 const STOPPED: i32 = 130;
-/// What one ends with whose answer has no room on the disk (`EX_IOERR` of `sysexits.h`).
+/// The exit code of a worker whose answer has no room on the disk (`EX_IOERR` of `sysexits.h`).
 pub(crate) const NO_ROOM: u8 = 74;
 
 /// Is the worker, or the process in a sandbox, when this process was started as one. To be called first in `main`:
@@ -81,7 +81,7 @@ pub fn main(folder: &Utf8Path) -> ExitCode {
     }
 }
 
-/// What somebody has left open when starting the program is nothing that a build should hold.
+/// Closes what somebody had left open when starting the program: a build should not hold it.
 fn close_inherited() {
     let Ok(listed) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
@@ -138,7 +138,7 @@ fn write(folder: &OwnedFd, reply: &Reply) -> io::Result<()> {
     Ok(rustix::fs::renameat(folder, "reply.json.new", folder, "reply.json")?)
 }
 
-/// When a process was started, in ticks since the machine was (`proc(5)`, `/proc/PID/stat`).
+/// Returns when a process was started, in ticks since the machine was (`proc(5)`, `/proc/PID/stat`).
 pub(crate) fn start_of(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, a name in brackets, may hold anything.
@@ -155,7 +155,7 @@ fn remove(folder: &Utf8Path) -> io::Result<()> {
     }
 }
 
-/// What has to be killed when the worker is told to stop.
+/// The processes that have to be killed when the worker is told to stop.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop {
     running: Arc<Mutex<Option<Arc<OwnedFd>>>>,

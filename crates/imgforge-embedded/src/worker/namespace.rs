@@ -14,7 +14,7 @@ use rustix::thread::CapabilitySet;
 /// The name (`argv[0]`) of the process that maps ids: it must have been there before the namespace is.
 pub(super) const MAPPER: &str = "imgforge-mapper";
 
-/// How many ids an image needs: `nobody` is 65534.
+/// The number of ids that an image needs: `nobody` is 65534.
 const ENOUGH: u32 = 65_535;
 
 /// Moves this process, which has one thread, there.
@@ -26,7 +26,7 @@ pub(super) fn enter() -> io::Result<()> {
     make_private()
 }
 
-/// Whether this process may mount as it is.
+/// Returns whether this process may mount as it is.
 pub(super) fn may_mount() -> io::Result<bool> {
     Ok(rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
 }
@@ -37,7 +37,7 @@ pub(super) fn enter_mounts() -> io::Result<()> {
     make_private()
 }
 
-/// What is mounted here must not be seen outside, and what is unmounted outside should not be held here.
+/// Keeps mounts made here from being seen outside, and mounts that are removed outside from being held here.
 fn make_private() -> io::Result<()> {
     Ok(mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }
@@ -79,7 +79,7 @@ fn map_one(uid: u32, gid: u32) -> io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-/// What the mapper ends with when there is no `newuidmap`.
+/// The exit code of the mapper when there is no `newuidmap`.
 const ABSENT: u8 = 3;
 
 fn start_mapper(uids: (u32, (u32, u32)), gids: (u32, (u32, u32))) -> io::Result<std::process::Child> {

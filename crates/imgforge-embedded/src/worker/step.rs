@@ -18,7 +18,7 @@ use crate::sandbox::stubs::{Stubs, resolve};
 use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec, open_in_root};
 use crate::{accounts, copy, layer, network};
 
-/// What BuildKit writes there, with our host name.
+/// The content of `/etc/hosts`: BuildKit's, with our host name.
 const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 pub(super) fn carry_out(step: &Step, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
@@ -212,14 +212,14 @@ fn is_folder(source: &Source) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory)
 }
 
-/// What is mounted while a command runs, for it to be seen inside.
+/// The mounts that must stay while a command runs, for them to be seen inside.
 struct Kept {
     files: Memory,
     trees: Vec<Overlay>,
     devices: Devices,
 }
 
-/// What a command has mounted, and what must stay mounted meanwhile.
+/// Prepares the mounts of a command, and what must stay mounted meanwhile.
 fn prepare(run: &Run, folder: &Utf8Path, devices: Devices) -> io::Result<(Vec<Bind>, Kept)> {
     // Secrets are among what is written here; they stay in memory.
     let mut kept = Kept { files: Memory::mount(trees(folder, "files")?)?, trees: Vec::new(), devices };

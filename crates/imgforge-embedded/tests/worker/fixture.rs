@@ -137,7 +137,7 @@ pub(crate) fn list(folder: &Utf8Path) -> Vec<String> {
     names
 }
 
-/// Whether a process has this word on its command line.
+/// Returns whether a process has this word on its command line.
 pub(crate) fn runs(word: &str) -> bool {
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

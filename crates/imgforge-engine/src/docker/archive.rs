@@ -15,7 +15,7 @@ use crate::containers::{Entry, EntryKind};
 /// name or its times are long.
 const HEAD: usize = 3 * 512;
 
-/// How many pieces of an archive lie between the one who receives it and the one who reads it.
+/// The number of pieces of an archive that may lie between the one who receives it and the one who reads it.
 const PIECES: usize = 16;
 
 /// One path. Of a folder the archive is not read beyond its head, since all that lies in it would come too.
@@ -111,7 +111,7 @@ fn read<R: Read>(entry: &mut tar::Entry<'_, R>, with_content: bool) -> io::Resul
     Ok((format!("/{path}"), Entry { kind, mode, uid, gid }))
 }
 
-/// What comes through a channel, as one stream of bytes.
+/// The pieces that come through a channel, as one stream of bytes.
 struct Pieces {
     receiver: Receiver<Bytes>,
     piece: Bytes,

@@ -27,7 +27,7 @@ pub(super) struct Container {
     pub(super) network_settings: NetworkSettings,
 }
 
-/// How a container does.
+/// The state of a container.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct State {
@@ -143,7 +143,7 @@ fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fro
 }
 
 impl Docker {
-    /// What is said of a container.
+    /// Asks for a container.
     pub(super) async fn container(&self, id: &str) -> Result<Container, Error> {
         self.get(&format!("containers/{id}/json")).await
     }
@@ -157,7 +157,7 @@ impl Docker {
         self.get(&format!("containers/json?all={all}{}", filters(filter))).await
     }
 
-    /// What is said of an image.
+    /// Asks for an image.
     pub(super) async fn image(&self, name: &str) -> Result<Image, Error> {
         self.get(&format!("images/{name}/json")).await
     }

@@ -38,10 +38,10 @@ const DOCKERFILE_IGNORE: (&str, Bytes) =
 /// A message of progress may hold much of a log.
 const MAX_MESSAGE: usize = 256 << 20;
 
-/// How long the daemon may take to begin with its progress after a build that has ended before it began.
+/// The time that the daemon may take to begin with its progress after a build that has ended before it began.
 const LATE_PROGRESS: Duration = Duration::from_secs(1);
 
-/// How a build in the daemon ended.
+/// The end of a build in the daemon.
 enum End {
     Solved(SolveResponse),
     Failed(Status),

@@ -32,7 +32,7 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether it is the place where a daemon listens when nobody says otherwise.
+    /// Returns whether this is the address at which a daemon listens when nobody says otherwise.
     pub(super) fn is_default(&self) -> bool {
         matches!(self, Self::Unix(path) if path == DEFAULT_SOCKET)
     }

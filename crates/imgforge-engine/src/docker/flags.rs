@@ -75,7 +75,7 @@ fn known(flag: &FlagValue) -> Result<&str, String> {
     })
 }
 
-/// Whether the file is read by a frontend that it names itself (`# syntax=`).
+/// Returns whether the file is read by a frontend that it names itself (`# syntax=`).
 fn names_a_frontend(text: &str) -> bool {
     let lines = text.trim_start_matches('\u{feff}').lines();
     let mut directives = lines.map_while(|line| line.trim().strip_prefix('#')?.split_once('='));

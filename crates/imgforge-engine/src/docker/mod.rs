@@ -43,10 +43,10 @@ pub struct Docker {
     counter: Arc<Counter>,
 }
 
-/// What the daemon has asked for of the files of contexts.
+/// The amount of context files that the daemon has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
-    /// How many files.
+    /// The number of files.
     pub files: u64,
     /// Their sizes together.
     pub bytes: u64,
@@ -71,8 +71,8 @@ impl Docker {
         Self::connect_endpoint(Endpoint::Unix(path.to_owned())).await
     }
 
-    /// What the daemon has asked for in all builds of this engine and its clones. Files that it had kept from earlier
-    /// builds are not among them.
+    /// Returns how much the daemon has asked for in all builds of this engine and its clones. Files that it had kept
+    /// from earlier builds are not among them.
     pub fn sent(&self) -> Sent {
         let Counter { files, bytes } = &*self.counter;
         Sent { files: files.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }

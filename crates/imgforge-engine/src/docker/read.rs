@@ -8,7 +8,7 @@ use super::archive;
 use crate::containers::EntryKind;
 use crate::{Error, labels};
 
-/// How many links are followed, as in the kernel (`ELOOP`).
+/// The number of links that are followed, as in the kernel (`ELOOP`).
 const MAX_LINKS: usize = 40;
 
 pub(super) async fn read_file(

@@ -47,10 +47,10 @@ pub(super) const METHODS: [&str; 5] = [
     "/moby.sshforward.v1.SSH/ForwardAgent",
 ];
 
-/// Where the daemon says which agent it means.
+/// The header in which the daemon says which agent it means.
 const AGENT_ID: &str = "buildkit.ssh.id";
 
-/// How many bytes of an agent's messages are sent at once.
+/// The number of bytes of an agent's messages that are sent at once.
 const PIECE: usize = 16 << 10;
 
 /// Some frontends first ask for this file alone. Without this, all files would be sent for that, and kept twice.
@@ -59,7 +59,7 @@ const IGNORE_FILE: &str = ".dockerignore";
 /// The daemon names in headers all files that a Dockerfile names.
 const MAX_HEADERS: u32 = 64 << 20;
 
-/// How many messages may wait to be sent.
+/// The number of messages that may wait to be sent.
 const AHEAD: usize = 16;
 
 /// Bits of Go's `fs.FileMode`, in which modes are sent.
@@ -74,7 +74,7 @@ const MODE_STICKY: u32 = 1 << 20;
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What a build has to offer.
+/// The files that a build has to offer.
 #[derive(Clone)]
 pub(super) struct Files(Arc<Offer>);
 

@@ -13,7 +13,7 @@ use super::Docker;
 use crate::export::{ExportError, Exported, Named, read_archive, write_archive};
 use crate::{Error, Login, PullRequest, Stored};
 
-/// What credential helpers call the user when the secret is an identity token.
+/// The user name that credential helpers give when the secret is an identity token.
 const IDENTITY: &str = "<token>";
 
 pub(super) async fn stored(docker: &Docker, image: &str) -> Result<Option<Stored>, Error> {

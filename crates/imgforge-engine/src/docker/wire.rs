@@ -13,7 +13,7 @@ use tokio_util::either::Either;
 use super::endpoint::Endpoint;
 use crate::Error;
 
-/// How long a daemon on another machine may take to accept a connection.
+/// The time that a daemon on another machine may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A longer answer than this is none of a daemon's.

@@ -25,7 +25,7 @@ pub use self::write::{Named, write_archive, write_layout};
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
-/// What is larger is no configuration of an image.
+/// The size of the largest configuration of an image that is read.
 const MAX_JSON: u64 = 16 << 20;
 
 /// Images that were taken out of an engine.
@@ -80,7 +80,7 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-/// What a file of the archive has turned out to be.
+/// The kind of a file of the archive.
 enum Found {
     /// Text that may be a configuration.
     Json(Vec<u8>),
@@ -228,7 +228,7 @@ fn assemble(
     Ok(exported)
 }
 
-/// What a name of the archive stands for, through at most a few links.
+/// Returns what a name of the archive stands for, through at most a few links.
 fn resolve<'f>(found: &'f HashMap<String, Found>, name: &str) -> Option<&'f Found> {
     let mut what = found.get(name)?;
     for _ in 0..8 {

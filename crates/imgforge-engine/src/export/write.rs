@@ -15,7 +15,7 @@ use super::{Blob, Config, ExportError, Exported, LAYER_ZSTD};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// What names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
+/// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// An image that is written, and what it is called there.
@@ -84,7 +84,7 @@ pub fn write_layout(exported: &Exported, images: &[Named], folder: &Utf8Path) ->
 /// Writes images as an archive for `docker load`. A layer that has to be packed in another way lies in `folder` meanwhile.
 ///
 /// # Errors
-/// What `out` says; layers that cannot be read.
+/// Returns an error of `out`, or for layers that cannot be read.
 pub fn write_archive(
     exported: &Exported,
     images: &[Named],

@@ -86,7 +86,7 @@ impl Session {
     }
 }
 
-/// How a plan is carried out.
+/// The way in which a plan is carried out.
 pub(super) struct Way<'o> {
     pub(super) record: Arc<TestRecord>,
     pub(super) options: &'o BuildOptions,
@@ -108,22 +108,22 @@ struct Run<'r> {
     way: Way<'r>,
 }
 
-/// What the schedule is made from, and what waits for its end.
+/// The work of a run: what its schedule is made from, and what waits for its end.
 struct ToDo {
     prepared: Vec<Prepared>,
-    /// What is pulled, built or tested.
+    /// The images that are pulled, built or tested.
     at_work: BTreeSet<ImageName>,
-    /// What of it is pulled.
+    /// The images among them that are pulled.
     pulls: BTreeMap<ImageName, Pull>,
     /// Whose release tags stay where they are.
     stay: BTreeSet<ImageName>,
     waiting: Vec<FreshTarget>,
 }
 
-/// What has come of the schedule.
+/// The outcome of a schedule.
 #[derive(Default)]
 struct Done {
-    /// What did not go well: failed, skipped, cancelled.
+    /// The images that failed, were skipped or were cancelled.
     bad: BTreeSet<ImageName>,
     failures: Vec<TargetFailure>,
     /// The engine's ids of images that are there.
@@ -131,7 +131,7 @@ struct Done {
 }
 
 impl Run<'_> {
-    /// What there is to say before anything is done.
+    /// Tells what there is to say before anything is done.
     fn tell_first(&self, reporter: &mut dyn Reporter) {
         if let Some(notice) = self.engine.notice() {
             reporter.event(&Event::Engine { notice });
@@ -146,7 +146,7 @@ impl Run<'_> {
         }
     }
 
-    /// What is not done of what manifests say about layers, when images are built by an engine that cannot.
+    /// Returns a warning about what manifests ask of layers and the engine cannot do.
     fn other_layers(&self) -> Option<String> {
         let workspace = &self.session.workspace;
         let built = self.plan.to_build().filter_map(|row| ImageName::new(row.name.as_str()).ok());
@@ -242,7 +242,7 @@ impl Run<'_> {
         }
     }
 
-    /// What is pulled, built or tested.
+    /// Returns the images that are pulled, built or tested.
     fn at_work(&self, pulls: &BTreeMap<ImageName, Pull>) -> BTreeSet<ImageName> {
         let to_do: BTreeSet<&str> = self.plan.to_do().map(|row| row.name.as_str()).collect();
         let names = self.targets.iter().map(|target| &target.name);
@@ -286,7 +286,7 @@ impl Run<'_> {
         Ok(Done { bad, failures: builder.take_failures(), ids: builder.ids() })
     }
 
-    /// What tests are run with; `None` when the plan has none.
+    /// Returns what tests are run with; `None` when the plan has none.
     fn testing(&self, events: &EventSender) -> Result<Option<Testing>, Error> {
         if self.plan.targets.iter().all(|row| row.tests == 0) {
             return Ok(None);
@@ -370,8 +370,8 @@ fn went_well(outcome: &Outcome) -> bool {
 }
 
 impl Session {
-    /// What only the registry holds and is needed here: parents of what is built, what is tested, and what is selected if
-    /// that is asked for.
+    /// Returns the images that only the registry holds and that are needed here: parents of what is built, what is
+    /// tested, and what is selected if that is asked for.
     fn pulls(
         &self,
         prepared: &[Prepared],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use imgforge_core::name::ImageName;
 use imgforge_core::state::StateDir;
 
-/// What an image is taken to need that was never built here.
+/// The time that an image which was never built here is taken to need.
 const UNKNOWN: Duration = Duration::from_secs(5);
 
 /// The file.

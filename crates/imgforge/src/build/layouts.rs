@@ -21,13 +21,13 @@ use crate::lock::externals::gone_help;
 use crate::lock::places::Place;
 use crate::{Error, Session};
 
-/// How much of a digest is in the name.
+/// The number of a digest's digits that are in the name.
 const DIGITS: usize = 32;
 const PREFIX: &str = "oci-layout.invalid/";
-/// What was ever loaded: `NAME REFERENCE`, a line each. An engine cannot say whose it is.
+/// The file that names all that was ever loaded: `NAME REFERENCE`, a line each. An engine cannot say whose it is.
 const LOADED: &str = "loaded";
 
-/// What an engine calls an image that came from a layout.
+/// Returns the name by which an engine knows an image that came from a layout.
 pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
     let name = reference.split('@').next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
@@ -83,8 +83,8 @@ impl Session {
         Ok(())
     }
 
-    /// What came from layouts and is of no use any more: other digests than those of the lock, by their names in the
-    /// engine, with the references.
+    /// Returns images that came from layouts and are of no use any more: other digests than those of the lock, by their
+    /// names in the engine, with the references.
     pub(crate) fn loaded_before(&self, lock: &Lock) -> Vec<(String, String)> {
         let needed: BTreeSet<String> = lock
             .externals
@@ -115,7 +115,7 @@ impl Session {
         let _ = self.state.append(LOADED, format!("{name} {reference}\n").as_bytes());
     }
 
-    /// What images with a digest in their reference are called in an engine, had they come from a layout.
+    /// Returns the names that images with a digest in their reference have in an engine if they came from a layout.
     fn pinned_names(&self) -> impl Iterator<Item = String> {
         let externals = self.workspace.images.values().flat_map(|image| &image.externals);
         externals.filter_map(|external| Some(name_in_engine(&external.reference, external.pinned()?)))

@@ -26,10 +26,10 @@ use crate::registry::publish::Published;
 use crate::testing::TestRecord;
 use crate::{Error, Session};
 
-/// How a build runs.
+/// The options of a build.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
-    /// How many targets are built at once; three for each processor when not given.
+    /// The number of targets that are built at once; three for each processor when not given.
     pub slots: Option<usize>,
     /// Start nothing more after the first failure; otherwise only what stands on the failed target is skipped.
     pub fail_fast: bool,
@@ -37,7 +37,7 @@ pub struct BuildOptions {
     pub locked: bool,
     /// Build what is selected whatever the engine holds, each step anew.
     pub force: bool,
-    /// What is done about tests.
+    /// The tests that the build runs.
     pub tests: TestMode,
     /// Push what was built to the registry, and promote what has passed its tests.
     pub push: bool,
@@ -45,14 +45,14 @@ pub struct BuildOptions {
     pub pull: bool,
     /// Do not ask the registry what it holds.
     pub local: bool,
-    /// What the commands of Dockerfiles may read (`RUN --mount=type=secret` and `type=ssh`). It is no input: with other
-    /// content, what is fresh stays fresh.
+    /// The secrets that commands of Dockerfiles may read (`RUN --mount=type=secret` and `type=ssh`). They are no input:
+    /// with other content, what is fresh stays fresh.
     pub secrets: Secrets,
     /// Cancelled to stop the run: what is being built is cancelled in the engine.
     pub cancel: CancellationToken,
 }
 
-/// What a build does about the tests of images.
+/// The choice of tests that a build runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TestMode {
     /// Those that have not passed are run, and release tags move to what has passed.
@@ -64,20 +64,20 @@ pub enum TestMode {
     Later,
 }
 
-/// What a build did.
+/// The outcome of a build.
 #[derive(Debug)]
 pub struct BuildReport {
     /// One row a target, as `build --format json` prints it.
     pub run: RunReport,
     /// The plan that was carried out.
     pub plan: Plan,
-    /// What failed, with the step and its log.
+    /// The failures, each with the step and its log.
     pub failures: Vec<TargetFailure>,
-    /// How long rendering and hashing took.
+    /// The time that rendering and hashing took.
     pub hashed: Duration,
-    /// How long the engine took to say what it holds.
+    /// The time that the engine took to say what it holds.
     pub asked: Duration,
-    /// What came of pushing, when that was asked for.
+    /// The outcome of pushing, when that was asked for.
     pub published: Option<Published>,
     /// The engine, in a few words.
     pub engine: String,
@@ -86,7 +86,7 @@ pub struct BuildReport {
 }
 
 impl BuildReport {
-    /// Whether every target is built or fresh.
+    /// Returns whether every target is built or fresh.
     pub fn succeeded(&self) -> bool {
         self.failures.is_empty()
             && !self.interrupted
@@ -97,7 +97,7 @@ impl BuildReport {
 impl Session {
     ///
     /// # Errors
-    /// What keeps the run from starting. A target that fails is in the report.
+    /// Returns an error for what keeps the run from starting. A target that fails is in the report.
     pub fn build(
         &self,
         selected: &BTreeSet<ImageName>,

@@ -19,7 +19,7 @@ use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
 use crate::{Error, Session};
 
-/// What is known of tests before any is run.
+/// The tests that a plan asks for.
 #[derive(Clone, Copy)]
 pub(crate) enum Ask<'r> {
     /// None is to be run.
@@ -38,7 +38,7 @@ pub(crate) struct Planned {
     pub(crate) engine: Arc<dyn Host>,
     /// The registry, when it was asked.
     pub(crate) registry: Option<FamilyRegistry>,
-    /// What it holds of the targets that it was asked for.
+    /// The images of the registry, for the targets that it was asked for.
     pub(crate) remotes: BTreeMap<ImageName, Remote>,
     pub(crate) hashed: Duration,
     pub(crate) asked: Duration,
@@ -47,7 +47,7 @@ pub(crate) struct Planned {
 /// The variable that keeps builds from asking the registry, as `--local` does.
 const LOCAL_VARIABLE: &str = "IMGFORGE_LOCAL";
 
-/// What the registry is asked for.
+/// The images that the registry is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AskRegistry {
     /// Nothing.
@@ -59,8 +59,8 @@ pub(crate) enum AskRegistry {
 }
 
 impl Session {
-    /// What would be done for `selected`, and why. Asks the engine once what it holds, and the registry for what the engine
-    /// lacks unless only what is `local` counts; changes nothing.
+    /// Returns what would be done for `selected`, and why. Asks the engine once what it holds, and the registry for
+    /// what the engine lacks unless only what is `local` counts; changes nothing.
     ///
     /// # Errors
     /// Problems of manifests and files, a lock that does not fit, an engine that cannot be reached.
@@ -73,7 +73,7 @@ impl Session {
         Ok(runtime()?.block_on(planned)?.plan)
     }
 
-    /// What is known of the tests of each target.
+    /// Returns what is known of the tests of each target.
     pub(crate) fn tests_known(&self, targets: &[Target], ask: Ask<'_>) -> BTreeMap<ImageName, Tests> {
         if matches!(ask, Ask::None) || !self.has_tests() {
             return BTreeMap::new();

@@ -15,7 +15,7 @@ pub(super) fn warn(reporter: &mut dyn Reporter, message: String) {
     reporter.event(&Event::Warning { message });
 }
 
-/// Where events go: to whoever waits for the run, and into its report.
+/// The receiver of events: passes them to whoever waits for the run, and into its report.
 pub(super) struct Telling<'r> {
     pub(super) recorder: Recorder,
     reporter: &'r mut dyn Reporter,

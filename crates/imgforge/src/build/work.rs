@@ -46,7 +46,7 @@ pub(crate) struct Builder {
     state: StateDir,
 }
 
-/// What is pulled from the registry, and for whom.
+/// The images that are pulled from the registry, and what pulling them takes.
 pub(crate) struct Pulls {
     pub(crate) requests: BTreeMap<ImageName, Pull>,
     pub(crate) login: Option<Login>,
@@ -61,13 +61,13 @@ pub(crate) struct Pull {
     pub(crate) passed: Option<TestsHash>,
 }
 
-/// What tests are run with.
+/// The tester, and the record of what has passed.
 pub(crate) struct Testing {
     pub(crate) tester: Tester,
     pub(crate) record: Arc<TestRecord>,
 }
 
-/// What a builder works with.
+/// The tools and choices that a builder works with.
 pub(crate) struct With {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) events: EventSender,
@@ -76,7 +76,7 @@ pub(crate) struct With {
     pub(crate) tags: MovesTags,
     pub(crate) pulls: Pulls,
     pub(crate) secrets: Secrets,
-    /// Whether steps are carried out whose results are known.
+    /// Whether steps are carried out although their results are known.
     pub(crate) anew: bool,
 }
 
@@ -276,7 +276,8 @@ impl Builder {
         size
     }
 
-    /// What has changed so that this target was built, each cause in a line with the chain that leads from it to here.
+    /// Returns what has changed so that this target was built, each cause in a line with the chain that leads from it
+    /// to here.
     fn causes(&self, target: &ImageName) -> Vec<String> {
         let in_workspace = |image: &str, reason: &Reason| match reason {
             Reason::File { path, .. } => {

@@ -18,7 +18,7 @@ pub struct LockChange {
     pub old: Option<String>,
     /// The version that it has, if it is locked.
     pub new: Option<String>,
-    /// Whether it moved to a version that comes from a security suite.
+    /// Whether the package moved to a version that comes from a security suite.
     pub security: bool,
     /// The images that have it, and all that stand on them: what has to be built again.
     pub images: BTreeSet<ImageName>,
@@ -74,7 +74,7 @@ impl Session {
         names
     }
 
-    /// What differs between two locks of this workspace, by package name.
+    /// Returns what differs between two locks of this workspace, by package name.
     pub fn changes(&self, old: &Lock, new: &Lock) -> Vec<LockChange> {
         let (old_view, new_view) = (LockView::new(old), LockView::new(new));
         let is_same = |name: &&ImageName| old.images.get(*name) == new.images.get(*name);

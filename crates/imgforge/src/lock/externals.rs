@@ -19,7 +19,7 @@ use crate::lock::places::Place;
 use crate::lock::resolve::Moves;
 use crate::{Error, Session};
 
-/// How many references are asked for at once.
+/// The number of references that are asked for at once.
 const AT_ONCE: usize = 16;
 
 /// A reference and the images that use it.
@@ -55,7 +55,7 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-/// What a tag points to now.
+/// The digest that a tag points to now.
 pub(crate) struct Now {
     /// None when there is no such tag any more.
     pub(crate) digest: Option<Digest>,
@@ -104,7 +104,7 @@ impl Session {
         external.into_iter().flat_map(|external| &external.packages)
     }
 
-    /// What does not fit between the lock and the references of the manifests.
+    /// Checks that the lock and the references of the manifests fit together.
     pub(crate) fn check_externals(&self, lock: &Lock) -> Result<(), Error> {
         let outside = self.outside();
         let stale = |message: String| Err(Error::StaleLock(message));
@@ -261,7 +261,7 @@ impl Session {
         })
     }
 
-    /// What is wrong with a layout is told at the line that names it.
+    /// Shows an error of a layout at the line that names it.
     fn in_layout<T>(&self, place: &Place, found: Result<T, imgforge_registry::Error>) -> Result<T, Stop> {
         found.map_err(|error| match place {
             Place::Layout(place) => Stop::wrong(self.layout_problem(place.span, &error)),
@@ -304,7 +304,7 @@ impl Session {
         })
     }
 
-    /// What the tags of all externals point to now.
+    /// Asks what the tags of all externals point to now.
     pub(crate) fn ask_externals<'l>(
         &self,
         lock: &'l Lock,
@@ -343,7 +343,7 @@ impl Session {
     }
 }
 
-/// Whether a word of the command line means a reference: as it is written, or without its tag.
+/// Returns whether a word of the command line means a reference: as it is written, or without its tag.
 pub(crate) fn names_external(word: &str, reference: &str) -> bool {
     let without_tag = match reference.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,
@@ -352,7 +352,7 @@ pub(crate) fn names_external(word: &str, reference: &str) -> bool {
     word == reference || word == without_tag
 }
 
-/// What to do when nobody has a locked digest any more.
+/// Returns the advice for a locked digest that nobody has any more.
 pub(crate) fn gone_help(reference: &str) -> String {
     if reference.contains('@') {
         return "write the digest of an image that is there, or a tag, which imgforge.lock then has a digest of"

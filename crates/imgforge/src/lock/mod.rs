@@ -39,12 +39,12 @@ pub(crate) struct Closure {
     pub(crate) packages: Vec<LockedPackage>,
 }
 
-/// What one image asks for.
+/// The packages that one image asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageRequest {
     /// The package source's name.
     pub(crate) source: String,
-    /// What a root starts with.
+    /// The packages that a root starts with.
     pub(crate) include: Option<RootInclude>,
     /// `NAME` or `NAME=VERSION`, sorted.
     pub(crate) wanted: BTreeSet<String>,
@@ -113,7 +113,7 @@ impl Session {
         LockView::new(lock).added_by(name)
     }
 
-    /// Whether the lock answers exactly what the manifests ask for; else what does not fit, in a few words.
+    /// Returns whether the lock answers exactly what the manifests ask for; else what does not fit, in a few words.
     ///
     /// # Errors
     /// [`Error::StaleLock`].
@@ -122,7 +122,7 @@ impl Session {
         check_packages(lock, &self.requests())
     }
 
-    /// What every image that brings packages asks for.
+    /// Returns what every image that brings packages asks for.
     pub(crate) fn requests(&self) -> BTreeMap<ImageName, ImageRequest> {
         let mut requests: BTreeMap<ImageName, ImageRequest> = BTreeMap::new();
         for name in self.graph.topological() {
@@ -161,7 +161,7 @@ impl Session {
         Some(ImageRequest { source, include, wanted, hash })
     }
 
-    /// What the workspace says of a source, as far as it decides what its packages are.
+    /// Returns what the workspace says of a source, as far as it decides what its packages are.
     fn description(&self, source: &str) -> Option<Description<'_>> {
         let manifest = &self.workspace.manifest;
         let of_apt = manifest.apt.iter().find(|apt| apt.name.value == source);
@@ -209,7 +209,7 @@ impl Session {
         machine.repository(apt, &self.root, ARCHITECTURE).map_err(|error| self.at_source(apt, error))
     }
 
-    /// What the workspace says wrongly of a source is shown where it says it.
+    /// Shows an error in what the workspace says of a source where it says it.
     fn at_source(&self, apt: &AptSource, error: imgforge_packages::Error) -> Error {
         let about = match &error {
             imgforge_packages::Error::NoUri { suite, .. } => {
@@ -239,7 +239,7 @@ impl Session {
         }
     }
 
-    /// Where packages of these sources are fetched from.
+    /// Returns the repositories that packages of these sources are fetched from.
     pub(crate) fn repositories<'p>(
         &self,
         packages: impl IntoIterator<Item = &'p LockedPackage>,
@@ -249,7 +249,7 @@ impl Session {
     }
 }
 
-/// Whether a lock's packages answer exactly these requests.
+/// Returns whether a lock's packages answer exactly these requests.
 pub(crate) fn check_packages(lock: &Lock, requests: &BTreeMap<ImageName, ImageRequest>) -> Result<(), Error> {
     if requests.is_empty() && *lock == Lock::default() {
         // A workspace without packages needs no lock.

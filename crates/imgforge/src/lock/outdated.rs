@@ -12,14 +12,14 @@ use crate::lock::resolve::{IndexDates, Lifts, Moves, Resolution};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 
-/// What a lock lags behind.
+/// The newer packages and images that a lock lags behind.
 #[derive(Debug, Default)]
 pub struct Outdated {
     /// Security updates first, then by name.
     pub packages: Vec<OutdatedPackage>,
     /// Images from outside whose tags point to something else than what is locked, by reference.
     pub externals: Vec<OutdatedExternal>,
-    /// What keeps `imgforge update` from locking everything anew, as far as it is known.
+    /// The problems that keep `imgforge update` from locking everything anew, as far as they are known.
     pub problems: Vec<Problem>,
 }
 
@@ -39,7 +39,7 @@ pub struct OutdatedExternal {
 }
 
 impl Outdated {
-    /// Whether everything is as it is locked.
+    /// Returns whether everything is as it is locked.
     pub fn is_empty(&self) -> bool {
         self.packages.is_empty() && self.externals.is_empty() && self.problems.is_empty()
     }

@@ -13,7 +13,7 @@ use imgforge_registry::{
 
 use crate::{Error, Session};
 
-/// Where one reference leads.
+/// The place that one reference leads to.
 pub(crate) enum Place {
     Registry { client: Registry, image: ImageReference },
     Layout(Box<InLayout>),
@@ -22,7 +22,7 @@ pub(crate) enum Place {
 /// An image of a layout.
 pub(crate) struct InLayout {
     pub(crate) layout: Layout,
-    /// What the image may be called there.
+    /// The names that the image may have there.
     names: Vec<String>,
     platform: String,
     /// The folder's name in `imgforge.kdl`.
@@ -30,7 +30,7 @@ pub(crate) struct InLayout {
 }
 
 impl Place {
-    /// What the reference means now; `None` when there is no such tag.
+    /// Returns the digest that the reference means now; `None` when there is no such tag.
     pub(crate) async fn newest(&self) -> Result<Option<Digest>, imgforge_registry::Error> {
         match self {
             Self::Registry { client, image } => client.digest(&image.repository, &image.reference()).await,
@@ -41,7 +41,7 @@ impl Place {
         }
     }
 
-    /// Whether a digest can still be had.
+    /// Returns whether a digest can still be had.
     pub(crate) async fn holds(&self, digest: &Digest) -> Result<bool, imgforge_registry::Error> {
         match self {
             Self::Registry { client, image } => {
@@ -91,8 +91,8 @@ impl fmt::Display for Place {
 }
 
 impl Session {
-    /// Where these references lead; those that are none are left out. One client is made for each registry; none is
-    /// asked yet.
+    /// Returns the places that these references lead to, without those that are no references. One client is made for
+    /// each registry; none is asked yet.
     ///
     /// # Errors
     /// A layout that is not there, at the line that names it.
@@ -148,7 +148,7 @@ impl Session {
         Ok(Place::Layout(Box::new(InLayout { layout, names, platform, span })))
     }
 
-    /// What is wrong with a layout, at the line that names it.
+    /// Returns the problem with a layout, at the line that names it.
     pub(crate) fn layout_problem(&self, span: Span, error: &imgforge_registry::Error) -> Problem {
         let problem = Problem::at(&self.workspace.manifest.file, span, error.to_string(), "this layout");
         let write = "`skopeo copy docker://IMAGE oci:FOLDER:NAME`, `docker buildx build --output type=oci,tar=false` or \

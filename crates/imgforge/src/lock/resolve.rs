@@ -17,7 +17,7 @@ use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 
-/// What of the lock is to move to newer versions.
+/// The part of the lock that is to move to newer versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moves {
     /// Nothing: only what is missing is locked.
@@ -29,7 +29,7 @@ pub enum Moves {
     /// Packages of which a newer version lies in a security suite, to the newest that does: those of these names, or all
     /// when there is no name.
     Security(BTreeSet<String>),
-    /// What these images, and those that stand on them, add to their parents.
+    /// The packages that these images, and those that stand on them, add to their parents.
     Images(BTreeSet<ImageName>),
 }
 
@@ -45,7 +45,7 @@ pub enum IndexDates {
 /// By image and package name: the versions to move to, the best first.
 pub(crate) type Lifts = BTreeMap<ImageName, BTreeMap<String, Vec<String>>>;
 
-/// What each image adds to its parents.
+/// The packages that each image adds to its parents.
 pub(crate) type Added = BTreeMap<ImageName, Vec<LockedPackage>>;
 
 /// Everything that a resolution reads.
@@ -240,7 +240,7 @@ impl<'s> Resolution<'s> {
         }
     }
 
-    /// Where each package that is to move goes.
+    /// Returns where each package that is to move goes.
     fn moves_of(
         &self,
         name: &ImageName,
@@ -272,7 +272,7 @@ impl<'s> Resolution<'s> {
         moves
     }
 
-    /// What keeps an image's packages behind may be a parent's: resolves the image together with all that it stands on,
+    /// Moves parents that keep an image's packages behind: resolves the image together with all that it stands on,
     /// and has the parents move what they would have to.
     fn lift(&self, name: &ImageName, behind: &[String], added: &Added, lifts: &mut Lifts) {
         let request = &self.requests[name];
@@ -319,7 +319,7 @@ impl<'s> Resolution<'s> {
         foreign.chain(chain.into_iter().filter(|below| *below != name).flat_map(of)).collect()
     }
 
-    /// What an image adds by the old lock.
+    /// Returns what an image adds by the old lock.
     pub(crate) fn old_of(&self, name: &ImageName) -> Vec<LockedPackage> {
         self.view.added_by(name).into_iter().cloned().collect()
     }

@@ -15,19 +15,19 @@ use crate::progress::{EventProgress, pump};
 use crate::registry::FamilyRegistry;
 use crate::{Error, Session};
 
-/// Where packages lie, beside the images. No image has such a name by accident.
+/// The repository of packages, beside the images. No image has such a name by accident.
 const REPOSITORY: &str = "imgforge.packages";
-/// What a package of Debian is called as a layer.
+/// The media type of a Debian package as a layer.
 const MEDIA_TYPE: &str = "application/vnd.debian.binary-package";
 /// And one of Alpine, for which no type is registered.
 const ALPINE_MEDIA_TYPE: &str = "application/octet-stream";
 /// The file's name, for those who look at the artifact (OCI image specification, "Pre-Defined Annotation Keys").
 const TITLE: &str = "org.opencontainers.image.title";
 
-/// How many packages are fetched at once.
+/// The number of packages that are fetched at once.
 const AT_ONCE: usize = 8;
 
-/// What was kept.
+/// The outcome of keeping packages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
     /// The packages of the lock.

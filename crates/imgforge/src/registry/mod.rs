@@ -41,7 +41,7 @@ pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The digest of that image's manifest.
 pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
-/// How many requests are under way at once when the registry is asked what it holds.
+/// The number of requests under way at once when the registry is asked what it holds.
 pub(crate) const AT_ONCE: usize = 24;
 /// The largest configuration of an image that is read.
 pub(crate) const MAX_CONFIG: u64 = 16 << 20;
@@ -56,7 +56,7 @@ pub(crate) struct FamilyRegistry {
     pub(crate) workspace: String,
     prefix: String,
     credentials: Credentials,
-    /// What was built here, when only that counts.
+    /// The images that were built here, when only those count.
     built: Option<Arc<Built>>,
 }
 
@@ -87,7 +87,7 @@ impl Session {
         Ok(Some(FamilyRegistry { client, place, workspace, prefix, credentials, built }))
     }
 
-    /// How the workspace's registry is reached.
+    /// Returns the options with which the workspace's registry is reached.
     pub(crate) fn registry_options(&self, retry: Retry) -> Option<Options> {
         let registry = self.workspace.manifest.registry.as_ref()?;
         Some(Options {
@@ -117,7 +117,7 @@ impl FamilyRegistry {
         format!("{}{name}", self.prefix)
     }
 
-    /// What is there under the content tag of this fingerprint.
+    /// Returns what is there under the content tag of this fingerprint.
     ///
     /// # Errors
     /// A registry that cannot be asked; [`Error::ContentTag`] when the tag is another image's.
@@ -137,7 +137,7 @@ impl FamilyRegistry {
         Ok(Some(Remote { digest: manifest.digest().clone(), manifest, fingerprint }))
     }
 
-    /// Whether an image may be led to that somebody else has pushed.
+    /// Returns whether an image may be led to that somebody else has pushed.
     pub(crate) fn counts(&self, name: &ImageName, manifest: &Manifest) -> bool {
         self.built.as_ref().is_none_or(|built| built.is_ours(name, manifest))
     }
@@ -168,7 +168,7 @@ impl FamilyRegistry {
         }
     }
 
-    /// What of these images is there, asked with one request each.
+    /// Returns what of these images is there, asked with one request each.
     ///
     /// # Errors
     /// As [`content`](Self::content).
@@ -186,7 +186,8 @@ impl FamilyRegistry {
 }
 
 impl FamilyRegistry {
-    /// What the release tags of targets lead to: what their reasons compare with where the engine knows none of them.
+    /// Returns what the release tags of targets lead to: their reasons compare with it where the engine knows none of
+    /// them.
     pub(crate) async fn released<'t>(
         &self,
         tags: impl Iterator<Item = (&'t Target, &'t String)>,
@@ -230,7 +231,7 @@ impl Remote {
         self.manifest.annotations().get(TESTS).map(String::as_str)
     }
 
-    /// What a plan needs to know of it.
+    /// Returns what a plan needs to know of the image.
     pub(crate) fn pushed(&self) -> Pushed {
         Pushed { fingerprint: self.fingerprint, digest: self.digest.to_string() }
     }

@@ -20,9 +20,9 @@ use crate::registry::records::{Kept, Kind};
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
-/// Where records of promotions are.
+/// The place of records of promotions.
 const PROMOTIONS: Kind = Kind { repository: "imgforge.promotions", prefix: "p-" };
-/// How often tags are moved again that somebody else has moved, without a record that says why.
+/// The number of times that tags are moved again which somebody else has moved without a record that says why.
 const ROUNDS: usize = 10;
 /// While tags move, others' records are looked for when the last look is so long ago.
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,14 +42,14 @@ pub struct OldBase {
     pub newest: String,
 }
 
-/// What a promotion did, or would do.
+/// The outcome of a promotion, or what it would do.
 #[derive(Debug, Clone, Default)]
 pub struct Promotion {
     /// The id of its record; none when nothing was moved.
     pub id: Option<String>,
     /// The tags that moved, parents first.
     pub moves: Vec<Move>,
-    /// How many tags pointed to the right image already.
+    /// The number of tags that pointed to the right image already.
     pub kept: usize,
     /// Tags that the earlier promotion did not have, and that stay as they are.
     pub newer: Vec<ReleaseTag>,
@@ -293,7 +293,7 @@ impl Moving<'_> {
         Ok(true)
     }
 
-    /// Whether tags lead where a later record says, to other images than this promotion's.
+    /// Returns whether tags lead where a later record says, to other images than this promotion's.
     async fn check_overtaken(&self) -> Result<(), Error> {
         let own = &self.records[&self.id].moves;
         let (mut tags, mut by) = (Vec::new(), "");
@@ -317,7 +317,7 @@ impl Moving<'_> {
 }
 
 impl FamilyRegistry {
-    /// What these tags point to now; those that are not there are left out.
+    /// Returns what these tags point to now, without those that are not there.
     async fn tags_now(
         &self,
         tags: impl Iterator<Item = ReleaseTag>,
@@ -331,8 +331,8 @@ impl FamilyRegistry {
         found.try_filter_map(|row| async { Ok(row) }).try_collect().await
     }
 
-    /// Whether two digests of an image have one fingerprint. Two jobs of one commit that build it at the same moment give it
-    /// two digests, and each is as good as the other.
+    /// Returns whether two digests of an image have one fingerprint. Two jobs of one commit that build it at the same
+    /// moment give it two digests, and each is as good as the other.
     async fn are_same(&self, name: &ImageName, digests: [&str; 2]) -> Result<bool, Error> {
         let repository = self.repository(name.as_str());
         let mut said = Vec::new();

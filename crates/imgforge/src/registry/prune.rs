@@ -18,19 +18,19 @@ use crate::registry::revisions::ContentTags;
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry};
 use crate::{Error, Session};
 
-/// What a content tag looks like: `f-` and 32 hex digits.
+/// The length of a content tag: `f-` and 32 hex digits.
 const CONTENT_TAG_LEN: usize = 34;
 /// Downloaded packages that were used since then are kept: other workspaces of the user share them.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What is kept.
+/// The limits of what is kept.
 #[derive(Debug, Clone)]
 pub struct PruneOptions {
     /// Look into the registry too.
     pub registry: bool,
-    /// How many promotions can still be gone back to.
+    /// The number of promotions that can still be gone back to.
     pub promotions: usize,
-    /// What is younger is kept in the registry: another job may be about to promote it.
+    /// The age below which everything in the registry is kept: another job may be about to promote it.
     pub age: Duration,
     /// Git revisions and ranges of them: what the workspace described there is kept in the registry.
     pub keep: Vec<String>,
@@ -45,24 +45,24 @@ impl Default for PruneOptions {
     }
 }
 
-/// What was removed, or would be.
+/// The things that were removed, or would be.
 #[derive(Debug, Default)]
 pub struct Pruned {
     /// Images of the engine.
     pub images: Vec<PrunedImage>,
-    /// How many images of the workspace stay in the engine.
+    /// The number of the workspace's images that stay in the engine.
     pub images_kept: usize,
-    /// How many downloaded packages.
+    /// The number of downloaded packages that were removed.
     pub packages: usize,
     /// Their bytes.
     pub package_bytes: u64,
-    /// What the embedded engine keeps beside images and none of them needs (layers, steps), in bytes.
+    /// The size in bytes of what the embedded engine keeps beside images and none of them needs (layers, steps).
     pub store_bytes: u64,
     /// Manifests in the registry.
     pub manifests: Vec<PrunedManifest>,
-    /// How many manifests under content tags stay in the registry.
+    /// The number of manifests under content tags that stay in the registry.
     pub manifests_kept: usize,
-    /// How many of these stay only because they are young.
+    /// The number of these that stay only because they are young.
     pub manifests_young: usize,
 }
 
@@ -200,11 +200,11 @@ impl Session {
     }
 }
 
-/// What is in the registry.
+/// The content of the registry.
 struct Found {
     kept: Vec<Listed>,
     gone: Vec<Listed>,
-    /// How many stay only because of their age.
+    /// The number of manifests that stay only because of their age.
     young: usize,
     times: PushTimes,
 }

@@ -17,17 +17,17 @@ use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
 use crate::{Error, Session};
 
-/// What is to be in the registry, and whose release tags are to lead there.
+/// The images that are to be in the registry, and those whose release tags are to lead there.
 pub(crate) struct ToPublish {
     /// Parents first; all ancestors are among them, unless they have failed.
     pub(crate) images: Vec<ToPush>,
     /// Parents first.
     pub(crate) promoted: Vec<ImageName>,
-    /// What is there.
+    /// The images that are there already.
     pub(crate) remotes: BTreeMap<ImageName, Remote>,
 }
 
-/// What came of pushing and promoting.
+/// The outcome of pushing and promoting.
 #[derive(Debug, Default)]
 pub struct Published {
     /// Images that were not in the registry before, and are now.
@@ -36,20 +36,20 @@ pub struct Published {
     pub digests: BTreeMap<ImageName, String>,
     /// Images that could not be pushed, and why.
     pub failures: Vec<(ImageName, String)>,
-    /// What was promoted.
+    /// The promotion.
     pub promotion: Promotion,
-    /// What went over the network for all this.
+    /// The traffic of all this.
     pub traffic: imgforge_registry::Traffic,
 }
 
 impl Published {
-    /// Whether anything is not as it was before.
+    /// Returns whether anything is not as it was before.
     pub fn did_something(&self) -> bool {
         !self.pushed.is_empty() || !self.promotion.moves.is_empty() || !self.failures.is_empty()
     }
 }
 
-/// How images are pushed or promoted on their own.
+/// The options of a push or promotion on its own.
 #[derive(Debug, Clone, Default)]
 pub struct PublishOptions {
     /// Only say what would be done.
@@ -59,7 +59,7 @@ pub struct PublishOptions {
 }
 
 impl Session {
-    /// What a push has to know of each target.
+    /// Returns what a push has to know of each target.
     pub(crate) fn to_push(
         &self,
         targets: &[&Target],

@@ -35,7 +35,7 @@ pub(crate) struct ToPush {
     pub(crate) tests: Option<String>,
 }
 
-/// What was pushed, and what could not be.
+/// The outcome of pushing: what was pushed, and what could not be.
 #[derive(Debug, Default)]
 pub(crate) struct PushOutcome {
     /// All that are in the registry now.
@@ -52,7 +52,7 @@ struct KnownLayer {
     repository: String,
 }
 
-/// What all pushes of a run share.
+/// The tools that all pushes of a run share.
 struct Pusher {
     registry: FamilyRegistry,
     stored: BTreeMap<ImageName, Stored>,

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::registry::FamilyRegistry;
 use crate::registry::records::{Kept, Kind};
 
-/// Where the records are.
+/// The place of the records.
 const PUSHES: Kind = Kind { repository: "imgforge.pushes", prefix: "t-" };
 /// The version of the record's JSON shape.
 const VERSION: u32 = 1;
@@ -24,7 +24,7 @@ const MANY: usize = 20;
 /// An image under its content tag.
 pub(super) type Content = (ImageName, String);
 
-/// What one job was about to push, or what was found together in several such records.
+/// A record of what one job was about to push, or of what was found together in several such records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pushes {
     version: u32,
@@ -40,7 +40,7 @@ struct Pushed {
     time: Timestamp,
 }
 
-/// What is known of the times of all images.
+/// The known times of all images.
 pub(super) struct PushTimes {
     /// The last time of each.
     times: BTreeMap<Content, Timestamp>,
@@ -48,12 +48,12 @@ pub(super) struct PushTimes {
 }
 
 impl PushTimes {
-    /// Whether an image came after this moment; one of which that is not known has.
+    /// Returns whether an image came after this moment; one of which that is not known has.
     pub(super) fn is_after(&self, content: &Content, moment: Timestamp) -> bool {
         self.times.get(content).is_none_or(|time| *time > moment)
     }
 
-    /// Whether it is known when an image came.
+    /// Returns whether the time at which an image came is known.
     pub(super) fn knows(&self, content: &Content) -> bool {
         self.times.contains_key(content)
     }

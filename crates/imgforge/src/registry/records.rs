@@ -18,7 +18,7 @@ use crate::registry::{AT_ONCE, FamilyRegistry};
 
 /// The largest record that is read, in bytes: some ten thousand tags.
 const MAX_RECORD: u64 = 4 << 20;
-/// How a time is written in a tag, in UTC, with milliseconds.
+/// The form of a time in a tag, in UTC, with milliseconds.
 const TIME: &str = "%Y%m%dT%H%M%S%3fZ";
 
 /// One kind of records.
@@ -26,7 +26,7 @@ const TIME: &str = "%Y%m%dT%H%M%S%3fZ";
 pub(super) struct Kind {
     /// The repository beside the images.
     pub(super) repository: &'static str,
-    /// What their tags begin with.
+    /// The beginning of their tags.
     pub(super) prefix: &'static str,
 }
 

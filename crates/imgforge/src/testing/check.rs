@@ -11,25 +11,25 @@ use sha2::{Digest, Sha256};
 use super::look::{Account, Look};
 use crate::Error;
 
-/// How many things of a list are named.
+/// The number of things of a list that are named.
 const LISTED: usize = 5;
 
-/// How many characters of a text are shown.
+/// The number of characters of a text that are shown.
 const SHOWN: usize = 80;
 
-/// What did not hold, in a few words each.
+/// The expectation that did not hold and what was found instead, in a few words each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mismatch {
-    /// What was expected.
+    /// The expectation.
     pub(super) expected: String,
-    /// What was found.
+    /// The finding.
     pub(super) found: String,
 }
 
-/// What came of a check: nothing where it holds.
+/// The result of a check: nothing where it holds.
 pub(super) type Verdict = Option<Mismatch>;
 
-/// That something else was found than expected.
+/// Returns a verdict that something else was found than expected.
 #[expect(clippy::unnecessary_wraps, reason = "it is what a check that does not hold comes to")]
 pub(super) fn mismatch(expected: impl Into<String>, found: impl Into<String>) -> Verdict {
     Some(Mismatch { expected: expected.into(), found: found.into() })
@@ -181,7 +181,7 @@ pub(super) fn packages(database: &str, closure: &Closure) -> Verdict {
     mismatch(format!("the {} locked packages", closure.packages.len()), list(&found))
 }
 
-/// What a program has printed and how it ended, against what `command` says.
+/// Compares what a program has printed and how it ended with what `command` says.
 pub(super) fn command(check: &imgforge_core::manifest::CommandCheck, output: &ExecOutput) -> Verdict {
     if output.code != check.exit {
         let said = [&output.stderr, &output.stdout].into_iter().find(|text| !text.trim().is_empty());

@@ -9,7 +9,7 @@ use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use imgforge_engine::containers::Stream;
 
-/// How much of a body is looked at.
+/// The size of the part of a body that is looked at.
 const MAX_BODY: usize = 4 << 20;
 
 /// An answer.

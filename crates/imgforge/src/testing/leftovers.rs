@@ -13,7 +13,7 @@ use imgforge_engine::{Containers, labels};
 
 use crate::Error;
 
-/// Where the files are.
+/// The folder of the files.
 const FOLDER: &str = "test-runs";
 
 /// A run that starts containers.
@@ -45,7 +45,7 @@ impl TestRun {
         Ok(Self { id, state: state.clone(), _lock: lock })
     }
 
-    /// What its containers are labelled with.
+    /// Returns the label of the run's containers.
     pub(crate) fn label(&self) -> (String, String) {
         (labels::TEST_RUN.to_owned(), self.id.clone())
     }
@@ -63,7 +63,7 @@ fn file(id: &str) -> String {
     format!("{FOLDER}/{id}.lock")
 }
 
-/// Whether a run of this workspace may have left containers behind.
+/// Returns whether a run of this workspace may have left containers behind.
 pub(crate) fn may_be_there(state: &StateDir) -> bool {
     state.names(FOLDER).is_ok_and(|names| names.iter().any(|name| name.ends_with(".lock")))
 }
@@ -71,7 +71,7 @@ pub(crate) fn may_be_there(state: &StateDir) -> bool {
 /// Removes the containers of runs that are dead, and says how many there were.
 ///
 /// # Errors
-/// What the engine says; the next run tries again.
+/// Returns the engine's error; the next run tries again.
 pub(crate) async fn remove(state: &StateDir, containers: &dyn Containers) -> Result<usize, Error> {
     let mut removed = 0;
     for name in state.names(FOLDER)? {

@@ -10,7 +10,7 @@ use imgforge_engine::containers::{Entry, EntryKind};
 
 use crate::Error;
 
-/// How many links are followed, as in the kernel (`ELOOP`).
+/// The number of links that are followed, as in the kernel (`ELOOP`).
 const MAX_LINKS: usize = 40;
 
 /// The file system of an image.
@@ -35,7 +35,7 @@ impl Look {
         Self { containers, container }
     }
 
-    /// What is at a path; a link at its end is followed unless `is_link_meant`.
+    /// Returns the entry at a path; a link at its end is followed unless `is_link_meant`.
     pub(super) async fn entry(&self, path: &str, is_link_meant: bool) -> Result<Option<Entry>, Error> {
         let mut path = Utf8PathBuf::from(path);
         for _ in 0..MAX_LINKS {

@@ -30,18 +30,18 @@ pub(crate) struct Subject {
     pub(crate) tests: Vec<ImageTest>,
     /// A hash over what they ask.
     pub(crate) hash: TestsHash,
-    /// How a container of it is started: limits, and what its supervisor needs. No port is published.
+    /// The request that starts a container of it: limits, and what its supervisor needs. No port is published.
     pub(crate) request: RunRequest,
-    /// How long such a container may take to stop.
+    /// The time that such a container may take to stop.
     pub(crate) stop_time: Duration,
-    /// Whether there is a program in it that tells whether all services are ready.
+    /// Whether there is a program in the image that tells whether all services are ready.
     pub(crate) tells_ready: bool,
     /// All packages that are locked for it.
     pub(crate) closure: Closure,
 }
 
 impl Session {
-    /// What the tests of `name` need to know; `None` when it has none.
+    /// Returns what the tests of `name` need to know; `None` when it has none.
     ///
     /// # Errors
     /// Problems of the image's services.
@@ -76,7 +76,7 @@ impl Session {
         TestsHash::of(tests, memory.map(|memory| memory.value), cpus.map(|cpus| cpus.value))
     }
 
-    /// Whether any image of the workspace has a test.
+    /// Returns whether any image of the workspace has a test.
     pub(crate) fn has_tests(&self) -> bool {
         self.workspace.images.values().any(|image| !image.manifest.tests.is_empty())
     }

@@ -13,10 +13,11 @@ const FILE: &str = "cache/tests/results";
 /// More lines than this are written anew, without those that later ones have replaced.
 const MANY: usize = 20_000;
 
-/// What is remembered: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the last of a key is true.
-/// Causes are what had changed when the tests failed, so that a later run can name it too. Each result is one line at the
-/// end, written at once, so that a run that is killed, or another one at the same time, loses nothing. A line that is not
-/// whole, or that this user has not sealed, is no result. Deleting the file costs time, nothing else.
+/// The remembered results of tests: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the last
+/// of a key is true. Causes are what had changed when the tests failed, so that a later run can name it too. Each
+/// result is one line at the end, written at once, so that a run that is killed, or another one at the same time, loses
+/// nothing. A line that is not whole, or that this user has not sealed, is no result. Deleting the file costs time,
+/// nothing else.
 pub(crate) struct TestRecord {
     state: StateDir,
     known: Mutex<HashMap<[u8; 32], Known>>,
@@ -41,13 +42,13 @@ impl TestRecord {
         Self { state: state.clone(), known: Mutex::new(known) }
     }
 
-    /// Whether exactly these tests have passed for an image of this fingerprint.
+    /// Returns whether exactly these tests have passed for an image of this fingerprint.
     pub(crate) fn passed(&self, fingerprint: Fingerprint, tests: TestsHash) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&key(fingerprint, tests)) == Some(&Known::Passed)
     }
 
-    /// What had changed when they failed the last time; nothing when they have not, or nothing had.
+    /// Returns what had changed when they failed the last time; nothing when they have not, or nothing had.
     pub(crate) fn causes(&self, fingerprint: Fingerprint, tests: TestsHash) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&key(fingerprint, tests)) {

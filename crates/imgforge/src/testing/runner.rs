@@ -32,11 +32,11 @@ use crate::Error;
 const INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many lines of a container's log are shown, and how many bytes of it are kept for them.
+/// The number of lines of a container's log that are shown, and the number of bytes that are kept for them.
 const LOG_LINES: usize = 20;
 const LOG_BYTES: usize = 64 << 10;
 
-/// How long the log of a container that has ended may take to arrive.
+/// The time that the log of a container which has ended may take to arrive.
 const LOG_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs tests with an engine.
@@ -298,7 +298,7 @@ impl Bench<'_> {
         self.running.as_ref().expect("a check that needs it has it started")
     }
 
-    /// How the container that runs has ended, in a few words; `None` while it runs.
+    /// Returns how the container that runs has ended, in a few words; `None` while it runs.
     async fn end(&self) -> Result<Option<String>, Error> {
         let Some(running) = &self.running else { return Ok(None) };
         let state = self.tester.containers.state(&running.id).await?;
@@ -528,7 +528,7 @@ fn end_of(state: &ContainerState) -> String {
     format!("a container that has ended with exit code {}{why}", state.exit_code)
 }
 
-/// What the daemon says of a program that it cannot start, without what it says of itself.
+/// Returns what the daemon says of a program that it cannot start, without what it says of itself.
 fn start_problem(message: &str) -> String {
     let message = message.trim();
     let Some((_, rest)) = message.split_once("exec: \"") else { return message.to_owned() };

@@ -100,7 +100,7 @@ impl Build {
     }
 }
 
-/// What failed, each at its place.
+/// Shows what failed, each at its place.
 pub(crate) fn say_failures(report: &BuildReport) {
     for failure in &report.failures {
         complain(format_args!("\n{:?}\n", miette::Report::new(failure.problem.clone())));
@@ -116,7 +116,7 @@ pub(crate) fn write_junit(file: &Utf8Path, report: &RunReport) -> Result<(), Fai
     Ok(written.map_err(|error| imgforge::Error::Io { path: file.to_owned(), error })?)
 }
 
-/// What failed, or that there was nothing to do.
+/// Says what failed, or that there was nothing to do.
 pub(crate) fn say_end(report: &BuildReport, quiet: bool) {
     say_failures(report);
     let published = report.published.as_ref().is_some_and(imgforge::Published::did_something);

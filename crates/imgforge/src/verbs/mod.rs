@@ -72,7 +72,7 @@ fn open(global: &Global) -> Result<Session, Failure> {
     Ok(session)
 }
 
-/// What people see of a run on stderr.
+/// Returns the reporter that shows a run on stderr.
 fn reporter(global: &Global) -> Box<dyn Reporter> {
     report::for_stderr(report::Options {
         verbose: global.verbose,

@@ -239,7 +239,7 @@ struct Output {
     /// Each service's prefix and its colour.
     prefixes: Vec<(String, Style)>,
     on_terminal: bool,
-    /// What has come of the line that is not at its end, of stdout and of stderr.
+    /// The line of stdout and of stderr that has not come to its end.
     begun: [Vec<u8>; 2],
 }
 

@@ -6,15 +6,15 @@ use std::io;
 
 use rustix::thread::CapabilitySet;
 
-/// How many ABIs `numbers.txt` has a column for.
+/// The number of ABIs that `numbers.txt` has a column for.
 pub(super) const ABIS: usize = 5;
 
 /// A way in which programs call a kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Abi {
-    /// What the kernel says of a call that comes this way (`AUDIT_ARCH_*` of `linux/audit.h`).
+    /// The kernel's name for calls that come this way (`AUDIT_ARCH_*` of `linux/audit.h`).
     pub(super) arch: u32,
-    /// What is added to each number.
+    /// The number that is added to the number of each call.
     pub(super) base: u32,
     /// Its column in `numbers.txt`.
     pub(super) column: usize,
@@ -36,13 +36,13 @@ const AMD64_ABIS: &[Abi] = &[
 const ARM64_ABIS: &[Abi] =
     &[Abi { arch: AARCH64, base: 0, column: 3 }, Abi { arch: ARM, base: 0, column: 4 }];
 
-/// What conditions ask about.
+/// The machine, as far as conditions ask about it.
 #[derive(Debug)]
 pub(super) struct Machine {
     /// The architecture, as Go and the profile name it.
     pub(super) arch: &'static str,
     pub(super) abis: &'static [Abi],
-    /// What a program can have at most.
+    /// The most capabilities that a program can have.
     pub(super) capabilities: CapabilitySet,
     /// The kernel's version.
     pub(super) kernel: (u32, u32),
@@ -82,7 +82,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Allow,
@@ -97,11 +97,11 @@ pub(super) struct Check {
     pub(super) argument: u32,
     pub(super) mask: u32,
     pub(super) value: u32,
-    /// Whether the argument must have the value; else it must have another one.
+    /// Whether the argument must have the value; otherwise it must have another one.
     pub(super) equal: bool,
 }
 
-/// What a profile says of a call: the first action whose checks hold.
+/// The rules of a profile for a call: the first action whose checks hold.
 pub(super) type Rules = Vec<(Action, Vec<Check>)>;
 
 /// A call: its numbers, and what is said of it.
@@ -195,7 +195,7 @@ fn read_group(line: &str, machine: &Machine) -> Result<Option<(Action, Vec<Check
     Ok(holds.then_some((action, checks)))
 }
 
-/// Whether a condition on the machine holds. `None` for what is none.
+/// Returns whether a condition on the machine holds. `None` for what is none.
 fn holds_here(word: &str, machine: &Machine) -> Result<Option<bool>, String> {
     let (negated, word) = word.strip_prefix('!').map_or((false, word), |word| (true, word));
     let Some((kind, value)) = word.split_once(':') else { return Ok(None) };

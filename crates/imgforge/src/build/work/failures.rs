@@ -13,7 +13,7 @@ use super::job::Job;
 use crate::Error;
 use crate::testing::Stopped;
 
-/// What to do when the engine's disk is full.
+/// The advice when the engine's disk is full.
 const MAKE_ROOM: &str = "make room where the engine keeps its images: imgforge prune, or docker image prune";
 
 /// Why a target could not be built, or what its tests have found, for people. A target may have several.
@@ -21,7 +21,7 @@ const MAKE_ROOM: &str = "make room where the engine keeps its images: imgforge p
 pub struct TargetFailure {
     /// The image.
     pub target: ImageName,
-    /// What is wrong, at the manifest's line when the step that failed comes from one.
+    /// The problem, at the manifest's line when the step that failed comes from one.
     pub problem: Problem,
 }
 
@@ -102,7 +102,7 @@ pub(super) fn explain(job: &Job, stop: Stop) -> TargetFailure {
     TargetFailure { target: name, problem }
 }
 
-/// Whether a step has found the engine's disk full: commands say it in the words of the libc.
+/// Returns whether a step has found the engine's disk full: commands say it in the words of the libc.
 fn is_disk_full(error: &BuildError) -> bool {
     let full = |line: &String| line.contains("No space left on device");
     matches!(error, BuildError::Step { log_tail, .. } if log_tail.iter().any(full))

@@ -22,9 +22,9 @@ pub(super) struct Job {
     pub(super) content_reference: String,
     pub(super) closure: Closure,
     pub(super) image: Image,
-    /// Whether it is built; otherwise it is there, and only tested.
+    /// Whether the target is built; otherwise it is there, and only tested.
     pub(super) is_built: bool,
-    /// What its tests need to know; `None` when none are run.
+    /// The subject of its tests; `None` when none are run.
     pub(super) subject: Option<Subject>,
 }
 
