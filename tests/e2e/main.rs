@@ -24,6 +24,7 @@ mod mistakes;
 mod network;
 mod packages;
 mod promoting;
+mod recorded;
 mod registry;
 mod roots;
 mod running;

@@ -175,3 +175,35 @@ fn is_zero(value: &u64) -> bool {
 fn null<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_has_the_same_bytes_as_ever() {
+        let mut config = ImageConfig::scratch("linux/arm64/v8");
+        config.created = Some("2000-01-01T00:00:00Z".to_owned());
+        config.config.env = vec!["PATH=/bin".to_owned()];
+        config.config.cmd = Some(vec!["sh".to_owned()]);
+        config.config.exposed_ports = Some(BTreeMap::from([("80/tcp".to_owned(), Empty {})]));
+        config.config.labels = Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+        config.config.healthcheck =
+            Some(Healthcheck { test: vec!["NONE".to_owned()], retries: 3, ..Healthcheck::default() });
+        config
+            .rootfs
+            .diff_ids
+            .push("sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b".into());
+        let made = History { created_by: Some("RUN".to_owned()), empty_layer: true, ..History::default() };
+        config.history.push(made);
+        config.other.insert("author".to_owned(), "someone".into());
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(
+            text,
+            r#"{"created":"2000-01-01T00:00:00Z","architecture":"arm64","variant":"v8","os":"linux","config":{"ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin"],"Cmd":["sh"],"Labels":{"k":"v"},"Healthcheck":{"Test":["NONE"],"Retries":3}},"rootfs":{"type":"layers","diff_ids":["sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b"]},"history":[{"created_by":"RUN","empty_layer":true}],"author":"someone"}"#
+        );
+        assert_eq!(serde_json::from_str::<ImageConfig>(&text).unwrap(), config);
+        let docker = text.replace("[\"PATH=/bin\"]", "null");
+        assert!(serde_json::from_str::<ImageConfig>(&docker).unwrap().config.env.is_empty());
+    }
+}

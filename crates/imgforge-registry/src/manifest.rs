@@ -228,4 +228,23 @@ mod tests {
         let old = Manifest::parse("{\"schemaVersion\":1,\"fsLayers\":3,\"config\":4}", None).unwrap_err();
         assert!(old.contains("schema 1"), "{old}");
     }
+
+    #[test]
+    fn manifests_have_the_same_bytes_as_ever() {
+        let config = blob("{}", media_type::CONFIG);
+        let layers = vec![blob("a", media_type::LAYER_GZIP), blob("b", media_type::LAYER_GZIP)];
+        let annotations = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+        let image = Manifest::image(config, layers, annotations.clone());
+        assert_eq!(
+            *image.bytes(),
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb","size":1},{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d","size":1}],"annotations":{"key":"value"}}"#
+        );
+        let platform: crate::Platform =
+            serde_json::from_str(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#).unwrap();
+        let entry = Descriptor { annotations, platform: Some(platform), ..image.descriptor() };
+        assert_eq!(
+            *Manifest::index(vec![entry], BTreeMap::new()).bytes(),
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:2b1267659fbc921b1956bb5097ec3329e154d9a842ffd3d3aeddde259c905776","size":579,"annotations":{"key":"value"},"platform":{"architecture":"arm64","os":"linux","variant":"v8"}}]}"#
+        );
+    }
 }

@@ -15,6 +15,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
 use imgforge_core::workspace::{self, Image};
+use imgforge_engine::labels;
 use imgforge_packages::Scheme;
 use rayon::prelude::*;
 
@@ -363,6 +364,23 @@ impl Session {
         }
         let labels = self.workspace.manifest.labels.iter().chain(&image.manifest.labels);
         labels.map(|(key, value)| (key.clone(), value.value.clone())).collect()
+    }
+
+    /// Returns the labels that a build gives to an image, beside those that its Dockerfile has. The one that is missing is
+    /// [`labels::PARENTS`]: it has the ids of the parents, which are known when these are built.
+    pub fn labels(&self, prepared: &Prepared) -> BTreeMap<String, String> {
+        let target = &prepared.target;
+        let mut found = self.outside_labels(&self.workspace.images[&target.name]);
+        for (key, value) in [
+            (labels::WORKSPACE, self.workspace.manifest.name.value.clone()),
+            (labels::IMAGE, target.name.to_string()),
+            (labels::FINGERPRINT, target.fingerprint.to_string()),
+            (labels::INPUTS, target.inputs.to_label()),
+            (labels::CONTENT_TAG, target.fingerprint.content_tag()),
+        ] {
+            found.insert(key.to_owned(), value);
+        }
+        found
     }
 
     /// `NAME`, or `REGISTRY/NAME` where the workspace has a registry.

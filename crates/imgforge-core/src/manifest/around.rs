@@ -6,6 +6,9 @@ use super::{Allow, Resources};
 use crate::diagnostic::{Located, Problem};
 use crate::lint::Rule;
 
+/// What may stand in a `lint`.
+pub(super) const IN_LINT: &[&str] = &["allow"];
+
 /// `resources memory="256MB" cpus="0.5"`.
 pub(super) fn resources(node: &mut Node<'_, '_, '_>) -> Resources {
     let mut found = Resources::default();
@@ -52,8 +55,8 @@ pub(super) fn lint(node: &mut Node<'_, '_, '_>, allowed: &mut Vec<Allow>) {
     let reader = node.reader;
     for kdl in node.children() {
         let mut child = reader.node(kdl);
-        if child.name() != "allow" {
-            reader.unknown(child.name_span(), "node", child.name(), &["allow"]);
+        if !IN_LINT.contains(&child.name()) {
+            reader.unknown(child.name_span(), "node", child.name(), IN_LINT);
             continue;
         }
         allowed.extend(allow(&mut child));

@@ -17,8 +17,14 @@ use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, nearest};
 use crate::tag::TagTemplate;
 
+/// What may stand at the top of an `image.kdl`.
+pub(super) const TOP: &[&str] = &["image"];
+
+/// What may stand in a `root`.
+pub(super) const IN_ROOT: &[&str] = &["include", "packages"];
+
 /// What may stand in an image, in the order of the reference.
-const IN_IMAGE: &[&str] = &[
+pub(super) const IN_IMAGE: &[&str] = &[
     "description",
     "from",
     "root",
@@ -114,7 +120,7 @@ fn read(reader: &Reader<'_>) -> Option<ImageManifest> {
                 reader.push(problem.help("give it a folder and an image.kdl of its own"));
             }
             "image" => found = Some(image(reader, node)),
-            other => reader.unknown(node.name_span(), "node", other, &["image"]),
+            other => reader.unknown(node.name_span(), "node", other, TOP),
         }
     }
     if found.is_none() {
@@ -389,7 +395,7 @@ fn root(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) -> Option<Roo
                 }
             }
             other => {
-                reader.unknown(child.name_span(), "node", other, &["include", "packages"]);
+                reader.unknown(child.name_span(), "node", other, IN_ROOT);
                 continue;
             }
         }

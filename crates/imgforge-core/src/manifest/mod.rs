@@ -6,6 +6,7 @@
 mod around;
 mod cache;
 mod image;
+mod nodes;
 mod reader;
 mod run;
 mod service;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cache::ManifestCache;
 pub use self::image::read_image;
+pub use self::nodes::NODES;
 pub use self::service::{
     GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
     ServiceType, Stop, Supervisor, SupervisorChoice, Wait,

@@ -7,7 +7,7 @@ use super::{MountFrom, RunStep, SecretKind, SecretMount};
 use crate::diagnostic::{Located, Problem};
 
 /// What may stand in a `run`.
-const IN_RUN: &[&str] = &["mount", "secret", "ssh"];
+pub(super) const IN_RUN: &[&str] = &["mount", "secret", "ssh"];
 
 /// Where things lie for the command, to refuse two in one place.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use super::{
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::ImageName;
 
-const TOP: &[&str] = &["workspace", "apt", "apk", "external", "group"];
-const IN_WORKSPACE: &[&str] = &[
+pub(super) const TOP: &[&str] = &["workspace", "apt", "apk", "external", "group"];
+pub(super) const IN_WORKSPACE: &[&str] = &[
     "registry",
     "version",
     "supervisor",
@@ -27,7 +27,8 @@ const IN_WORKSPACE: &[&str] = &[
     "lock",
 ];
 
-const IN_APT: &[&str] = &["suite", "component", "uri", "keyring", "snapshot"];
+pub(super) const IN_APT: &[&str] = &["suite", "component", "uri", "keyring", "snapshot"];
+pub(super) const IN_APK: &[&str] = &["repository", "keys"];
 const SNAPSHOT_EXAMPLE: &str = "snapshot \"https://snapshot.debian.org/archive/debian\"";
 
 /// Reads `imgforge.kdl`. The manifest is there when it could be understood in spite of the problems.
@@ -266,7 +267,7 @@ fn apk_source(mut node: Node<'_, '_, '_>) -> Option<ApkSource> {
                 keys = child.string("a folder").map(|folder| Located::new(folder.value.into(), folder.span));
             }
             other => {
-                reader.unknown(child.name_span(), "node", other, &["repository", "keys"]);
+                reader.unknown(child.name_span(), "node", other, IN_APK);
                 continue;
             }
         }

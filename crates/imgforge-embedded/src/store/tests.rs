@@ -100,6 +100,50 @@ fn images_and_names_are_seen_by_other_processes_at_once() {
     oci_spec::image::ImageConfiguration::from_file(place.1.join("blobs/sha256").join(&b.id[7..])).unwrap();
 }
 
+/// Digests of images that were kept before are to stay: a manifest in a layout has its members in the order of their names.
+#[test]
+fn what_is_kept_has_the_same_bytes_as_ever() {
+    let place = place();
+    let store = open(&place.1);
+    let digest = store.put_blob(b"layer").unwrap();
+    let layer = Layer {
+        diff_id: digest.clone(),
+        digest: digest.clone(),
+        size: 5,
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+        unpacked_size: 5,
+    };
+    let mut config = ImageConfig::scratch("linux/amd64");
+    config.config.labels = Some([("l".to_owned(), "v".to_owned())].into());
+    config.rootfs.diff_ids.push(digest.clone());
+    let record = store.put_image(&config, std::slice::from_ref(&layer), "c").unwrap();
+    store.tag(&record.id, "x/app").unwrap();
+    store.write_index().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    assert_eq!(
+        text(store.read_blob(&record.id).unwrap()),
+        "{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{\"Labels\":{\"l\":\"v\"}},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:dac1d7cfa95021764849fd102524e141488c5e3a90f861dbb5a12d9ac8584f85\"]}}"
+    );
+    assert_eq!(
+        text(store.read_blob(&record.manifest).unwrap()),
+        "{\"config\":{\"digest\":\"sha256:b927b94efb61b3e9da6de4f6ba5fc4664845209faf811bcfff7a3592cf2c812c\",\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\"size\":181},\"layers\":[{\"digest\":\"sha256:dac1d7cfa95021764849fd102524e141488c5e3a90f861dbb5a12d9ac8584f85\",\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"size\":5}],\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"schemaVersion\":2}"
+    );
+    assert_eq!(
+        text(fs::read(place.1.join("index.json")).unwrap()),
+        "{\"manifests\":[{\"annotations\":{\"org.opencontainers.image.ref.name\":\"x/app:latest\"},\"digest\":\"sha256:bdce3de2dadfaed63a7e5f014eb91137c119f4acb678724fdcf5a9d4b3400025\",\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"size\":399}],\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"schemaVersion\":2}"
+    );
+    let (record, layer) = (serde_json::to_value(&record).unwrap(), serde_json::to_string(&layer).unwrap());
+    assert_eq!(
+        layer,
+        format!(
+            "{{\"diff_id\":\"{digest}\",\"digest\":\"{digest}\",\"size\":5,\"media_type\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"unpacked_size\":5}}"
+        )
+    );
+    assert_eq!(record["id"], "sha256:b927b94efb61b3e9da6de4f6ba5fc4664845209faf811bcfff7a3592cf2c812c");
+    assert_eq!(record["manifest"], "sha256:bdce3de2dadfaed63a7e5f014eb91137c119f4acb678724fdcf5a9d4b3400025");
+    assert_eq!(record["media_type"], "application/vnd.oci.image.manifest.v1+json");
+}
+
 #[test]
 fn a_line_that_was_begun_counts_for_nothing_and_is_written_over() {
     let place = place();

@@ -456,4 +456,32 @@ mod tests {
         let error = write_layout(&exported, &named("x:1"), &other).unwrap_err();
         assert!(error.to_string().contains("is no OCI image layout"), "{error}");
     }
+
+    /// Digests of what was exported before are to stay: a manifest in a layout has its members in the order of their names,
+    /// and what others have put into an index stays as it is.
+    #[test]
+    fn a_layout_has_the_same_bytes_as_ever() {
+        let (_dir, folder) = folder();
+        let file = folder.join("blob");
+        std::fs::write(&file, "blob").unwrap();
+        let config = config(&[b"one"]);
+        let id = sha256(&config);
+        let blob = Blob { file, digest: sha256(b"blob"), size: 4, media_type: LAYER_GZIP.into() };
+        let exported =
+            Exported { configs: [(id.clone(), config)].into(), layers: [(sha256(b"one"), blob)].into() };
+        let layout = folder.join("layout");
+        let foreign = r#"{"schemaVersion":2,"manifests":[{"mediaType":"application/x","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2,"urls":["https://example.com/x"]}]}"#;
+        std::fs::create_dir(&layout).unwrap();
+        std::fs::write(layout.join("oci-layout"), "{}").unwrap();
+        std::fs::write(layout.join("index.json"), foreign).unwrap();
+        write_layout(&exported, &[Named { id: id.clone(), names: vec!["x:1".to_owned()] }], &layout).unwrap();
+        let read = |path: &str| std::fs::read_to_string(layout.join(path)).unwrap();
+        let manifest = r#"{"config":{"digest":"sha256:746e6da50ef37f3a777b26ec60ad54e786b211fbc53e46c7550e4b4f629ed7c9","mediaType":"application/vnd.oci.image.config.v1+json","size":115},"layers":[{"digest":"sha256:fa2c8cc4f28176bbeed4b736df569a34c79cd3723e9ec42f9674b4d46ac6b8b8","mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":4}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#;
+        assert_eq!(read(&format!("blobs/sha256/{}", &sha256(manifest.as_bytes())[7..])), manifest);
+        assert_eq!(
+            read("index.json"),
+            r#"{"manifests":[{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","mediaType":"application/x","size":2,"urls":["https://example.com/x"]},{"annotations":{"org.opencontainers.image.ref.name":"x:1"},"digest":"sha256:a314e8217118f0d8a8706900e0b24def3e428c934676a73e398dc19fcae81e85","mediaType":"application/vnd.oci.image.manifest.v1+json","size":399}],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#
+        );
+        assert_eq!(read("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#);
+    }
 }

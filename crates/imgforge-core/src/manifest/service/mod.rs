@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::read::{absolute, parse_size, service, service_name, signal, supervisor};
+pub(super) use self::read::{IN_SERVICE, absolute, parse_size, service, service_name, signal, supervisor};
 use super::Millis;
 use crate::diagnostic::{Located, Span};
 use crate::name::ServiceName;

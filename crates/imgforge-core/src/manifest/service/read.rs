@@ -12,7 +12,7 @@ use crate::manifest::reader::{Node, Once};
 use crate::manifest::workspace::pair;
 use crate::name::ServiceName;
 
-const IN_SERVICE: &[&str] = &[
+pub(in crate::manifest) const IN_SERVICE: &[&str] = &[
     "enabled",
     "type",
     "command",

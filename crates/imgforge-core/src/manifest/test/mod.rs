@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Millis;
 use crate::diagnostic::{Located, Span};
 
-pub(super) use self::read::test;
+pub(super) use self::read::{IN_TEST, test};
 
 /// How long a test may take when it does not say so itself.
 const DEFAULT_TIMEOUT: Millis = Millis(60_000);

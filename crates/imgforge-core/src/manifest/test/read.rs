@@ -7,7 +7,7 @@ use crate::manifest::reader::Node;
 use crate::manifest::service::absolute;
 
 /// What may stand in a test, in the order of the reference.
-const IN_TEST: &[&str] = &[
+pub(in crate::manifest) const IN_TEST: &[&str] = &[
     "http",
     "tcp",
     "command",

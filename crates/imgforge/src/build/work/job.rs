@@ -7,7 +7,7 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
-use imgforge_engine::{BuildRequest, Secrets, labels};
+use imgforge_engine::{BuildRequest, Secrets};
 use imgforge_packages::Scheme;
 
 use crate::lock::{Closure, LockView};
@@ -38,19 +38,8 @@ impl Job {
     ) -> Self {
         let name = &prepared.target.name;
         let image = session.workspace.images[name].clone();
-        let content_tag = prepared.target.fingerprint.content_tag();
         let content_reference = session.content_reference(name, prepared.target.fingerprint);
         let closure = session.closure(name, view);
-        let mut labels: BTreeMap<String, String> = session.outside_labels(&image);
-        for (key, value) in [
-            (labels::WORKSPACE, session.workspace.manifest.name.value.clone()),
-            (labels::IMAGE, name.to_string()),
-            (labels::FINGERPRINT, prepared.target.fingerprint.to_string()),
-            (labels::INPUTS, prepared.target.inputs.to_label()),
-            (labels::CONTENT_TAG, content_tag),
-        ] {
-            labels.insert(key.to_owned(), value);
-        }
         let request = BuildRequest {
             target: name.clone(),
             dockerfile: session.engine_dockerfile(&prepared, fingerprints),
@@ -58,7 +47,7 @@ impl Job {
             entries: prepared.entries.clone(),
             supplied: Vec::new(),
             args: prepared.args.clone(),
-            labels,
+            labels: session.labels(&prepared),
             network: prepared.rendered.network,
             layers: session.workspace.images[name].manifest.layers,
             compression: session.workspace.manifest.compression,
