@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Debian packages that tests use, and a file by which each is known to be there.
-const TOOLS: &[(&str, &str)] = &[
+pub(crate) const TOOLS: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
     ("docker-compose", "/usr/bin/docker-compose"),
     ("docker-registry", "/usr/bin/docker-registry"),

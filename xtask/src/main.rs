@@ -152,6 +152,9 @@ impl std::fmt::Display for Topic {
     }
 }
 
+/// Debian packages of the programs that imgforge is measured beside, and a file by which each is known to be there.
+const PEERS: &[(&str, &str)] = &[("buildah", "/usr/bin/buildah"), ("mmdebstrap", "/usr/bin/mmdebstrap")];
+
 /// What went wrong has been told by whoever was started: no stack trace of this program comes after it.
 fn main() -> ExitCode {
     match run(Args::parse().task) {
@@ -178,17 +181,25 @@ fn run(task: Task) -> Result<()> {
         {
             optimised(&topics)
         }
-        Task::Bench { topics } => topics.into_iter().try_for_each(|topic| match topic {
-            Topic::Family(size) => bench::family(size),
-            Topic::Packages => bench::packages(),
-            Topic::Services => services::run(),
-            Topic::Push => push::run(),
-            Topic::Engine => engine::run(),
-            Topic::Layers => layers::run(),
-            Topic::Faults(rounds) => faults_verbs::run(rounds).and_then(|()| faults_promote::run(rounds)),
-            Topic::FaultsPush(pushes) => faults_push::run(pushes),
-            Topic::FaultsBuild(processes) => faults_build::run(processes),
-        }),
+        Task::Bench { topics } => {
+            check::install(check::TOOLS)?;
+            check::install(PEERS)?;
+            topics.into_iter().try_for_each(bench)
+        }
+    }
+}
+
+fn bench(topic: Topic) -> Result<()> {
+    match topic {
+        Topic::Family(size) => bench::family(size),
+        Topic::Packages => bench::packages(),
+        Topic::Services => services::run(),
+        Topic::Push => push::run(),
+        Topic::Engine => engine::run(),
+        Topic::Layers => layers::run(),
+        Topic::Faults(rounds) => faults_verbs::run(rounds).and_then(|()| faults_promote::run(rounds)),
+        Topic::FaultsPush(pushes) => faults_push::run(pushes),
+        Topic::FaultsBuild(processes) => faults_build::run(processes),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::apk;
 use crate::relation::Scheme;
 
 /// Changes whenever a root archive of the same packages gets other bytes.
-const ROOT_FORMAT: u32 = 1;
+const ROOT_FORMAT: u32 = 2;
 
 const BEGIN: &str = include_str!("../../../templates/debian/begin.sh");
 const CONFIGURE: &str = include_str!("../../../templates/debian/configure.sh");

@@ -57,25 +57,41 @@ impl Unpacked {
     }
 }
 
+/// What a package's configuration files are called before it is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conffiles {
+    /// As they are called in the end.
+    InPlace,
+    /// As dpkg has it, with `.dpkg-new` at the end: until its package is configured, nothing takes them for its own.
+    New,
+}
+
+/// What dpkg adds to the name of a configuration file that it has unpacked and not configured.
+const NEW_SUFFIX: &str = ".dpkg-new";
+
 /// A package that has been merged in.
 struct Owner {
     name: String,
     version: String,
     replaces: Vec<Alternative>,
-    /// Absolute paths whose MD5 sums dpkg keeps; all when there are none.
-    conffiles: Option<HashSet<String>>,
+    /// Absolute paths.
+    conffiles: HashSet<String>,
+    naming: Conffiles,
+    /// Whether it brings the MD5 sums of its other files itself.
+    has_md5: bool,
 }
 
 impl Owner {
-    fn of(deb: &Deb) -> Self {
+    fn of(deb: &Deb, naming: Conffiles) -> Self {
         let field = |name| deb.field(name).unwrap_or("").to_owned();
         let conffiles = deb.info("conffiles").unwrap_or_default();
-        let listed = || conffiles.lines().map(|line| line.trim().to_owned()).collect();
         Self {
             name: field("Package"),
             version: field("Version"),
             replaces: parse_relations(&field("Replaces")).into_iter().flatten().collect(),
-            conffiles: deb.info("md5sums").map(|_| listed()),
+            conffiles: conffiles.lines().map(|line| line.trim().to_owned()).collect(),
+            naming,
+            has_md5: deb.info("md5sums").is_some(),
         }
     }
 
@@ -87,8 +103,14 @@ impl Owner {
             .any(|named| named.name == other.name && named.bound.as_ref().is_none_or(is_meant))
     }
 
+    /// Whether dpkg keeps the MD5 sum of the file at an absolute path.
     fn wants_md5(&self, path: &str) -> bool {
-        self.conffiles.as_ref().is_none_or(|listed| listed.contains(path))
+        !self.has_md5 || self.conffiles.contains(path)
+    }
+
+    /// Whether the file at an absolute path waits under another name until the package is configured.
+    fn waits(&self, path: &str) -> bool {
+        self.naming == Conffiles::New && self.conffiles.contains(path)
     }
 }
 
@@ -122,8 +144,8 @@ impl<W: Write> RootTar<W> {
     }
 
     /// Adds the files of a package.
-    pub(crate) fn add(&mut self, deb: &Deb) -> io::Result<Unpacked> {
-        self.owners.push(Owner::of(deb));
+    pub(crate) fn add(&mut self, deb: &Deb, conffiles: Conffiles) -> io::Result<Unpacked> {
+        self.owners.push(Owner::of(deb, conffiles));
         let mut unpacked = Unpacked::default();
         for entry in tar::Archive::new(&deb.data[..]).entries()? {
             self.add_entry(&mut entry?, &mut unpacked)?;
@@ -174,13 +196,14 @@ impl<W: Write> RootTar<W> {
             }
             EntryType::Link => {
                 let target = entry.link_name()?.ok_or_else(|| invalid("a link has no target"))?.into_owned();
-                let written = plain(&target)?;
-                let sum = written.to_str().and_then(|target| unpacked.md5_of(&format!("/{target}")));
+                let first = plain(&target)?;
+                let sum = first.to_str().and_then(|target| unpacked.md5_of(&format!("/{target}")));
                 if let Some(sum) = sum.map(str::to_owned).filter(|_| self.wants_md5(&name)) {
                     unpacked.md5.push((name, sum));
                 }
-                let target = self.real(&written)?;
-                self.out.append_link(&mut header_of(EntryType::Link, attributes, 0), &path, target)
+                let target = self.unconfigured(self.real(&first)?, &first);
+                let path = self.unconfigured(path, &written);
+                self.out.append_link(&mut header_of(EntryType::Link, attributes, 0), path, target)
             }
             EntryType::Regular | EntryType::Continuous => {
                 let mut bytes = Vec::new();
@@ -188,7 +211,7 @@ impl<W: Write> RootTar<W> {
                 if self.wants_md5(&name) {
                     unpacked.md5.push((name, hex::encode(Md5::digest(&bytes))));
                 }
-                self.file(&path, attributes, &bytes)
+                self.file(&self.unconfigured(path, &written), attributes, &bytes)
             }
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 let mut copy = header_of(kind, attributes, 0);
@@ -204,6 +227,18 @@ impl<W: Write> RootTar<W> {
 
     fn wants_md5(&self, name: &str) -> bool {
         self.owners.last().is_some_and(|owner| owner.wants_md5(&format!("/{name}")))
+    }
+
+    /// Where a file of the package that is being added lies before it is configured; `name` is its path as the package
+    /// has it.
+    fn unconfigured(&self, path: PathBuf, name: &Path) -> PathBuf {
+        let name = format!("/{}", name.display());
+        if !self.owners.last().is_some_and(|owner| owner.waits(&name)) {
+            return path;
+        }
+        let mut path = path.into_os_string();
+        path.push(NEW_SUFFIX);
+        path.into()
     }
 
     /// Whether the package that is being added brings `path`: not when another one replaces it there.
@@ -399,7 +434,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut root = RootTar::new(&mut bytes, false);
         for deb in debs {
-            root.add(deb)?;
+            root.add(deb, Conffiles::New)?;
         }
         root.finish()?;
         let mut archive = tar::Archive::new(&bytes[..]);
@@ -436,6 +471,17 @@ mod tests {
         assert_eq!(found[..4], ["usr/bin/sh = 1", "run/", "var/", "var/run -> /run"].map(str::to_owned));
         assert_eq!(found[4], "run/x/");
         assert!(found.contains(&"bin -> usr/bin".to_owned()) && found.contains(&"usr/bin/".to_owned()));
+    }
+
+    #[test]
+    fn configuration_files_wait_for_their_package_to_be_configured() {
+        let items = [("etc/", Item::Dir), ("etc/a", Item::File("1")), ("etc/b", Item::File("2"))];
+        let mut a = deb("Package: a\n", &items);
+        let conffiles =
+            crate::deb::InfoFile { name: "conffiles".into(), mode: 0o644, bytes: b"/etc/a\n".into() };
+        a.info.push(conffiles);
+        let found = merge(&[a]).unwrap();
+        assert_eq!(found[..3], ["etc/", "etc/a.dpkg-new = 1", "etc/b = 2"].map(str::to_owned));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 
-use super::archive::{RootTar, Unpacked};
+use super::archive::{Conffiles, RootTar, Unpacked};
 use crate::deb::Deb;
 
 /// dpkg's database (`/var/lib/dpkg`) as it is when all packages are unpacked.
@@ -18,9 +18,9 @@ pub(crate) struct Database {
 
 impl Database {
     /// Takes in a package whose files have been unpacked.
-    pub(crate) fn record(&mut self, deb: &Deb, files: &Unpacked, state: &str) {
+    pub(crate) fn record(&mut self, deb: &Deb, files: &Unpacked, state: &str, conffiles: Conffiles) {
         let prefix = deb.info_prefix();
-        self.add_status(deb, files, state);
+        self.add_status(deb, files, state, conffiles);
         let mut list = "/.\n".to_owned();
         for path in &files.paths {
             let _ = writeln!(list, "/{path}");
@@ -37,7 +37,7 @@ impl Database {
         self.add_triggers(&prefix, &deb.info("triggers").unwrap_or_default());
     }
 
-    fn add_status(&mut self, deb: &Deb, files: &Unpacked, state: &str) {
+    fn add_status(&mut self, deb: &Deb, files: &Unpacked, state: &str, naming: Conffiles) {
         let mut lines = deb.control.trim().lines();
         let first = lines.next().unwrap_or("");
         let _ = writeln!(self.status, "{first}\nStatus: install ok {state}");
@@ -50,7 +50,11 @@ impl Database {
             self.status.push_str("Conffiles:\n");
         }
         for path in listed {
-            let hash = files.md5_of(path).unwrap_or("newconffile");
+            let hash = match naming {
+                Conffiles::InPlace => files.md5_of(path),
+                Conffiles::New => None,
+            };
+            let hash = hash.unwrap_or("newconffile");
             let _ = writeln!(self.status, " {path} {hash}");
         }
         self.status.push('\n');

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::scripts::{self, Options};
 use crate::stage::{file_name, supplied};
 
-use self::archive::RootTar;
+use self::archive::{Conffiles, RootTar};
 use self::database::Database;
 use self::steps::Steps;
 
@@ -63,8 +63,19 @@ pub fn stage_root(
             io::Write::write_all(out, steps.text.as_bytes()).map_err(Error::io(&order))
         })?;
         let unpacked = |(at, _): &(usize, &LockedPackage)| !steps.by_dpkg.contains(at);
-        let here: Vec<LockedPackage> =
-            packages.iter().enumerate().filter(unpacked).map(|(_, package)| package.clone()).collect();
+        let conffiles = |at| {
+            if is_configurable && !steps.foundation.contains(&at) {
+                Conffiles::New
+            } else {
+                Conffiles::InPlace
+            }
+        };
+        let here: Vec<(&LockedPackage, Conffiles)> = packages
+            .iter()
+            .enumerate()
+            .filter(unpacked)
+            .map(|(at, package)| (package, conffiles(at)))
+            .collect();
         cache::replace(&path, |out| write(&here, options, is_configurable, cache, out))?;
         cache.keep_sealed(&seal, &hashes(&path, &order)?)?;
     }
@@ -136,7 +147,7 @@ fn key(packages: &[LockedPackage], options: Options) -> String {
 }
 
 fn write(
-    packages: &[LockedPackage],
+    packages: &[(&LockedPackage, Conffiles)],
     options: Options,
     is_configurable: bool,
     cache: &Cache,
@@ -147,17 +158,17 @@ fn write(
     let mut unpacked = Vec::new();
     for some in packages.chunks(AT_ONCE) {
         let debs: Result<Vec<Deb>, Error> =
-            some.par_iter().map(|p| Deb::read(p, cache, Depth::Data)).collect();
-        for (package, mut deb) in some.iter().zip(debs?) {
-            let files = root.add(&deb).map_err(|e| Error::package(package, e))?;
+            some.par_iter().map(|(package, _)| Deb::read(package, cache, Depth::Data)).collect();
+        for ((package, conffiles), mut deb) in some.iter().zip(debs?) {
+            let files = root.add(&deb, *conffiles).map_err(|e| Error::package(package, e))?;
             deb.data = Vec::new();
-            unpacked.push((deb, files));
+            unpacked.push((deb, files, *conffiles));
         }
     }
     let state = if is_configurable { "unpacked" } else { "installed" };
-    for (number, (deb, mut files)) in unpacked.into_iter().enumerate() {
+    for (number, (deb, mut files, conffiles)) in unpacked.into_iter().enumerate() {
         files.paths.retain(|path| !root.is_replaced(number, path));
-        database.record(&deb, &files, state);
+        database.record(&deb, &files, state, conffiles);
     }
     let tar = cache.root("");
     database.add_to(&mut root).map_err(Error::io(&tar))?;

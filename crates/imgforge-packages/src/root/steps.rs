@@ -5,7 +5,9 @@
 //! `dpkg-statoverride`), or look at what is there; so may the scripts of what a package pre-depends on. So a package with a
 //! preinst or such a dependency is unpacked by dpkg itself, in the build, once what it pre-depends on is configured
 //! (Debian policy 6.5, 7.2). Only what dpkg itself stands on cannot wait for
-//! dpkg: of these packages the files are in the archive, and the scripts run first, as debootstrap and mmdebstrap have it.
+//! dpkg: of these packages the files are in the archive, their configuration files too, and the scripts run first, as
+//! debootstrap and mmdebstrap have it. Configuration files of all others wait under another name for dpkg to configure their
+//! package, as it leaves them itself when it unpacks: a hook in `/etc` must not run before what it calls is set up.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,6 +22,8 @@ use crate::stage::{Relations, file_name};
 pub(crate) struct Steps {
     /// Positions of the packages that dpkg unpacks in the build.
     pub(crate) by_dpkg: BTreeSet<usize>,
+    /// Positions of the packages that dpkg itself stands on.
+    pub(crate) foundation: BTreeSet<usize>,
     /// One step a line: `preinst NAME ARCHITECTURE INFO-PREFIX`, `configure NAME…`, `unpack FILE…`.
     pub(crate) text: String,
 }
@@ -36,7 +40,8 @@ impl Steps {
         // base-passwd makes `/etc/passwd` in its preinst, which others look into.
         let depth = relations.depths();
         first.sort_by_key(|at| (packages[*at].name != "base-passwd", depth[*at], packages[*at].name.clone()));
-        let mut steps = Self { by_dpkg: (0..debs.len()).filter(is_later).collect(), text: String::new() };
+        let by_dpkg = (0..debs.len()).filter(is_later).collect();
+        let mut steps = Self { by_dpkg, foundation: foundation.clone(), text: String::new() };
         for at in first {
             steps.run_preinst(&packages[at], &debs[at]);
         }
