@@ -120,6 +120,13 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
             &package("conf", &[], &[("/opt/conf/conf", "c\n"), ("/opt/conf/f", "f\n")]),
             &[("conffiles", "/opt/conf/conf\n")],
         );
+        // A configuration file is there once its package is configured: a hook is not run before what it calls is set up.
+        let hooks = "#!/bin/sh\nset -e\n[ ! -e /etc/run.d/hook ] || . /etc/run.d/hook\n";
+        add(&package("runner", &[], &[("/usr/share/runner", "\n")]), &[("postinst", hooks)]);
+        add(
+            &package("hook", &[("Depends", "runner")], &[("/etc/run.d/hook", "cat /etc/hook.ready\n")]),
+            &[("conffiles", "/etc/run.d/hook\n"), ("postinst", "#!/bin/sh\n: > /etc/hook.ready\n")],
+        );
         // Only older versions may be taken over, so that nothing is lost here.
         add(
             &package("new-owner", &[("Replaces", "old-owner (<< 2)")], &[("/usr/share/owned", "new\n")]),
@@ -134,7 +141,18 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
         );
         add(&package("noted", &[], &[("/usr/share/noted/one", "1\n")]), &[]);
     });
-    let all = ["a-tool", "wrapper", "careful", "over", "conf", "new-owner", "old-owner", "watcher", "noted"];
+    let all = [
+        "a-tool",
+        "wrapper",
+        "careful",
+        "over",
+        "conf",
+        "hook",
+        "new-owner",
+        "old-owner",
+        "watcher",
+        "noted",
+    ];
     let tests = [
         prints("tool", "wrapped tool\n"),
         prints(
@@ -150,11 +168,15 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
             "cat /var/lib/dpkg/info/conf.md5sums | cut -d' ' -f3; dpkg-query -W -f '${Conffiles}' conf",
             "opt/conf/conf\nopt/conf/f\n /opt/conf/conf 2cd6ee2c70b0bde53fbe6cac3c8b8bb1",
         ),
+        prints("ls /etc/run.d /etc/hook.ready", "/etc/hook.ready\n\n/etc/run.d:\nhook\n"),
         prints(
             "cat /usr/share/owned; dpkg -S /usr/share/owned /usr/share/kept",
             "new\nnew-owner: /usr/share/owned\nold-owner: /usr/share/kept\n",
         ),
-        prints("dpkg --audit; dpkg --verify a-tool wrapper careful over conf new-owner watcher noted", ""),
+        prints(
+            "dpkg --audit; dpkg --verify a-tool wrapper careful over conf hook new-owner watcher noted",
+            "",
+        ),
     ];
     world.images(&all, &format!("    test {{\n{}    }}", tests.concat()));
     world.build_with_both_engines();
