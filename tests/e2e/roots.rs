@@ -120,6 +120,9 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
             &package("conf", &[], &[("/opt/conf/conf", "c\n"), ("/opt/conf/f", "f\n")]),
             &[("conffiles", "/opt/conf/conf\n")],
         );
+        // A preinst that takes for granted what every Debian system has: PAM, set up by a script of its own.
+        let adds = "#!/bin/sh\nset -e\ntest -s /etc/pam.d/common-auth\n";
+        add(&package("pam-user", &[], &[("/usr/share/pam-user", "\n")]), &[("preinst", adds)]);
         // A configuration file is there once its package is configured: a hook is not run before what it calls is set up.
         let hooks = "#!/bin/sh\nset -e\n[ ! -e /etc/run.d/hook ] || . /etc/run.d/hook\n";
         add(&package("runner", &[], &[("/usr/share/runner", "\n")]), &[("postinst", hooks)]);

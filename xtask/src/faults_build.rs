@@ -36,7 +36,7 @@ pub(crate) fn run(processes: usize) -> Result<()> {
     let mut soak = Soak {
         binary: crate::bench::binary()?,
         runtime: Runtime::new()?,
-        direct: soak::client(server.host())?,
+        direct: soak::observer(server.host())?,
         proxy,
         workspace,
         chance: StdRng::seed_from_u64(SEED),

@@ -43,7 +43,7 @@ pub(crate) fn run(tries: usize) -> Result<()> {
     let mut soak = Soak {
         binary: crate::bench::binary()?,
         runtime: Runtime::new()?,
-        direct: soak::client(server.host())?,
+        direct: soak::observer(server.host())?,
         before: soak::checkout(server.host(), &name, "before"),
         commits: [
             soak::checkout(&proxies[0].host(), &name, "one"),

@@ -32,7 +32,7 @@ pub(crate) fn run(pushes: usize) -> Result<()> {
     let folder = Utf8Path::from_path(folder.path()).context("a temporary folder in UTF-8")?;
     let mut soak = Soak {
         runtime: Runtime::new()?,
-        direct: soak::client(server.host())?,
+        direct: soak::observer(server.host())?,
         proxy,
         chance: StdRng::seed_from_u64(SEED),
         usual: Duration::from_secs(1),

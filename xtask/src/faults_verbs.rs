@@ -77,7 +77,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     let mut soak = Soak {
         binary: crate::bench::binary()?,
         runtime: Runtime::new()?,
-        direct: soak::client(server.host())?,
+        direct: soak::observer(server.host())?,
         proxy,
         name,
         disks,

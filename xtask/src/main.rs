@@ -46,7 +46,8 @@ enum Task {
     /// Docker Engine whose build cache it may empty.
     Bench {
         /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`,
-        /// `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`.
+        /// `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`, `faults-promote` or
+        /// `faults-promote:PAIRS`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
         topics: Vec<Topic>,
     },
@@ -104,6 +105,15 @@ enum Topic {
     FaultsPush(usize),
     /// So many runs of `imgforge build --push` there, killed as well.
     FaultsBuild(usize),
+    /// So many pairs of promotions at once.
+    FaultsPromote(usize),
+}
+
+impl Topic {
+    /// Whether what happens is counted, which needs no speed.
+    fn counts(&self) -> bool {
+        matches!(self, Self::Faults(_) | Self::FaultsPush(_) | Self::FaultsBuild(_) | Self::FaultsPromote(_))
+    }
 }
 
 impl std::str::FromStr for Topic {
@@ -119,16 +129,21 @@ impl std::str::FromStr for Topic {
             "faults" => Ok(Self::Faults(1000)),
             "faults-push" => Ok(Self::FaultsPush(1000)),
             "faults-build" => Ok(Self::FaultsBuild(100)),
+            "faults-promote" => Ok(Self::FaultsPromote(1000)),
             text => {
                 let wrong = |_| {
                     "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`, \
-                     `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`"
+                     `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`, \
+                     `faults-promote` or `faults-promote:PAIRS`"
                         .to_owned()
                 };
                 match text.split_once(':') {
                     Some(("faults", number)) => number.parse().map(Self::Faults).map_err(wrong),
                     Some(("faults-push", number)) => number.parse().map(Self::FaultsPush).map_err(wrong),
                     Some(("faults-build", number)) => number.parse().map(Self::FaultsBuild).map_err(wrong),
+                    Some(("faults-promote", number)) => {
+                        number.parse().map(Self::FaultsPromote).map_err(wrong)
+                    }
                     _ => text.parse().map(Self::Family).map_err(wrong),
                 }
             }
@@ -148,6 +163,7 @@ impl std::fmt::Display for Topic {
             Self::Faults(rounds) => write!(f, "faults:{rounds}"),
             Self::FaultsPush(pushes) => write!(f, "faults-push:{pushes}"),
             Self::FaultsBuild(processes) => write!(f, "faults-build:{processes}"),
+            Self::FaultsPromote(pairs) => write!(f, "faults-promote:{pairs}"),
         }
     }
 }
@@ -174,11 +190,7 @@ fn run(task: Task) -> Result<()> {
         Task::Roots { sets, seed } => roots::run(sets, seed),
         Task::Kernel { suite } => kernel::run(&suite),
         Task::PushGeneration { host, folder } => faults_push::push_generation(&host, &folder),
-        // What is counted there needs no speed.
-        Task::Bench { topics }
-            if cfg!(debug_assertions)
-                && !matches!(*topics, [Topic::Faults(_) | Topic::FaultsPush(_) | Topic::FaultsBuild(_)]) =>
-        {
+        Task::Bench { topics } if cfg!(debug_assertions) && !topics.iter().all(Topic::counts) => {
             optimised(&topics)
         }
         Task::Bench { topics } => {
@@ -200,6 +212,7 @@ fn bench(topic: Topic) -> Result<()> {
         Topic::Faults(rounds) => faults_verbs::run(rounds).and_then(|()| faults_promote::run(rounds)),
         Topic::FaultsPush(pushes) => faults_push::run(pushes),
         Topic::FaultsBuild(processes) => faults_build::run(processes),
+        Topic::FaultsPromote(pairs) => faults_promote::run(pairs),
     }
 }
 

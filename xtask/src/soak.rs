@@ -125,6 +125,11 @@ pub(crate) fn faults() -> Vec<Fault> {
     ]
 }
 
+/// Who looks at what is there: as patient as imgforge itself, since nothing stands between it and the registry.
+pub(crate) fn observer(host: &str) -> Result<Registry> {
+    Ok(Registry::new(Options::new(host, Credentials::anonymous()))?)
+}
+
 /// One that is not patient, and cuts what it sends into small chunks.
 pub(crate) fn client(host: &str) -> Result<Registry> {
     let retry = Retry {

@@ -45,6 +45,8 @@ impl Steps {
         for at in first {
             steps.run_preinst(&packages[at], &debs[at]);
         }
+        // Scripts of all others take for granted that these are set up: PAM, for one, which is not essential itself.
+        steps.step("configure", foundation.iter().map(|at| qualified_name(&packages[*at])));
         steps.unpack_in_batches(packages, &relations);
         steps
     }
@@ -57,7 +59,7 @@ impl Steps {
     /// Each batch after what it pre-depends on is configured: that, and all that it depends on.
     fn unpack_in_batches(&mut self, packages: &[LockedPackage], relations: &Relations) {
         let numbers = relations.batch_numbers();
-        let mut configured = BTreeSet::new();
+        let mut configured = self.foundation.clone();
         let batches: BTreeSet<usize> = self.by_dpkg.iter().map(|at| numbers[*at]).collect();
         for number in batches {
             let batch: Vec<usize> =
