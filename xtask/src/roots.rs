@@ -62,7 +62,7 @@ const LARGEST: usize = 150;
 
 /// What is not compared, with everything below: apt's own files, caches and logs, what the container runtime makes, what
 /// packages wrote of the network that they saw, what depends on which package was configured first (`/usr/local`, whose
-/// folders base-files makes), and backups.
+/// folders base-files makes) or on how a file system orders its folders (GHC's cache), and backups.
 const PASSED_OVER: &[&str] = &[
     "",
     "boot/",
@@ -101,6 +101,7 @@ const PASSED_OVER: &[&str] = &[
     "var/lib/dpkg/lock-frontend",
     "var/lib/dpkg/statoverride-old",
     "var/lib/dpkg/status-old",
+    "var/lib/ghc/package.conf.d/package.cache",
 ];
 
 /// One entry of a root: kind, mode, owner and group by name, and what it holds or leads to.

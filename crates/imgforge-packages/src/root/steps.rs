@@ -139,7 +139,8 @@ mod tests {
         ]);
         assert_eq!(
             text,
-            "preinst base-passwd all base-passwd\npreinst libc6 amd64 libc6:amd64\npreinst dash all dash\n"
+            "preinst base-passwd all base-passwd\npreinst libc6 amd64 libc6:amd64\npreinst dash all dash\n\
+             configure base-passwd dash dpkg libc6:amd64\n"
         );
     }
 
@@ -148,7 +149,7 @@ mod tests {
         let (packages, debs) = world(&["dpkg", "divides; preinst", "plain"]);
         let steps = Steps::of(&packages, &debs);
         assert_eq!(steps.by_dpkg, BTreeSet::from([1]));
-        assert_eq!(steps.text, "unpack divides_1_all.deb\n");
+        assert_eq!(steps.text, "configure dpkg\nunpack divides_1_all.deb\n");
     }
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
         ]);
         assert_eq!(
             text,
-            "unpack data_1_all.deb\nconfigure data lib:amd64 tool\nunpack app_1_all.deb\nconfigure app\n\
+            "configure dpkg\nunpack data_1_all.deb\nconfigure data lib:amd64 tool\nunpack app_1_all.deb\nconfigure app\n\
              unpack late_1_all.deb\nconfigure late\nunpack waits_1_all.deb\n"
         );
     }
