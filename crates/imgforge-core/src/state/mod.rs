@@ -266,8 +266,7 @@ impl StateDir {
     /// # Errors
     /// [`KeyError`].
     pub fn append_sealed(&self, name: &str, text: &str) -> Result<(), KeyError> {
-        let line = self.sealed_line(name, text)?;
-        Ok(self.append(name, line.as_bytes())?)
+        Ok(self.append_line(name, &self.sealed_line(name, text)?)?)
     }
 
     /// Writes such a file anew.
@@ -279,23 +278,26 @@ impl StateDir {
         name: &str,
         texts: impl IntoIterator<Item = &'t str>,
     ) -> Result<(), KeyError> {
-        let lines: Result<String, KeyError> =
-            texts.into_iter().map(|text| self.sealed_line(name, text)).collect();
+        let line = |text| Ok(self.sealed_line(name, text)? + "\n");
+        let lines: Result<String, KeyError> = texts.into_iter().map(line).collect();
         Ok(self.replace(name, lines?.as_bytes())?)
     }
 
     fn sealed_line(&self, name: &str, text: &str) -> Result<String, KeyError> {
-        Ok(format!("{} {text}\n", self.key.seal(name, &[text.as_bytes()])?))
+        Ok(format!("{} {text}", self.key.seal(name, &[text.as_bytes()])?))
     }
 
-    /// Writes at the end of a file, at once.
+    /// Writes a line at the end of a file, at once. It begins with an end of line, so that it is whole also behind one that
+    /// a killed process or a full disk has cut; readers pass over the lines that are empty.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    pub fn append_line(&self, name: &str, line: &str) -> Result<(), StateError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
         let file = self.open(name, flags)?;
-        let written = file.map_or(Ok(()), |mut file| file.write_all(bytes));
+        // Always: whether the last line has an end may have changed once it was looked at.
+        let line = format!("\n{line}\n");
+        let written = file.map_or(Ok(()), |mut file| file.write_all(line.as_bytes()));
         written.map_err(|error| io_error(&self.path.join(name), error))
     }
 

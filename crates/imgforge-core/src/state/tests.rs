@@ -21,8 +21,8 @@ fn what_is_written_is_read_and_nobody_else_can_look_in() {
     assert!(!state.path().exists(), "to read makes nothing");
     state.replace("a/b/file", b"1").unwrap();
     state.replace("a/b/file", b"2").unwrap();
-    state.append("a/b/file", b"3").unwrap();
-    assert_eq!(state.read("a/b/file").unwrap().unwrap(), b"23");
+    state.append_line("a/b/file", "3").unwrap();
+    assert_eq!(state.read("a/b/file").unwrap().unwrap(), b"2\n3\n");
     assert_eq!(state.names("a/b").unwrap(), ["file"], "no other file is left");
     state.remove("a/b/file").unwrap();
     state.remove("a/b/file").unwrap();
@@ -76,6 +76,26 @@ fn a_sealed_file_counts_whole_under_its_own_name_and_version() {
     }
 }
 
+#[test]
+fn a_line_that_was_cut_anywhere_takes_no_other_with_it() {
+    const FILE: &str = "cache/lines";
+    let (_guard, state) = place();
+    state.append_sealed(FILE, "first").unwrap();
+    let before = state.read(FILE).unwrap().unwrap().len();
+    state.append_sealed(FILE, "second").unwrap();
+    let whole = state.read(FILE).unwrap().unwrap();
+    for cut in 0..=whole.len() {
+        state.replace(FILE, &whole[..cut]).unwrap();
+        state.append_sealed(FILE, "third").unwrap();
+        state.append_sealed(FILE, "fourth").unwrap();
+        let mut expected = vec!["third", "fourth"];
+        // A line that lacks nothing but its end is whole.
+        expected.splice(0..0, (cut + 1 >= whole.len()).then_some("second"));
+        expected.splice(0..0, (cut + 1 >= before).then_some("first"));
+        assert_eq!(state.sealed_lines(FILE).unwrap(), expected, "{cut} bytes");
+    }
+}
+
 /// Everything that can be asked of a place below a folder.
 fn refused(state: &StateDir, folder: &str) {
     let file = format!("{folder}/file");
@@ -83,7 +103,7 @@ fn refused(state: &StateDir, folder: &str) {
         state.folder(folder).map(drop),
         state.read(&file).map(drop),
         state.replace(&file, b"x"),
-        state.append(&file, b"x"),
+        state.append_line(&file, "x"),
         state.remove(&file),
         state.names(folder).map(drop),
     ];
@@ -108,7 +128,7 @@ fn a_link_is_followed_nowhere() {
     refused(&state, "a/b");
     symlink(outside.join("file"), state.path().join("link")).unwrap();
     assert!(matches!(state.read("link"), Err(StateError::Link { .. })));
-    assert!(matches!(state.append("link", b"x"), Err(StateError::Link { .. })));
+    assert!(matches!(state.append_line("link", "x"), Err(StateError::Link { .. })));
     let found = state.strange().unwrap();
     let found: Vec<&Utf8Path> = found.iter().filter_map(StateError::in_the_way).collect();
     assert_eq!(found, [state.path().join("a"), state.path().join("link")]);
@@ -128,10 +148,10 @@ fn a_pipe_is_refused_instead_of_waited_for() {
     let pipe = state.folder("").unwrap().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     assert!(matches!(state.read("pipe"), Err(StateError::Kind { .. })));
-    assert!(matches!(state.append("pipe", b"x"), Err(StateError::Kind { .. })));
+    assert!(matches!(state.append_line("pipe", "x"), Err(StateError::Kind { .. })));
     assert!(matches!(state.folder("pipe"), Err(StateError::Kind { .. })));
     state.folder("folder").unwrap();
-    assert!(matches!(state.append("folder", b"x"), Err(StateError::Kind { .. })));
+    assert!(matches!(state.append_line("folder", "x"), Err(StateError::Kind { .. })));
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Session {
 
     /// Before it is done: what is told of and is not there harms nobody. What is not told of is not pruned.
     fn remember_loaded(&self, reference: &str, name: &str) {
-        let _ = self.state.append(LOADED, format!("{name} {reference}\n").as_bytes());
+        let _ = self.state.append_line(LOADED, &format!("{name} {reference}"));
     }
 
     /// Returns the names that images with a digest in their reference have in an engine if they came from a layout.

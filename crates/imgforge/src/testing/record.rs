@@ -15,9 +15,9 @@ const MANY: usize = 20_000;
 
 /// The remembered results of tests: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the last
 /// of a key is true. Causes are what had changed when the tests failed, so that a later run can name it too. Each
-/// result is one line at the end, written at once, so that a run that is killed, or another one at the same time, loses
-/// nothing. A line that is not whole, or that this user has not sealed, is no result. Deleting the file costs time,
-/// nothing else.
+/// result is one line at the end, written at once and behind an end of line of its own, so that a run that is killed, or
+/// another one at the same time, takes no other result with it. A line that is not whole, or that this user has not
+/// sealed, is no result. Deleting the file costs time, nothing else.
 pub(crate) struct TestRecord {
     state: StateDir,
     known: Mutex<HashMap<[u8; 32], Known>>,
@@ -161,5 +161,19 @@ mod tests {
         let others = written(&state.clone().with_key(Key::of(&[8; 32])));
         assert!(!passes(&others) && !passes(&format!("passed {}\n", blake3::Hash::from_bytes(key))));
         assert!(passes(&format!("{whole}{others}")), "what is planted hides nothing");
+    }
+
+    #[test]
+    fn a_result_is_whole_behind_one_that_a_killed_run_has_begun() {
+        let (_guard, state) = state();
+        let tests = TestsHash::of(&[], None, None);
+        let others = TestsHash::of(&[], Some(1), None);
+        TestRecord::load(&state).set_passed(fingerprint(), others);
+        let whole = state.read(FILE).unwrap().unwrap();
+        for cut in 0..whole.len() {
+            state.replace(FILE, &whole[..cut]).unwrap();
+            TestRecord::load(&state).set_passed(fingerprint(), tests);
+            assert!(TestRecord::load(&state).passed(fingerprint(), tests), "{cut}");
+        }
     }
 }
