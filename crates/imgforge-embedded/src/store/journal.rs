@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use camino::Utf8PathBuf;
 use imgforge_core::file::{MAX_STATE, rest};
-use imgforge_core::state::{Key, KeyError, OFlags, StateDir};
+use imgforge_core::state::{Key, KeyError, OFlags, StateDir, identity};
 use serde::{Deserialize, Serialize};
 
 use super::images::ImageRecord;
@@ -43,8 +43,9 @@ const SLACK: usize = 4000;
 pub(super) struct Journal {
     dir: StateDir,
     path: Utf8PathBuf,
-    /// Which file was read, and how far.
-    inode: u64,
+    /// Which file was read, and how far. Its inode alone does not say: once another process has written the journal anew,
+    /// the next new one may get the number of the one that has gone.
+    file: [u8; 20],
     offset: u64,
     lines: usize,
     images: BTreeMap<String, ImageRecord>,
@@ -56,7 +57,7 @@ impl Journal {
         let mut journal = Self {
             dir: dir.clone(),
             path: dir.path().join(FILE),
-            inode: 0,
+            file: [0; 20],
             offset: 0,
             lines: 0,
             images: BTreeMap::new(),
@@ -75,9 +76,9 @@ impl Journal {
     }
 
     fn read_from(&mut self, file: &mut File) -> io::Result<()> {
-        let inode = file.metadata()?.ino();
-        if inode != self.inode {
-            (self.inode, self.offset, self.lines) = (inode, 0, 0);
+        let found = identity(&*file)?;
+        if found != self.file {
+            (self.file, self.offset, self.lines) = (found, 0, 0);
             self.images.clear();
             self.names.clear();
         }
@@ -174,10 +175,10 @@ impl Journal {
         let mut new = made(&self.dir, NEW, OFlags::WRONLY | OFlags::EXCL)?;
         let mut write = || {
             new.write_all(&text)?;
-            let inode = new.metadata()?.ino();
-            fs::rename(self.dir.path().join(NEW), &self.path).map(|()| inode)
+            let written = identity(&new)?;
+            fs::rename(self.dir.path().join(NEW), &self.path).map(|()| written)
         };
-        self.inode = write().map_err(StoreError::io(&self.path))?;
+        self.file = write().map_err(StoreError::io(&self.path))?;
         (self.offset, self.lines) = (text.len() as u64, lines);
         Ok(())
     }

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 
 use imgforge_core::image_config::ImageConfig;
 
@@ -172,6 +173,29 @@ fn a_journal_that_has_grown_is_written_anew_under_the_eyes_of_others() {
     assert_eq!(other.find("x:1").unwrap().unwrap().id, b.id);
     other.tag(&a.id, "x:1").unwrap();
     assert_eq!(one.find("x:1").unwrap().unwrap().id, a.id);
+}
+
+#[test]
+fn a_new_journal_under_the_inode_of_an_older_one_is_read_from_its_beginning() {
+    let (place, elsewhere) = (place(), place());
+    let (store, other) = (open(&place.1), open(&elsewhere.1));
+    let (a, b) = (image(&store, "a"), image(&other, "b"));
+    store.tag(&a.id, "x:1").unwrap();
+    other.tag(&b.id, "x:1").unwrap();
+    let journal = place.1.join("journal");
+    let read = journal.metadata().unwrap().ino();
+    // Written anew twice, so that the number is free the second time. Many file systems give it out at once; under one that
+    // never does, the new journal has a number of its own.
+    let made = |number: usize| {
+        let new = place.1.join(format!("new-{number}"));
+        fs::copy(elsewhere.1.join("journal"), &new).unwrap();
+        new
+    };
+    fs::rename(made(0), &journal).unwrap();
+    let new = (1..1000).map(made).find(|new| new.metadata().unwrap().ino() == read);
+    fs::rename(new.unwrap_or_else(|| made(1000)), &journal).unwrap();
+    assert_eq!(store.find("x:1").unwrap().map(|found| found.id), Some(b.id));
+    assert_eq!(store.find(&a.id).unwrap(), None);
 }
 
 #[test]
