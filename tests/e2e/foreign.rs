@@ -257,6 +257,48 @@ fn an_imgforge_folder_that_git_tracks_is_refused() {
     place.run(&["plan"]).ok();
 }
 
+#[test]
+fn a_key_that_cannot_be_used_is_told_once_by_each_run() {
+    let registry = Registry::start(Setup::default()).unwrap();
+    let place = Place { family: TestWorkspace::at(&format!("{}/acme", registry.host())), ..Place::new() };
+    place.family.busybox_base("base");
+    place.family.image("app", "    from \"base\"\n    run \"echo app > /name\"\n    test { file \"/name\" }");
+    // The embedded engine seals what it keeps, and ends with an error.
+    let command = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("IMGFORGE_ENGINE", "docker");
+        command
+    };
+    let told = |ran: &Ran| ran.stderr.matches("until then no run remembers").count();
+    let first = Ran::of(command(&["build", "--push"]).output().unwrap()).ok();
+    assert_eq!(told(&first), 0, "{}", first.stderr);
+    let key = place.home.path().join("imgforge/key");
+    for (why, what_to_do) in [
+        ("fewer than 32 characters", "`openssl rand -hex 32` makes a key"),
+        ("can be read by other users", "remove it"),
+        ("no folder for this user's key is known", "set HOME, XDG_STATE_HOME or IMGFORGE_KEY"),
+        ("Not a directory", "set XDG_STATE_HOME"),
+    ] {
+        let mode = if why.starts_with("can be read") { 0o644 } else { 0o600 };
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        for args in [&["plan"][..], &["build"], &["test"], &["push"], &["promote"]] {
+            let mut command = command(args);
+            match why {
+                "fewer than 32 characters" => drop(command.env("IMGFORGE_KEY", "short")),
+                "can be read by other users" => {}
+                "Not a directory" => drop(command.env("XDG_STATE_HOME", &key)),
+                _ => drop(command.env_remove("XDG_STATE_HOME").env_remove("HOME")),
+            }
+            let ran = Ran::of(command.output().unwrap()).ok();
+            assert_eq!(told(&ran), 1, "{args:?}: {}", ran.stderr);
+            let warning = ran.stderr.lines().find(|line| line.contains("until then no run")).unwrap();
+            assert!(warning.contains(why) && warning.contains(what_to_do), "{args:?}: {warning}");
+        }
+    }
+    let last = Ran::of(command(&["build"]).output().unwrap()).ok();
+    assert!(told(&last) == 0 && last.stderr.contains("Fresh 2 images"), "{}", last.stderr);
+}
+
 /// The same workspace that trusts only what was built here.
 fn trusting_less(family: &TestWorkspace) {
     let manifest = std::fs::read_to_string(family.root().join("imgforge.kdl")).unwrap();

@@ -51,7 +51,9 @@ pub enum KeyError {
         path: Utf8PathBuf,
     },
     /// The file cannot be read or made.
-    #[error("this user's key: {0}")]
+    #[error(
+        "this user's key: {0}; set XDG_STATE_HOME to a folder that can be written to, or {KEY_VARIABLE} to a key"
+    )]
     State(#[from] StateError),
 }
 
@@ -107,22 +109,33 @@ impl Key {
         Self { place, known: Arc::default() }
     }
 
-    /// The seal of a record: `parts` say all of it, and `purpose` what it is believed for.
+    /// Sees to it that there is a key. Without one nothing can be sealed, and nothing that was counts.
     ///
     /// # Errors
     /// [`KeyError`] when there is no key, and none can be made.
+    pub fn ready(&self) -> Result<(), KeyError> {
+        self.needed().map(drop)
+    }
+
+    /// The seal of a record: `parts` say all of it, and `purpose` what it is believed for.
+    ///
+    /// # Errors
+    /// As of [`ready`](Self::ready).
     pub fn seal(&self, purpose: &str, parts: &[&[u8]]) -> Result<blake3::Hash, KeyError> {
-        let key = match self.found()? {
-            Some(key) => key,
-            None => self.made()?,
-        };
-        Ok(hash(key, purpose, parts))
+        Ok(hash(self.needed()?, purpose, parts))
     }
 
     /// Whether this user has sealed exactly this record.
     pub fn has_sealed(&self, purpose: &str, parts: &[&[u8]], seal: blake3::Hash) -> bool {
         // Without a key there is nothing that was sealed with it. Hashes are compared in constant time.
         self.found().ok().flatten().is_some_and(|key| hash(key, purpose, parts) == seal)
+    }
+
+    fn needed(&self) -> Result<&Secret, KeyError> {
+        match self.found()? {
+            Some(key) => Ok(key),
+            None => self.made(),
+        }
     }
 
     fn found(&self) -> Result<Option<&Secret>, KeyError> {
@@ -240,6 +253,7 @@ mod tests {
         let file = home.join(".local/state/imgforge/key");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
         assert!(matches!(key(&home).seal("step", &[]), Err(KeyError::Open { .. })));
+        assert!(matches!(key(&home).ready(), Err(KeyError::Open { .. })));
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::write(&file, "x").unwrap();
         assert!(matches!(key(&home).seal("step", &[]), Err(KeyError::Broken { .. })));

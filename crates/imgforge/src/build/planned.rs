@@ -122,6 +122,7 @@ impl Session {
             built.distrust(&mut inventory);
         }
         let mut warnings = opened_keys(&prepared);
+        warnings.extend(self.key_warning());
         let (registry, mut remotes) = match self.ask_registry(&targets, &mut inventory, ask_registry).await {
             Ok(found) => found,
             Err(error @ Error::Registry(_)) if ask_registry == AskRegistry::ForMissing => {

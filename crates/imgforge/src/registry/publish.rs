@@ -142,6 +142,9 @@ impl Session {
         runtime()?.block_on(async {
             let ask = Ask::Unless(&record);
             let planned = self.planned(&all, &lock, &[], ask, AskRegistry::ForAll, false).await?;
+            for message in &planned.plan.warnings {
+                reporter.event(&Event::Warning { message: message.clone() });
+            }
             let absent: Vec<String> = planned.plan.to_build().map(|row| row.name.clone()).collect();
             if !absent.is_empty() {
                 return Err(Error::NotBuilt { images: absent });
@@ -186,6 +189,9 @@ impl Session {
         let record = TestRecord::load(&self.state);
         let registry = self.needed_registry()?;
         telling(options, reporter, async |events| {
+            if let Some(message) = self.key_warning() {
+                events(Event::Warning { message });
+            }
             let wanted = targets.iter().map(|target| (target.name.clone(), target.fingerprint));
             let mut remotes = registry.contents(wanted).await?;
             let mut tests = self.tests_known(&targets, Ask::Unless(&record));
