@@ -120,7 +120,7 @@ pub type StepSink = Arc<dyn Fn(StepEvent) + Send + Sync>;
 /// An image that an engine holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The engine's id of it: the digest of its configuration.
+    /// The engine's id of it: the digest of its configuration, or of its manifest in containerd's store.
     pub id: String,
     /// Its layers, lowest first, each by the hash of its uncompressed tar (`diff_id`).
     pub layers: Vec<String>,

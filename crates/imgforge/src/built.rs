@@ -46,6 +46,23 @@ pub(crate) fn remember(state: &StateDir, name: &ImageName, fingerprint: Fingerpr
     let _ = state.append_sealed(FILE, &line(name.as_str(), fingerprint, id));
 }
 
+/// Notes the digest of the configuration of an image, if that image was built here. The registry knows it by nothing else;
+/// Docker with containerd's store calls an image by its manifest, as which it is in no registry.
+pub(crate) fn remember_config(
+    state: &StateDir,
+    name: &ImageName,
+    fingerprint: Fingerprint,
+    id: &str,
+    config: &str,
+) {
+    if id != config {
+        let built = Built::load(state);
+        if built.has(name.as_str(), fingerprint, id) && !built.has(name.as_str(), fingerprint, config) {
+            remember(state, name, fingerprint, config);
+        }
+    }
+}
+
 fn line(name: &str, fingerprint: Fingerprint, id: &str) -> String {
     format!("{name} {fingerprint} {id}")
 }
@@ -115,5 +132,21 @@ mod tests {
         assert!(!built.has("web", "ab".repeat(32).parse().unwrap(), "sha256:1"));
         let other = Built::load(&state.with_key(Key::of(&[8; 32])));
         assert!(!other.has("web", fingerprint, "sha256:1"));
+    }
+
+    #[test]
+    fn an_image_that_an_engine_calls_by_its_manifest_is_known_by_its_configuration_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(Utf8Path::from_path(dir.path()).unwrap()).with_key(Key::of(&[7; 32]));
+        let (web, fingerprint) = (ImageName::new("web").unwrap(), InputManifest::default().fingerprint());
+        remember(&state, &web, fingerprint, "sha256:manifest");
+        remember_config(&state, &web, fingerprint, "sha256:manifest", "sha256:config");
+        remember_config(&state, &web, fingerprint, "sha256:pulled", "sha256:foreign");
+        let built = Built::load(&state);
+        assert!(
+            built.has("web", fingerprint, "sha256:manifest")
+                && built.has("web", fingerprint, "sha256:config")
+        );
+        assert!(!built.has("web", fingerprint, "sha256:foreign"));
     }
 }

@@ -31,7 +31,8 @@ const MAX_JSON: u64 = 16 << 20;
 /// Images that were taken out of an engine.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// The configuration of each image, by its id (`sha256:` of exactly these bytes).
+    /// The configuration of each image, by its id: `sha256:` of exactly these bytes, and where an engine calls an image by
+    /// its manifest (Docker with containerd's store), by the digest of that too.
     pub configs: BTreeMap<String, Vec<u8>>,
     /// The layers that were not there already, by `diff_id`.
     pub layers: BTreeMap<String, Blob>,
@@ -223,9 +224,45 @@ fn assemble(
                 _ => return Err(ExportError::Archive(format!("it lacks the layer {name}"))),
             }
         }
-        exported.configs.insert(format!("sha256:{}", hex::encode(Sha256::digest(text))), text.clone());
+        exported.configs.insert(digest(text), text.clone());
     }
+    add_manifests(found, &mut exported.configs);
     Ok(exported)
+}
+
+/// The part of a manifest or an index (OCI image specification) that tells which configuration it leads to.
+#[derive(Deserialize)]
+struct Leads {
+    config: Option<Target>,
+    #[serde(default)]
+    manifests: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    digest: String,
+}
+
+/// Adds the configurations under the digests of the manifests and indexes of the archive that lead to one of them. No name
+/// in the archive is believed: each is hashed.
+fn add_manifests(found: &HashMap<String, Found>, configs: &mut BTreeMap<String, Vec<u8>>) {
+    let leads = found.values().filter_map(|what| match what {
+        Found::Json(text) => Some((digest(text), serde_json::from_slice::<Leads>(text).ok()?)),
+        _ => None,
+    });
+    // Manifests come before the indexes that name them.
+    let (manifests, indexes): (Vec<_>, Vec<_>) = leads.partition(|(_, leads)| leads.config.is_some());
+    for (own, leads) in manifests.into_iter().chain(indexes) {
+        let mut to = leads.config.iter().chain(&leads.manifests).filter_map(|to| configs.get(&to.digest));
+        // An index of images for several platforms is none of them.
+        if let (Some(config), None) = (to.next().cloned(), to.next()) {
+            configs.insert(own, config);
+        }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// Returns what a name of the archive stands for, through at most a few links.
@@ -407,6 +444,34 @@ mod tests {
         let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
         let blob = &exported.layers[&sha256(b"layer")];
         assert_eq!((&blob.digest, blob.media_type.as_str()), (&sha256(&stored), LAYER_GZIP));
+    }
+
+    /// An archive in the form that Docker has with containerd's store. No such engine is asked here.
+    #[test]
+    fn a_configuration_is_found_by_the_manifest_and_the_index_that_lead_to_it() {
+        let (_dir, folder) = folder();
+        let config = config(&[b"layer"]);
+        let json = |value: serde_json::Value| value.to_string().into_bytes();
+        let to = |bytes: &[u8]| serde_json::json!({ "digest": sha256(bytes) });
+        let manifest = json(serde_json::json!({ "config": to(&config), "layers": [] }));
+        // Of a configuration that is no image's.
+        let attestation = json(serde_json::json!({ "config": to(b"{}"), "layers": [] }));
+        let index = json(serde_json::json!({ "manifests": [to(&manifest), to(&attestation)] }));
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in
+            [("l", &b"layer"[..]), ("c", &config), ("m", &manifest), ("a", &attestation), ("i", &index)]
+        {
+            add(&mut tar, &format!("blobs/sha256/{name}"), bytes);
+        }
+        add(&mut tar, "index.json", &json(serde_json::json!({ "manifests": [to(&index)] })));
+        let rows = serde_json::json!([{ "Config": "blobs/sha256/c", "Layers": ["blobs/sha256/l"] }]);
+        add(&mut tar, "manifest.json", &json(rows));
+        let bytes = tar.into_inner().unwrap();
+        let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
+        for id in [&config, &manifest, &index].map(|bytes| sha256(bytes)) {
+            assert_eq!(exported.configs.get(&id), Some(&config), "{id}");
+        }
+        assert_eq!(exported.configs.get(&sha256(&attestation)), None);
     }
 
     #[test]

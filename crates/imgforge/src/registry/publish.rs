@@ -15,7 +15,7 @@ use crate::registry::promote::{OldBase, Promotion};
 use crate::registry::push::{PushOutcome, ToPush, push};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
-use crate::{Error, Session};
+use crate::{Error, Session, built};
 
 /// The images that are to be in the registry, and those whose release tags are to lead there.
 pub(crate) struct ToPublish {
@@ -103,7 +103,10 @@ impl Session {
         }
         let folder = self.state.folder("push")?;
         let pushing = push(registry, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
-        let PushOutcome { remotes, pushed, failures } = pushing.await?;
+        let PushOutcome { remotes, pushed, own, failures } = pushing.await?;
+        for (name, (id, config)) in &own {
+            built::remember_config(&self.state, name, remotes[name].fingerprint, id, config.as_str());
+        }
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }

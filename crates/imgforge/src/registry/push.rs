@@ -42,6 +42,8 @@ pub(crate) struct PushOutcome {
     pub(crate) remotes: BTreeMap<ImageName, Remote>,
     /// Those that were not there before.
     pub(crate) pushed: BTreeSet<ImageName>,
+    /// Those of which just what the engine has is there: what the engine calls it, and the digest of its configuration.
+    pub(crate) own: BTreeMap<ImageName, (String, Digest)>,
     pub(crate) failures: Vec<(ImageName, Arc<Error>)>,
 }
 
@@ -139,6 +141,7 @@ impl Pusher {
         for (name, result) in ended {
             match result {
                 Ok(remote) => {
+                    outcome.own.extend(self.own(&name, &remote).map(|own| (name.clone(), own)));
                     outcome.pushed.insert(name.clone());
                     outcome.remotes.insert(name, remote);
                 }
@@ -147,6 +150,13 @@ impl Pusher {
             }
         }
         outcome
+    }
+
+    /// What the engine calls an image, and its configuration, when just these bytes are in the registry.
+    fn own(&self, name: &ImageName, remote: &Remote) -> Option<(String, Digest)> {
+        let id = &self.stored.get(name)?.id;
+        let config = Digest::sha256(self.exported.configs.get(id)?);
+        (remote.manifest.config()?.digest == config).then(|| (id.clone(), config))
     }
 
     async fn push_one(&self, image: &ToPush, parents: &BTreeMap<ImageName, Remote>) -> Result<Remote, Error> {
