@@ -25,6 +25,7 @@ mod network;
 mod packages;
 mod promoting;
 mod recorded;
+mod records;
 mod registry;
 mod roots;
 mod running;

@@ -15,18 +15,19 @@ use crate::building::wait_until;
 use crate::{IMGFORGE, imgforge};
 
 /// `base` -> `web` -> `leaf`, `beside`, none of which runs anything.
-const IMAGES: [(&str, &str); 4] = [("base", "scratch"), ("web", "base"), ("leaf", "web"), ("beside", "web")];
+pub(crate) const IMAGES: [(&str, &str); 4] =
+    [("base", "scratch"), ("web", "base"), ("leaf", "web"), ("beside", "web")];
 
-fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     Registry::start(Setup { delete: true, ..Setup::default() }).expect("docker-registry starts")
 }
 
-fn embedded(workspace: &TestWorkspace, args: &[&str]) -> Ran {
+pub(crate) fn embedded(workspace: &TestWorkspace, args: &[&str]) -> Ran {
     imgforge(workspace, &[args, &["--engine", "embedded"]].concat())
 }
 
 /// The family at one commit: a checkout of its own, with files that say `content`.
-fn checkout(host: &str, name: &str, content: &str) -> TestWorkspace {
+pub(crate) fn checkout(host: &str, name: &str, content: &str) -> TestWorkspace {
     let checkout = TestWorkspace::at(host);
     checkout.write("imgforge.kdl", &format!("workspace \"{name}\" {{\n    registry \"{host}/{name}\"\n}}\n"));
     for (image, from) in IMAGES {
@@ -41,16 +42,16 @@ fn start(workspace: &TestWorkspace, args: &[&str]) -> Child {
     command.args(["--engine", "embedded"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn client(host: &str) -> imgforge_registry::Registry {
+pub(crate) fn client(host: &str) -> imgforge_registry::Registry {
     imgforge_registry::Registry::new(Options::new(host, Credentials::anonymous())).unwrap()
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     imgforge::runtime().unwrap().block_on(work)
 }
 
 /// The fingerprint that each image's `latest` leads to.
-fn released(host: &str, name: &str) -> BTreeMap<String, String> {
+pub(crate) fn released(host: &str, name: &str) -> BTreeMap<String, String> {
     let client = client(host);
     let latest = Reference::tag("latest").unwrap();
     let of = |image: &str| {
@@ -60,7 +61,7 @@ fn released(host: &str, name: &str) -> BTreeMap<String, String> {
     IMAGES.iter().filter_map(|(image, _)| of(image)).collect()
 }
 
-fn fingerprints(workspace: &TestWorkspace) -> BTreeMap<String, String> {
+pub(crate) fn fingerprints(workspace: &TestWorkspace) -> BTreeMap<String, String> {
     let plan = embedded(workspace, &["plan", "--local", "--format", "json"]).ok().json();
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     plan["targets"]
@@ -145,7 +146,7 @@ fn a_promotion_that_is_late_ends_what_a_later_one_has_begun_also_when_that_was_k
 }
 
 /// The records of pushes: their tags, and what they say.
-fn pushes(host: &str, name: &str) -> Vec<(Reference, Value)> {
+pub(crate) fn pushes(host: &str, name: &str) -> Vec<(Reference, Value)> {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     let tags = run(client.tags(&place)).unwrap();
     let read = |tag: &String| {
@@ -158,7 +159,7 @@ fn pushes(host: &str, name: &str) -> Vec<(Reference, Value)> {
 }
 
 /// Has every push of the registry happened at another time; forgets it when none is given.
-fn set_times(host: &str, name: &str, time: Option<&str>) {
+pub(crate) fn set_times(host: &str, name: &str, time: Option<&str>) {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     for (number, (reference, mut record)) in pushes(host, name).into_iter().enumerate() {
         let Reference::Digest(digest) = reference else { panic!("a digest") };

@@ -122,14 +122,29 @@ pub fn overtaken(records: &Records, id: &str) -> BTreeMap<ReleaseTag, String> {
     overtaken
 }
 
+/// The promotion whose tags stand after a record: its own, or the one that it went back to.
+fn standing<'r>((id, record): (&'r String, &'r Record)) -> &'r str {
+    record.back_to.as_deref().unwrap_or(id)
+}
+
+/// The promotion whose tags stand now. `None` when there was none.
+pub fn current(records: &Records) -> Option<&str> {
+    records.last_key_value().map(standing)
+}
+
 /// The promotion that stood before the one whose tags stand now; one that was taken back is gone over. `None` when there
 /// was none.
 pub fn previous(records: &Records) -> Option<&str> {
-    fn standing<'r>((id, record): (&'r String, &'r Record)) -> &'r str {
-        record.back_to.as_deref().unwrap_or(id)
-    }
-    let current = standing(records.last_key_value()?);
-    records.range(..current.to_owned()).next_back().map(standing)
+    records.range(..current(records)?.to_owned()).next_back().map(standing)
+}
+
+/// The oldest records, which no way back needs that leads to one of the newest `count`, to the promotion that stands now,
+/// or to the one before it. What an older record says of a tag that has moved since, the first later one says too.
+pub fn outlived(records: &Records, count: usize) -> BTreeSet<String> {
+    let newest = records.keys().rev().take(count.max(1)).next_back().map(String::as_str);
+    let needed = [newest, current(records), previous(records)];
+    let Some(oldest) = needed.into_iter().flatten().min() else { return BTreeSet::new() };
+    records.range(..oldest.to_owned()).map(|(id, _)| id.clone()).collect()
 }
 
 /// How to get from `current` to the state after `id`.
@@ -233,6 +248,41 @@ mod tests {
                 current.remove(tag);
             }
             prop_assert_eq!(&current, &states[to]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn without_the_records_that_are_outlived_every_way_back_leads_to_the_same(
+            history in history(),
+            back in prop::collection::vec(0..8usize, 0..3),
+            count in 0..9usize,
+        ) {
+            let (mut records, states) = promoted(&history);
+            let mut current = states.last().unwrap().clone();
+            let images: Vec<ImageName> = (0..3).map(|n| release(n, 0).0).collect();
+            let go = |records: &Records, id: &str, current: &mut BTreeMap<ReleaseTag, String>| {
+                let way = way_back(records, id, &images, current);
+                current.extend(way.moves.iter().map(|moved| (moved.release_tag(), moved.to.clone())));
+                way
+            };
+            for (n, to) in back.iter().enumerate() {
+                let id = records.keys().nth(to % records.len()).unwrap().clone();
+                let way = go(&records, &id, &mut current);
+                records.insert(format!("p-{:04}", history.len() + n), record(way.moves, Some(&id)));
+            }
+            let gone = outlived(&records, count);
+            let mut fewer = records.clone();
+            fewer.retain(|id, _| !gone.contains(id));
+            prop_assert!(fewer.len() >= count.max(1).min(records.len()));
+            prop_assert_eq!(super::current(&fewer), super::current(&records));
+            prop_assert_eq!(previous(&fewer), previous(&records));
+            for id in fewer.keys() {
+                let (mut one, mut other) = (current.clone(), current.clone());
+                let (all, few) = (go(&records, id, &mut one), go(&fewer, id, &mut other));
+                prop_assert_eq!(&one, &other);
+                prop_assert_eq!(all.newer, few.newer);
+            }
         }
     }
 

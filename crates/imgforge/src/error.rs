@@ -132,6 +132,14 @@ pub enum Error {
         /// The newest that there are.
         known: Vec<String>,
     },
+    /// The record of the promotion to go back to is there, and cannot be read.
+    #[error("{record}")]
+    Unread {
+        /// The record, and why it cannot be read.
+        record: String,
+        /// The newest records that can be read.
+        known: Vec<String>,
+    },
     /// An archive or layout that an engine or a registry gave is not whole.
     #[error("{message}")]
     Archive {
@@ -215,6 +223,7 @@ impl Error {
             | Self::TagsMoved { .. }
             | Self::NotPushed { .. }
             | Self::NotBuiltHere { .. }
+            | Self::Unread { .. }
             | Self::Archive { .. } => 1,
             Self::Engine(_) | Self::Packages(_) | Self::Registry(_) => 3,
             Self::Interrupted => 130,
@@ -273,6 +282,13 @@ impl Error {
             Self::NotPushed { .. } => Some("`imgforge push` pushes them".into()),
             Self::NoPromotion { known, .. } if known.is_empty() => None,
             Self::NoPromotion { known, .. } => Some(format!("the newest are: {}", known.join(", "))),
+            Self::Unread { known, .. } if known.is_empty() => {
+                Some("`imgforge promote` from the commit to go back to leads its tags there".into())
+            }
+            Self::Unread { known, .. } => Some(format!(
+                "say to which promotion: imgforge rollback --to ID; the newest that can be read are: {}",
+                known.join(", ")
+            )),
             Self::NotBuilt { images } => Some(format!("build first: imgforge build {}", images.join(" "))),
             Self::StaleLock(_) => Some("run `imgforge update`, and commit imgforge.lock".into()),
             _ => None,

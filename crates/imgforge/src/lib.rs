@@ -47,7 +47,7 @@ pub use crate::lock::{ExternalChange, LockChange};
 pub use crate::lock::{IndexDates, Moves};
 pub use crate::lock::{Outdated, OutdatedExternal, OutdatedPackage};
 pub use crate::registry::Kept;
-pub use crate::registry::{OldBase, Promotion};
+pub use crate::registry::{OldBase, Promotion, Promotions};
 pub use crate::registry::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
 pub use crate::registry::{PublishOptions, Published};
 pub use crate::session::{OpenOptions, Session};

@@ -10,7 +10,7 @@ mod records;
 mod revisions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::diagnostic::Problem;
@@ -22,7 +22,7 @@ use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Regis
 use serde::Deserialize;
 
 pub use self::keep::Kept;
-pub use self::promote::{OldBase, Promotion};
+pub use self::promote::{OldBase, Promotion, Promotions};
 pub use self::prune::{PruneOptions, Pruned, PrunedImage, PrunedManifest};
 pub use self::publish::{PublishOptions, Published};
 use crate::built::Built;
@@ -58,6 +58,8 @@ pub(crate) struct FamilyRegistry {
     credentials: Credentials,
     /// The images that were built here, when only those count.
     built: Option<Arc<Built>>,
+    /// Of which this run has written down that it is pushed or promoted.
+    told: Arc<Mutex<BTreeSet<pushes::Content>>>,
 }
 
 /// An image of the family that is in the registry under its content tag.
@@ -84,7 +86,8 @@ impl Session {
         })?;
         let workspace = self.workspace.manifest.name.value.clone();
         let (prefix, built) = (registry.prefix(), self.trusted().map(Arc::new));
-        Ok(Some(FamilyRegistry { client, place, workspace, prefix, credentials, built }))
+        let told = Arc::default();
+        Ok(Some(FamilyRegistry { client, place, workspace, prefix, credentials, built, told }))
     }
 
     /// Returns the options with which the workspace's registry is reached.

@@ -1,10 +1,9 @@
 //! Moves release tags in the registry, parents first, and back.
 //!
-//! The life of a promotion: everything that tags will lead to is verified; a record of all of its tags is kept; tags move;
-//! then records and tags are read again, until no tag is wrong. A registry has no way to move a tag only if it still is
-//! what it was. So when two promotions run into each other, that of the later record wins: the other one finds that
-//! record, leads the tags where it says, and ends with an error ([`imgforge_core::promotion`] has the rule, and shows that
-//! nothing is left in between).
+//! The life of a promotion: what tags will lead to is verified; a record of all tags is kept; tags move; then records and tags are read again, until no tag is wrong. A registry has no
+//! way to move a tag only if it still is what it was. So when two promotions run into each other, that of the later record
+//! wins: the other one finds that record, leads the tags where it says, and ends with an error
+//! ([`imgforge_core::promotion`] has the rule, and shows that nothing is left in between).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,12 +15,12 @@ use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack}
 use imgforge_engine::EventSender;
 use imgforge_registry::{Digest, Manifest, Reference};
 
-use crate::registry::records::{Kept, Kind};
+use crate::registry::records::{Kind, Unread};
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// The place of records of promotions.
-const PROMOTIONS: Kind = Kind { repository: "imgforge.promotions", prefix: "p-" };
+pub(super) const PROMOTIONS: Kind = Kind { repository: "imgforge.promotions", prefix: "p-" };
 /// The number of times that tags are moved again which somebody else has moved without a record that says why.
 const ROUNDS: usize = 10;
 /// While tags move, others' records are looked for when the last look is so long ago.
@@ -57,6 +56,41 @@ pub struct Promotion {
     pub back_to: Option<String>,
 }
 
+/// The promotions that there were.
+#[derive(Debug, Clone, Default)]
+pub struct Promotions {
+    /// Their records.
+    pub records: Records,
+    /// Of records that cannot be read, each in one line.
+    pub warnings: Vec<String>,
+}
+
+/// The records of promotions, as far as they can be read.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) records: Records,
+    /// Of the manifest of each.
+    pub(super) digests: BTreeMap<String, Digest>,
+    /// The oldest first.
+    pub(super) unread: Vec<Unread>,
+}
+
+impl Known {
+    /// A record that cannot be read, and that may be the one which stands now, or the one before it.
+    fn in_question(&self) -> Option<&Unread> {
+        let current = promotion::current(&self.records).unwrap_or_default().to_owned();
+        let before = self.records.range(..current.clone()).next_back().map(|(id, _)| id);
+        let last = self.records.keys().next_back();
+        let is_in_question = |id: &String| Some(id) > last || (Some(id) > before && *id < current);
+        self.unread.iter().rev().find(|unread| is_in_question(&unread.id))
+    }
+
+    /// The newest ids that can be gone back to.
+    fn newest(&self) -> Vec<String> {
+        self.records.keys().rev().take(10).cloned().collect()
+    }
+}
+
 impl Session {
     /// Makes the release tags of images point to what is in the registry for them: verifies each image and all its
     /// ancestors, keeps a record, and then moves the tags, parents first. It can be run again after whatever happened.
@@ -82,19 +116,19 @@ impl Session {
         if !missing.is_empty() {
             return Err(Error::NotPushed { images: missing });
         }
+        let current = registry.tags_now(wanted.iter().map(|(tag, _)| tag.clone())).await?;
+        let moves = wanted.into_iter().map(|(tag, to)| {
+            let from = current.get(&tag).cloned();
+            Move { image: tag.0, tag: tag.1, from, to: to.to_string() }
+        });
+        let moves: Vec<Move> = moves.collect();
         let verified = tree.iter().map(|name| async {
             let remote = &remotes[*name];
             registry.client.verify(&registry.repository(name.as_str()), &remote.digest).await
         });
         let verified = futures_util::stream::iter(verified).buffer_unordered(AT_ONCE);
         verified.try_collect::<Vec<Manifest>>().await?;
-
-        let current = registry.tags_now(wanted.iter().map(|(tag, _)| tag.clone())).await?;
-        let moves = wanted.into_iter().map(|(tag, to)| {
-            let from = current.get(&tag).cloned();
-            Move { image: tag.0, tag: tag.1, from, to: to.to_string() }
-        });
-        self.carry_out_moves(registry, moves.collect(), Promotion::default(), dry_run, events).await
+        self.carry_out_moves(registry, moves, Promotion::default(), dry_run, events).await
     }
 
     /// Brings the tags of images (parents first) back to where an earlier promotion left them: the one with this id, or
@@ -107,16 +141,23 @@ impl Session {
         dry_run: bool,
         events: &EventSender,
     ) -> Result<Promotion, Error> {
-        let records = self.records(registry).await?;
-        let id = match to {
-            Some(id) if records.contains_key(id) => id,
-            Some(id) => return Err(Error::NoPromotion { id: Some(id.to_owned()), known: known(&records) }),
-            None => promotion::previous(&records)
-                .ok_or_else(|| Error::NoPromotion { id: None, known: known(&records) })?,
+        let known = self.records(registry).await?;
+        let records = &known.records;
+        let asked = match to {
+            Some(id) => known.unread.iter().find(|unread| unread.id == id),
+            None => known.in_question(),
         };
-        let tags = promotion::state_after(&records, id).into_keys();
+        if let Some(unread) = asked {
+            return Err(Error::Unread { record: unread.told(), known: known.newest() });
+        }
+        let id = to.or_else(|| promotion::previous(records)).filter(|id| records.contains_key(*id));
+        let id = id.ok_or_else(|| Error::NoPromotion { id: to.map(str::to_owned), known: known.newest() })?;
+        for unread in &known.unread {
+            events(Event::Warning { message: unread.warning() });
+        }
+        let tags = promotion::state_after(records, id).into_keys();
         let current = registry.tags_now(tags.filter(|(image, _)| selected.contains(image))).await?;
-        let WayBack { moves, newer } = promotion::way_back(&records, id, selected, &current);
+        let WayBack { moves, newer } = promotion::way_back(records, id, selected, &current);
         // What it goes back to must still be whole before the first tag moves.
         let verified = moves.iter().filter(|moved| moved.is_change()).map(|moved| async {
             let digest = digest(&moved.to)?;
@@ -150,9 +191,9 @@ impl Session {
             moves: all,
         };
         // Kept before anything moves: what was pointed to is then known whatever happens.
-        let id = registry.keep_record(PROMOTIONS, &record).await?;
-        let mut moving =
-            Moving { registry, id: id.clone(), records: Records::from([(id.clone(), record)]), events };
+        let (id, _) = registry.keep_record(PROMOTIONS, &record).await?;
+        let records = Records::from([(id.clone(), record)]);
+        let mut moving = Moving { registry, id: id.clone(), records, told: BTreeSet::new(), events };
         moving.settle().await?;
         moving.check_overtaken().await?;
         promotion.id = Some(id);
@@ -197,7 +238,7 @@ impl Session {
     }
 
     /// The records of all promotions of this workspace.
-    pub(crate) async fn records(&self, registry: &FamilyRegistry) -> Result<Records, Error> {
+    pub(super) async fn records(&self, registry: &FamilyRegistry) -> Result<Known, Error> {
         let ids = registry.record_ids(PROMOTIONS).await?;
         registry.promotions(ids).await
     }
@@ -209,6 +250,8 @@ struct Moving<'m> {
     id: String,
     /// Its own record, and those that came later.
     records: Records,
+    /// Records that cannot be read, and of which was told.
+    told: BTreeSet<String>,
     events: &'m EventSender,
 }
 
@@ -237,7 +280,14 @@ impl Moving<'_> {
         let ids = self.registry.record_ids(PROMOTIONS).await?.into_iter();
         let new: Vec<String> = ids.filter(|id| *id > self.id && !self.records.contains_key(id)).collect();
         let before = self.records.len();
-        self.records.extend(self.registry.promotions(new).await?);
+        let found = self.registry.promotions(new).await?;
+        self.records.extend(found.records);
+        for unread in found.unread {
+            // What it wants is not known; its own promotion leads the tags there.
+            if self.told.insert(unread.id.clone()) {
+                (self.events)(Event::Warning { message: unread.warning() });
+            }
+        }
         Ok(self.records.len() > before)
     }
 
@@ -346,17 +396,17 @@ impl FamilyRegistry {
     }
 
     /// Reads records of promotions of this workspace.
-    async fn promotions(&self, ids: impl IntoIterator<Item = String>) -> Result<Records, Error> {
-        let read: Vec<Kept<Record>> = self.read_records(PROMOTIONS, ids).await?;
-        let ours = read.into_iter().filter(|kept| kept.content.workspace == self.workspace);
-        Ok(ours.map(|kept| (kept.id, kept.content)).collect())
+    async fn promotions(&self, ids: impl IntoIterator<Item = String>) -> Result<Known, Error> {
+        let read = self.read_records::<Record>(PROMOTIONS, ids).await?;
+        let mut known = Known { unread: read.unread, ..Known::default() };
+        for kept in read.kept {
+            known.digests.insert(kept.id.clone(), kept.digest);
+            known.records.insert(kept.id, kept.content);
+        }
+        Ok(known)
     }
 }
 
 fn digest(text: &str) -> Result<Digest, Error> {
     text.parse().map_err(|message| Error::Archive { message })
-}
-
-fn known(records: &Records) -> Vec<String> {
-    records.keys().rev().take(10).cloned().collect()
 }

@@ -13,13 +13,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::build::runtime;
 use crate::prepare::Tags;
-use crate::registry::pushes::{Content, PushTimes};
+use crate::registry::promote::{Known, PROMOTIONS};
+use crate::registry::pushes::{Content, PUSHES, PushTimes};
+use crate::registry::records::{Kind, Unread};
 use crate::registry::revisions::ContentTags;
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry};
 use crate::{Error, Session};
 
 /// The length of a content tag: `f-` and 32 hex digits.
 const CONTENT_TAG_LEN: usize = 34;
+/// How many records of promotions are kept, or as many as can be gone back to where these are more.
+const HISTORY: usize = 100;
 /// Downloaded packages that were used since then are kept: other workspaces of the user share them.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -64,6 +68,10 @@ pub struct Pruned {
     pub manifests_kept: usize,
     /// The number of these that stay only because they are young.
     pub manifests_young: usize,
+    /// Records in the registry that nobody needs or can read, as `REPOSITORY:ID`.
+    pub records: Vec<String>,
+    /// Of records that cannot be read, each in one line.
+    pub warnings: Vec<String>,
 }
 
 /// An image of the engine that nothing needs.
@@ -131,6 +139,8 @@ impl Session {
                 pruned.manifests_kept = found.kept.len();
                 pruned.manifests_young = found.young;
                 pruned.manifests = found.gone.iter().map(Listed::pruned).collect();
+                pruned.records = found.records.gone();
+                pruned.warnings = found.records.warnings();
             }
             if options.yes {
                 for image in &pruned.images {
@@ -153,8 +163,10 @@ impl Session {
                     let gone = found.gone.iter().map(Listed::pruned);
                     pruned.manifests = gone.filter(|row| shown.contains(&row.digest)).collect();
                     registry.delete(&pruned.manifests).await?;
+                    pruned.records = found.records.gone();
+                    registry.delete_records(&found.records).await?;
                     let there: Vec<Content> = found.kept.iter().flat_map(Listed::contents).collect();
-                    registry.tidy_push_times(&found.times, &there).await?;
+                    registry.tidy_push_times(&found.records.times, &there, found.records.moment).await?;
                 }
             }
             // Last: what the images that have gone needed goes too.
@@ -176,8 +188,8 @@ impl Session {
         let listed = registry.listed_all(current.keys()).await?;
         // After the tags: who pushes or promotes writes his record first.
         let times = registry.push_times().await?;
-        let records = self.records(registry).await?;
-        let mut needed = promotion::reachable(&records, options.promotions);
+        let promotions = self.records(registry).await?;
+        let mut needed = promotion::reachable(&promotions.records, options.promotions);
         let is_needed = |entry: &&Listed| {
             let current = current[&entry.name].content_tag();
             let is_kept = |tag: &String| kept.contains(&(entry.name.clone(), tag.clone()));
@@ -196,7 +208,9 @@ impl Session {
         keep_bases(&mut needed, &listed, &registry.place);
         let young = needed.len() - without_age;
         let (kept, gone) = listed.into_iter().partition(|entry| needed.contains(&entry.key()));
-        Ok(Found { kept, gone, young, times })
+        let outlived = promotion::outlived(&promotions.records, HISTORY.max(options.promotions));
+        let records = FoundRecords { times, promotions, outlived, moment };
+        Ok(Found { kept, gone, young, records })
     }
 }
 
@@ -206,7 +220,42 @@ struct Found {
     gone: Vec<Listed>,
     /// The number of manifests that stay only because of their age.
     young: usize,
+    records: FoundRecords,
+}
+
+/// The records in the registry.
+struct FoundRecords {
     times: PushTimes,
+    promotions: Known,
+    /// The promotions that nobody goes back to any more.
+    outlived: BTreeSet<String>,
+    /// What came later is young.
+    moment: Timestamp,
+}
+
+impl FoundRecords {
+    /// All that cannot be read.
+    fn unread(&self) -> impl Iterator<Item = &Unread> {
+        self.promotions.unread.iter().chain(&self.times.unread)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.unread().map(Unread::warning).collect()
+    }
+
+    /// Those of a kind that nobody will read again.
+    fn lost<'f>(&self, unread: &'f [Unread]) -> impl Iterator<Item = &'f Unread> {
+        let moment = self.moment;
+        unread.iter().filter(move |unread| unread.can_go(moment))
+    }
+
+    /// What goes, as `REPOSITORY:ID`.
+    fn gone(&self) -> Vec<String> {
+        let named = |kind: Kind| move |id: &String| format!("{}:{id}", kind.repository);
+        let promotions = self.lost(&self.promotions.unread).map(|unread| &unread.id).chain(&self.outlived);
+        let pushes = self.lost(&self.times.unread).map(|unread| &unread.id);
+        promotions.map(named(PROMOTIONS)).chain(pushes.map(named(PUSHES))).collect()
+    }
 }
 
 /// A manifest in the registry, and the tags that lead to it.
@@ -312,6 +361,19 @@ impl FamilyRegistry {
         let rows: Vec<Vec<Listed>> =
             futures_util::stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
         Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Removes the records that nobody needs or can read.
+    async fn delete_records(&self, found: &FoundRecords) -> Result<(), Error> {
+        let lost = |unread| found.lost(unread).filter_map(|unread: &Unread| unread.digest.clone());
+        let Known { digests, unread, .. } = &found.promotions;
+        let (outlived, others): (Vec<_>, Vec<_>) =
+            digests.iter().partition(|(id, _)| found.outlived.contains(*id));
+        let others = others.into_iter().map(|(_, digest)| digest.clone()).collect();
+        let gone = outlived.into_iter().map(|(_, digest)| digest.clone()).chain(lost(unread)).collect();
+        self.remove_records(PROMOTIONS, &gone, &others).await?;
+        let gone = lost(&found.times.unread).collect();
+        self.remove_records(PUSHES, &gone, &found.times.digests()).await
     }
 
     async fn delete(&self, manifests: &[PrunedManifest]) -> Result<(), Error> {

@@ -11,8 +11,9 @@ use imgforge_engine::{CancellationToken, Engine, EventSender};
 
 use crate::build::planned::{Ask, AskRegistry};
 use crate::build::{runtime, while_telling};
-use crate::registry::promote::{OldBase, Promotion};
+use crate::registry::promote::{OldBase, Promotion, Promotions};
 use crate::registry::push::{PushOutcome, ToPush, push};
+use crate::registry::records::Unread;
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
 use crate::{Error, Session, built};
@@ -98,7 +99,7 @@ impl Session {
         let ToPublish { images, promoted, remotes } = what;
         if images.iter().any(|image| !remotes.contains_key(&image.name)) {
             let about = images.iter().map(|image| (image.name.clone(), image.fingerprint.content_tag()));
-            // Before anything of it is there: what has no time is young for whoever prunes.
+            // Before anything of it is there, and before what is there is needed.
             registry.record_pushes(about).await?;
         }
         let folder = self.state.folder("push")?;
@@ -254,9 +255,11 @@ impl Session {
     ///
     /// # Errors
     /// A registry that cannot be reached.
-    pub fn promotions(&self) -> Result<imgforge_core::promotion::Records, Error> {
+    pub fn promotions(&self) -> Result<Promotions, Error> {
         let registry = self.needed_registry()?;
-        runtime()?.block_on(self.records(&registry))
+        let known = runtime()?.block_on(self.records(&registry))?;
+        let warnings = known.unread.iter().map(Unread::warning).collect();
+        Ok(Promotions { records: known.records, warnings })
     }
 
     fn with_ancestors(&self, selected: &BTreeSet<ImageName>) -> BTreeSet<ImageName> {

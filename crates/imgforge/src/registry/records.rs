@@ -3,21 +3,21 @@
 //! No registry replaces a tag only if it still is what it was, so nothing that several jobs write is ever replaced: each
 //! writes a record of its own, and who reads them all knows what each of them has done or is about to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_registry::{Digest, ProgressSink, PushImage, Reference};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::registry::{AT_ONCE, FamilyRegistry};
 
 /// The largest record that is read, in bytes: some ten thousand tags.
-const MAX_RECORD: u64 = 4 << 20;
+pub(super) const MAX_RECORD: u64 = 4 << 20;
 /// The form of a time in a tag, in UTC, with milliseconds.
 const TIME: &str = "%Y%m%dT%H%M%S%3fZ";
 
@@ -40,10 +40,66 @@ pub(super) struct Kept<T> {
     pub(super) content: T,
 }
 
+/// What was read of a kind of records.
+#[derive(Debug)]
+pub(super) struct Records<T> {
+    pub(super) kept: Vec<Kept<T>>,
+    /// The oldest first.
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A record that is there, and that nobody here can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) id: String,
+    /// Of its manifest, where the registry says it.
+    pub(super) digest: Option<Digest>,
+    /// Its repository and its tag.
+    place: String,
+    reason: String,
+    /// Whether the registry has lost what it says. Otherwise another imgforge may understand it.
+    is_lost: bool,
+    time: Option<Timestamp>,
+}
+
+impl Unread {
+    /// What it is, in a message.
+    pub(super) fn told(&self) -> String {
+        let digest = self.digest.as_ref().map_or("without a digest", Digest::as_str);
+        format!("the record {} ({digest}) cannot be read: {}", self.place, self.reason)
+    }
+
+    /// The same as a warning, with what to do.
+    pub(super) fn warning(&self) -> String {
+        let what_to_do = if self.is_lost {
+            "`imgforge prune --registry --yes` removes it once it is older than what --keep-days keeps"
+        } else {
+            "an imgforge of another version may have written it, and can read it"
+        };
+        format!("{}; it is passed over; {what_to_do}", self.told())
+    }
+
+    /// Whether nobody will ever read it, and it was written before this moment: a registry whose parts do not agree for a
+    /// while may still find what it says.
+    pub(super) fn can_go(&self, moment: Timestamp) -> bool {
+        self.is_lost && self.time.is_some_and(|time| time <= moment)
+    }
+}
+
+/// What every record says, of whatever version.
+#[derive(Deserialize)]
+struct Owner {
+    workspace: String,
+}
+
 impl FamilyRegistry {
-    /// Writes a record. Its id comes after those of all records that are there, also where another machine's clock is
-    /// ahead.
-    pub(super) async fn keep_record(&self, kind: Kind, record: &impl Serialize) -> Result<String, Error> {
+    /// Writes a record; its id, and the digest of its manifest. The id comes after those of all records that are there, also
+    /// where another machine's clock is ahead.
+    pub(super) async fn keep_record(
+        &self,
+        kind: Kind,
+        record: &impl Serialize,
+    ) -> Result<(String, Digest), Error> {
         let repository = self.repository(kind.repository);
         let last = self.record_ids(kind).await?.pop();
         let config = serde_json::to_vec(record).expect("a record is plain data");
@@ -51,7 +107,7 @@ impl FamilyRegistry {
         let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
         let pushed = self.client.push_image(&repository, &image, ProgressSink::silent()).await?;
         self.client.put_manifest(&repository, &Reference::tag(&id)?, &pushed.manifest).await?;
-        Ok(id)
+        Ok((id, pushed.digest))
     }
 
     /// The ids of all records, the oldest first.
@@ -62,30 +118,92 @@ impl FamilyRegistry {
         Ok(tags)
     }
 
-    /// Reads records. One that is gone is left out, and one that a later imgforge wrote and this one does not understand.
-    pub(super) async fn read_records<T: DeserializeOwned>(
+    /// Reads those of these records that are of this workspace. One that is gone is left out.
+    pub(super) async fn read_records<T: DeserializeOwned + Send>(
         &self,
         kind: Kind,
         ids: impl IntoIterator<Item = String>,
-    ) -> Result<Vec<Kept<T>>, Error> {
-        let repository = self.repository(kind.repository);
-        let read = ids.into_iter().map(|id| {
-            let (client, repository) = (&self.client, &repository);
-            async move {
-                let Some(manifest) = client.manifest(repository, &Reference::tag(&id)?).await? else {
-                    return Ok(None);
-                };
-                let Some(config) = manifest.config() else { return Ok(None) };
-                let text = client.blob(repository, config, MAX_RECORD).await?;
-                let digest = manifest.digest().clone();
-                let content = serde_json::from_slice(&text).ok();
-                Ok::<_, Error>(content.map(|content| Kept { id, digest, content }))
+    ) -> Result<Records<T>, Error> {
+        let read: Vec<_> = ids.into_iter().map(|id| self.read_record(kind, id).boxed()).collect();
+        let mut found = futures_util::stream::iter(read).buffer_unordered(AT_ONCE);
+        let mut records = Records { kept: Vec::new(), unread: Vec::new() };
+        while let Some(record) = found.try_next().await? {
+            match record {
+                Some(Ok(kept)) => records.kept.push(kept),
+                Some(Err(unread)) => records.unread.push(unread),
+                None => {}
             }
-        });
-        let read =
-            futures_util::stream::StreamExt::buffer_unordered(futures_util::stream::iter(read), AT_ONCE);
-        read.try_filter_map(|row| async { Ok(row) }).try_collect().await
+        }
+        records.unread.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(records)
     }
+
+    async fn read_record<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: String,
+    ) -> Result<Option<Result<Kept<T>, Unread>>, Error> {
+        let repository = self.repository(kind.repository);
+        let tag = Reference::tag(&id)?;
+        let unread = |digest: Option<Digest>, reason: String, is_lost: bool| {
+            let (id, time) = (id.clone(), time_of(kind.prefix, &id));
+            let place = format!("{}/{}:{id}", self.place, kind.repository);
+            Ok(Some(Err(Unread { id, digest, place, reason, is_lost, time })))
+        };
+        let manifest = match self.client.manifest(&repository, &tag).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(None),
+            Err(error) if is_about_content(&error) => {
+                let digest = self.client.digest(&repository, &tag).await?;
+                return unread(digest, error.to_string(), is_lost(&error));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let digest = Some(manifest.digest().clone());
+        let Some(config) = manifest.config() else {
+            return unread(digest, "it is an index of images".into(), false);
+        };
+        let text = match self.client.blob(&repository, config, MAX_RECORD).await {
+            Ok(text) => text,
+            Err(error) if is_about_content(&error) => {
+                return unread(digest, error.to_string(), is_lost(&error));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let owner = serde_json::from_slice::<Owner>(&text);
+        if owner.as_ref().is_ok_and(|owner| owner.workspace != self.workspace) {
+            return Ok(None);
+        }
+        match owner.and_then(|_| serde_json::from_slice(&text)) {
+            Ok(content) => Ok(Some(Ok(Kept { digest: manifest.digest().clone(), content, id }))),
+            Err(error) => unread(digest, format!("this imgforge does not understand it ({error})"), false),
+        }
+    }
+
+    /// Removes records, less those that have the manifest of one of `others`: two of the same content are one manifest.
+    pub(super) async fn remove_records(
+        &self,
+        kind: Kind,
+        gone: &BTreeSet<Digest>,
+        others: &BTreeSet<Digest>,
+    ) -> Result<(), Error> {
+        let repository = self.repository(kind.repository);
+        let delete = |digest| self.client.delete_manifest(&repository, digest).boxed();
+        let asked: Vec<_> = gone.difference(others).map(delete).collect();
+        Ok(futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).try_collect().await?)
+    }
+}
+
+/// Whether this is about what the registry has, and not about the registry.
+fn is_about_content(error: &imgforge_registry::Error) -> bool {
+    use imgforge_registry::Error as E;
+    is_lost(error) || matches!(error, E::Answer { .. })
+}
+
+/// Whether what the digest is of is not there any more.
+fn is_lost(error: &imgforge_registry::Error) -> bool {
+    use imgforge_registry::Error as E;
+    matches!(error, E::Incomplete { .. } | E::Digest { .. })
 }
 
 /// `PREFIX` and the time, or where a record of that time or a later one is there, the millisecond after that; and some

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use imgforge::core::promotion::{Move, Record};
-use imgforge::{CancellationToken, Promotion, PublishOptions};
+use imgforge::{CancellationToken, Promotion, Promotions, PublishOptions};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -58,7 +58,10 @@ impl Promote {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let session = open(global)?;
         if self.list {
-            let records = session.promotions()?;
+            let Promotions { records, warnings } = session.promotions()?;
+            for warning in &warnings {
+                say(WARN, "Warning", warning);
+            }
             match self.format {
                 Format::Json => print(&json(&records)),
                 Format::Text => {

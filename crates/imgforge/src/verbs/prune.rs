@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
-use crate::console::{DIM, GOOD, WORK, count, print, say};
+use crate::console::{DIM, GOOD, WARN, WORK, count, print, say};
 use crate::failure::Failure;
 use crate::verbs::{Format, json, open};
 
@@ -95,6 +95,9 @@ impl Prune {
             yes: self.yes,
         };
         let pruned = session.prune(&options)?;
+        for warning in &pruned.warnings {
+            say(WARN, "Warning", warning);
+        }
         print(&match self.format {
             Format::Json => json(&output(&pruned, self.yes)),
             Format::Text => text(&pruned),
@@ -104,6 +107,7 @@ impl Prune {
                 (pruned.images.len(), "image"),
                 (pruned.packages, "downloaded package"),
                 (pruned.manifests.len(), "manifest"),
+                (pruned.records.len(), "record"),
             ];
             let mut parts: Vec<String> =
                 parts.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| count(*n, noun)).collect();
@@ -141,6 +145,11 @@ fn text(pruned: &Pruned) -> String {
     }
     for manifest in &pruned.manifests {
         let _ = writeln!(text, "  registry  {}:{}", manifest.name, manifest.tags.join(" "));
+    }
+    if let [oldest, .., newest] = &pruned.records[..] {
+        let _ = writeln!(text, "  records   {}, {oldest} to {newest}", pruned.records.len());
+    } else if let [one] = &pruned.records[..] {
+        let _ = writeln!(text, "  record    {one}");
     }
     text
 }
