@@ -68,6 +68,37 @@ fn promotions(workspace: &TestWorkspace) -> Vec<String> {
 }
 
 #[test]
+fn what_is_promoted_or_gone_back_to_is_young_though_it_was_pushed_long_ago() {
+    let server = registry();
+    let (host, name) = (server.host(), imgforge_testkit::unique("imgforge-test"));
+    let [one, two] = ["one", "two"].map(|content| checkout(host, &name, content));
+    embedded(&one, &["build", "--push"]).ok();
+    embedded(&two, &["build", "--push"]).ok();
+    let young = |args: &[&str], workspace: &TestWorkspace| {
+        set_times(host, &name, Some(OLD));
+        embedded(workspace, args).ok();
+        let times = times(host, &name).into_iter();
+        times.filter(|(_, time)| time != OLD).map(|(content, _)| content).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(young(&["promote"], &one), contents(&one));
+    assert_eq!(released(host, &name), fingerprints(&one));
+    // It finds all of them, and only moves tags.
+    assert_eq!(young(&["build", "--push"], &two), contents(&two));
+    assert_eq!(released(host, &name), fingerprints(&two));
+    assert_eq!(young(&["rollback"], &two), contents(&one));
+    assert_eq!(released(host, &name), fingerprints(&one));
+    // Where nothing moves there is nothing to write down.
+    for args in [&["promote"][..], &["build", "--push"], &["push"]] {
+        assert_eq!(young(args, &one), BTreeSet::new(), "{args:?}");
+    }
+    // And it stays, also for somebody who keeps no earlier promotion.
+    embedded(&two, &["promote"]).ok();
+    embedded(&one, &["promote"]).ok();
+    let kept = prune(&one, &["--keep-promotions", "1", "--yes"]).json();
+    assert_eq!((&kept["manifests"], &kept["manifests_young"]), (&json!([]), &json!(4)), "{kept}");
+}
+
+#[test]
 fn times_of_images_that_are_there_are_kept_whoever_has_described_them() {
     let server = registry();
     let (host, name) = (server.host(), imgforge_testkit::unique("imgforge-test"));

@@ -53,6 +53,7 @@ impl Session {
         let run = Run { session: self, lock, targets, plan, inventory, engine, registry, way };
         run.tell_first(reporter);
         let pulls = self.pulls(&prepared, &run.plan, &run.inventory, &remotes, run.way.options.pull);
+        run.record_pushes(&remotes).await?;
         run.remove_leftovers(reporter).await?;
         if !run.way.only_tests {
             self.name_held(&run.targets, &run.inventory, &*run.engine).await?;
@@ -161,6 +162,18 @@ impl Run<'_> {
                 shortened(&names)
             )
         })
+    }
+
+    /// Writes down what will be pushed, and what it will stand on in the registry: a build takes its time, and nobody is to
+    /// prune meanwhile what was found there.
+    async fn record_pushes(&self, remotes: &BTreeMap<ImageName, Remote>) -> Result<(), Error> {
+        let Some(registry) = self.registry.as_ref().filter(|_| self.way.options.push) else { return Ok(()) };
+        if self.targets.iter().all(|target| remotes.contains_key(&target.name)) {
+            return Ok(());
+        }
+        let contents =
+            self.targets.iter().map(|target| (target.name.clone(), target.fingerprint.content_tag()));
+        registry.record_pushes(contents).await
     }
 
     /// Removes the containers of tests of runs that were killed.

@@ -229,6 +229,11 @@ impl FamilyRegistry {
 }
 
 impl Remote {
+    /// It under its content tag.
+    fn content(&self, name: &ImageName) -> pushes::Content {
+        (name.clone(), self.fingerprint.content_tag())
+    }
+
     /// The hash of the tests that it had passed when it was pushed.
     pub(crate) fn tests(&self) -> Option<&str> {
         self.manifest.annotations().get(TESTS).map(String::as_str)

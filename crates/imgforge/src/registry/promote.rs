@@ -1,6 +1,7 @@
 //! Moves release tags in the registry, parents first, and back.
 //!
-//! The life of a promotion: what tags will lead to is verified; a record of all tags is kept; tags move; then records and tags are read again, until no tag is wrong. A registry has no
+//! The life of a promotion: what tags will lead to is written down as used, so that nobody prunes it; all of it is verified;
+//! a record of all tags is kept; tags move; then records and tags are read again, until no tag is wrong. A registry has no
 //! way to move a tag only if it still is what it was. So when two promotions run into each other, that of the later record
 //! wins: the other one finds that record, leads the tags where it says, and ends with an error
 //! ([`imgforge_core::promotion`] has the rule, and shows that nothing is left in between).
@@ -8,13 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::event::Event;
+use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::{ImageName, Tag};
 use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack};
 use imgforge_engine::EventSender;
 use imgforge_registry::{Digest, Manifest, Reference};
 
+use crate::registry::pushes::Content;
 use crate::registry::records::{Kind, Unread};
 use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
@@ -122,6 +125,11 @@ impl Session {
             Move { image: tag.0, tag: tag.1, from, to: to.to_string() }
         });
         let moves: Vec<Move> = moves.collect();
+        if !dry_run && moves.iter().any(Move::is_change) {
+            // First: what is there when it is verified is then young for whoever prunes.
+            let used = tree.iter().map(|name| remotes[*name].content(name));
+            registry.record_pushes(used).await?;
+        }
         let verified = tree.iter().map(|name| async {
             let remote = &remotes[*name];
             registry.client.verify(&registry.repository(name.as_str()), &remote.digest).await
@@ -158,6 +166,10 @@ impl Session {
         let tags = promotion::state_after(records, id).into_keys();
         let current = registry.tags_now(tags.filter(|(image, _)| selected.contains(image))).await?;
         let WayBack { moves, newer } = promotion::way_back(records, id, selected, &current);
+        if !dry_run && moves.iter().any(Move::is_change) {
+            let used = registry.contents_of(&moves).await?;
+            registry.record_pushes(used).await?;
+        }
         // What it goes back to must still be whole before the first tag moves.
         let verified = moves.iter().filter(|moved| moved.is_change()).map(|moved| async {
             let digest = digest(&moved.to)?;
@@ -393,6 +405,23 @@ impl FamilyRegistry {
             said.push(manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT).cloned()));
         }
         Ok(said[0].is_some() && said[0] == said[1])
+    }
+
+    /// The content tags of the images that tags will lead to, as far as these are there.
+    async fn contents_of(&self, moves: &[Move]) -> Result<Vec<Content>, Error> {
+        let content = async |moved: &Move| {
+            let repository = self.repository(moved.image.as_str());
+            let manifest = self.client.manifest(&repository, &Reference::Digest(digest(&moved.to)?)).await?;
+            let said = manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT)?.parse().ok());
+            Ok::<_, Error>(said.map(|said: Fingerprint| (moved.image.clone(), said.content_tag())))
+        };
+        let asked: Vec<_> = moves
+            .iter()
+            .filter(|moved| moved.is_change())
+            .map(|moved| content(moved).boxed_local())
+            .collect();
+        let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        found.try_filter_map(|row| async { Ok(row) }).try_collect().await
     }
 
     /// Reads records of promotions of this workspace.
