@@ -122,12 +122,12 @@ pub fn overtaken(records: &Records, id: &str) -> BTreeMap<ReleaseTag, String> {
     overtaken
 }
 
-/// The promotion whose tags stand after a record: its own, or the one that it went back to.
+/// Returns the promotion whose tags stand after a record: its own, or the one that it went back to.
 fn standing<'r>((id, record): (&'r String, &'r Record)) -> &'r str {
     record.back_to.as_deref().unwrap_or(id)
 }
 
-/// The promotion whose tags stand now. `None` when there was none.
+/// Returns the promotion whose tags stand now. `None` when there was none.
 pub fn current(records: &Records) -> Option<&str> {
     records.last_key_value().map(standing)
 }
@@ -138,8 +138,8 @@ pub fn previous(records: &Records) -> Option<&str> {
     records.range(..current(records)?.to_owned()).next_back().map(standing)
 }
 
-/// The oldest records, which no way back needs that leads to one of the newest `count`, to the promotion that stands now,
-/// or to the one before it. What an older record says of a tag that has moved since, the first later one says too.
+/// Returns the ids of the oldest records, which no way back needs that leads to one of the newest `count`, to the
+/// promotion that stands now, or to the one before it. What an older record says of a tag that has moved since, the first later one says too.
 pub fn outlived(records: &Records, count: usize) -> BTreeSet<String> {
     let newest = records.keys().rev().take(count.max(1)).next_back().map(String::as_str);
     let needed = [newest, current(records), previous(records)];

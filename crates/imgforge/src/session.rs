@@ -108,7 +108,7 @@ impl Session {
 }
 
 impl Session {
-    /// A warning where nothing can be sealed: what is built and tested then is so again in each run, without a word.
+    /// Returns a warning where nothing can be sealed: what is built and tested then is so again in each run, without a word.
     pub(crate) fn key_warning(&self) -> Option<String> {
         let error = self.state.key().ready().err()?;
         Some(format!("{error}; until then no run remembers what an earlier one has built and tested"))

@@ -109,7 +109,7 @@ impl Key {
         Self { place, known: Arc::default() }
     }
 
-    /// Sees to it that there is a key. Without one nothing can be sealed, and nothing that was counts.
+    /// Makes sure that there is a key. Without one nothing can be sealed, and nothing that was counts.
     ///
     /// # Errors
     /// [`KeyError`] when there is no key, and none can be made.

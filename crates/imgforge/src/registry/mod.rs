@@ -58,7 +58,7 @@ pub(crate) struct FamilyRegistry {
     credentials: Credentials,
     /// The images that were built here, when only those count.
     built: Option<Arc<Built>>,
-    /// Of which this run has written down that it is pushed or promoted.
+    /// The images of which this run has written down that they are pushed or promoted.
     told: Arc<Mutex<BTreeSet<pushes::Content>>>,
 }
 
@@ -229,7 +229,7 @@ impl FamilyRegistry {
 }
 
 impl Remote {
-    /// It under its content tag.
+    /// Returns the image under its content tag.
     fn content(&self, name: &ImageName) -> pushes::Content {
         (name.clone(), self.fingerprint.content_tag())
     }

@@ -64,7 +64,7 @@ pub struct Promotion {
 pub struct Promotions {
     /// Their records.
     pub records: Records,
-    /// Of records that cannot be read, each in one line.
+    /// Warnings of records that cannot be read, each in one line.
     pub warnings: Vec<String>,
 }
 
@@ -72,14 +72,14 @@ pub struct Promotions {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) records: Records,
-    /// Of the manifest of each.
+    /// The digest of the manifest of each.
     pub(super) digests: BTreeMap<String, Digest>,
-    /// The oldest first.
+    /// The records that cannot be read, the oldest first.
     pub(super) unread: Vec<Unread>,
 }
 
 impl Known {
-    /// A record that cannot be read, and that may be the one which stands now, or the one before it.
+    /// Returns a record that cannot be read and may be the one which stands now, or the one before it.
     fn in_question(&self) -> Option<&Unread> {
         let current = promotion::current(&self.records).unwrap_or_default().to_owned();
         let before = self.records.range(..current.clone()).next_back().map(|(id, _)| id);
@@ -88,7 +88,7 @@ impl Known {
         self.unread.iter().rev().find(|unread| is_in_question(&unread.id))
     }
 
-    /// The newest ids that can be gone back to.
+    /// Returns the newest ids that can be gone back to.
     fn newest(&self) -> Vec<String> {
         self.records.keys().rev().take(10).cloned().collect()
     }
@@ -262,7 +262,7 @@ struct Moving<'m> {
     id: String,
     /// Its own record, and those that came later.
     records: Records,
-    /// Records that cannot be read, and of which was told.
+    /// The ids of records that cannot be read, and of which was told.
     told: BTreeSet<String>,
     events: &'m EventSender,
 }
@@ -407,7 +407,7 @@ impl FamilyRegistry {
         Ok(said[0].is_some() && said[0] == said[1])
     }
 
-    /// The content tags of the images that tags will lead to, as far as these are there.
+    /// Returns the content tags of the images that tags will lead to, as far as these are there.
     async fn contents_of(&self, moves: &[Move]) -> Result<Vec<Content>, Error> {
         let content = async |moved: &Move| {
             let repository = self.repository(moved.image.as_str());

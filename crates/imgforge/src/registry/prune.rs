@@ -22,7 +22,7 @@ use crate::{Error, Session};
 
 /// The length of a content tag: `f-` and 32 hex digits.
 const CONTENT_TAG_LEN: usize = 34;
-/// How many records of promotions are kept, or as many as can be gone back to where these are more.
+/// The number of records of promotions that are kept, unless more can be gone back to.
 const HISTORY: usize = 100;
 /// Downloaded packages that were used since then are kept: other workspaces of the user share them.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -70,7 +70,7 @@ pub struct Pruned {
     pub manifests_young: usize,
     /// Records in the registry that nobody needs or can read, as `REPOSITORY:ID`.
     pub records: Vec<String>,
-    /// Of records that cannot be read, each in one line.
+    /// Warnings of records that cannot be read, each in one line.
     pub warnings: Vec<String>,
 }
 
@@ -227,14 +227,14 @@ struct Found {
 struct FoundRecords {
     times: PushTimes,
     promotions: Known,
-    /// The promotions that nobody goes back to any more.
+    /// The ids of promotions that nobody goes back to any more.
     outlived: BTreeSet<String>,
-    /// What came later is young.
+    /// The moment after which what has come is young.
     moment: Timestamp,
 }
 
 impl FoundRecords {
-    /// All that cannot be read.
+    /// Returns all records that cannot be read.
     fn unread(&self) -> impl Iterator<Item = &Unread> {
         self.promotions.unread.iter().chain(&self.times.unread)
     }
@@ -243,13 +243,13 @@ impl FoundRecords {
         self.unread().map(Unread::warning).collect()
     }
 
-    /// Those of a kind that nobody will read again.
+    /// Returns those records that nobody will read again.
     fn lost<'f>(&self, unread: &'f [Unread]) -> impl Iterator<Item = &'f Unread> {
         let moment = self.moment;
         unread.iter().filter(move |unread| unread.can_go(moment))
     }
 
-    /// What goes, as `REPOSITORY:ID`.
+    /// Returns the records that go, as `REPOSITORY:ID`.
     fn gone(&self) -> Vec<String> {
         let named = |kind: Kind| move |id: &String| format!("{}:{id}", kind.repository);
         let promotions = self.lost(&self.promotions.unread).map(|unread| &unread.id).chain(&self.outlived);

@@ -42,7 +42,7 @@ pub(crate) struct PushOutcome {
     pub(crate) remotes: BTreeMap<ImageName, Remote>,
     /// Those that were not there before.
     pub(crate) pushed: BTreeSet<ImageName>,
-    /// Those of which just what the engine has is there: what the engine calls it, and the digest of its configuration.
+    /// The images of which just what the engine has is there: the engine's id, and the digest of the configuration.
     pub(crate) own: BTreeMap<ImageName, (String, Digest)>,
     pub(crate) failures: Vec<(ImageName, Arc<Error>)>,
 }
@@ -152,7 +152,7 @@ impl Pusher {
         outcome
     }
 
-    /// What the engine calls an image, and its configuration, when just these bytes are in the registry.
+    /// Returns the engine's id of an image and the digest of its configuration, when just that is in the registry.
     fn own(&self, name: &ImageName, remote: &Remote) -> Option<(String, Digest)> {
         let id = &self.stored.get(name)?.id;
         let config = Digest::sha256(self.exported.configs.get(id)?);

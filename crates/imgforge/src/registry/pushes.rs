@@ -54,7 +54,7 @@ pub(super) struct PushTimes {
     /// The last time of each.
     times: BTreeMap<Content, Timestamp>,
     records: Vec<Kept<Pushes>>,
-    /// Images of which only these tell are young.
+    /// The records that cannot be read: images of which only these tell are young.
     pub(super) unread: Vec<Unread>,
 }
 
@@ -64,7 +64,7 @@ impl PushTimes {
         self.times.get(content).is_none_or(|time| *time > moment)
     }
 
-    /// The manifests of the records that were read.
+    /// Returns the digests of the manifests of the records that were read.
     pub(super) fn digests(&self) -> BTreeSet<Digest> {
         self.records.iter().map(|record| record.digest.clone()).collect()
     }
@@ -83,7 +83,7 @@ impl FamilyRegistry {
         Ok(())
     }
 
-    /// Writes times down; the manifests of the records that have them.
+    /// Writes times down, and returns the digests of the manifests of the records that have them.
     async fn keep_pushes(&self, times: &BTreeMap<Content, Timestamp>) -> Result<BTreeSet<Digest>, Error> {
         let mut written = BTreeSet::new();
         for record in records_of(&self.workspace, times) {
@@ -128,8 +128,8 @@ impl FamilyRegistry {
         Ok(())
     }
 
-    /// The times that are kept. Images that this checkout does not describe are another branch's, so each repository is asked
-    /// what it has.
+    /// Returns the times that are kept. Images that this checkout does not describe are another branch's, so each repository
+    /// is asked what it has.
     async fn remaining(
         &self,
         known: &PushTimes,
@@ -149,7 +149,7 @@ impl FamilyRegistry {
     }
 }
 
-/// The records that say these times.
+/// Returns the records that say these times.
 fn records_of(workspace: &str, times: &BTreeMap<Content, Timestamp>) -> Vec<Pushes> {
     let pushed = |((image, tag), time): (&Content, &Timestamp)| Pushed {
         image: image.clone(),

@@ -40,11 +40,11 @@ pub(super) struct Kept<T> {
     pub(super) content: T,
 }
 
-/// What was read of a kind of records.
+/// The records of a kind, as they were read.
 #[derive(Debug)]
 pub(super) struct Records<T> {
     pub(super) kept: Vec<Kept<T>>,
-    /// The oldest first.
+    /// The records that cannot be read, the oldest first.
     pub(super) unread: Vec<Unread>,
 }
 
@@ -52,24 +52,24 @@ pub(super) struct Records<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unread {
     pub(super) id: String,
-    /// Of its manifest, where the registry says it.
+    /// The digest of its manifest, where the registry says it.
     pub(super) digest: Option<Digest>,
-    /// Its repository and its tag.
+    /// The place: its repository and its tag.
     place: String,
     reason: String,
-    /// Whether the registry has lost what it says. Otherwise another imgforge may understand it.
+    /// The registry has lost what it says. Otherwise another imgforge may understand it.
     is_lost: bool,
     time: Option<Timestamp>,
 }
 
 impl Unread {
-    /// What it is, in a message.
+    /// Returns the words that say which record it is, and why it cannot be read.
     pub(super) fn told(&self) -> String {
         let digest = self.digest.as_ref().map_or("without a digest", Digest::as_str);
         format!("the record {} ({digest}) cannot be read: {}", self.place, self.reason)
     }
 
-    /// The same as a warning, with what to do.
+    /// Returns a warning of it that says what to do.
     pub(super) fn warning(&self) -> String {
         let what_to_do = if self.is_lost {
             "`imgforge prune --registry --yes` removes it once it is older than what --keep-days keeps"
@@ -79,21 +79,21 @@ impl Unread {
         format!("{}; it is passed over; {what_to_do}", self.told())
     }
 
-    /// Whether nobody will ever read it, and it was written before this moment: a registry whose parts do not agree for a
+    /// Returns whether nobody will ever read it, and it was written before this moment: a registry whose parts do not agree for a
     /// while may still find what it says.
     pub(super) fn can_go(&self, moment: Timestamp) -> bool {
         self.is_lost && self.time.is_some_and(|time| time <= moment)
     }
 }
 
-/// What every record says, of whatever version.
+/// The part of a record that every version has.
 #[derive(Deserialize)]
 struct Owner {
     workspace: String,
 }
 
 impl FamilyRegistry {
-    /// Writes a record; its id, and the digest of its manifest. The id comes after those of all records that are there, also
+    /// Writes a record, and returns its id and the digest of its manifest. The id comes after those of all records that are there, also
     /// where another machine's clock is ahead.
     pub(super) async fn keep_record(
         &self,
@@ -118,7 +118,7 @@ impl FamilyRegistry {
         Ok(tags)
     }
 
-    /// Reads those of these records that are of this workspace. One that is gone is left out.
+    /// Reads records, and returns those that are of this workspace. One that is gone is left out.
     pub(super) async fn read_records<T: DeserializeOwned + Send>(
         &self,
         kind: Kind,
@@ -194,13 +194,13 @@ impl FamilyRegistry {
     }
 }
 
-/// Whether this is about what the registry has, and not about the registry.
+/// Returns whether an error is about what the registry has, and not about the registry.
 fn is_about_content(error: &imgforge_registry::Error) -> bool {
     use imgforge_registry::Error as E;
     is_lost(error) || matches!(error, E::Answer { .. })
 }
 
-/// Whether what the digest is of is not there any more.
+/// Returns whether an error says that what a digest is of is not there any more.
 fn is_lost(error: &imgforge_registry::Error) -> bool {
     use imgforge_registry::Error as E;
     matches!(error, E::Incomplete { .. } | E::Digest { .. })
