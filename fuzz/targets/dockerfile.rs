@@ -19,6 +19,10 @@ fuzz_target!(|text: &str| {
             let sources = dockerfile.context_sources(&args).into_iter().map(|source| source.span);
             sources.for_each(|span| lies_in(text, span));
             dockerfile.base(&args);
+            for number in 0..dockerfile.stage_names().len() {
+                let reduced = dockerfile.reduced(text, &number.to_string(), &args).expect("there is such a stage");
+                assert_eq!(reduced.text.len(), text.len());
+            }
         }
         Err(problems) => told(text, &problems),
     }

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use imgforge_core::diagnostic::{Problems, SourceFile};
-use imgforge_core::manifest::{read_image, read_workspace};
+use imgforge_core::manifest::{read_images, read_workspace};
 use libfuzzer_sys::fuzz_target;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 fuzz_target!(|text: &str| {
     let file = Arc::new(SourceFile { path: "image.kdl".into(), text: text.to_owned() });
-    let (image, problems) = read_image(&file);
-    assert!(image.is_some() || problems.has_errors(), "no manifest and no reason");
+    let (read, problems) = read_images(&file);
+    assert!(!read.lacks_some || problems.has_errors(), "no manifest and no reason");
     shown(text, problems);
     let (workspace, problems) = read_workspace(&file);
     assert!(workspace.is_some() || problems.has_errors(), "no manifest and no reason");

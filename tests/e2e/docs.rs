@@ -50,7 +50,7 @@ fn rendered(session: &Session, name: &ImageName) -> String {
 fn every_example_of_the_manifest_reference_is_right() {
     let (_dir, session) = workspace_of("manifest.md");
     let images: Vec<&str> = session.workspace().images.keys().map(ImageName::as_str).collect();
-    assert_eq!(images, ["os", "page", "shop", "tool", "web"]);
+    assert_eq!(images, ["api", "api-debug", "os", "page", "shop", "tool", "web"]);
     for name in session.workspace().images.keys() {
         let dockerfile = rendered(&session, name);
         assert!(dockerfile.contains("FROM "), "{name}");

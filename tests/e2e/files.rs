@@ -265,3 +265,58 @@ fn capabilities_of_files_come_along_from_another_image_whoever_owns_them_then() 
         assert_eq!(capable_paths(&workspace, engine, "two"), ["o/t", "t1", "t2"], "{engine}");
     }
 }
+
+#[test]
+fn several_images_of_one_dockerfile_are_built_each_to_its_target_from_the_folder_that_it_names() {
+    let workspace = TestWorkspace::new();
+    workspace.busybox_base("base");
+    workspace.write(
+        "services/image.kdl",
+        "image \"one\" {\n    dockerfile \"docker/Dockerfile\" context=\"/\" target=\"one\"\n}\n\
+         image \"two\" {\n    dockerfile \"docker/Dockerfile\" context=\"shared\" target=\"1\"\n}\n\
+         image \"all\" {\n    dockerfile \"docker/Dockerfile\" context=\"..\"\n    from \"base\"\n    from \"two\"\n}\n",
+    );
+    workspace.write(
+        "services/docker/Dockerfile",
+        "FROM base AS one\nCOPY services/shared/file services /one/\nRUN echo one > /name && test -e /one/docker/Dockerfile && ! test -e /one/image.kdl\n\
+         FROM base AS two\nCOPY file /two\nRUN grep shared /two && echo two > /name\n\
+         FROM base AS never\nRUN false\n\
+         FROM base\nCOPY --from=0 /name /first\nCOPY --from=two /name /second\nRUN grep one /first && grep two /second\n",
+    );
+    workspace.write("services/shared/file", "shared\n");
+    // `two` is a stage of the file, and no parent; the last stage of it needs the root's files.
+    let told = workspace.run(IMGFORGE, &["graph"]);
+    assert!(told.stderr.contains("does not use \"two\""), "{}", told.stderr);
+    let text = std::fs::read_to_string(workspace.root().join("services/image.kdl")).unwrap();
+    workspace.write("services/image.kdl", &text.replace("    from \"two\"\n", ""));
+    let refused = workspace.run(IMGFORGE, &["plan", "--engine", "embedded"]);
+    assert!(refused.stderr.contains("there is no \"file\" in ."), "{}", refused.stderr);
+    workspace.write("file", "shared\n");
+    builds_on_both(&workspace);
+}
+
+#[test]
+fn a_step_of_a_target_that_fails_is_told_at_its_line_of_the_whole_file() {
+    let workspace = by_hand("FROM base AS no\nRUN false\nFROM base AS yes\nCOPY --from=1 / /x\nRUN exit 3\n");
+    let dockerfile = "FROM base AS no\nRUN false\nFROM base AS from\nFROM base AS yes\nCOPY --from=1 /bin /x\nRUN exit 3\nFROM no\n";
+    workspace.write("it/Dockerfile", dockerfile);
+    workspace.image("it", "    dockerfile \"Dockerfile\" target=\"yes\"");
+    for engine in ENGINES {
+        let failed = build(&workspace, engine);
+        assert_eq!(failed.code, 1, "{engine}: {}", failed.stderr);
+        assert!(failed.stderr.contains("it/Dockerfile:6:"), "{engine}: {}", failed.stderr);
+    }
+}
+
+#[test]
+fn what_lies_in_a_nested_images_folder_is_sent_and_what_imgforge_reads_is_not() {
+    let workspace = by_hand(
+        "FROM base\nCOPY . /c\nRUN test -e /c/inner/file && ! test -e /c/inner/image.kdl && ! test -e /c/image.kdl\n",
+    );
+    workspace.write(
+        "it/inner/image.kdl",
+        "image \"inner\" {\n    from \"base\"\n    copy \"file\" \"/file\"\n}\n",
+    );
+    workspace.write("it/inner/file", "x");
+    builds_on_both(&workspace);
+}

@@ -279,3 +279,108 @@ fn the_locale_and_the_time_zone_do_not_matter() {
     // The rendered Dockerfile names its parent by its fingerprint.
     assert_eq!(list("C"), list("tr_TR.UTF-8"));
 }
+
+/// A stage of a generated Dockerfile: the stage below it, and those that it takes files from, by name or by number.
+#[derive(Debug, Clone)]
+struct Stage {
+    below: Option<usize>,
+    from: Vec<(usize, bool)>,
+}
+
+fn stages() -> impl Strategy<Value = Vec<Stage>> {
+    let stage = (0_usize..8, proptest::collection::vec((0_usize..8, any::<bool>()), 0..3));
+    proptest::collection::vec(stage, 2..7).prop_map(|stages| {
+        let stage = |(n, (below, from)): (usize, (usize, Vec<(usize, bool)>))| Stage {
+            below: (below < n).then_some(below),
+            from: from.into_iter().filter(|(other, _)| *other < n).collect(),
+        };
+        stages.into_iter().enumerate().map(stage).collect()
+    })
+}
+
+/// The Dockerfile of these stages. `edited` says something else, as does the ARG of `renamed`; an unneeded stage stands
+/// before stage `more`.
+fn many_targets(
+    stages: &[Stage],
+    edited: Option<usize>,
+    renamed: Option<usize>,
+    more: Option<usize>,
+) -> String {
+    let mut text = String::new();
+    for n in 0..stages.len() {
+        let value = if renamed == Some(n) { "other" } else { "one" };
+        text.push_str(&format!("ARG OF_{n}={value}\n"));
+    }
+    let number = |stage: usize| stage + usize::from(more.is_some_and(|more| more <= stage));
+    for (n, stage) in stages.iter().enumerate() {
+        if more == Some(n) {
+            text.push_str("# Nothing needs this.\nFROM scratch AS unneeded\nCOPY unneeded /\n");
+        }
+        let below = stage.below.map_or("scratch".to_owned(), |below| format!("s{below}"));
+        text.push_str(&format!("FROM {below} AS s{n}\nARG OF_{n}\nCOPY file{n} /$OF_{n}/\n"));
+        for (other, by_name) in &stage.from {
+            let from = if *by_name { format!("S{other}") } else { number(*other).to_string() };
+            text.push_str(&format!("COPY --from={from} / /of{other}/\n"));
+        }
+        if edited == Some(n) {
+            text.push_str("ENV EDITED=1\n");
+        }
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_target_changes_exactly_with_what_it_can_reach(stages in stages(), at in 0_usize..8, how in 0_usize..4) {
+        let at = at % stages.len();
+        let family = Family::new(&[]);
+        let dockerfile = |edited, renamed, more| {
+            family.write("d/Dockerfile", &many_targets(&stages, edited, renamed, more));
+        };
+        let image = |n: usize| format!("image \"s{n}\" {{\n    dockerfile \"Dockerfile\" context=\"/c\" target=\"s{n}\"\n}}\n");
+        family.write("d/image.kdl", &(0..stages.len()).map(image).collect::<String>());
+        for n in 0..stages.len() {
+            family.write(&format!("c/file{n}"), "file");
+        }
+        family.write("c/unneeded", "");
+        dockerfile(None, None, None);
+        let before = fingerprints(&family.root, false);
+        match how {
+            0 => dockerfile(Some(at), None, None),
+            1 => dockerfile(None, Some(at), None),
+            2 => family.write(&format!("c/file{at}"), "other"),
+            _ => dockerfile(None, None, Some(at)),
+        }
+        let mut reach: Vec<BTreeSet<usize>> = Vec::new();
+        for (n, stage) in stages.iter().enumerate() {
+            let mut found = BTreeSet::from([n]);
+            for other in stage.below.iter().chain(stage.from.iter().map(|(other, _)| other)) {
+                found.extend(&reach[*other]);
+            }
+            reach.push(found);
+        }
+        let expected: BTreeSet<String> = (0..stages.len())
+            .filter(|n| how < 3 && reach[*n].contains(&at))
+            .map(|n| format!("s{n}"))
+            .collect();
+        prop_assert_eq!(changed(&before, &fingerprints(&family.root, false)), expected);
+    }
+}
+
+/// What a workspace that uses nothing new had before `context=` and `target=` were there.
+#[test]
+fn fingerprints_of_plain_dockerfiles_are_those_of_before() {
+    let family = Family::new(&[]);
+    family.write("a/image.kdl", "image \"a\" {\n    dockerfile \"Dockerfile\"\n    arg \"V\" \"1\"\n}\n");
+    family.write(
+        "a/Dockerfile",
+        "# c\nARG V\nFROM scratch AS x\nCOPY f /\nFROM scratch\nCOPY --from=x /f /\nCOPY . /all\n",
+    );
+    family.write("a/f", "f");
+    fs::set_permissions(family.root.join("a/f"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(family.root.join("a/Dockerfile"), fs::Permissions::from_mode(0o644)).unwrap();
+    let found = fingerprints(&family.root, false);
+    assert_eq!(found["a"], "de3f71aba77cb42f0ecfba3a5f8b7d0fa59031b44476b46dcbcf9d12f678e58f");
+}

@@ -1,8 +1,9 @@
 //! The files of a build: exactly those that its Dockerfile can reach. The list that is hashed is the list that is
 //! sent.
 //!
-//! Sources of COPY, ADD and bind mounts, minus what `.dockerignore` excludes, minus folders of other images, minus
-//! the image's own `image.kdl` (unless it is named). Modes are as [`crate::modes`] says.
+//! Sources of COPY, ADD and bind mounts, minus what `.dockerignore` excludes, minus the files that imgforge reads
+//! (unless they are named), and of an image that a manifest makes, minus folders of other images. Modes are as
+//! [`crate::modes`] says.
 
 mod lister;
 #[cfg(test)]
@@ -152,7 +153,7 @@ pub struct ContextProblem {
 pub struct Context<'a> {
     /// The workspace.
     pub source: &'a dyn Source,
-    /// The image's folder.
+    /// The folder that paths are relative to.
     pub dir: &'a Utf8Path,
     /// What names files.
     pub dockerfile: &'a Dockerfile,
@@ -163,8 +164,8 @@ pub struct Context<'a> {
     pub args: &'a BTreeMap<String, String>,
     /// Files that imgforge writes for it.
     pub generated: &'a [GeneratedFile],
-    /// Folders of other images in `dir`.
-    pub nested: &'a [Utf8PathBuf],
+    /// What is not taken, relative to the workspace root and sorted: see [`crate::workspace::ContextFolder`].
+    pub passed_over: &'a [Utf8PathBuf],
     /// Whether imgforge has written the Dockerfile.
     pub is_rendered: bool,
 }

@@ -20,6 +20,8 @@ use crate::state::StateDir;
 
 /// How many links one path may pass through, as in the kernel (`ELOOP`).
 pub(crate) const MAX_LINKS: usize = 40;
+/// Folders that no search looks into: git's, and what imgforge remembers.
+const OWN_FOLDERS: [&str; 2] = [".git", ".imgforge"];
 /// The largest `.gitignore`; git reads none beyond 100 MB.
 const MAX_IGNORE: u64 = 4 << 20;
 
@@ -107,6 +109,15 @@ impl fmt::Display for Node {
     }
 }
 
+/// What a search does with hidden folders: those whose names begin with a dot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    /// They are passed over.
+    PassedOver,
+    /// They are searched, but for git's and imgforge's own.
+    Shown,
+}
+
 /// A tree of files.
 pub trait Source: Sync {
     /// The whole content of a file. Links are followed inside the tree.
@@ -119,8 +130,8 @@ pub trait Source: Sync {
     fn is_tracked(&self, path: &Utf8Path) -> io::Result<bool>;
     /// The hash of a regular file's content.
     fn hash(&self, path: &Utf8Path) -> io::Result<ContentHash>;
-    /// Every file called `name` below the root, sorted; what git ignores and hidden folders are passed over.
-    fn find(&self, name: &str) -> io::Result<Vec<Utf8PathBuf>>;
+    /// Every file below the root whose name is meant, sorted; what git ignores is passed over, and so may be hidden folders.
+    fn find(&self, is_meant: &dyn Fn(&str) -> bool, hidden: Hidden) -> io::Result<Vec<Utf8PathBuf>>;
     /// Where a file is on disk, if it is: so that a large one can be streamed.
     fn disk_path(&self, path: &Utf8Path) -> Option<Utf8PathBuf>;
 }
@@ -214,13 +225,16 @@ impl Source for WorkTree {
         }
     }
 
-    fn find(&self, name: &str) -> io::Result<Vec<Utf8PathBuf>> {
+    fn find(&self, is_meant: &dyn Fn(&str) -> bool, hidden: Hidden) -> io::Result<Vec<Utf8PathBuf>> {
         let mut found = Vec::new();
         let refused = Arc::new(Mutex::new(None));
         let is_sound = {
             let refused = Arc::clone(&refused);
             move |entry: &ignore::DirEntry| {
                 let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
+                if is_folder && entry.depth() > 0 && OWN_FOLDERS.iter().any(|own| entry.file_name() == *own) {
+                    return false;
+                }
                 let checked = if is_folder { check_ignore_files(entry.path()) } else { Ok(()) };
                 let is_sound = checked.is_ok();
                 if let Err(error) = checked {
@@ -234,10 +248,13 @@ impl Source for WorkTree {
             check_ignore_files(folder.as_std_path())?;
         }
         let mut walk = ignore::WalkBuilder::new(&self.root);
-        let walk = walk.require_git(false).follow_links(false).filter_entry(is_sound).build();
+        let walk = walk.require_git(false).follow_links(false).hidden(hidden == Hidden::PassedOver);
+        let walk = walk.filter_entry(is_sound).build();
         for entry in walk {
             let entry = entry.map_err(|error| walk_error(&error))?;
-            if entry.file_name() == name && entry.file_type().is_some_and(|kind| !kind.is_dir()) {
+            if entry.file_name().to_str().is_some_and(is_meant)
+                && entry.file_type().is_some_and(|kind| !kind.is_dir())
+            {
                 let path = entry.path().strip_prefix(&self.root).map_err(io::Error::other)?;
                 let path = Utf8Path::from_path(path)
                     .ok_or_else(|| io::Error::other(format!("the path {} is not UTF-8", path.display())))?;
@@ -441,11 +458,17 @@ mod tests {
             let (_dir, root) = tree();
             fs::create_dir(root.join("sub")).unwrap();
             plant(&root);
-            let refused = WorkTree::uncached(&root).find("image.kdl").unwrap_err().to_string();
+            let refused = WorkTree::uncached(&root)
+                .find(&|name| name == "image.kdl", Hidden::PassedOver)
+                .unwrap_err()
+                .to_string();
             assert!(refused.contains(name), "{name}: {refused}");
         }
         let (dir, root) = tree();
         link("/dev/zero", Utf8PathBuf::from_path_buf(dir.path().join(".gitignore")).unwrap());
-        assert!(WorkTree::uncached(&root).find("image.kdl").is_err(), "those above hold too");
+        assert!(
+            WorkTree::uncached(&root).find(&|name| name == "image.kdl", Hidden::PassedOver).is_err(),
+            "those above hold too"
+        );
     }
 }

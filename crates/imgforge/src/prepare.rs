@@ -6,7 +6,7 @@ use std::sync::Arc;
 use camino::Utf8PathBuf;
 use imgforge_core::context::{self, Context, ContextEntry};
 use imgforge_core::diagnostic::{Problem, Problems, SourceFile, Span};
-use imgforge_core::dockerfile::{Dockerfile, Instruction};
+use imgforge_core::dockerfile::Dockerfile;
 use imgforge_core::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use imgforge_core::lint::KeyInContext;
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
@@ -64,6 +64,8 @@ struct Alone {
     entries: Vec<ContextEntry>,
     opened_keys: Vec<Utf8PathBuf>,
     inputs: InputManifest,
+    /// The text of each instruction, as it is hashed.
+    instructions: Vec<String>,
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
     release_references: Vec<String>,
@@ -161,8 +163,8 @@ impl Session {
         if image.manifest.layers == Layers::One {
             inputs.insert(InputKind::Layers, "number", "one");
         }
-        inputs
-            .insert_dockerfile(&rendered.dockerfile, dockerfile.instructions().iter().map(Instruction::text));
+        let (hashed, instructions) = hashed(image, &rendered, &dockerfile)?;
+        inputs.insert_dockerfile(hashed, instructions.iter().map(String::as_str));
         context::insert_inputs(&entries, &mut inputs);
         for package in &packages {
             inputs.insert(
@@ -205,6 +207,7 @@ impl Session {
             entries,
             opened_keys,
             inputs,
+            instructions,
             args,
             packages,
             release_references,
@@ -221,12 +224,12 @@ impl Session {
     ) -> Context<'a> {
         Context {
             source: &self.source,
-            dir: image.manifest.file.dir(),
+            dir: &image.context.dir,
             dockerfile,
             dockerfile_path: image.dockerfile.as_ref().map(|hand_written| &*hand_written.file.path),
             args,
             generated: &rendered.generated,
-            nested: &image.nested,
+            passed_over: &image.context.passed_over,
             is_rendered: image.dockerfile.is_none(),
         }
     }
@@ -270,6 +273,7 @@ impl Session {
             entries,
             opened_keys,
             mut inputs,
+            instructions,
             args,
             packages,
             release_references,
@@ -286,7 +290,7 @@ impl Session {
             inputs,
             parents,
             release_references,
-            instructions: dockerfile.instructions().iter().map(|i| i.text().to_owned()).collect(),
+            instructions,
             relocked: relocked
                 .iter()
                 .filter(|row| packages.iter().any(|p| p.name == row.package && p.version == row.new))
@@ -453,6 +457,26 @@ impl Session {
             prepared.iter().map(|p| (p.target.name.clone(), p.target.fingerprint)).collect();
         let wanted = prepared.iter().find(|p| p.target.name == *name).expect("what is asked for is prepared");
         Ok(self.engine_dockerfile(wanted, &fingerprints))
+    }
+}
+
+/// The text that a Dockerfile is hashed as, and that of its instructions: of a target, what it needs and nothing else.
+fn hashed<'r>(
+    image: &'r Image,
+    rendered: &'r RenderedImage,
+    dockerfile: &Dockerfile,
+) -> Result<(&'r str, Vec<String>), Problems> {
+    let texts = |dockerfile: &Dockerfile| {
+        dockerfile.instructions().iter().map(|instruction| instruction.text().to_owned()).collect()
+    };
+    let reduced = image.dockerfile.as_ref().and_then(|hand_written| hand_written.reduced.as_ref());
+    let Some(reduced) = reduced else { return Ok((&rendered.dockerfile, texts(dockerfile))) };
+    match Dockerfile::parse(&reduced.canonical) {
+        Ok(parsed) => Ok((&reduced.canonical, texts(&parsed))),
+        Err(_) => {
+            let message = format!("the Dockerfile of {} cannot be reduced to its target", image.name());
+            Err(Problem::at(&image.manifest.file, image.manifest.base.span, message, "this one").into())
+        }
     }
 }
 

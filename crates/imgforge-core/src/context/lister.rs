@@ -56,13 +56,7 @@ impl<'a> Lister<'a> {
 
     /// Adds all that one source takes.
     pub(super) fn add_source(&mut self, wanted: &ContextSource) -> Result<(), Refusal> {
-        let path = clean(&wanted.pattern).ok_or_else(|| Refusal {
-            message: format!("\"{}\" lies outside the image's folder", wanted.pattern),
-            help: Some(
-                "a build sees only its image's folder: move the file there, or copy it from another image"
-                    .into(),
-            ),
-        })?;
+        let path = clean(&wanted.pattern).ok_or_else(|| self.outside(&wanted.pattern))?;
         if path.starts_with(GENERATED) {
             return self.add_generated(&path);
         }
@@ -153,7 +147,7 @@ impl<'a> Lister<'a> {
                 return self.add_named(&onward, links + 1);
             }
         }
-        if self.is_nested(path) {
+        if self.context.is_rendered && self.is_passed_over(path) {
             return Err(Refusal::new(format!("{path} belongs to another image's folder")));
         }
         if self.ignore.excludes(path) && !self.ignore.has_exceptions() {
@@ -177,7 +171,7 @@ impl<'a> Lister<'a> {
                     let below = path.join(&name);
                     let is_ours = path.as_str().is_empty() && (name == GENERATED || name == "image.kdl");
                     let pruned = self.ignore.excludes(&below);
-                    if is_ours || self.is_nested(&below) || (pruned && !self.ignore.has_exceptions()) {
+                    if is_ours || self.is_passed_over(&below) || (pruned && !self.ignore.has_exceptions()) {
                         continue;
                     }
                     if pruned
@@ -219,9 +213,29 @@ impl<'a> Lister<'a> {
         Ok(())
     }
 
-    fn is_nested(&self, path: &Utf8Path) -> bool {
+    /// Whether a path is passed over where it is not named, or lies in such a folder.
+    fn is_passed_over(&self, path: &Utf8Path) -> bool {
         let full = self.context.dir.join(path);
-        full.ancestors().any(|folder| self.context.nested.iter().any(|nested| nested == folder))
+        let is_one =
+            |path: &Utf8Path| self.context.passed_over.binary_search_by(|one| (**one).cmp(path)).is_ok();
+        full.ancestors().any(is_one)
+    }
+
+    fn outside(&self, pattern: &str) -> Refusal {
+        let is_own = self.context.dockerfile_path.is_none_or(|path| path.parent() == Some(self.context.dir));
+        let what =
+            if is_own { "the image's folder".to_owned() } else { format!("the context, {}", self.folder()) };
+        let help = if self.context.is_rendered {
+            "a build sees only its image's folder: move the file there, or copy it from another image"
+        } else {
+            "a build sees only its context, which is the image's folder unless the manifest says another: \
+             dockerfile \"Dockerfile\" context=\"..\""
+        };
+        Refusal { message: format!("\"{pattern}\" lies outside {what}"), help: Some(help.into()) }
+    }
+
+    fn folder(&self) -> &str {
+        if self.context.dir.as_str().is_empty() { "." } else { self.context.dir.as_str() }
     }
 
     fn missing(&self, path: &Utf8Path, error: &io::Error) -> Refusal {
@@ -232,10 +246,7 @@ impl<'a> Lister<'a> {
         let names = self.context.source.list(&self.context.dir.join(folder)).unwrap_or_default();
         let near = nearest(path.file_name().unwrap_or(""), names.iter().map(String::as_str));
         Refusal {
-            message: format!(
-                "there is no \"{path}\" in {}",
-                if self.context.dir.as_str().is_empty() { "." } else { self.context.dir.as_str() }
-            ),
+            message: format!("there is no \"{path}\" in {}", self.folder()),
             help: near.map(|near| format!("did you mean \"{}\"?", folder.join(near))),
         }
     }
@@ -252,7 +263,11 @@ impl<'a> Lister<'a> {
         for name in self.context.source.list(&full).map_err(|error| Refusal::io(at, &error))? {
             let below = at.join(&name);
             let is_ours = at.as_str().is_empty() && (name == GENERATED || name == "image.kdl");
-            if matches(first, &name) && !is_ours && !self.is_nested(&below) && !self.ignore.excludes(&below) {
+            if matches(first, &name)
+                && !is_ours
+                && !self.is_passed_over(&below)
+                && !self.ignore.excludes(&below)
+            {
                 self.glob(&below, rest, hits)?;
             }
         }

@@ -56,7 +56,7 @@ fn just_what_the_dockerfile_reaches_is_listed() {
         tree.list("FROM scratch\nCOPY ../outside /", false).unwrap_err()[0]
             .contains("outside the image's folder")
     );
-    let nested = tree.list("FROM scratch\nCOPY nested/n /", false).unwrap_err();
+    let nested = tree.list("FROM scratch\nCOPY nested/n /", true).unwrap_err();
     assert!(nested[0].contains("another image's folder"));
     assert_eq!(
         tree.list("FROM scratch\nCOPY bb.txt nothing* /", false).unwrap_err(),
@@ -65,6 +65,30 @@ fn just_what_the_dockerfile_reaches_is_listed() {
     for copy in [". /", "* /", "./ /", ".* /"] {
         let refused = tree.list(&format!("FROM scratch\nCOPY {copy}"), true).unwrap_err();
         assert!(refused[0].contains("takes the whole image folder"), "{copy}");
+    }
+}
+
+#[test]
+fn a_hand_written_dockerfile_takes_nested_folders_and_leaves_what_imgforge_reads_unless_it_names_it() {
+    let files =
+        ["a", "image.kdl", "nested/n", "nested/image.kdl", "nested/deep/image.kdl", "other/image.kdl"];
+    let paths: Vec<String> = files.iter().map(|file| format!("i/{file}")).collect();
+    let tree: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "content")).collect();
+    let tree = Tree::new(&tree);
+    let mut passed_over: Vec<Utf8PathBuf> =
+        vec!["i/nested/image.kdl".into(), "i/nested/deep/image.kdl".into()];
+    passed_over.sort();
+    let source = WorkTree::uncached(&tree.1);
+    for (copy, expected) in [
+        (". /", &["a", "nested", "nested/deep", "nested/n", "other", "other/image.kdl"][..]),
+        ("nested /", &["nested", "nested/deep", "nested/n"]),
+        ("*/* /", &["nested", "nested/deep", "nested/n", "other", "other/image.kdl"]),
+        ("nested/image.kdl image.kdl /", &["image.kdl", "nested", "nested/image.kdl"]),
+    ] {
+        let file = Dockerfile::parse(&format!("FROM scratch\nCOPY {copy}")).unwrap();
+        let found = of(&source, &file, &passed_over, false).list().unwrap().entries;
+        let found: Vec<&str> = found.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(found, expected, "{copy}");
     }
 }
 
@@ -110,7 +134,7 @@ fn of<'a>(
         dockerfile_path: None,
         args: NONE,
         generated: &[],
-        nested,
+        passed_over: nested,
         is_rendered,
     }
 }

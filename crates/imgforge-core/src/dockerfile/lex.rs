@@ -193,16 +193,20 @@ pub(super) fn lex(text: &str) -> (Vec<Instruction>, Vec<ParseProblem>) {
 /// The `# escape=` directive among the directives at the top.
 fn directives(text: &str) -> Option<char> {
     for line in text.lines() {
-        let (key, value) = line.trim().strip_prefix('#')?.split_once('=')?;
-        let key = key.trim().to_ascii_lowercase();
-        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return None;
-        }
+        let (key, value) = directive(line)?;
         if key == "escape" {
             return value.trim().chars().next().filter(|c| matches!(c, '\\' | '`'));
         }
     }
     None
+}
+
+/// The name, in lower case, and the value of a line that is made as a directive (`# escape=\``).
+pub(super) fn directive(line: &str) -> Option<(String, &str)> {
+    let (key, value) = line.trim().strip_prefix('#')?.split_once('=')?;
+    let key = key.trim().to_ascii_lowercase();
+    let is_name = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_name.then_some((key, value))
 }
 
 /// Joins continuation lines; comments and empty lines between them are dropped, as BuildKit does.

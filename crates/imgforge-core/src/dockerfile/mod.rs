@@ -9,6 +9,7 @@ mod config;
 mod expand;
 mod lex;
 pub mod program;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::config::{Command, Config};
 pub use self::lex::Instruction;
 use self::lex::Word;
+pub use self::target::Reduced;
 use crate::diagnostic::Span;
 use crate::manifest::Network;
 
@@ -69,6 +71,23 @@ pub struct Reference {
     pub platform: Option<String>,
     /// The number of the stage that uses it, from 0.
     pub stage: usize,
+}
+
+/// What a stage stands on or takes files from.
+struct Use {
+    /// As it is written, with `ARG`s expanded where they count.
+    image: String,
+    span: Span,
+    kind: EdgeKind,
+    platform: Option<String>,
+    /// The number of the stage that says so.
+    stage: usize,
+    /// The stage of the same file that is meant; another image when there is none.
+    of: Option<usize>,
+    /// Whether a stage is meant by its number.
+    is_number: bool,
+    /// Whether it stands in an ONBUILD, so that a stage or image above this one is meant.
+    is_deferred: bool,
 }
 
 /// A `--chmod` of COPY or ADD, or a `--mount` of RUN: what not every daemon expands variables in.
@@ -289,39 +308,53 @@ impl Dockerfile {
     /// Every image that is no stage of this file and not `scratch`, with `ARG`s as `args` or their defaults say.
     /// All stages count, also those that nothing uses.
     pub fn references(&self, args: &BTreeMap<String, String>) -> Vec<Reference> {
+        let uses = self.uses(args).into_iter();
+        let outside = uses
+            .filter(|used| used.of.is_none() && !(used.kind == EdgeKind::From && used.image == "scratch"));
+        outside
+            .map(|Use { image, span, kind, platform, stage, .. }| Reference {
+                image,
+                span,
+                kind,
+                platform,
+                stage,
+            })
+            .collect()
+    }
+
+    /// What each stage stands on and takes files from, in the order of the file.
+    fn uses(&self, args: &BTreeMap<String, String>) -> Vec<Use> {
         let mut found = Vec::new();
         Walker::new(self, args).walk(|instruction, stages, scope| {
             let escape = instruction.escape();
-            let stage = stages.len().saturating_sub(1);
+            let is_deferred = instruction.keyword() == "ONBUILD";
+            let mut add = |image: String, span, kind| {
+                let (of, is_number) = match stage_of(stages, &image) {
+                    Some(stage) => (Some(stage), find_stage(stages, &image).is_none()),
+                    None => (None, is_deferred && image.parse::<usize>().is_ok()),
+                };
+                let stage = stages.len().saturating_sub(1);
+                found.push(Use { image, span, kind, platform: None, stage, of, is_number, is_deferred });
+            };
             match instruction.effective_keyword() {
                 "FROM" => {
                     let from = From::of(instruction);
                     let image = scope.expand(from.image.text(), escape).unwrap_or_default();
-                    if image != "scratch" && find_stage(stages, &image).is_none() {
-                        let platform = from.platform.and_then(|text| scope.expand(text, escape));
-                        let span = from.image.span();
-                        found.push(Reference {
-                            image,
-                            span,
-                            kind: EdgeKind::From,
-                            platform,
-                            stage: stages.len(),
-                        });
-                    }
+                    found.push(Use {
+                        of: find_stage(stages, &image),
+                        image,
+                        span: from.image.span(),
+                        kind: EdgeKind::From,
+                        platform: from.platform.and_then(|text| scope.expand(text, escape)),
+                        stage: stages.len(),
+                        is_number: false,
+                        is_deferred,
+                    });
                 }
                 "COPY" | "ADD" => {
                     for flag in instruction.flags() {
-                        if let Some(image) = flag.text().strip_prefix("--from=")
-                            && !is_stage(stages, image)
-                        {
-                            let span = flag.tail(image.len());
-                            found.push(Reference {
-                                image: image.to_owned(),
-                                span,
-                                kind: EdgeKind::Copy,
-                                platform: None,
-                                stage,
-                            });
+                        if let Some(image) = flag.text().strip_prefix("--from=") {
+                            add(image.to_owned(), flag.tail(image.len()), EdgeKind::Copy);
                         }
                     }
                 }
@@ -329,15 +362,7 @@ impl Dockerfile {
                     for mount in mounts(instruction) {
                         let Some((from, span)) = mount.from else { continue };
                         let image = scope.expand(&from, escape).unwrap_or(from);
-                        if !is_stage(stages, &image) {
-                            found.push(Reference {
-                                image,
-                                span,
-                                kind: EdgeKind::Mount,
-                                platform: None,
-                                stage,
-                            });
-                        }
+                        add(image, span, EdgeKind::Mount);
                     }
                 }
                 _ => {}
@@ -458,8 +483,9 @@ impl Dockerfile {
     }
 }
 
-fn is_stage(stages: &[Stage], name: &str) -> bool {
-    name.parse::<usize>().is_ok_and(|n| n < stages.len()) || find_stage(stages, name).is_some()
+/// The stage that COPY --from or a mount means: by its name, or else by its number.
+fn stage_of(stages: &[Stage], name: &str) -> Option<usize> {
+    find_stage(stages, name).or_else(|| name.parse().ok().filter(|number| *number < stages.len()))
 }
 
 /// ADD's sources that are fetched, not read from the context.

@@ -211,3 +211,125 @@ fn an_address_that_add_fetches_is_known_behind_a_variable_too() {
         (0, vec!["a.tar".to_owned()])
     );
 }
+
+fn reduced(text: &str, target: &str) -> Option<Reduced> {
+    Dockerfile::parse(text).unwrap().reduced(text, target, &BTreeMap::new())
+}
+
+#[test]
+fn a_target_has_the_stages_that_it_needs_at_their_places() {
+    let text = "# syntax=docker/dockerfile:1\n# a comment\nARG V=1 \\\n  W=2\nARG ONLY=3\n\nFROM scratch AS unused\nCOPY u /\n\
+                FROM a:$V-$W AS Build\nRUN <<EOF\nmake\nEOF\n# of the next\nFROM b:$ONLY AS other\nRUN x\n\
+                FROM scratch as last\nCOPY --from=1 /x /\nRUN --mount=from=01,target=/t y\nCOPY z /\nFROM other\n";
+    let found = reduced(text, "LAST").unwrap();
+    let canonical = "# syntax=docker/dockerfile:1\nARG V=1 \\\n  W=2\nFROM a:$V-$W AS Build\nRUN <<EOF\nmake\nEOF\n\
+                     FROM scratch as last\nCOPY --from=0 /x /\nRUN --mount=from=0,target=/t y\nCOPY z /\n";
+    assert_eq!(found.canonical, canonical);
+    assert_eq!(found.text.len(), text.len());
+    for (here, there) in found.text.lines().zip(text.lines()) {
+        let is_same = here == there || here.replace("=0 ", "=1 ").replace("=00,", "=01,") == there;
+        assert!(here.trim().is_empty() || is_same, "{here:?} {there:?}");
+    }
+    let other = reduced(text, "2").unwrap().canonical;
+    assert_eq!(other, "# syntax=docker/dockerfile:1\nARG ONLY=3\nFROM b:$ONLY AS other\nRUN x\n");
+    assert_eq!(reduced(text, "4").unwrap().canonical, format!("{other}FROM other\n"));
+    assert_eq!(reduced(text, "5"), None);
+    assert_eq!(reduced(text, "nonesuch"), None);
+}
+
+#[test]
+fn what_is_not_known_to_be_of_no_use_is_kept() {
+    // ONBUILD of an image from outside may ask for an ARG that no stage names.
+    let text = "ARG NODE_ENV=x\nARG FOR_B=y\nFROM node:onbuild AS a\nFROM b AS b\nRUN echo $FOR_B\n";
+    assert_eq!(reduced(text, "a").unwrap().canonical, "ARG NODE_ENV=x\nFROM node:onbuild AS a\n");
+    // What a child takes by ONBUILD is below the child, not below the stage that says so.
+    let text =
+        "FROM a AS base\nONBUILD COPY --from=tool /x /\nFROM b AS tool\nFROM c AS no\nFROM base AS app\n";
+    assert_eq!(reduced(text, "app").unwrap().canonical, text.replace("FROM c AS no\n", ""));
+    // A number that is written in no plain way.
+    let text = "FROM a AS no\nFROM b\nFROM c AS app\nCOPY --from=\\\n1 /x /\nFROM d\n";
+    assert_eq!(reduced(text, "app").unwrap().canonical, text.replace("FROM d\n", ""));
+    // The last stage of a name counts.
+    let text = "FROM a AS x\nFROM b AS x\nFROM x AS app\n";
+    assert_eq!(reduced(text, "app").unwrap().canonical, "FROM b AS x\nFROM x AS app\n");
+}
+
+proptest! {
+    #[test]
+    fn a_target_means_what_it_means_in_the_whole_file(
+        stages in proptest::collection::vec((0_usize..6, proptest::collection::vec((0_usize..6, 0_usize..4), 0..4)), 1..7),
+        target in 0_usize..7,
+    ) {
+        let target = target % stages.len();
+        let mut text = String::from("ARG A=1\nARG B=$A-2\n");
+        for (n, (base, lines)) in stages.iter().enumerate() {
+            let base = if *base < n { format!("s{base}") } else { format!("image{base}:$B") };
+            text.push_str(&format!("# stage {n}\nFROM {base} AS s{n}\n"));
+            for (other, how) in lines {
+                let from = if *other >= n { format!("outside{other}") } else if how % 2 == 0 { format!("s{other}") } else { other.to_string() };
+                text.push_str(&match how {
+                    0 | 1 => format!("COPY --from={from} /a /b{n}\n"),
+                    2 => format!("RUN --mount=type=bind,from={from},target=/t \\\n  make {n}\n"),
+                    _ => format!("ARG B\nCOPY file{n} /$B\n"),
+                });
+            }
+        }
+        let whole = Dockerfile::parse(&text).unwrap();
+        let none = BTreeMap::new();
+        let cut = |text: &str| -> String {
+            // The stages up to the target, as the file has them.
+            let at = text.match_indices("FROM ").nth(target + 1).map_or(text.len(), |(at, _)| at);
+            text[..at].to_owned()
+        };
+        let cut = cut(&text);
+        let reduced = whole.reduced(&text, &format!("s{target}"), &none).unwrap();
+        prop_assert_eq!(&whole.reduced(&text, &target.to_string(), &none).unwrap(), &reduced);
+        let program = |text: &str| program::Program::new(text, &none, "linux/amd64").map_err(|found| format!("{text}\n{found:?}"));
+        let steps = |program: &program::Program| {
+            // What its needed stages do, with stages named by their order among these.
+            let needed = program.needed();
+            let order = |stage: usize| needed.iter().position(|n| *n == stage).unwrap();
+            let image = crate::image_config::ImageConfig::scratch("linux/amd64");
+            let bases = program.bases();
+            let mut done: BTreeMap<usize, program::Stage> = BTreeMap::new();
+            let mut told = Vec::new();
+            for number in &needed {
+                let below = match &bases[*number] {
+                    program::Base::Stage(stage) => program::Below::Stage(&done[stage]),
+                    _ => program::Below::Image(&image),
+                };
+                let stage = program.stage(*number, below).unwrap();
+                let base = match &bases[*number] {
+                    program::Base::Stage(stage) => order(*stage).to_string(),
+                    other => format!("{other:?}"),
+                };
+                let from: Vec<String> = stage.sources().into_iter().map(|from| match from {
+                    program::From::Stage(stage) => order(*stage).to_string(),
+                    other => format!("{other:?}"),
+                }).collect();
+                let actions: Vec<String> = stage.steps.iter().map(|step| match &step.action {
+                    Some(program::Action::Copy(copy)) => format!("{:?} {}", copy.sources, copy.target),
+                    Some(program::Action::Run(run)) => format!("{:?} {:?}", run.argv, run.env),
+                    other => format!("{other:?}"),
+                }).collect();
+                told.push((base, from, actions));
+                done.insert(*number, stage);
+            }
+            told
+        };
+        let expected = steps(&program(&cut).unwrap());
+        prop_assert_eq!(&steps(&program(&reduced.text).unwrap()), &expected, "{}", &reduced.text);
+        prop_assert_eq!(&steps(&program(&reduced.canonical).unwrap()), &expected, "{}", &reduced.canonical);
+        prop_assert_eq!(reduced.text.len(), text.len());
+        // A stage that nothing reaches changes nothing, wherever it stands; numbers behind it are counted on.
+        let at = text.find("# stage").unwrap();
+        let shifted: String = text[at..].split_inclusive('\n').map(|line| {
+            (0..6).rev().fold(line.to_owned(), |line, n| {
+                line.replace(&format!("from={n} "), &format!("from={} ", n + 1)).replace(&format!("from={n},"), &format!("from={},", n + 1))
+            })
+        }).collect();
+        let more = format!("{}FROM other AS unreached\nRUN anything\n{shifted}", &text[..at]);
+        let again = Dockerfile::parse(&more).unwrap().reduced(&more, &format!("s{target}"), &none).unwrap();
+        prop_assert_eq!(again.canonical, reduced.canonical);
+    }
+}

@@ -20,9 +20,9 @@ use crate::container::Container;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::graph::ImageGraph;
 use crate::manifest::{Allow, Network};
-use crate::name::{ImageName, ServiceName};
+use crate::name::{ImageName, ServiceName, nearest};
 use crate::services::Field;
-use crate::workspace::Workspace;
+use crate::workspace::{External, Workspace};
 
 /// Something that a rule says about an image.
 #[derive(Debug, Clone)]
@@ -85,7 +85,8 @@ pub fn lint(
         let chain = graph.chain(name);
         let parent = chain.len().checked_sub(2).map(|parent| &containers[chain[parent]]);
         let keys = keys.get(name).map_or(&[][..], Vec::as_slice);
-        let found = look(name, container, parent, keys).into_iter().chain(host_network(workspace, name));
+        let found = look(name, container, parent, keys).into_iter();
+        let found = found.chain(host_network(workspace, name)).chain(without_tag(workspace, name));
         for finding in found {
             if let Some((file, allow)) = allowed(workspace, &chain, &finding) {
                 used.insert((file, allow.span.offset));
@@ -165,6 +166,25 @@ fn host_network(workspace: &Workspace, name: &ImageName) -> Option<Finding> {
         .help("say \"default\" where other machines are enough, and \"none\" where nothing is fetched")
         .warning();
     Some(Finding { rule, image: name.clone(), service: None, problem: problem.code(rule.code()) })
+}
+
+/// Images from outside that are named without a tag.
+fn without_tag(workspace: &Workspace, name: &ImageName) -> Vec<Finding> {
+    let rule = Rule::ExternalWithoutTag;
+    let externals = workspace.images[name].externals.iter().filter(|external| !external.has_tag());
+    let finding = |external: &External| {
+        let reference = &external.reference;
+        let message =
+            format!("\"{reference}\" has no tag, so that each update of the lock takes what is newest");
+        let problem = Problem::at(&external.file, external.span, message, "means latest");
+        let near = nearest(reference, workspace.images.keys().map(ImageName::as_str));
+        let problem = problem.help(match near {
+            Some(near) => format!("write a tag; or did you mean the image \"{near}\" of this workspace?"),
+            None => "write a tag, which says what may change: one of a release line, as \"debian:12\"".into(),
+        });
+        Finding { rule, image: name.clone(), service: None, problem: problem.warning().code(rule.code()) }
+    };
+    externals.map(finding).collect()
 }
 
 /// Those of an image's `allow`s that silence nothing, in it or below it.

@@ -38,11 +38,13 @@ pub enum Rule {
     ShellKeepsSignals,
     /// A private key that a build can reach.
     PrivateKeyInContext,
+    /// An image from outside without a tag.
+    ExternalWithoutTag,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SeveralProcesses,
         Self::ShellAsInit,
         Self::SupervisordWithoutInit,
@@ -54,6 +56,7 @@ impl Rule {
         Self::HostNetwork,
         Self::ShellKeepsSignals,
         Self::PrivateKeyInContext,
+        Self::ExternalWithoutTag,
     ];
 
     /// `IF001`.
@@ -70,6 +73,7 @@ impl Rule {
             Self::HostNetwork => "IF009",
             Self::ShellKeepsSignals => "IF011",
             Self::PrivateKeyInContext => "IF010",
+            Self::ExternalWithoutTag => "IF012",
         }
     }
 
@@ -95,6 +99,7 @@ impl Rule {
             Self::HostNetwork => include_str!("../../../../docs/lint/IF009.md"),
             Self::ShellKeepsSignals => include_str!("../../../../docs/lint/IF011.md"),
             Self::PrivateKeyInContext => include_str!("../../../../docs/lint/IF010.md"),
+            Self::ExternalWithoutTag => include_str!("../../../../docs/lint/IF012.md"),
         }
     }
 }

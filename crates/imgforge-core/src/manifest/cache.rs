@@ -9,9 +9,10 @@ use crate::diagnostic::SourceFile;
 use crate::state::{Sealed, StateDir};
 
 /// The cache file. Its version is raised when the manifest types or the meaning of a manifest change.
-const FILE: Sealed = Sealed { name: "cache/manifests", version: 13 };
+const FILE: Sealed = Sealed { name: "cache/manifests", version: 14 };
 
-type Entries = HashMap<[u8; 32], ImageManifest>;
+/// The images of each file.
+type Entries = HashMap<[u8; 32], Vec<ImageManifest>>;
 
 /// Parsed manifests that had no problems. Only ever saves time: what this user has not sealed is not believed.
 #[derive(Debug)]
@@ -37,13 +38,13 @@ impl ManifestCache {
         *hasher.update(file.path.as_str().as_bytes()).update(file.text.as_bytes()).finalize().as_bytes()
     }
 
-    pub(crate) fn get(&self, file: &SourceFile) -> Option<ImageManifest> {
+    pub(crate) fn get(&self, file: &SourceFile) -> Option<Vec<ImageManifest>> {
         self.known.get(&Self::key(file)).cloned()
     }
 
-    pub(crate) fn put(&self, file: &Arc<SourceFile>, manifest: &ImageManifest) {
+    pub(crate) fn put(&self, file: &Arc<SourceFile>, images: &[ImageManifest]) {
         let mut new = self.new.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        new.insert(Self::key(file), manifest.clone());
+        new.insert(Self::key(file), images.to_vec());
     }
 
     /// Writes what is new, and forgets what `in_use` does not name.
@@ -54,7 +55,7 @@ impl ManifestCache {
         }
         // Old versions of manifests pile up slowly; start again when most entries are of no use any more.
         if self.known.len() < 4 * in_use {
-            new.extend(self.known.iter().map(|(key, manifest)| (*key, manifest.clone())));
+            new.extend(self.known.iter().map(|(key, images)| (*key, images.clone())));
         }
         // A cache that cannot be written costs time in the next run, nothing else.
         if let Ok(body) = postcard::to_stdvec(&*new) {

@@ -10,8 +10,8 @@ use super::service::{absolute, service, signal, supervisor};
 use super::test::test;
 use super::workspace::pair;
 use super::{
-    Base, CopyStep, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources, Root,
-    RootInclude, Step, Test, User,
+    Base, CopyStep, DockerfilePlace, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources,
+    Root, RootInclude, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, nearest};
@@ -101,33 +101,51 @@ const NOT_WITH_DOCKERFILE: &[&str] = &[
     "template",
 ];
 
-/// Reads one `image.kdl`. The manifest is there when it could be understood in spite of the problems.
-pub fn read_image(file: &Arc<SourceFile>) -> (Option<ImageManifest>, Problems) {
-    let reader = Reader::new(file);
-    let manifest = read(&reader);
-    (manifest, reader.into_problems())
+/// What an `image.kdl` says.
+#[derive(Debug, Default)]
+pub struct ReadImages {
+    /// Those of its images that could be understood in spite of the problems.
+    pub images: Vec<ImageManifest>,
+    /// Whether that is not all of them.
+    pub lacks_some: bool,
 }
 
-fn read(reader: &Reader<'_>) -> Option<ImageManifest> {
-    let document = reader.document()?;
-    let mut found = None;
+/// Reads one `image.kdl`.
+pub fn read_images(file: &Arc<SourceFile>) -> (ReadImages, Problems) {
+    let reader = Reader::new(file);
+    let read = read(&reader);
+    (read, reader.into_problems())
+}
+
+fn read(reader: &Reader<'_>) -> ReadImages {
+    let mut read = ReadImages::default();
+    let Some(document) = reader.document() else {
+        read.lacks_some = true;
+        return read;
+    };
+    let mut is_any = false;
     for kdl in document.nodes() {
         let node = reader.node(kdl);
         match node.name() {
-            "image" if found.is_some() => {
-                let problem =
-                    Problem::at(reader.file, node.span(), "a file describes one image", "a second one");
-                reader.push(problem.help("give it a folder and an image.kdl of its own"));
+            "image" => {
+                is_any = true;
+                match image(reader, node) {
+                    Some(image) => read.images.push(image),
+                    None => read.lacks_some = true,
+                }
             }
-            "image" => found = Some(image(reader, node)),
-            other => reader.unknown(node.name_span(), "node", other, TOP),
+            other => {
+                read.lacks_some |= nearest(other, TOP.iter().copied()).is_some();
+                reader.unknown(node.name_span(), "node", other, TOP);
+            }
         }
     }
-    if found.is_none() {
+    if !is_any {
+        read.lacks_some = true;
         let problem = Problem::at(reader.file, Span::new(0, 0), "the file describes no image", "here");
         reader.push(problem.help("it says: image \"NAME\" { from \"PARENT\" }"));
     }
-    found?
+    read
 }
 
 /// The bases that a manifest names; exactly one kind is right.
@@ -276,7 +294,13 @@ fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Ba
         "root" => bases.root = root(&mut node, manifest).map(|root| Located::new(Base::Root(root), span)),
         "dockerfile" => {
             let file = node.string("a file");
-            bases.dockerfile = file.map(|file| Located::new(Base::Dockerfile(file.value.into()), file.span));
+            let context = node.text_property("context");
+            let target = node.text_property("target");
+            bases.dockerfile = file.map(|file| {
+                let context = context.map(|folder| Located::new(folder.value.into(), folder.span));
+                let place = DockerfilePlace { path: file.value.into(), context, target };
+                Located::new(Base::Dockerfile(place), file.span)
+            });
         }
         "alias" => manifest.aliases.extend(node.strings("a name", 1)),
         "packages" => manifest.packages.extend(packages(&mut node)),

@@ -23,7 +23,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::cache::ManifestCache;
-pub use self::image::read_image;
+pub use self::image::{ReadImages, read_images};
 pub use self::nodes::NODES;
 pub use self::service::{
     GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
@@ -229,8 +229,20 @@ pub enum Base {
     Scratch,
     /// `root "SOURCE" { include "essential" }`: a root file system made of locked packages.
     Root(Root),
-    /// `dockerfile "Dockerfile"`: a hand-written Dockerfile, relative to the image's folder.
-    Dockerfile(Utf8PathBuf),
+    /// `dockerfile "Dockerfile"`: a hand-written Dockerfile.
+    Dockerfile(DockerfilePlace),
+}
+
+/// `dockerfile "sub/Dockerfile" context="." target="runtime"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerfilePlace {
+    /// The file, relative to the image's folder.
+    pub path: Utf8PathBuf,
+    /// `context="FOLDER"`: where its COPYs find files; relative to the image's folder, or to the workspace with `/` at its
+    /// beginning. The image's folder when it is not given.
+    pub context: Option<Located<Utf8PathBuf>>,
+    /// `target="STAGE"`: the stage that becomes the image, by name or number. The last one when it is not given.
+    pub target: Option<Located<String>>,
 }
 
 /// `root "debian" { include "essential" }`.

@@ -13,9 +13,10 @@ fn with(lines: &str) -> String {
 
 fn image_of(text: &str) -> ImageManifest {
     let file = Arc::new(SourceFile { path: "image.kdl".into(), text: text.to_owned() });
-    let (image, problems) = read_image(&file);
+    let (mut read, problems) = read_images(&file);
     assert!(problems.is_empty(), "{}", shown(problems));
-    image.expect("it has no problems")
+    assert!(!read.lacks_some);
+    read.images.pop().expect("it has no problems")
 }
 
 #[test]
@@ -338,7 +339,7 @@ fn word() -> impl Strategy<Value = String> {
 
 fn read_both(text: String) {
     let file = Arc::new(SourceFile { path: "x.kdl".into(), text });
-    for problems in [read_image(&file).1, read_workspace(&file).1] {
+    for problems in [read_images(&file).1, read_workspace(&file).1] {
         let _ = shown(problems);
     }
 }
@@ -358,7 +359,7 @@ proptest! {
 /// What is wrong with a text, without the drawing around it.
 fn messages(text: &str) -> Vec<String> {
     let file = Arc::new(SourceFile { path: "image.kdl".into(), text: text.to_owned() });
-    read_image(&file).1.sorted().iter().map(|problem| problem.message().to_owned()).collect()
+    read_images(&file).1.sorted().iter().map(|problem| problem.message().to_owned()).collect()
 }
 
 #[test]
@@ -373,13 +374,6 @@ fn blocks_without_end_or_comments_without_end_do_not_use_up_the_stack() {
 #[test]
 fn a_bare_true_is_told_how_it_is_written() {
     assert!(with("docs true").contains("it is written #true"));
-}
-
-#[test]
-fn a_second_image_in_a_file_is_told_where_it_belongs() {
-    let text = "image \"web\" {\n    from \"os-base\"\n}\nimage \"db\" {\n    from \"os-base\"\n}\n";
-    let shown = problems_of_image(text);
-    assert!(shown.contains("image.kdl of its own") && shown.contains("image.kdl:4"), "{shown}");
 }
 
 #[test]

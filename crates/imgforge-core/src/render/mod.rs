@@ -64,7 +64,7 @@ pub fn render(
     let image = &workspace.images[name];
     if let Some(hand_written) = &image.dockerfile {
         return Ok(RenderedImage {
-            dockerfile: hand_written.file.text.clone(),
+            dockerfile: hand_written.text().to_owned(),
             origins: Vec::new(),
             generated: Vec::new(),
             network: workspace.network(&image.manifest),

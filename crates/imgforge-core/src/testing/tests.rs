@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 
 use super::*;
-use crate::manifest::read_image;
+use crate::manifest::read_images;
 use crate::workspace::testing::{good, problems_of, problems_of_image, shown};
 
 const WORKSPACE: (&str, &str) = ("imgforge.kdl", "workspace \"acme\"\n");
@@ -16,9 +16,9 @@ fn with(lines: &str) -> String {
 /// The checks of a test with `lines`.
 fn checks(lines: &str) -> Vec<Check> {
     let text = format!("image \"web\" {{\n    from \"os-base\"\n    test {{\n        {lines}\n    }}\n}}\n");
-    let (image, problems) = read_image(&Arc::new(SourceFile { path: "image.kdl".into(), text }));
+    let (mut read, problems) = read_images(&Arc::new(SourceFile { path: "image.kdl".into(), text }));
     assert!(problems.is_empty(), "{}", shown(problems));
-    image.unwrap().tests.remove(0).checks.into_iter().map(|check| check.value).collect()
+    read.images.remove(0).tests.remove(0).checks.into_iter().map(|check| check.value).collect()
 }
 
 /// A child `web` of `base`, each with lines of its own.

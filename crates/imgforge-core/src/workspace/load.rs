@@ -4,23 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use globset::{GlobBuilder, GlobSetBuilder};
+use globset::GlobBuilder;
 use rayon::prelude::*;
 
 use super::resolve::Names;
-use super::{HandWritten, Image, Workspace, check};
+use super::{ContextFolder, HandWritten, Image, Workspace, check};
 use crate::context::clean;
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::dockerfile::Dockerfile;
-use crate::manifest::{Base, ImageManifest, ManifestCache, WorkspaceManifest, read_image, read_workspace};
+use crate::manifest::{
+    Base, DockerfilePlace, ImageManifest, ManifestCache, ReadImages, WorkspaceManifest, read_images,
+    read_workspace,
+};
 use crate::name::{ImageName, nearest};
-use crate::source::{Kind, Led, Source, follow};
+use crate::source::{Hidden, Kind, Led, Source, follow};
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "imgforge.kdl";
 
 /// The file that makes a folder an image.
 pub const IMAGE_FILE: &str = "image.kdl";
+
+/// The file that says which packages and images from outside a workspace uses.
+pub const LOCK_FILE: &str = "imgforge.lock";
 
 /// Reads `imgforge.kdl` and every `image.kdl` of a workspace. `cache` only ever saves time.
 ///
@@ -39,7 +45,7 @@ pub fn load(source: &dyn Source, cache: Option<&ManifestCache>) -> Result<Worksp
             None
         }
     };
-    let (images, mut unread) = read_images(source, manifest.as_ref(), cache, &mut problems);
+    let (images, mut unread) = find_images(source, manifest.as_ref(), cache, &mut problems);
     let mut by_name = one_of_each_name(images, &mut problems);
     // Without the workspace's own manifest the images are still looked at, but nothing that it could say is missed.
     unread.workspace = manifest.is_none();
@@ -81,16 +87,15 @@ impl Unread {
     }
 
     fn add(&mut self, text: &str) {
-        match shown_name(text) {
-            Some(name) => drop(self.images.insert(name.to_owned())),
-            None => self.nameless = true,
-        }
+        let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("image"));
+        let names: Vec<Option<&str>> = names.map(shown_name).collect();
+        self.nameless |= names.is_empty() || names.contains(&None);
+        self.images.extend(names.into_iter().flatten().map(str::to_owned));
     }
 }
 
-/// The word after `image` in a text that may not be KDL.
-fn shown_name(text: &str) -> Option<&str> {
-    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix("image"))?;
+/// The first word of what follows `image` in a text that may not be KDL.
+fn shown_name(rest: &str) -> Option<&str> {
     let word = rest.strip_prefix([' ', '\t'])?.trim_start();
     let name = match word.strip_prefix('"') {
         Some(quoted) => quoted.split('"').next()?,
@@ -154,14 +159,17 @@ fn cannot_be_read(path: &Utf8Path, error: &std::io::Error) -> Problem {
 }
 
 /// The image manifests that could be read, and what is known of the others.
-fn read_images(
+fn find_images(
     source: &dyn Source,
     manifest: Option<&WorkspaceManifest>,
     cache: Option<&ManifestCache>,
     problems: &mut Problems,
 ) -> (Vec<ImageManifest>, Unread) {
     let mut unread = Unread::default();
-    let mut paths = source.find(IMAGE_FILE).unwrap_or_else(|error| {
+    let globs = manifest.map_or(&[][..], |manifest| &manifest.images);
+    let hidden =
+        if globs.iter().any(|glob| names_hidden(&glob.value)) { Hidden::Shown } else { Hidden::PassedOver };
+    let mut paths = source.find(&|name| name == IMAGE_FILE, hidden).unwrap_or_else(|error| {
         let message = format!("the workspace cannot be searched for {IMAGE_FILE}: {error}");
         problems.push(Problem::new(message));
         unread.nameless = true;
@@ -171,36 +179,47 @@ fn read_images(
     if let Some(manifest) = manifest {
         narrow(manifest, &mut paths, problems);
     }
-    let read: Vec<(Option<ImageManifest>, Problems)> =
+    let read: Vec<(ReadImages, Problems)> =
         paths.par_iter().map(|path| read_one(source, path, cache)).collect();
     let mut images = Vec::new();
-    for (path, (image, found)) in paths.iter().zip(read) {
+    for (path, (read, found)) in paths.iter().zip(read) {
         problems.extend(found);
-        if image.is_none() {
+        if read.lacks_some {
             unread.add(&String::from_utf8_lossy(&source.read(path).unwrap_or_default()));
         }
-        images.extend(image);
+        images.extend(read.images);
     }
     (images, unread)
 }
 
-fn read_one(
-    source: &dyn Source,
-    path: &Utf8Path,
-    cache: Option<&ManifestCache>,
-) -> (Option<ImageManifest>, Problems) {
+fn read_one(source: &dyn Source, path: &Utf8Path, cache: Option<&ManifestCache>) -> (ReadImages, Problems) {
     let file = match read_file(source, path) {
         Ok(file) => file,
-        Err(found) => return (None, found),
+        Err(found) => return (ReadImages { images: Vec::new(), lacks_some: true }, found),
     };
-    if let Some(known) = cache.and_then(|cache| cache.get(&file)) {
-        return (Some(known), Problems::default());
+    if let Some(images) = cache.and_then(|cache| cache.get(&file)) {
+        return (ReadImages { images, lacks_some: false }, Problems::default());
     }
-    let (manifest, found) = read_image(&file);
-    if let (Some(manifest), Some(cache), true) = (&manifest, cache, found.is_empty()) {
-        cache.put(&file, manifest);
+    let (read, found) = read_images(&file);
+    if let (false, Some(cache), true) = (read.lacks_some, cache, found.is_empty()) {
+        cache.put(&file, &read.images);
     }
-    (manifest, found)
+    (read, found)
+}
+
+/// Whether a glob of folders says `.NAME` itself.
+fn names_hidden(glob: &str) -> bool {
+    glob.split('/').any(is_hidden)
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.') && !matches!(name, "." | "..")
+}
+
+/// Whether a glob that fits a folder means it: a hidden one only when the glob says at least as many hidden names.
+fn means(glob: &str, folder: &Utf8Path) -> bool {
+    let hidden = folder.as_str().split('/').filter(|name| is_hidden(name)).count();
+    hidden <= glob.split('/').filter(|name| is_hidden(name)).count()
 }
 
 /// A folder below the root with an `imgforge.kdl` of its own is another workspace, and so are its images.
@@ -222,20 +241,23 @@ fn leave_other_workspaces(source: &dyn Source, paths: &mut Vec<Utf8PathBuf>) {
 
 /// Keeps the manifests whose folders fit one of the globs of `images`, if there are globs.
 fn narrow(manifest: &WorkspaceManifest, paths: &mut Vec<Utf8PathBuf>, problems: &mut Problems) {
-    let mut set = GlobSetBuilder::new();
+    let mut meant: BTreeSet<Utf8PathBuf> = BTreeSet::new();
     for glob in &manifest.images {
         let cleaned = glob.value.trim_start_matches("./").trim_end_matches('/');
         match GlobBuilder::new(cleaned).literal_separator(true).build() {
             Ok(built) => {
                 let matcher = built.compile_matcher();
-                if !paths.iter().any(|path| matcher.is_match(folder_of(path))) {
+                let fits = |path: &&Utf8PathBuf| {
+                    matcher.is_match(folder_of(path)) && means(cleaned, folder_of(path))
+                };
+                if !paths.iter().any(|path| fits(&path)) {
                     let message = format!("no image lies in a folder that fits \"{}\"", glob.value);
                     let problem = Problem::at(&manifest.file, glob.span, message, "fits nothing");
                     problems.push(problem.help(
                         "the glob names folders that have an image.kdl: \"images/*\", or \"images/**\" at any depth",
                     ));
                 }
-                set.add(built);
+                meant.extend(paths.iter().filter(fits).cloned());
             }
             Err(error) => {
                 let message = format!("\"{}\" is no glob: {}", glob.value, error.kind());
@@ -244,12 +266,8 @@ fn narrow(manifest: &WorkspaceManifest, paths: &mut Vec<Utf8PathBuf>, problems: 
             }
         }
     }
-    match set.build() {
-        Ok(set) if !manifest.images.is_empty() => paths.retain(|path| set.is_match(folder_of(path))),
-        Ok(_) => {}
-        Err(error) => {
-            problems.push(Problem::at(&manifest.file, manifest.images[0].span, error.to_string(), "here"));
-        }
+    if !manifest.images.is_empty() {
+        *paths = meant.into_iter().collect();
     }
 }
 
@@ -289,7 +307,9 @@ fn resolve(
         .par_iter()
         .map(|(_, image)| {
             let mut found = Problems::default();
-            let dockerfile = hand_written(image, source, &mut found);
+            let args = super::build_args(&manifest, image);
+            let dockerfile = hand_written(image, &args, source, &mut found);
+            let context = context(image, &folders, source, &mut found);
             let edges = names.edges(&manifest, image, dockerfile.as_ref(), &mut found);
             check_template(image, source, &mut found);
             let image = Image {
@@ -299,7 +319,7 @@ fn resolve(
                 outside_base: edges.outside_base,
                 externals: edges.externals,
                 dockerfile,
-                nested: nested(&folders, image.file.dir()),
+                context,
             };
             (image, found)
         })
@@ -318,21 +338,110 @@ fn nested(folders: &BTreeSet<&Utf8Path>, dir: &Utf8Path) -> Vec<Utf8PathBuf> {
     below.take_while(|folder| folder.starts_with(dir)).map(|folder| (*folder).to_owned()).collect()
 }
 
-fn hand_written(image: &ImageManifest, source: &dyn Source, problems: &mut Problems) -> Option<HandWritten> {
-    let Base::Dockerfile(path) = &image.base.value else { return None };
-    let place = Located::new(path.clone(), image.base.span);
-    let path = inside(image, &place, source, &[image.file.dir()], "Dockerfile", problems)?;
+/// The folder that an image is built from, and what in it is not sent.
+fn context(
+    image: &ImageManifest,
+    folders: &BTreeSet<&Utf8Path>,
+    source: &dyn Source,
+    problems: &mut Problems,
+) -> ContextFolder {
+    let own = image.file.dir();
+    let Base::Dockerfile(DockerfilePlace { context, .. }) = &image.base.value else {
+        return ContextFolder { dir: own.to_owned(), passed_over: nested(folders, own) };
+    };
+    let dir = match context {
+        None => own.to_owned(),
+        Some(context) => context_folder(image, context, source, problems).unwrap_or_else(|| own.to_owned()),
+    };
+    let others = nested(folders, &dir);
+    let is_of_others = context.is_some() || !others.is_empty();
+    let mut passed_over: Vec<Utf8PathBuf> = others.iter().map(|folder| folder.join(IMAGE_FILE)).collect();
+    if dir.as_str().is_empty() && is_of_others {
+        passed_over.extend([WORKSPACE_FILE, LOCK_FILE].map(Utf8PathBuf::from));
+        passed_over.sort();
+    }
+    ContextFolder { dir, passed_over }
+}
+
+/// The folder that `context=` names, links followed.
+fn context_folder(
+    image: &ImageManifest,
+    context: &Located<Utf8PathBuf>,
+    source: &dyn Source,
+    problems: &mut Problems,
+) -> Option<Utf8PathBuf> {
+    let mut refuse = |message: String, label: &str, help: &str| {
+        let problem = Problem::at(&image.file, context.span, message, label);
+        problems.push(problem.help(help));
+        None
+    };
+    let help = "a folder relative to the image's, or to the workspace with / at its beginning: \"..\", \"/services\"";
+    let written = &context.value;
+    let from = if written.is_absolute() { Utf8Path::new("") } else { image.file.dir() };
+    match follow(source, &from.join(written.as_str().trim_start_matches('/'))) {
+        Ok(Led::To(dir, Kind::Dir { .. })) => Some(dir),
+        Ok(Led::To(..)) => {
+            refuse(format!("the context \"{written}\" is no folder"), "a folder is expected", help)
+        }
+        Ok(Led::Outside(_)) => {
+            refuse(format!("the context \"{written}\" lies outside the workspace"), "leads outside", help)
+        }
+        Err(_) => refuse(format!("there is no folder \"{written}\""), "not found", help),
+    }
+}
+
+fn hand_written(
+    image: &ImageManifest,
+    args: &BTreeMap<String, String>,
+    source: &dyn Source,
+    problems: &mut Problems,
+) -> Option<HandWritten> {
+    let Base::Dockerfile(place) = &image.base.value else { return None };
+    let path = Located::new(place.path.clone(), image.base.span);
+    let path = inside(image, &path, source, &[image.file.dir()], "Dockerfile", problems)?;
     let file = read_file(source, &path).map_err(|found| problems.extend(found)).ok()?;
-    match Dockerfile::parse(&file.text) {
-        Ok(parsed) => Some(HandWritten { file, parsed }),
+    let parsed = match Dockerfile::parse(&file.text) {
+        Ok(parsed) => parsed,
         Err(found) => {
             for problem in found {
                 let at = Problem::at(&file, problem.span, problem.message, "here");
                 problems.push(problem.help.into_iter().fold(at, Problem::help));
             }
+            return None;
+        }
+    };
+    let Some(target) = &place.target else { return Some(HandWritten { file, parsed, reduced: None }) };
+    let Some(reduced) = parsed.reduced(&file.text, &target.value, args) else {
+        problems.push(no_stage(image, target, &file, &parsed));
+        return None;
+    };
+    match Dockerfile::parse(&reduced.text) {
+        Ok(parsed) => Some(HandWritten { file, parsed, reduced: Some(reduced) }),
+        Err(_) => {
+            let message = format!("the stage \"{}\" cannot be taken out of {}", target.value, file.path);
+            problems.push(Problem::at(&image.file, target.span, message, "this stage"));
             None
         }
     }
+}
+
+fn no_stage(
+    image: &ImageManifest,
+    target: &Located<String>,
+    file: &SourceFile,
+    parsed: &Dockerfile,
+) -> Problem {
+    let names = parsed.stage_names();
+    let message = format!("there is no stage \"{}\" in {}", target.value, file.path);
+    let problem = Problem::at(&image.file, target.span, message, "no such stage");
+    let named = || names.iter().copied().flatten();
+    problem.help(match nearest(&target.value, named()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None if named().next().is_none() => {
+            format!("its stages have no names, but numbers from 0 to {}", names.len() - 1)
+        }
+        None => format!("its stages: {}", named().collect::<Vec<_>>().join(", ")),
+    })
 }
 
 fn check_template(image: &ImageManifest, source: &dyn Source, problems: &mut Problems) {

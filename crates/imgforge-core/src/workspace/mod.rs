@@ -14,11 +14,11 @@ use std::sync::Arc;
 use camino::Utf8PathBuf;
 
 use crate::diagnostic::{Located, SourceFile, Span};
-use crate::dockerfile::{Dockerfile, EdgeKind};
+use crate::dockerfile::{Dockerfile, EdgeKind, Reduced};
 use crate::manifest::{ImageManifest, Network, WorkspaceManifest};
 use crate::name::ImageName;
 
-pub use self::load::{IMAGE_FILE, WORKSPACE_FILE, load, read_file};
+pub use self::load::{IMAGE_FILE, LOCK_FILE, WORKSPACE_FILE, load, read_file};
 
 /// The images of a workspace and what is said for all of them.
 #[derive(Debug, Clone)]
@@ -53,8 +53,8 @@ pub struct Image {
     pub externals: Vec<External>,
     /// The hand-written Dockerfile, when the image has one.
     pub dockerfile: Option<HandWritten>,
-    /// Folders of other images that lie in this one's folder, relative to the workspace root, sorted.
-    pub nested: Vec<Utf8PathBuf>,
+    /// Where its files are.
+    pub context: ContextFolder,
 }
 
 impl Image {
@@ -97,6 +97,21 @@ impl External {
     pub fn pinned(&self) -> Option<&str> {
         self.reference.split_once('@').map(|(_, digest)| digest)
     }
+
+    /// Whether the reference says which image of its repository it means. One that does not means `latest`.
+    pub fn has_tag(&self) -> bool {
+        self.pinned().is_some() || resolve::split_tag(&self.reference).1.is_some()
+    }
+}
+
+/// The folder that a build takes files from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContextFolder {
+    /// Relative to the workspace root; empty for that itself.
+    pub dir: Utf8PathBuf,
+    /// What is not taken from it, relative to the workspace root, sorted: for an image that a manifest makes, folders of
+    /// other images; for a hand-written Dockerfile, the files that imgforge reads, unless an instruction names them.
+    pub passed_over: Vec<Utf8PathBuf>,
 }
 
 /// A hand-written Dockerfile.
@@ -104,8 +119,17 @@ impl External {
 pub struct HandWritten {
     /// The file as it was read; its path is relative to the workspace root.
     pub file: Arc<SourceFile>,
-    /// What it says.
+    /// What it says, of the image's target alone. Its places are those of the file.
     pub parsed: Dockerfile,
+    /// What the image's target needs of it, when the image names one.
+    pub reduced: Option<Reduced>,
+}
+
+impl HandWritten {
+    /// The text that an engine builds from: the file, or what the target needs of it, at the same places.
+    pub fn text(&self) -> &str {
+        self.reduced.as_ref().map_or(&self.file.text, |reduced| &reduced.text)
+    }
 }
 
 /// The build arguments of an image: what it declares, with the workspace's value or else its own default.

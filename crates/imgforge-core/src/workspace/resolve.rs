@@ -42,6 +42,8 @@ struct Reference<'r> {
     kind: EdgeKind,
     file: &'r Arc<SourceFile>,
     span: Span,
+    /// Whether a manifest says so, and not a Dockerfile.
+    in_manifest: bool,
 }
 
 impl<'w> Names<'w> {
@@ -111,7 +113,7 @@ impl<'w> Names<'w> {
     }
 
     fn of_manifest(&self, image: &ImageManifest, edges: &mut Edges, problems: &mut Problems) {
-        let at = |text, kind, span| Reference { text, kind, file: &image.file, span };
+        let at = |text, kind, span| Reference { text, kind, file: &image.file, span, in_manifest: true };
         if let Base::From(base) = &image.base.value {
             self.add(&at(base, EdgeKind::From, image.base.span), image, edges, problems);
             edges.set_base(base, self.find(base));
@@ -142,8 +144,13 @@ impl<'w> Names<'w> {
     ) {
         let args = super::build_args(workspace, image);
         for found in dockerfile.parsed.references(&args) {
-            let reference =
-                Reference { text: &found.image, kind: found.kind, file: &dockerfile.file, span: found.span };
+            let reference = Reference {
+                text: &found.image,
+                kind: found.kind,
+                file: &dockerfile.file,
+                span: found.span,
+                in_manifest: false,
+            };
             self.add(&reference, image, edges, problems);
         }
         if let Some(base) = dockerfile.parsed.base(&args) {
@@ -172,6 +179,7 @@ impl<'w> Names<'w> {
                         kind: EdgeKind::From,
                         file: &image.file,
                         span: word.span,
+                        in_manifest: true,
                     };
                     if let Some(problem) = self.refusal(&reference) {
                         problems.push(problem);
@@ -239,10 +247,10 @@ impl<'w> Names<'w> {
 
     /// Whether a reference without problems means an image from outside, and not one in a manifest that could not be read.
     fn is_external(&self, text: &str) -> bool {
-        let (repository, tag) = split_tag(text);
+        let (repository, _) = split_tag(text);
         let may_be_unread =
             self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/'));
-        has_digest(text) || ((tag.is_some() || has_host(repository)) && !may_be_unread)
+        has_digest(text) || !may_be_unread
     }
 
     /// What is wrong with a reference that means no image of the workspace; nothing when it is an external one, or when
@@ -279,12 +287,14 @@ impl<'w> Names<'w> {
         if tag.is_some() || has_host(repository) {
             return None;
         }
-        let problem = refuse(no_image(text), "not in this workspace");
-        Some(match nearest(text, self.plain.iter().copied()) {
-            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
-            None => problem
-                .help(format!("an image from outside the workspace is written with its tag: \"{text}:TAG\"")),
-        })
+        if reference.kind != EdgeKind::From && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Some(refuse(format!("there is no stage {text}"), "stages are counted from 0"));
+        }
+        // Dockerfiles are taken as they are, and in them a name without a tag is usual.
+        let near = nearest(text, self.plain.iter().copied()).filter(|_| reference.in_manifest)?;
+        let help =
+            format!("did you mean \"{near}\"? an image from outside is written with its tag: \"{text}:TAG\"");
+        Some(refuse(no_image(text), "not in this workspace").help(help))
     }
 }
 
@@ -300,7 +310,7 @@ fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritte
 }
 
 /// The repository and the tag of a reference without a digest. A colon before the last slash belongs to a host's port.
-fn split_tag(reference: &str) -> (&str, Option<&str>) {
+pub(super) fn split_tag(reference: &str) -> (&str, Option<&str>) {
     match reference.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
         _ => (reference, None),

@@ -51,16 +51,12 @@ fn a_missing_parent_gets_the_nearest_name() {
 }
 
 #[test]
-fn a_parent_that_is_like_none_is_told_how_external_images_are_written() {
-    assert_snapshot!(with(&[("web/image.kdl", "image \"web\" {\n    from \"nonesuch\"\n}\n")]));
-}
-
-#[test]
-fn an_external_image_has_a_tag_or_a_host_or_a_digest() {
-    let text = "image \"web\" {\n    from \"alpine:3.22\"\n    copy \"/a\" \"/a\" from=\"ghcr.io/x/y\"\n}\n";
+fn an_external_image_may_have_a_tag_a_host_or_a_digest() {
+    let text = "image \"web\" {\n    from \"alpine:3.22\"\n    copy \"/a\" \"/a\" from=\"ghcr.io/x/y\"\n    \
+                copy \"/b\" \"/b\" from=\"nonesuch\"\n}\n";
     let workspace = good(&[WORKSPACE, OS, ("web/image.kdl", text)]);
     let externals: Vec<_> = workspace.images["web"].externals.iter().map(|e| e.reference.as_str()).collect();
-    assert_eq!(externals, ["alpine:3.22", "ghcr.io/x/y"]);
+    assert_eq!(externals, ["alpine:3.22", "ghcr.io/x/y", "nonesuch"]);
     let text = "image \"web\" {\n    from \"alpine:3.22\"\n    copy \"/a\" \"/a\" from=\"ghcr.io/x/y\"\n    \
                 copy \"/b\" \"/b\" from=\"busybox@sha256:12\"\n}\n";
     assert_snapshot!(with(&[("web/image.kdl", text)]));
@@ -269,9 +265,9 @@ fn folders_of_other_images_below_are_nested() {
         ("a-b/image.kdl", image("d")),
     ];
     let workspace = good(&[&[WORKSPACE], borrowed(&texts).as_slice()].concat());
-    assert_eq!(workspace.images["a"].nested, ["a/b", "a/b/c"]);
-    assert_eq!(workspace.images["b"].nested, ["a/b/c"]);
-    assert!(workspace.images["d"].nested.is_empty());
+    assert_eq!(workspace.images["a"].context.passed_over, ["a/b", "a/b/c"]);
+    assert_eq!(workspace.images["b"].context.passed_over, ["a/b/c"]);
+    assert!(workspace.images["d"].context.passed_over.is_empty());
 }
 
 #[test]
@@ -449,4 +445,88 @@ fn a_layout_that_no_image_uses_is_a_typing_error() {
         unread,
     ]);
     assert!(!told.contains("no image stands on"), "{told}");
+}
+
+#[test]
+fn a_file_may_describe_several_images_on_one_dockerfile() {
+    let images = "image \"one\" {\n    dockerfile \"Dockerfile\" target=\"one\"\n}\nimage \"two\" {\n    dockerfile \"Dockerfile\" target=\"TWO\"\n}\n\
+                  image \"three\" {\n    from \"two\"\n}\n";
+    let dockerfile = "FROM os-base AS one\nFROM alpine:3 AS tool\nFROM one AS two\nCOPY --from=1 /x /\n";
+    let workspace = good(&[WORKSPACE, OS, ("app/image.kdl", images), ("app/Dockerfile", dockerfile)]);
+    assert_eq!(edges(&workspace.images["one"]), [("os-base", EdgeKind::From)]);
+    assert_eq!(edges(&workspace.images["two"]), [("os-base", EdgeKind::From)]);
+    assert!(workspace.images["one"].externals.is_empty());
+    assert_eq!(outside(&workspace.images["two"]), [("alpine:3", EdgeKind::From)]);
+    assert_eq!(edges(&workspace.images["three"]), [("two", EdgeKind::From)]);
+    // One that is wrong does not hide the others.
+    let wrong =
+        images.replace("target=\"TWO\"", "target=\"tow\"").replace("from \"two\"", "from \"two\"\n    x");
+    assert_snapshot!(with(&[("app/image.kdl", &wrong), ("app/Dockerfile", dockerfile)]));
+}
+
+#[test]
+fn a_context_is_any_folder_of_the_workspace() {
+    let image = |name: &str, context: &str| {
+        format!("image \"{name}\" {{\n    dockerfile \"Dockerfile\" context=\"{context}\"\n}}\n")
+    };
+    let with_contexts = |contexts: &[&str]| -> Vec<(String, String)> {
+        let one = |(n, context): (usize, &&str)| image(&format!("i{n}"), context);
+        vec![
+            ("a/b/image.kdl".into(), contexts.iter().enumerate().map(one).collect()),
+            ("a/b/Dockerfile".into(), "FROM scratch\n".into()),
+            ("a/c/file".into(), String::new()),
+        ]
+    };
+    let files = with_contexts(&[".", "..", "../..", "/", "/a/c", "../c"]);
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let workspace = good(&[&[WORKSPACE, OS], files.as_slice()].concat());
+    let dirs: Vec<&str> = workspace.images.values().map(|image| image.context.dir.as_str()).collect();
+    assert_eq!(dirs, ["a/b", "a", "", "", "a/c", "a/c", "images/os"]);
+    let passed_over = |name: &str| -> Vec<&str> {
+        workspace.images[name].context.passed_over.iter().map(|path| path.as_str()).collect()
+    };
+    assert_eq!(passed_over("i0"), Vec::<&str>::new());
+    assert_eq!(passed_over("i1"), ["a/b/image.kdl"]);
+    assert_eq!(passed_over("i2"), ["a/b/image.kdl", "images/os/image.kdl", "imgforge.kdl", "imgforge.lock"]);
+    let files = with_contexts(&["../../..", "nowhere", "/a/c/file"]);
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    assert_snapshot!(with(&files));
+}
+
+#[test]
+fn hidden_folders_are_found_when_images_names_them() {
+    let image = |name: &str| format!("image \"{name}\" {{\n    from \"scratch\"\n}}\n");
+    let (a, b, c, d) = (image("a"), image("b"), image("c"), image("d"));
+    let names = |globs: &str| -> Vec<String> {
+        let text = format!("workspace \"acme\" {{\n    {globs}\n}}\n");
+        let files = [
+            ("imgforge.kdl", &*text),
+            ("images/a/image.kdl", &a),
+            (".devcontainer/image.kdl", &b),
+            ("images/.hidden/c/image.kdl", &c),
+            (".git/image.kdl", "not KDL {"),
+            (".imgforge/image.kdl", "not KDL {"),
+            ("image.kdl", &d),
+        ];
+        good(&files).images.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(names(""), ["a", "d"]);
+    assert_eq!(names("images \"**\""), ["a", "d"]);
+    assert_eq!(names("images \"**\" \".devcontainer\""), ["a", "b", "d"]);
+    assert_eq!(names("images \"images/**\" \".dev*\""), ["a", "b"]);
+    assert_eq!(names("images \"images/.hidden/*\""), ["c"]);
+}
+
+#[test]
+fn an_image_without_a_tag_is_an_external_one_in_a_dockerfile() {
+    let workspace = good_dockerfile("", "FROM ubuntu AS a\nFROM os-bas\nCOPY --from=golang /x /\n");
+    let web = &workspace.images["web"];
+    assert_eq!(
+        outside(web),
+        [("ubuntu", EdgeKind::From), ("os-bas", EdgeKind::From), ("golang", EdgeKind::Copy)]
+    );
+    assert_eq!(web.outside_base.as_deref(), Some("os-bas"));
+    assert!(web.externals.iter().all(|external| !external.has_tag()));
+    let told = with_dockerfile("", "FROM ubuntu\nCOPY --from=7 /x /\n");
+    assert!(told.contains("there is no stage 7"), "{told}");
 }

@@ -282,7 +282,7 @@ impl Builder {
         let in_workspace = |image: &str, reason: &Reason| match reason {
             Reason::File { path, .. } => {
                 let job = self.jobs.get(image);
-                let dir = job.map(|job| job.image.manifest.file.dir()).filter(|dir| !dir.as_str().is_empty());
+                let dir = job.map(|job| &job.image.context.dir).filter(|dir| !dir.as_str().is_empty());
                 dir.map_or_else(|| reason.to_string(), |dir| reason.with_path(dir.join(path).as_str()))
             }
             other => other.to_string(),

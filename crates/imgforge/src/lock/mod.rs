@@ -17,7 +17,7 @@ use imgforge_core::manifest::{ApkSource, AptSource, Base, RootInclude};
 use imgforge_core::name::ImageName;
 use imgforge_core::services;
 use imgforge_core::source::Source;
-use imgforge_core::workspace::{Image, read_file};
+use imgforge_core::workspace::{self, Image, read_file};
 use imgforge_packages::{Machine, Repository, Scheme};
 
 pub use self::changes::{ExternalChange, LockChange};
@@ -26,7 +26,7 @@ pub use self::resolve::{IndexDates, Moves};
 use crate::{Error, Session};
 
 /// The lock's name, beside `imgforge.kdl`.
-pub const FILE: &str = "imgforge.lock";
+pub const FILE: &str = workspace::LOCK_FILE;
 
 /// The architecture whose packages are locked, as Debian and as Alpine call it.
 pub(crate) const ARCHITECTURE: &str = "amd64";
