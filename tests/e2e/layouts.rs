@@ -190,3 +190,27 @@ fn packages_are_installed_on_a_debian_image_of_a_layout_that_skopeo_wrote() {
     let shown = ["run", "--rm", &workspace.repository("web"), "dpkg-query", "--show", "libfoo-tool"];
     assert_eq!(Docker::run(&shown), "libfoo-tool\t1.0");
 }
+
+#[test]
+fn an_image_from_outside_without_a_tag_is_locked_found_by_lint_and_built_upon_by_both_engines() {
+    let (maker, user) = (TestWorkspace::new(), TestWorkspace::new());
+    put_base(&maker, "one", &user);
+    let name = format!("{}:1", maker.repository("base"));
+    place(&user, &format!("\"tools\" oci-layout=\"vendor\" name=\"{name}\""));
+    user.image("page", "    dockerfile \"Dockerfile\"");
+    user.write("page/Dockerfile", "FROM tools\nRUN cp /version /page\n");
+    user.image("web", "    from \"tools\"\n    run \"cp /version /web\"");
+    for engine in [imgforge, embedded] {
+        assert!(engine(&user, &["build"]).ok().stderr.contains("2 built"));
+    }
+    let page = user.repository("page");
+    assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &page, "/bin/cat", "/page"]), "one");
+    let lock = std::fs::read_to_string(user.root().join("imgforge.lock")).unwrap();
+    assert!(lock.contains("external tools digest="), "{lock}");
+    let found = imgforge(&user, &["lint"]).ok().stdout;
+    assert!(found.contains("IF012") && found.contains("page/Dockerfile:1:6"), "{found}");
+    // In a manifest, what is like a name of the workspace is a typing error.
+    user.image("more", "    from \"pag\"");
+    let refused = imgforge(&user, &["graph"]);
+    told(&refused, &["there is no image \"pag\"", "did you mean \"page\"?", "\"pag:TAG\""]);
+}

@@ -17,6 +17,7 @@ mod family;
 mod files;
 mod fingerprints;
 mod foreign;
+mod importing;
 mod layouts;
 mod lint;
 mod looking;

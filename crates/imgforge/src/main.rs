@@ -19,6 +19,7 @@ Examples:
   imgforge plan                     what would be built, and why
   imgforge test guestbook           run the tests of an image that is built
   imgforge graph --format mermaid   the family as a picture
+  imgforge import                   make a workspace of a repository of Dockerfiles
   imgforge run guestbook            start it here, its ports on loopback
   imgforge services                 what the services of running containers do
   imgforge export guestbook --to compose
@@ -101,6 +102,7 @@ enum Verb {
     Build(verbs::build::Build),
     Plan(verbs::plan::PlanVerb),
     Graph(verbs::graph::Graph),
+    Import(verbs::import::ImportVerb),
     List(verbs::list::List),
     Show(verbs::show::Show),
     Render(verbs::render::Render),
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Verb::Build(verb) => verb.run(&cli.global),
         Verb::Plan(verb) => verb.run(&cli.global),
         Verb::Graph(verb) => verb.run(&cli.global),
+        Verb::Import(verb) => verb.run(&cli.global),
         Verb::List(verb) => verb.run(&cli.global),
         Verb::Show(verb) => verb.run(&cli.global),
         Verb::Render(verb) => verb.run(&cli.global),

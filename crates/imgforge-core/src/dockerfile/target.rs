@@ -30,9 +30,9 @@ impl Dockerfile {
     /// number from 0. `None` when there is no such stage.
     pub fn reduced(&self, text: &str, target: &str, args: &BTreeMap<String, String>) -> Option<Reduced> {
         let names = self.stage_names();
-        let is_meant = |name: &Option<&str>| name.is_some_and(|name| name.eq_ignore_ascii_case(target));
+        let named = names.iter().rposition(|name| name.is_some_and(|name| name.eq_ignore_ascii_case(target)));
         let number = || target.parse().ok().filter(|number| *number < names.len());
-        let target: usize = names.iter().rposition(is_meant).or_else(number)?;
+        let target: usize = named.or_else(number)?;
         let uses = self.uses(args);
         let mut stages = self.needed(target, &uses);
         let edits = if let Some(edits) = self.renumbered(text, &stages, &uses) {

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod export;
 pub(crate) mod graph;
+pub(crate) mod import;
 pub(crate) mod lint;
 pub(crate) mod list;
 pub(crate) mod load;

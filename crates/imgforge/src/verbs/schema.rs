@@ -8,7 +8,7 @@ use imgforge::report::RunReport;
 use schemars::schema_for;
 
 use crate::console::print;
-use crate::verbs::{graph, json, lint, list, outdated, promote, prune, push, services, show, update};
+use crate::verbs::{graph, import, json, lint, list, outdated, promote, prune, push, services, show, update};
 
 /// Print the JSON Schema of a verb's `--format json`
 #[derive(Args)]
@@ -23,6 +23,7 @@ pub(crate) struct SchemaVerb {
 enum Of {
     Build,
     Graph,
+    Import,
     Lint,
     List,
     Outdated,
@@ -41,6 +42,7 @@ impl SchemaVerb {
         let schema = match self.of {
             Of::Build | Of::Test => schema_for!(RunReport),
             Of::Graph => schema_for!(graph::GraphOutput),
+            Of::Import => schema_for!(import::ImportOutput),
             Of::Lint => schema_for!(lint::LintOutput),
             Of::List => schema_for!(list::ListOutput),
             Of::Outdated => schema_for!(outdated::OutdatedOutput),
