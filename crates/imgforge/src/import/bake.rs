@@ -145,8 +145,19 @@ impl Bake {
             targets.push(Target { name: one.name.clone(), attributes, is_abstract: false });
         }
         asked.extend(self.groups().into_values().flatten());
+        // What is only inherited is no image, unless it says itself what it makes and is published.
+        let makes_one = |target: &Target| {
+            let own =
+                spread.iter().find(|one| one.name == target.name).map(|one| &self.names.targets[one.block]);
+            let says = own.is_some_and(|own| {
+                ["context", "dockerfile", "output", "target"].iter().any(|key| own.contains_key(*key))
+            });
+            let tags = target.attributes.as_ref().ok().and_then(|found| found.get("tags")).map(texts);
+            says && tags.is_some_and(|tags| !tags.is_empty())
+        };
         for target in &mut targets {
-            target.is_abstract = inherited.contains(&target.name) && !asked.contains(&target.name);
+            target.is_abstract =
+                inherited.contains(&target.name) && !asked.contains(&target.name) && !makes_one(target);
         }
         targets.sort_by(|a, b| a.name.cmp(&b.name));
         targets

@@ -71,12 +71,23 @@ fn is_compose(name: &str) -> bool {
     })
 }
 
+/// Whether a file lies among modules of others that a package manager has put here.
+fn is_of_others(source: &dyn Source, path: &Utf8Path) -> bool {
+    path.ancestors().skip(1).any(|folder| match folder.file_name() {
+        Some("node_modules") => true,
+        Some("vendor") => source.kind(&folder.join("modules.txt")).is_ok(),
+        _ => false,
+    })
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) candidates: Vec<Candidate>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) notes: Vec<String>,
+    /// Dockerfiles of targets that make no image.
+    others: BTreeSet<Utf8PathBuf>,
     /// Candidates of each group of bake files, by place.
     pub(super) groups: BTreeMap<String, BTreeSet<String>>,
 }
@@ -84,7 +95,8 @@ pub(super) struct Found {
 /// Looks at all files below `folder`.
 pub(super) fn find(source: &dyn Source, paths: &[Utf8PathBuf], folder: &Utf8Path) -> Found {
     let mut found = Found::default();
-    let paths: Vec<&Utf8PathBuf> = paths.iter().filter(|path| path.starts_with(folder)).collect();
+    let paths: Vec<&Utf8PathBuf> =
+        paths.iter().filter(|path| path.starts_with(folder) && !is_of_others(source, path)).collect();
     let named = |is_one: fn(&str) -> bool| {
         paths.iter().copied().filter(move |path| path.file_name().is_some_and(is_one))
     };
@@ -94,7 +106,8 @@ pub(super) fn find(source: &dyn Source, paths: &[Utf8PathBuf], folder: &Utf8Path
     for (main, files) in together(named(is_compose), "override") {
         of_compose(source, &main, &files, &mut found);
     }
-    let claimed: BTreeSet<Utf8PathBuf> = found.candidates.iter().map(|one| one.dockerfile.clone()).collect();
+    let claimed = found.candidates.iter().map(|one| one.dockerfile.clone());
+    let claimed: BTreeSet<Utf8PathBuf> = claimed.chain(std::mem::take(&mut found.others)).collect();
     for path in named(is_dockerfile).filter(|path| !claimed.contains(*path)) {
         match plain(source, path, folder) {
             Ok(candidate) => found.candidates.push(candidate),
@@ -160,6 +173,10 @@ fn of_bake(source: &dyn Source, main: &Utf8Path, files: &[Utf8PathBuf], found: &
         let made = target.attributes.clone().and_then(|attributes| {
             if target.is_abstract {
                 return Err("other targets inherit it, and no group asks for it".to_owned());
+            }
+            if let Some(output) = no_image(&attributes) {
+                found.others.extend(dockerfile_of(&attributes, from).map(|(path, _)| path));
+                return Err(format!("it makes no image: output {output}"));
             }
             of_target(source, &place(&target.name), &target.name, &attributes, from)
         });
@@ -265,6 +282,16 @@ fn of_build(
     Ok(candidate)
 }
 
+/// The outputs of a target, when none of them is an image.
+fn no_image(attributes: &Map<String, Value>) -> Option<String> {
+    let output = attributes.get("output")?;
+    let outputs = output.as_str().map_or_else(|| bake::texts(output), |one| vec![one.to_owned()]);
+    let makes_image = |output: &String| {
+        ["type=image", "type=docker", "type=registry", "type=oci"].iter().any(|kind| output.contains(kind))
+    };
+    (!outputs.is_empty() && !outputs.iter().any(makes_image)).then(|| outputs.join(" "))
+}
+
 fn of_target(
     source: &dyn Source,
     place: &str,
@@ -272,16 +299,6 @@ fn of_target(
     attributes: &Map<String, Value>,
     from: &Utf8Path,
 ) -> Result<Candidate, String> {
-    let outputs = attributes.get("output").map(|output| match output.as_str() {
-        Some(one) => vec![one.to_owned()],
-        None => bake::texts(output),
-    });
-    let makes_image = |output: &String| {
-        ["type=image", "type=docker", "type=registry", "type=oci"].iter().any(|kind| output.contains(kind))
-    };
-    if let Some(output) = outputs.filter(|outputs| !outputs.is_empty() && !outputs.iter().any(makes_image)) {
-        return Err(format!("it makes no image: output {}", output.join(" ")));
-    }
     let mut candidate = of_build(source, place, attributes, from)?;
     for (written, place) in attributes.get("contexts").and_then(Value::as_object).into_iter().flatten() {
         match place.as_str().and_then(|place| place.strip_prefix("target:")) {

@@ -61,6 +61,10 @@ pub(super) fn of_place(candidate: &mut Candidate, top: &str) {
     for count in shortest..=parts.len() {
         options.push(parts[parts.len() - count..].join("-"));
     }
+    // Of a repository whose folders are versions, the repository's name says what they are versions of.
+    if parts.first().is_some_and(|part| is_version(part)) {
+        options = options.into_iter().map(|name| format!("{top}-{name}")).collect();
+    }
     if parts.is_empty() {
         options.extend(variant.clone());
         options.push(variant.as_ref().map_or(top.to_owned(), |variant| format!("{top}-{variant}")));
@@ -84,6 +88,9 @@ pub(super) fn of_place(candidate: &mut Candidate, top: &str) {
             }
         }
     }
+    let rest: Vec<&str> = parts.iter().copied().chain(variant.as_deref()).collect();
+    let tag = (!rest.is_empty()).then(|| rest.join("-"));
+    candidate.identities.push((top.to_owned(), tag));
     if let Some(variant) = &variant {
         candidate.identities.push((variant.clone(), None));
         candidate.identities.extend(parts.last().map(|last| (format!("{last}-{variant}"), None)));
@@ -157,6 +164,7 @@ mod tests {
             (".devcontainer/Dockerfile", "devcontainer"),
             ("Some Thing/Dockerfile", "some-thing"),
             ("docker/Dockerfile", "acme"),
+            ("3.12/slim/Dockerfile", "acme-3.12-slim"),
         ] {
             assert_eq!(named(path).0, expected, "{path}");
         }
@@ -173,6 +181,8 @@ mod tests {
         assert!(has("base/Dockerfile.alpine", "base", Some("alpine")));
         assert!(has("base/Dockerfile.alpine", "base-alpine", None));
         assert!(has("team/web/Dockerfile", "team/web", None));
+        assert!(has("Dockerfile", "acme", None));
+        assert!(has("3.12/slim/Dockerfile", "acme", Some("3.12-slim")));
     }
 
     #[test]

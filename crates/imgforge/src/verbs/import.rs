@@ -57,12 +57,16 @@ impl ImportVerb {
             let files: Vec<&str> = import.files.keys().map(|path| path.as_str()).collect();
             let written =
                 if files.is_empty() { "nothing to write".to_owned() } else { count(files.len(), "file") };
-            let how = if self.dry_run && !files.is_empty() { "would be written" } else { "" };
+            let how = match (self.dry_run, files.is_empty()) {
+                (_, true) => "",
+                (true, false) => " to write",
+                (false, false) => " written",
+            };
             let next = if self.dry_run { "" } else { "; `imgforge graph` shows the family" };
             say(
                 GOOD,
                 "Import",
-                format_args!("{}{DIM}; {written} {how}{next}{DIM:#}", count(import.taken.len(), "new image")),
+                format_args!("{}{DIM}; {written}{how}{next}{DIM:#}", count(import.taken.len(), "new image")),
             );
         }
         Ok(ExitCode::SUCCESS)
