@@ -206,7 +206,7 @@ fn an_image_from_outside_without_a_tag_is_locked_found_by_lint_and_built_upon_by
     let page = user.repository("page");
     assert_eq!(Docker::run(&["run", "--rm", "--network", "none", &page, "/bin/cat", "/page"]), "one");
     let lock = std::fs::read_to_string(user.root().join("imgforge.lock")).unwrap();
-    assert!(lock.contains("external tools digest="), "{lock}");
+    assert!(lock.contains("external \"tools\" digest="), "{lock}");
     let found = imgforge(&user, &["lint"]).ok().stdout;
     assert!(found.contains("IF012") && found.contains("page/Dockerfile:1:6"), "{found}");
     // In a manifest, what is like a name of the workspace is a typing error.

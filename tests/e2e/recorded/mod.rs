@@ -175,9 +175,9 @@ fn a_workspace_that_uses_every_node_is_what_it_was() {
 
 #[test]
 fn the_shapes_of_what_verbs_print_are_what_they_were() {
-    const VERBS: [&str; 13] = [
-        "build", "graph", "lint", "list", "outdated", "plan", "promote", "prune", "push", "services", "show",
-        "test", "update",
+    const VERBS: [&str; 14] = [
+        "build", "graph", "import", "lint", "list", "outdated", "plan", "promote", "prune", "push",
+        "services", "show", "test", "update",
     ];
     let schema = |verb: &str| {
         let output = Command::new(IMGFORGE).args(["schema", verb]).output().unwrap();

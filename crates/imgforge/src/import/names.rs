@@ -90,7 +90,9 @@ pub(super) fn of_place(candidate: &mut Candidate, top: &str) {
     }
     let rest: Vec<&str> = parts.iter().copied().chain(variant.as_deref()).collect();
     let tag = (!rest.is_empty()).then(|| rest.join("-"));
-    candidate.identities.push((top.to_owned(), tag));
+    if tag.is_some() || all.is_empty() {
+        candidate.identities.push((top.to_owned(), tag));
+    }
     if let Some(variant) = &variant {
         candidate.identities.push((variant.clone(), None));
         candidate.identities.extend(parts.last().map(|last| (format!("{last}-{variant}"), None)));
