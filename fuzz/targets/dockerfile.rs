@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use imgforge_core::diagnostic::Span;
 use imgforge_core::dockerfile::program::{Action, Base, Below, Program, Stage};
 use imgforge_core::dockerfile::{Dockerfile, ParseProblem};
-use imgforge_core::image_config::ImageConfig;
+use imgforge_oci::ImageConfig;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use imgforge_registry::{Credentials, Options, ProgressSink, PushImage, Reference};
+use imgforge_oci::TagOrDigest;
+use imgforge_registry::{Credentials, Options, ProgressSink, PushImage};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
@@ -53,7 +54,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 /// The fingerprint that each image's `latest` leads to.
 pub(crate) fn released(host: &str, name: &str) -> BTreeMap<String, String> {
     let client = client(host);
-    let latest = Reference::tag("latest").unwrap();
+    let latest = TagOrDigest::tag("latest").unwrap();
     let of = |image: &str| {
         let manifest = run(client.manifest(&format!("{name}/{image}"), &latest)).unwrap()?;
         Some((image.to_owned(), manifest.annotations()["imgforge.fingerprint"].clone()))
@@ -146,14 +147,14 @@ fn a_promotion_that_is_late_ends_what_a_later_one_has_begun_also_when_that_was_k
 }
 
 /// The records of pushes: their tags, and what they say.
-pub(crate) fn pushes(host: &str, name: &str) -> Vec<(Reference, Value)> {
+pub(crate) fn pushes(host: &str, name: &str) -> Vec<(TagOrDigest, Value)> {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     let tags = run(client.tags(&place)).unwrap();
     let read = |tag: &String| {
-        let tag = Reference::tag(tag).unwrap();
+        let tag = TagOrDigest::tag(tag).unwrap();
         let manifest = run(client.manifest(&place, &tag)).unwrap().unwrap();
         let text = run(client.blob(&place, manifest.config().unwrap(), 1 << 20)).unwrap();
-        (Reference::Digest(manifest.digest().clone()), serde_json::from_slice(&text).unwrap())
+        (TagOrDigest::Digest(manifest.digest().clone()), serde_json::from_slice(&text).unwrap())
     };
     tags.iter().map(read).collect()
 }
@@ -162,7 +163,7 @@ pub(crate) fn pushes(host: &str, name: &str) -> Vec<(Reference, Value)> {
 pub(crate) fn set_times(host: &str, name: &str, time: Option<&str>) {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     for (number, (reference, mut record)) in pushes(host, name).into_iter().enumerate() {
-        let Reference::Digest(digest) = reference else { panic!("a digest") };
+        let TagOrDigest::Digest(digest) = reference else { panic!("a digest") };
         run(client.delete_manifest(&place, &digest)).unwrap();
         let Some(time) = time else { continue };
         for image in record["images"].as_array_mut().unwrap() {
@@ -171,7 +172,7 @@ pub(crate) fn set_times(host: &str, name: &str, time: Option<&str>) {
         let config = serde_json::to_vec(&record).unwrap();
         let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
         let pushed = run(client.push_image(&place, &image, ProgressSink::silent())).unwrap();
-        let tag = Reference::tag(&format!("t-20200101T00000000{number}Z-0")).unwrap();
+        let tag = TagOrDigest::tag(&format!("t-20200101T00000000{number}Z-0")).unwrap();
         run(client.put_manifest(&place, &tag, &pushed.manifest)).unwrap();
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgforge_registry::{ProgressSink, PushImage, Reference};
+use imgforge_oci::TagOrDigest;
+use imgforge_registry::{ProgressSink, PushImage};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use serde_json::json;
 
@@ -38,7 +39,7 @@ fn keep(host: &str, place: &str, id: &str, text: &str) {
     let client = client(host);
     let image = PushImage { config: text.into(), layers: Vec::new(), annotations: BTreeMap::new() };
     let pushed = run(client.push_image(place, &image, ProgressSink::silent())).unwrap();
-    run(client.put_manifest(place, &Reference::tag(id).unwrap(), &pushed.manifest)).unwrap();
+    run(client.put_manifest(place, &TagOrDigest::tag(id).unwrap(), &pushed.manifest)).unwrap();
 }
 
 /// A record of pushes as imgforge writes it.
@@ -163,7 +164,7 @@ fn a_record_of_a_promotion_that_is_lost_stops_only_who_asks_for_it() {
     let ids = promotions(&commits[0]);
     let [first, lost, last] = &ids[..] else { panic!("{ids:?}") };
     let (client, place) = (client(host), format!("{name}/imgforge.promotions"));
-    let manifest = run(client.manifest(&place, &Reference::tag(lost).unwrap())).unwrap().unwrap();
+    let manifest = run(client.manifest(&place, &TagOrDigest::tag(lost).unwrap())).unwrap().unwrap();
     std::fs::remove_file(server.blob_file(manifest.config().unwrap().digest.hex())).unwrap();
 
     let told = |ran: &Ran| {

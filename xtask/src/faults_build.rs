@@ -10,7 +10,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use imgforge_registry::{Reference, Registry};
+use imgforge_oci::TagOrDigest;
+use imgforge_registry::Registry;
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
 use imgforge_testkit::workspace::TestWorkspace;
@@ -141,7 +142,7 @@ impl Soak {
         let workspace = self.workspace.name();
         self.looks.all(is_done.then_some(self.count.generations), |_, name| {
             let place = format!("{workspace}/{name}");
-            let Some(manifest) = runtime.block_on(direct.manifest(&place, &Reference::tag(TAG)?))? else {
+            let Some(manifest) = runtime.block_on(direct.manifest(&place, &TagOrDigest::tag(TAG)?))? else {
                 return Ok(None);
             };
             let said = manifest.annotations().get(FINGERPRINT).cloned().unwrap_or_default();

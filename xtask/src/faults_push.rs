@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_registry::{
-    Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference, Registry, media_type,
-};
+use imgforge_oci::{Descriptor, Digest, MediaType, TagOrDigest};
+use imgforge_registry::{ProgressSink, PushImage, PushLayer, Registry};
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
 use rand::rngs::StdRng;
@@ -70,7 +69,7 @@ pub(crate) fn push_generation(host: &str, folder: &Utf8Path) -> Result<()> {
             registry.verify(name, &pushed.digest).await?;
         }
         for (name, pushed) in FAMILY.iter().zip(&manifests) {
-            registry.put_manifest(name, &Reference::tag(TAG)?, &pushed.manifest).await?;
+            registry.put_manifest(name, &TagOrDigest::tag(TAG)?, &pushed.manifest).await?;
         }
         anyhow::Ok(())
     });
@@ -86,7 +85,8 @@ fn images(folder: &Utf8Path) -> Result<Vec<PushImage>> {
     for (number, name) in FAMILY.iter().enumerate() {
         let file: Utf8PathBuf = folder.join(name);
         let bytes = std::fs::read(&file)?;
-        let descriptor = Descriptor::new(media_type::LAYER_GZIP, Digest::sha256(&bytes), bytes.len() as u64);
+        let descriptor =
+            Descriptor::new(MediaType::ImageLayerGzip, Digest::sha256(&bytes), bytes.len() as u64);
         layers.push(PushLayer { descriptor, file: Some(file), mount_from: Vec::new() });
         for layer in &mut layers[..number] {
             layer.mount_from = vec![FAMILY[number - 1].to_owned()];
@@ -187,7 +187,7 @@ impl Soak {
         self.faults.count(&self.proxy.take_seen());
         let (runtime, direct, known) = (&self.runtime, &self.direct, &self.known);
         self.looks.all(finished, |number, name| {
-            let Some(digest) = runtime.block_on(direct.digest(name, &Reference::tag(TAG)?))? else {
+            let Some(digest) = runtime.block_on(direct.digest(name, &TagOrDigest::tag(TAG)?))? else {
                 return Ok(None);
             };
             let known = known.get(&digest).filter(|(image, _)| *image == number);

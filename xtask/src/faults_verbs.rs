@@ -13,9 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use imgforge_registry::{
-    Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference, Registry, media_type,
-};
+use imgforge_oci::{Descriptor, Digest, MediaType, TagOrDigest};
+use imgforge_registry::{ProgressSink, PushImage, PushLayer, Registry};
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{Registry as RealRegistry, Setup};
 use imgforge_testkit::workspace::TestWorkspace;
@@ -404,7 +403,7 @@ impl Soak {
         for image in FAMILY {
             let place = format!("{}/{image}", self.name);
             let Some(manifest) =
-                self.runtime.block_on(self.direct.manifest(&place, &Reference::tag(TAG)?))?
+                self.runtime.block_on(self.direct.manifest(&place, &TagOrDigest::tag(TAG)?))?
             else {
                 self.wrong(told, &format!("{image} has no tag any more"));
                 continue;
@@ -488,7 +487,7 @@ impl Soak {
             "rootfs": { "type": "layers", "diff_ids": [Digest::sha256(&tar).to_string()] },
         });
         let descriptor =
-            Descriptor::new(media_type::LAYER_GZIP, Digest::sha256(&packed), packed.len() as u64);
+            Descriptor::new(MediaType::ImageLayerGzip, Digest::sha256(&packed), packed.len() as u64);
         let layer = PushLayer { descriptor, file: Some(path.join("layer.tar.gz")), mount_from: Vec::new() };
         let image = PushImage {
             config: config.to_string().into(),
@@ -497,7 +496,7 @@ impl Soak {
         };
         self.runtime.block_on(async {
             let pushed = self.direct.push_image(OUTSIDE, &image, ProgressSink::silent()).await?;
-            self.direct.put_manifest(OUTSIDE, &Reference::tag(TAG)?, &pushed.manifest).await?;
+            self.direct.put_manifest(OUTSIDE, &TagOrDigest::tag(TAG)?, &pushed.manifest).await?;
             Ok(())
         })
     }

@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use imgforge_registry::{Credentials, Error, Manifest, Options, Reference, Registry, Retry};
+use imgforge_oci::{Manifest, TagOrDigest};
+use imgforge_registry::{Credentials, Error, Options, Registry, Retry};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy, Seen};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use rand::Rng;
@@ -64,7 +65,7 @@ pub(crate) fn undisturbed(binary: &Path, workspace: &TestWorkspace, args: &[&str
 
 /// The fingerprint that the tag of each image of the workspace `name` leads to.
 pub(crate) fn released(runtime: &Runtime, registry: &Registry, name: &str) -> Result<Vec<String>> {
-    let tag = Reference::tag(TAG)?;
+    let tag = TagOrDigest::tag(TAG)?;
     let of = |image: &&str| {
         let manifest = runtime.block_on(registry.manifest(&format!("{name}/{image}"), &tag))?;
         let said = manifest.as_ref().and_then(|manifest| manifest.annotations().get(FINGERPRINT));

@@ -30,7 +30,6 @@ pub mod fingerprint;
 mod git_index;
 pub mod glob;
 pub mod graph;
-pub mod image_config;
 mod kdl_text;
 pub mod lint;
 pub mod lock;

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use camino::{Utf8Component, Utf8Path};
+use imgforge_oci::Digest;
 use kdl::{KdlDocument, KdlNode, KdlValue};
 use serde::{Deserialize, Serialize};
 
@@ -42,21 +43,26 @@ pub struct Lock {
 }
 
 /// An image from outside the workspace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockedExternal {
-    /// What its tag pointed to: an index of platforms, or one image. `sha256:` and 64 hex digits.
-    pub digest: String,
+    /// What its tag pointed to: an index of platforms, or one image.
+    pub digest: Digest,
     /// By platform (`linux/amd64`, `linux/arm64/v8`): the digest of its image. An index has one for each, an image only that
     /// of the platform that it was locked for.
-    pub platforms: BTreeMap<String, String>,
+    pub platforms: BTreeMap<String, Digest>,
     /// The packages that it has, where an image puts packages on top of it; sorted.
     pub packages: BTreeSet<ForeignPackage>,
 }
 
 impl LockedExternal {
+    /// Makes one of which only the digest is known.
+    pub fn new(digest: Digest) -> Self {
+        Self { digest, platforms: BTreeMap::new(), packages: BTreeSet::new() }
+    }
+
     /// The digest that decides what an image for `platform` is built on: when an index moves for the sake of another
     /// platform, this one stays.
-    pub fn digest_for(&self, platform: &str) -> &str {
+    pub fn digest_for(&self, platform: &str) -> &Digest {
         self.platforms.get(platform).unwrap_or(&self.digest)
     }
 }
@@ -260,10 +266,10 @@ fn unique(mut packages: Vec<LockedPackage>) -> Vec<LockedPackage> {
 
 impl LockedExternal {
     fn write(&self, reference: &str, text: &mut String) {
-        let (reference, digest) = (quoted(reference), quoted(&self.digest));
+        let (reference, digest) = (quoted(reference), quoted(self.digest.as_str()));
         let _ = writeln!(text, "external {reference} digest={digest} {{");
         for (platform, digest) in &self.platforms {
-            let _ = writeln!(text, "    platform {} {}", quoted(platform), quoted(digest));
+            let _ = writeln!(text, "    platform {} {}", quoted(platform), quoted(digest.as_str()));
         }
         for ForeignPackage { name, version, architecture } in &self.packages {
             let (name, version) = (quoted(name), quoted(version));
@@ -368,10 +374,7 @@ impl<'a> Reader<'a> {
     fn external(&mut self, node: &KdlNode) -> Result<(), String> {
         only(node, 1, &["digest"])?;
         let (reference, digest) = (argument(node, 0)?, property(node, "digest")?);
-        if !is_digest(&digest) {
-            return Err(NO_DIGEST.into());
-        }
-        let mut external = LockedExternal { digest, ..LockedExternal::default() };
+        let mut external = LockedExternal::new(digest.parse().map_err(|_| NO_DIGEST)?);
         for child in node.children().map_or(&[][..], KdlDocument::nodes) {
             if let Err(message) = external.take(child) {
                 self.problem(name_span(child), message, "here");
@@ -474,10 +477,7 @@ impl LockedExternal {
         match node.name().value() {
             "platform" => {
                 only(node, 2, &[])?;
-                let digest = argument(node, 1)?;
-                if !is_digest(&digest) {
-                    return Err(NO_DIGEST.into());
-                }
+                let digest = argument(node, 1)?.parse().map_err(|_| NO_DIGEST)?;
                 self.platforms.insert(argument(node, 0)?, digest);
             }
             "has" => {
@@ -489,10 +489,6 @@ impl LockedExternal {
         }
         Ok(())
     }
-}
-
-fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(is_sha256)
 }
 
 fn is_sha256(text: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use imgforge_oci::reference::is_component;
 use serde::{Deserialize, Serialize};
 
 /// Why a string is not a name of the kind asked for; the message names the rule.
@@ -86,21 +87,11 @@ fn check_image_name(text: &str) -> Result<(), String> {
     if text.len() > 128 {
         return Err("an image name has at most 128 characters".into());
     }
-    if text.split('/').all(is_path_component) {
+    if text.split('/').all(is_component) {
         Ok(())
     } else {
         Err("an image name is made of lower-case letters and digits, parted by `.`, `_`, `-` or `/`".into())
     }
-}
-
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` of the OCI distribution specification.
-fn is_path_component(text: &str) -> bool {
-    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.starts_with(alphanumeric)
-        && text.ends_with(alphanumeric)
-        && text
-            .split(alphanumeric)
-            .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
 }
 
 fn check_service_name(text: &str) -> Result<(), String> {
@@ -115,14 +106,9 @@ fn check_service_name(text: &str) -> Result<(), String> {
 }
 
 fn check_tag(text: &str) -> Result<(), String> {
-    let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let rest = |b: u8| first(b) || matches!(b, b'.' | b'-');
-    if text.len() <= 128 && text.bytes().next().is_some_and(first) && text.bytes().all(rest) {
-        Ok(())
-    } else {
-        Err("a tag has at most 128 letters, digits, `_`, `.` or `-`, and does not start with `.` or `-`"
-            .into())
-    }
+    imgforge_oci::Tag::new(text).map(drop).map_err(|_| {
+        "a tag has at most 128 letters, digits, `_`, `.` or `-`, and does not start with `.` or `-`".into()
+    })
 }
 
 /// The known word nearest to `word`, for "did you mean": at most a third of its letters differ.

@@ -7,6 +7,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use imgforge_oci::Digest;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -68,9 +69,11 @@ pub struct PlannedTarget {
     /// The target's fingerprint.
     pub fingerprint: Fingerprint,
     /// The engine's id of the image held, for `fresh`; null when only the registry holds it.
-    pub id: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub id: Option<Digest>,
     /// The digest of its manifest in the registry, for `fresh`, where the registry was asked and holds it.
-    pub digest: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub digest: Option<Digest>,
     /// Why; empty for `fresh`.
     pub reasons: Vec<Reason>,
     /// How many tests will be run: none where it has none, and none for `fresh` when they have passed.

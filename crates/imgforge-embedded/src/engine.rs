@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime};
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use imgforge_core::image_config::ImageConfig;
 use imgforge_core::plan::Inventory;
 use imgforge_core::state::StateDir;
 use imgforge_engine::{
     BuildError, BuildRequest, BuiltImage, CancellationToken, Engine, Error, Exported, Named, PullRequest,
     StepSink, Stored, export, labels,
 };
+use imgforge_oci::{Digest, ImageConfig, chain_id};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::build::{self, engine_error, store_error};
@@ -108,7 +108,7 @@ impl Embedded {
     pub(crate) async fn unpacked(
         &self,
         layers: &[Layer],
-        chain: &[String],
+        chain: &[Digest],
         cancel: &CancellationToken,
     ) -> Result<Vec<Utf8PathBuf>, BuildError> {
         let mut stack = Vec::new();
@@ -117,7 +117,7 @@ impl Embedded {
                 stack.push(folder);
                 continue;
             }
-            let _turn = self.alone(chain).await;
+            let _turn = self.alone(chain.as_str()).await;
             if let Some(folder) = self.store.folder(chain) {
                 stack.push(folder);
                 continue;
@@ -133,7 +133,7 @@ impl Embedded {
                     let (digest, diff_id) = (&layer.digest, &layer.diff_id);
                     return Err(engine_error(format!("{digest} holds {}, not {diff_id}", found.diff_id)));
                 }
-                other => return Err(not_unpacked(&layer.digest, &other)),
+                other => return Err(not_unpacked(layer.digest.as_str(), &other)),
             }
             self.store.adopt_folder(&folder, layer, chain).map_err(store_error)?;
             stack.extend(self.store.folder(chain));
@@ -161,9 +161,9 @@ impl Embedded {
         record: &ImageRecord,
     ) -> Result<(ImageConfig, Vec<Utf8PathBuf>), BuildError> {
         let config = self.store.config(record).map_err(store_error)?;
-        let mut chain: Vec<String> = Vec::new();
+        let mut chain: Vec<Digest> = Vec::new();
         for layer in &record.layers {
-            chain.push(crate::store::chain_id(chain.last().map(String::as_str), &layer.diff_id));
+            chain.push(chain_id(chain.last(), &layer.diff_id));
         }
         let stack = self.unpacked(&record.layers, &chain, &CancellationToken::new()).await?;
         Ok((config, stack))
@@ -191,14 +191,14 @@ impl Embedded {
 
     fn export_images(
         &self,
-        images: &[String],
-        there: &BTreeSet<String>,
+        images: &[Digest],
+        there: &BTreeSet<Digest>,
         folder: &Utf8Path,
     ) -> Result<Exported, Error> {
         let mut exported = Exported::default();
         let mut damaged = None;
         for image in images {
-            let record = self.find(image)?;
+            let record = self.find(image.as_str())?;
             let config = self.store.read_blob(&record.id).map_err(into_error)?;
             exported.configs.insert(record.id.clone(), config);
             for layer in record.layers {
@@ -215,7 +215,7 @@ impl Embedded {
                     }
                     Err(error) => return Err(into_error(error)),
                 };
-                let file = folder.join(layer.digest.replace(':', "-"));
+                let file = folder.join(layer.digest.as_str().replace(':', "-"));
                 if std::fs::hard_link(&blob, &file).is_err() {
                     std::fs::copy(&blob, &file).map_err(export::ExportError::Io)?;
                 }
@@ -313,8 +313,8 @@ impl Engine for Embedded {
 
     fn export<'a>(
         &'a self,
-        images: &'a [String],
-        there: BTreeSet<String>,
+        images: &'a [Digest],
+        there: BTreeSet<Digest>,
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>> {
         async move { tokio::task::block_in_place(|| self.export_images(images, &there, folder)) }.boxed()

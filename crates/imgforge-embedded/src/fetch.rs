@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use imgforge_core::pace::Paced;
 use imgforge_engine::{BuildError, CancellationToken};
-use sha2::{Digest, Sha256};
+use imgforge_oci::Digest;
 
 /// The size of the largest file that ADD fetches.
 const MAX: u64 = 4 << 30;
@@ -54,8 +54,8 @@ fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
     let body = answer.body_mut().with_config().limit(MAX).reader();
     Paced::new(body, PATIENCE).take(MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if let Some(expected) = checksum {
-        let found = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
-        if found != expected {
+        let found = Digest::sha256(&bytes);
+        if found.as_str() != expected {
             return Err(format!("it is {found}, not {expected}"));
         }
     }

@@ -1,11 +1,9 @@
 //! Images from registries into the store.
 
 use camino::Utf8Path;
-use imgforge_core::image_config::ImageConfig;
 use imgforge_engine::{BuildError, CancellationToken, Login};
-use imgforge_registry::{
-    Credentials, Descriptor, ImageReference, Manifest, Options, ProgressSink, Reference, Registry,
-};
+use imgforge_oci::{Descriptor, Digest, ImageConfig, Manifest, Reference, chain_id};
+use imgforge_registry::{Credentials, Options, ProgressSink, Registry};
 
 use crate::build::store_error;
 use crate::engine::{Embedded, no_room, not_unpacked, silent};
@@ -24,7 +22,7 @@ impl Embedded {
         platform: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<ImageRecord, BuildError> {
-        let reference: ImageReference = name.parse().map_err(|error| gone(name, &error))?;
+        let reference: Reference = name.parse().map_err(|error| gone(name, &error))?;
         tokio::select! {
             pulled = self.pull_now(name, &reference, login, platform, cancel) => pulled,
             () = cancel.cancelled() => Err(BuildError::Cancelled),
@@ -34,7 +32,7 @@ impl Embedded {
     async fn pull_now(
         &self,
         name: &str,
-        reference: &ImageReference,
+        reference: &Reference,
         login: Option<Login>,
         platform: Option<&str>,
         cancel: &CancellationToken,
@@ -43,7 +41,7 @@ impl Embedded {
             Registry::new(self.options(&reference.host, login)).map_err(|error| gone(name, &error))?;
         let repository = reference.repository.as_str();
         let manifest = registry
-            .manifest(repository, &reference.reference())
+            .manifest(repository, &reference.wanted())
             .await
             .map_err(|error| gone(name, &error))?
             .ok_or_else(|| BuildError::Refused {
@@ -55,8 +53,7 @@ impl Embedded {
                 let entry = entries.iter().find(|entry| entry.is_for(platform)).ok_or_else(|| {
                     BuildError::Refused { message: format!("{name} has nothing for {platform}") }
                 })?;
-                let reference = Reference::Digest(entry.digest.clone());
-                let found = registry.manifest(repository, &reference).await;
+                let found = registry.manifest(repository, &(&entry.digest).into()).await;
                 found.map_err(|error| gone(name, &error))?.ok_or_else(|| BuildError::Refused {
                     message: format!("{name}: not found: the registry lacks {}", entry.digest),
                 })?
@@ -92,9 +89,9 @@ impl Embedded {
         futures_util::future::try_join_all(fetching).await?;
         let mut layers: Vec<Layer> = Vec::new();
         let mut stack = Vec::new();
-        let mut chain: Option<String> = None;
+        let mut chain: Option<Digest> = None;
         for (descriptor, diff_id) in manifest.layers().iter().zip(&parsed.rootfs.diff_ids) {
-            let id = crate::store::chain_id(chain.as_deref(), diff_id);
+            let id = chain_id(chain.as_ref(), diff_id);
             let known = self.store.layer(&id).map_err(store_error)?;
             let layer = match (known, self.store.folder(&id)) {
                 (Some(layer), Some(_)) => layer,
@@ -103,19 +100,19 @@ impl Embedded {
             stack.extend(self.store.folder(&id));
             // Another compression of the same layer may be known: the manifest's own is what has its digest.
             layers.push(Layer {
-                digest: descriptor.digest.to_string(),
+                digest: descriptor.digest.clone(),
                 size: descriptor.size,
                 media_type: descriptor.media_type.clone(),
                 ..layer
             });
             chain = Some(id);
         }
-        self.store.put_pulled(&bytes, &layers, manifest.bytes()).map_err(store_error)
+        self.store.put_pulled(&bytes, &layers, manifest).map_err(store_error)
     }
 
     /// Returns whether the disk has room for the blobs that are not there yet.
     fn check_room(&self, name: &str, layers: &[Descriptor]) -> Result<(), BuildError> {
-        let absent = layers.iter().filter(|layer| !self.store.has_blob(layer.digest.as_str()));
+        let absent = layers.iter().filter(|layer| !self.store.has_blob(&layer.digest));
         let size = absent.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
         let free = self.store.free().map_err(store_error)?;
         if size > free { Err(no_room(&format!("{name}: its layers are larger"), free)) } else { Ok(()) }
@@ -129,7 +126,7 @@ impl Embedded {
         layer: &Descriptor,
         scratch: &Utf8Path,
     ) -> Result<(), BuildError> {
-        if self.store.has_blob(layer.digest.as_str()) {
+        if self.store.has_blob(&layer.digest) {
             return Ok(());
         }
         let file = scratch.join(layer.digest.hex());
@@ -137,25 +134,25 @@ impl Embedded {
             .download_blob(repository, layer, &file, ProgressSink::silent())
             .await
             .map_err(|error| gone(name, &error))?;
-        self.store.adopt_blob(&file, layer.digest.as_str()).map_err(store_error)
+        self.store.adopt_blob(&file, &layer.digest).map_err(store_error)
     }
 
     async fn unpack(
         &self,
         name: &str,
         descriptor: &Descriptor,
-        diff_id: &str,
-        chain: &str,
+        diff_id: &Digest,
+        chain: &Digest,
         stack: &[camino::Utf8PathBuf],
         cancel: &CancellationToken,
     ) -> Result<Layer, BuildError> {
-        let blob = self.store.blob(descriptor.digest.as_str()).map_err(store_error)?;
+        let blob = self.store.blob(&descriptor.digest).map_err(store_error)?;
         let scratch = self.store.scratch().map_err(store_error)?;
         let folder = scratch.path().join("layer");
         let request =
             Request::Unpack(message::Unpack { blob, stack: stack.to_vec(), folder: folder.clone() });
         let unpacked_size = match self.work(scratch.path(), &request, silent(), cancel).await? {
-            Reply::Unpack(found) if found.diff_id == diff_id => found.size,
+            Reply::Unpack(found) if found.diff_id == *diff_id => found.size,
             Reply::Unpack(found) => {
                 return Err(BuildError::Refused {
                     message: format!("{name}: a layer is {}, and not {diff_id}", found.diff_id),
@@ -164,8 +161,8 @@ impl Embedded {
             other => return Err(not_unpacked(name, &other)),
         };
         let layer = Layer {
-            diff_id: diff_id.to_owned(),
-            digest: descriptor.digest.to_string(),
+            diff_id: diff_id.clone(),
+            digest: descriptor.digest.clone(),
             size: descriptor.size,
             media_type: descriptor.media_type.clone(),
             unpacked_size,
@@ -185,6 +182,6 @@ impl Embedded {
     }
 }
 
-fn gone(name: &str, error: &imgforge_registry::Error) -> BuildError {
+fn gone(name: &str, error: &impl std::fmt::Display) -> BuildError {
     BuildError::Refused { message: format!("{name}: {error}") }
 }

@@ -91,7 +91,7 @@ impl Bench {
             .engine
             .build(request, Arc::new(move |event| sink.lock().unwrap().push(event)), CancellationToken::new())
             .await;
-        built.unwrap_or_else(|error| panic!("{error}: {:?}", events.lock().unwrap())).id
+        built.unwrap_or_else(|error| panic!("{error}: {:?}", events.lock().unwrap())).id.to_string()
     }
 
     async fn end(&self, id: &str) -> (i64, String, String) {
@@ -163,7 +163,7 @@ async fn a_container_runs_what_its_image_says_and_its_end_is_told() {
     assert_eq!(stdout, format!("hello more 1\n1000\n/srv\n{host}\n{host}\n"));
     let state = bench.engine.state(&started.id).await.unwrap();
     assert_eq!((state.running, state.exit_code, state.out_of_memory, state.health), (false, 3, false, None));
-    assert_eq!(bench.engine.images_in_use().await.unwrap(), [image].into());
+    assert_eq!(bench.engine.images_in_use().await.unwrap(), [image.parse().unwrap()].into());
     bench.engine.remove(&started.id).await.unwrap();
     bench.engine.remove(&started.id).await.unwrap();
     assert!(bench.engine.images_in_use().await.unwrap().is_empty());
@@ -506,7 +506,7 @@ async fn what_a_killed_engine_has_left_is_tidied_but_for_volumes_with_a_name() {
         assert_eq!(names("containers"), std::slice::from_ref(&held));
         assert_eq!(names("volumes"), [format!("{held}-0"), "mine".to_owned()]);
         assert!(bench.engine.state(&held).await.unwrap().running);
-        assert_eq!(bench.engine.images_in_use().await.unwrap(), [image].into());
+        assert_eq!(bench.engine.images_in_use().await.unwrap(), [image.parse().unwrap()].into());
         assert_eq!(bench.engine.tidy(false).await.unwrap(), 0);
         bench.engine.remove(&held).await.unwrap();
         assert_eq!(names("volumes"), ["mine"]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::future::BoxFuture;
+use imgforge_oci::Digest;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Error;
@@ -205,7 +206,7 @@ pub trait Containers: Send + Sync {
 
     /// The ids of all images that containers were made from, also of those that have ended. A container that ends with
     /// the process which has started it counts no more when that has ended without removing it.
-    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>>;
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<Digest>, Error>>;
 
     /// The running container with this name or id (or the first digits of it).
     fn find<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Option<RunningContainer>, Error>>;

@@ -17,6 +17,8 @@ use std::collections::{BTreeSet, HashMap};
 use imgforge_core::fingerprint::{Fingerprint, InputManifest};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Held;
+use imgforge_oci::Digest;
+use imgforge_oci::reference::Parts;
 
 /// The name of the workspace.
 pub const WORKSPACE: &str = "imgforge.workspace";
@@ -39,7 +41,7 @@ pub const TEST_RUN: &str = "imgforge.test-run";
 /// Reads an image's labels; `None` when they are not ours or cannot be understood.
 #[expect(clippy::implicit_hasher, reason = "that of the engine's answers")]
 pub fn read(
-    id: String,
+    id: Digest,
     created: i64,
     references: BTreeSet<String>,
     labels: &HashMap<String, String>,
@@ -54,9 +56,9 @@ pub fn read(
 
 /// Returns whether `reference` is `NAME:TAG`, in whatever registry.
 fn is_content_reference(reference: &str, name: &ImageName, tag: &str) -> bool {
-    let Some((repository, found)) = reference.rsplit_once(':') else { return false };
-    let Some(registry) = repository.strip_suffix(name.as_str()) else { return false };
-    found == tag && (registry.is_empty() || registry.ends_with('/'))
+    let parts = Parts::of(reference);
+    let Some(registry) = parts.name.strip_suffix(name.as_str()) else { return false };
+    parts.tag == Some(tag) && (registry.is_empty() || registry.ends_with('/'))
 }
 
 #[cfg(test)]
@@ -69,7 +71,7 @@ mod tests {
 
     fn complete(references: &[&str]) -> bool {
         let references = references.iter().map(|r| (*r).to_owned()).collect();
-        read("sha256:1".into(), 0, references, &labels(&"ab".repeat(32))).unwrap().1.complete
+        read(Digest::sha256(b"1"), 0, references, &labels(&"ab".repeat(32))).unwrap().1.complete
     }
 
     #[test]
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn labels_that_cannot_be_understood_are_not_ours() {
         for bad in ["", "ab", "zz"] {
-            assert!(read("sha256:1".into(), 0, BTreeSet::new(), &labels(bad)).is_none(), "{bad}");
+            assert!(read(Digest::sha256(b"1"), 0, BTreeSet::new(), &labels(bad)).is_none(), "{bad}");
         }
     }
 }

@@ -28,6 +28,7 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
+use imgforge_oci::Digest;
 pub use tokio_util::sync::CancellationToken;
 
 pub use containers::Containers;
@@ -73,7 +74,7 @@ pub struct BuildRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltImage {
     /// The engine's id of it.
-    pub id: String,
+    pub id: Digest,
     /// Its size in bytes, parents' layers included.
     pub size: u64,
     /// The fingerprints of images that the engine has built of this target before and that hold the same files and say
@@ -121,9 +122,9 @@ pub type StepSink = Arc<dyn Fn(StepEvent) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The engine's id of it: the digest of its configuration, or of its manifest in containerd's store.
-    pub id: String,
-    /// Its layers, lowest first, each by the hash of its uncompressed tar (`diff_id`).
-    pub layers: Vec<String>,
+    pub id: Digest,
+    /// Its layers, lowest first, each by the digest of its uncompressed tar (`diff_id`).
+    pub layers: Vec<Digest>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its size in bytes, parents' layers included.
@@ -135,8 +136,8 @@ pub struct Stored {
 pub struct PullRequest {
     /// Its repository, with the registry's host.
     pub repository: String,
-    /// `sha256:` of its manifest.
-    pub digest: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
     /// Who asks for it, where the registry wants to know.
     pub login: Option<Login>,
 }
@@ -215,8 +216,8 @@ pub trait Engine: Send + Sync {
     /// `diff_id` is not in `there`.
     fn export<'a>(
         &'a self,
-        images: &'a [String],
-        there: BTreeSet<String>,
+        images: &'a [Digest],
+        there: BTreeSet<Digest>,
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>>;
 

@@ -83,14 +83,14 @@ impl Bench {
         let sink: StepSink = Arc::new(move |event| sink.lock().unwrap().push(event));
         let result = self.docker.build(request, sink, CancellationToken::new()).await;
         if let Ok(image) = &result {
-            self.made.lock().unwrap().push(image.id.clone());
+            self.made.lock().unwrap().push(image.id.to_string());
         }
         let events = events.lock().unwrap().clone();
         (result, events)
     }
 
     async fn read(&self, image: &BuiltImage, path: &str) -> Option<String> {
-        let content = self.docker.read_file(&image.id, path).await.unwrap();
+        let content = self.docker.read_file(image.id.as_str(), path).await.unwrap();
         content.map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
@@ -159,7 +159,7 @@ async fn a_build_sends_its_files_runs_its_steps_and_tells_them() {
     assert_eq!(bench.read(&image, "/nothing/here").await, None);
     assert_eq!(bench.read(&image, "/conf").await, None, "a folder is no file");
     assert!(image.size >= fs::metadata(BUSYBOX).unwrap().len());
-    assert_eq!(bench.docker.size(&image.id).await.unwrap(), image.size);
+    assert_eq!(bench.docker.size(image.id.as_str()).await.unwrap(), image.size);
     bench.clean().await;
 }
 
@@ -306,7 +306,7 @@ async fn a_transfer_that_is_cancelled_leaves_nothing_that_a_later_build_believes
     cancel.cancel();
     assert!(matches!(build.await.unwrap(), Err(BuildError::Cancelled)));
     let (image, _) = bench.build(request).await;
-    let found = bench.docker.read_file(&image.unwrap().id, "/large").await.unwrap().unwrap();
+    let found = bench.docker.read_file(image.unwrap().id.as_str(), "/large").await.unwrap().unwrap();
     assert!(found == large);
     bench.clean().await;
 }
@@ -432,8 +432,8 @@ async fn the_inventory_holds_what_is_labelled_and_believes_only_what_is_named() 
 
     let content = format!("{name}:{}", fingerprint.content_tag());
     let release = format!("{name}:latest");
-    bench.docker.tag(&image.id, &content).await.unwrap();
-    bench.docker.tag(&image.id, &release).await.unwrap();
+    bench.docker.tag(image.id.as_str(), &content).await.unwrap();
+    bench.docker.tag(image.id.as_str(), &release).await.unwrap();
     let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
     let held = inventory.holds(&name, fingerprint).unwrap();
     assert_eq!(held.id, image.id);
@@ -448,7 +448,7 @@ async fn the_inventory_holds_what_is_labelled_and_believes_only_what_is_named() 
     child.entries.clear();
     let (child, _) = bench.build(child).await;
     let by_hand = format!("{name}:by-hand");
-    bench.docker.tag(&child.unwrap().id, &by_hand).await.unwrap();
+    bench.docker.tag(child.unwrap().id.as_str(), &by_hand).await.unwrap();
     let inventory = bench.docker.inventory(&bench.prefix).await.unwrap();
     assert_eq!(inventory.holds(&name, fingerprint).unwrap().id, image.id);
 

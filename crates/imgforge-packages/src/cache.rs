@@ -68,8 +68,8 @@ impl Cache {
         self.folder.join("index").join(key)
     }
 
-    pub(crate) fn database(&self, digest: &str) -> Utf8PathBuf {
-        self.folder.join("databases").join(digest.trim_start_matches("sha256:"))
+    pub(crate) fn database(&self, digest: &imgforge_oci::Digest) -> Utf8PathBuf {
+        self.folder.join("databases").join(digest.hex())
     }
 
     pub(crate) fn root(&self, key: &str) -> Utf8PathBuf {

@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::lock::ForeignPackage;
+use imgforge_oci::Digest;
 
 use crate::apk;
 use crate::cache::Cache;
@@ -39,7 +40,7 @@ pub fn package_database(layers: &[Utf8PathBuf]) -> Result<String, Error> {
 }
 
 /// The database of the image with this digest, if it was kept.
-pub fn kept_database(digest: &str, cache: &Cache) -> Option<String> {
+pub fn kept_database(digest: &Digest, cache: &Cache) -> Option<String> {
     String::from_utf8(cache.read_sealed(&cache.database(digest))?).ok()
 }
 
@@ -47,7 +48,7 @@ pub fn kept_database(digest: &str, cache: &Cache) -> Option<String> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn keep_database(digest: &str, text: &str, cache: &Cache) -> Result<(), Error> {
+pub fn keep_database(digest: &Digest, text: &str, cache: &Cache) -> Result<(), Error> {
     cache.keep_sealed(&cache.database(digest), text.as_bytes())
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_oci::reference::DOCKER_HUB;
 use serde::{Deserialize, Deserializer};
 use tokio::io::AsyncWriteExt;
 
@@ -286,14 +287,14 @@ impl Entry {
 
 /// What Docker calls a registry in its configuration.
 fn server(host: &str) -> &str {
-    if host == "docker.io" { "https://index.docker.io/v1/" } else { host }
+    if host == DOCKER_HUB { "https://index.docker.io/v1/" } else { host }
 }
 
 /// Whether a key of the configuration means this registry: `HOST`, or an address of it as old versions wrote them.
 fn is_for(key: &str, host: &str) -> bool {
     let name = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let name = name.split('/').next().unwrap_or_default();
-    name == host || (host == "docker.io" && name == "index.docker.io")
+    name == host || (host == DOCKER_HUB && name == "index.docker.io")
 }
 
 /// What a helper says (`docker-credential-helpers`, "Development").

@@ -5,12 +5,12 @@ use std::io::{Seek, SeekFrom, Write};
 
 use camino::Utf8Path;
 use imgforge_core::pace::Pace;
+use imgforge_oci::{Descriptor, Digest, Hasher};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Client, StatusCode, Url};
 use tempfile::NamedTempFile;
 
 use crate::auth::Scope;
-use crate::digest::{Descriptor, Digest, Hasher};
 use crate::error::Error;
 use crate::progress::{Meter, ProgressSink};
 use crate::registry::{Registry, check, named};

@@ -4,20 +4,14 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::text::is_command;
-
-use crate::digest::Digest;
+use imgforge_oci::{Digest, ReferenceError};
 
 /// Why a registry could not be asked, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A text that is no reference, host or tag.
-    #[error("\"{text}\" is not an image reference: {reason}")]
-    Reference {
-        /// As written.
-        text: String,
-        /// What is wrong.
-        reason: String,
-    },
+    /// A text that is no reference, repository or tag.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// Options that cannot be used.
     #[error("the registry \"{host}\" cannot be used: {reason}")]
     Options {
@@ -174,7 +168,7 @@ impl Error {
         match self {
             Self::Unreachable { .. } => Kind::Unreachable,
             Self::Authentication { .. } | Self::Credentials { .. } => Kind::Authentication,
-            Self::Reference { .. } | Self::Options { .. } | Self::Layout { .. } => Kind::Input,
+            Self::Reference(_) | Self::Options { .. } | Self::Layout { .. } => Kind::Input,
             _ => Kind::Failed,
         }
     }

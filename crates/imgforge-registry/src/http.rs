@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use imgforge_core::file;
 use imgforge_core::pace::Pace;
+use imgforge_oci::reference::{DOCKER_HUB, check_host};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -17,7 +18,6 @@ use tokio::time::Instant;
 
 use crate::error::{Error, clean};
 use crate::insecure;
-use crate::reference::check_host;
 use crate::registry::Options;
 use crate::retry::{Failure, Retry, retry_after};
 
@@ -113,7 +113,7 @@ impl Http {
         let wrong = |reason: String| Error::Options { host: clean(&options.host), reason };
         check_host(&options.host).map_err(wrong)?;
         // Docker Hub has another name for its registry than in references.
-        let api = if options.host == "docker.io" { "registry-1.docker.io" } else { &options.host };
+        let api = if options.host == DOCKER_HUB { "registry-1.docker.io" } else { &options.host };
         let is_loopback = is_loopback(api);
         let is_plain = options.plain_http.unwrap_or(is_loopback);
         let is_allowed = || options.plain_logins.unwrap_or_else(|| insecure::says_so(&options.host));

@@ -6,17 +6,14 @@ use std::io::{self, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::file;
+use imgforge_oci::annotation::{CONTAINERD_NAME, REF_NAME};
+use imgforge_oci::layout::{INDEX, MARKER};
+use imgforge_oci::{Descriptor, Digest, Hasher, Manifest};
 
-use crate::digest::{Descriptor, Digest, Hasher};
 use crate::error::{Error, clean};
-use crate::manifest::Manifest;
 
 /// What is larger is no index, manifest or configuration.
 const MAX_JSON: u64 = 16 << 20;
-/// What names an image in `index.json` (image specification, "Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The whole reference, where `docker buildx build --output type=oci` and `ctr images export` say it.
-const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// A layout that is there.
 #[derive(Debug, Clone)]
@@ -34,12 +31,12 @@ impl Layout {
     pub fn open(path: &Utf8Path) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Layout { path: path.to_owned(), reason };
         let is_none = |what: &str| wrong(format!("it has no {what}, so it is no OCI image layout"));
-        if !path.join("oci-layout").is_file() {
-            return Err(if path.exists() { is_none("oci-layout") } else { wrong("it is not there".into()) });
+        if !path.join(MARKER).is_file() {
+            return Err(if path.exists() { is_none(MARKER) } else { wrong("it is not there".into()) });
         }
-        let index = path.join("index.json");
+        let index = path.join(INDEX);
         let bytes = file::read(&index, MAX_JSON).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => is_none("index.json"),
+            io::ErrorKind::NotFound => is_none(INDEX),
             _ => wrong(format!("index.json: {error}")),
         })?;
         let index = Manifest::parse(bytes, None).map_err(|reason| wrong(format!("index.json: {reason}")))?;
@@ -88,7 +85,7 @@ impl Layout {
     pub fn manifest(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
         let Some(bytes) = self.read(digest)? else { return Ok(None) };
         let known = self.images().iter().find(|entry| entry.digest == *digest);
-        let manifest = Manifest::parse(bytes, known.map(|entry| entry.media_type.as_str()))
+        let manifest = Manifest::parse(bytes, known.map(|entry| entry.media_type.as_ref()))
             .map_err(|reason| self.wrong(format!("{digest}: {reason}")))?;
         Ok(Some(manifest.called(digest)))
     }
@@ -113,16 +110,9 @@ impl Layout {
         if !is_blob {
             return Err(self.lacks(layer));
         }
-        let mut hash = Hasher::of(&layer.digest);
-        let mut file = File::open(&path).map_err(Error::io(&path))?;
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            match file.read(&mut buffer).map_err(Error::io(&path))? {
-                0 => break,
-                read => hash.update(&buffer[..read]),
-            }
-        }
-        damaged(&path, &layer.digest, &hash.finish())?;
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let found = Hasher::of(&layer.digest).read(file).map_err(Error::io(&path))?;
+        damaged(&path, &layer.digest, &found)?;
         Ok(path)
     }
 
@@ -173,17 +163,17 @@ fn damaged(path: &Utf8Path, expected: &Digest, found: &Digest) -> Result<(), Err
 }
 
 fn names_of(entry: &Descriptor) -> impl Iterator<Item = &str> {
-    [REF_NAME, IMAGE_NAME].into_iter().filter_map(|key| entry.annotations.get(key)).map(String::as_str)
+    [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|key| entry.annotations.get(key)).map(String::as_str)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use imgforge_oci::{ImageManifest, MediaType};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::manifest::media_type;
 
     const PLATFORM: &str = "linux/amd64";
 
@@ -198,17 +188,17 @@ mod tests {
             Self(dir, path)
         }
 
-        fn put(&self, bytes: &[u8], media_type: &str) -> Descriptor {
-            let digest = Digest::sha256(bytes);
-            fs::write(self.1.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
-            Descriptor::new(media_type, digest, bytes.len() as u64)
+        fn put(&self, bytes: &[u8], media_type: MediaType) -> Descriptor {
+            let descriptor = Descriptor::of(media_type, bytes);
+            fs::write(self.1.join("blobs/sha256").join(descriptor.digest.hex()), bytes).unwrap();
+            descriptor
         }
 
         fn image(&self, layer: &str) -> Descriptor {
-            let config = self.put(format!("{{\"of\":\"{layer}\"}}").as_bytes(), media_type::CONFIG);
-            let layers = vec![self.put(layer.as_bytes(), media_type::LAYER)];
-            let manifest = Manifest::image(config, layers, BTreeMap::new());
-            self.put(manifest.bytes(), manifest.media_type())
+            let config = self.put(format!("{{\"of\":\"{layer}\"}}").as_bytes(), MediaType::ImageConfig);
+            let layers = vec![self.put(layer.as_bytes(), MediaType::ImageLayer)];
+            let manifest = Manifest::of(ImageManifest::image(config, layers, BTreeMap::new()));
+            self.put(manifest.bytes(), manifest.media_type().clone())
         }
 
         fn index(&self, entries: &Value) -> Result<Layout, Error> {
@@ -266,7 +256,7 @@ mod tests {
             }
         }
         let layout = place.index(&json!([{ "mediaType": "x", "digest": one.digest, "size": 1,
-            "annotations": { IMAGE_NAME: "debian:12-slim", REF_NAME: "12-slim" } }]));
+            "annotations": { CONTAINERD_NAME: "debian:12-slim", REF_NAME: "12-slim" } }]));
         assert_eq!(layout.unwrap().find(&["debian:12-slim"], PLATFORM).unwrap(), one.digest);
     }
 

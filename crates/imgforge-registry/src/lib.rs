@@ -1,8 +1,8 @@
-//! The OCI distribution side: digests, existence, push, download, tags, credentials.
+//! The OCI distribution side: existence, push, download, tags, credentials.
 //!
 //! ```text
-//! "HOST/REPO:TAG@DIGEST"  -> ImageReference   what people write
-//! ImageReference          -> Manifest         Registry::manifest: the bytes as they came, digest verified
+//! "HOST/REPO:TAG@DIGEST"  -> Reference        what people write
+//! Reference               -> Manifest         Registry::manifest: the bytes as they came, digest verified
 //! PushImage               -> Pushed           Registry::push_image: blobs in parallel, then the manifest by digest
 //! digest                  -> Manifest         Registry::verify: all of it is there
 //! Manifest                -> a tag            Registry::put_manifest: written and read back
@@ -16,30 +16,24 @@
 mod auth;
 mod challenge;
 mod credentials;
-mod digest;
 mod download;
 mod error;
 mod http;
 mod insecure;
 mod layout;
-mod manifest;
 mod manifests;
 mod progress;
 mod push;
-mod reference;
 mod registry;
 mod retry;
 mod tags;
 mod upload;
 
 pub use credentials::Credentials;
-pub use digest::{Descriptor, Digest, Platform};
 pub use error::{Error, Kind};
 pub use http::Traffic;
 pub use layout::Layout;
-pub use manifest::{Manifest, media_type};
 pub use progress::{Moved, ProgressSink};
 pub use push::{PushImage, PushLayer, Pushed};
-pub use reference::{ImageReference, Reference};
 pub use registry::{Options, Registry};
 pub use retry::Retry;

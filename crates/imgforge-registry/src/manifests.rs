@@ -2,14 +2,12 @@
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
+use imgforge_oci::{Digest, Manifest, TagOrDigest, media_type};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
 use crate::auth::Scope;
-use crate::digest::Digest;
 use crate::error::Error;
-use crate::manifest::{self, Manifest};
-use crate::reference::Reference;
 use crate::registry::{Registry, check, named};
 use crate::retry::Failure;
 
@@ -37,9 +35,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::Digest`], [`Error::Answer`], and those of every request.
-    pub async fn manifest(&self, repository: &str, reference: &Reference) -> Result<Option<Manifest>, Error> {
+    pub async fn manifest(
+        &self,
+        repository: &str,
+        reference: &TagOrDigest,
+    ) -> Result<Option<Manifest>, Error> {
         check(repository)?;
-        reference.check()?;
         let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let scope = Scope::pull(repository);
@@ -57,9 +58,9 @@ impl Registry {
         what: &str,
         scope: &Scope,
         url: &Url,
-        reference: &Reference,
+        reference: &TagOrDigest,
     ) -> Result<Option<Manifest>, Failure> {
-        let request = |client: &Client| client.get(url.clone()).header(ACCEPT, manifest::ACCEPT);
+        let request = |client: &Client| client.get(url.clone()).header(ACCEPT, media_type::ACCEPT);
         let answer = self.call(what, scope, request, None).await?;
         match answer.response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
@@ -76,7 +77,7 @@ impl Registry {
                 found: found.to_string(),
             })
         };
-        if let Reference::Digest(digest) = reference
+        if let TagOrDigest::Digest(digest) = reference
             && !digest.is_of(&bytes)
         {
             return Err(differs(digest));
@@ -89,8 +90,8 @@ impl Registry {
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let manifest = Manifest::parse(bytes, content_type).map_err(|reason| self.answer(what, reason))?;
         Ok(Some(match reference {
-            Reference::Digest(digest) => manifest.called(digest),
-            Reference::Tag(_) => manifest,
+            TagOrDigest::Digest(digest) => manifest.called(digest),
+            TagOrDigest::Tag(_) => manifest,
         }))
     }
 
@@ -99,12 +100,11 @@ impl Registry {
     ///
     /// # Errors
     /// As of [`manifest`](Self::manifest).
-    pub async fn digest(&self, repository: &str, reference: &Reference) -> Result<Option<Digest>, Error> {
+    pub async fn digest(&self, repository: &str, reference: &TagOrDigest) -> Result<Option<Digest>, Error> {
         check(repository)?;
-        reference.check()?;
         let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
-        let request = |client: &Client| client.head(url.clone()).header(ACCEPT, manifest::ACCEPT);
+        let request = |client: &Client| client.head(url.clone()).header(ACCEPT, media_type::ACCEPT);
         let scope = Scope::pull(repository);
         let (status, headers) = self.ask(&what, &scope, request).await?;
         match status {
@@ -114,7 +114,7 @@ impl Registry {
         }
         match self.said_digest(&what, &headers)? {
             Some(said) => match reference {
-                Reference::Digest(digest) if *digest != said => {
+                TagOrDigest::Digest(digest) if *digest != said => {
                     Err(Error::Digest { what, expected: digest.clone(), found: said.to_string() })
                 }
                 _ => Ok(Some(said)),
@@ -131,14 +131,13 @@ impl Registry {
     pub async fn put_manifest(
         &self,
         repository: &str,
-        reference: &Reference,
+        reference: &TagOrDigest,
         manifest: &Manifest,
     ) -> Result<(), Error> {
         check(repository)?;
-        reference.check()?;
         let what = named("the upload of the manifest", repository, reference);
         let digest = manifest.digest();
-        if let Reference::Digest(expected) = reference
+        if let TagOrDigest::Digest(expected) = reference
             && !expected.is_of(manifest.bytes())
         {
             return Err(Error::Digest { what, expected: expected.clone(), found: digest.to_string() });
@@ -147,7 +146,7 @@ impl Registry {
         let request = |client: &Client| {
             self.0.http.counters.sent(manifest.bytes().len() as u64);
             let body = manifest.bytes().clone();
-            client.put(url.clone()).header(CONTENT_TYPE, manifest.media_type()).body(body)
+            client.put(url.clone()).header(CONTENT_TYPE, manifest.media_type().as_ref()).body(body)
         };
         let headers = self.send_manifest(&what, &Scope::push(repository), request).await?;
         if let Some(said) = self.said_digest(&what, &headers)?
@@ -155,7 +154,7 @@ impl Registry {
         {
             return Err(Error::Digest { what, expected: digest.clone(), found: said.to_string() });
         }
-        let Reference::Tag(tag) = reference else { return Ok(()) };
+        let TagOrDigest::Tag(tag) = reference else { return Ok(()) };
         let found = self.digest(repository, reference).await?;
         if found.as_ref().is_some_and(|found| found.is_of(manifest.bytes())) {
             return Ok(());
@@ -236,8 +235,9 @@ impl Registry {
             }
             let blobs =
                 manifest.config().into_iter().chain(manifest.layers()).filter(|blob| !blob.is_elsewhere());
-            let sizes =
-                blobs.map(|blob| async move { Ok((blob, self.size(repository, &blob.digest).await?)) });
+            let sizes = blobs.map(|blob| async move {
+                Ok::<_, Error>((blob, self.size(repository, &blob.digest).await?))
+            });
             for (blob, size) in try_join_all(sizes).await? {
                 match size {
                     None => verified.missing.push(format!("the blob {} is absent", blob.digest)),

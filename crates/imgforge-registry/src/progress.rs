@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::digest::{Descriptor, Digest};
+use imgforge_oci::{Descriptor, Digest};
 
 const BETWEEN: Duration = Duration::from_millis(100);
 

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures_util::future::try_join_all;
+use imgforge_oci::{Descriptor, Digest, ImageManifest, Manifest, MediaType};
 
-use crate::digest::{Descriptor, Digest};
 use crate::error::Error;
-use crate::manifest::{Manifest, media_type};
 use crate::progress::ProgressSink;
 use crate::registry::{Registry, check};
 use crate::upload::{Source, Way};
@@ -53,10 +52,9 @@ pub struct Pushed {
 impl PushImage {
     /// The manifest that it gets: always the same for the same parts.
     pub fn manifest(&self) -> Manifest {
-        let config =
-            Descriptor::new(media_type::CONFIG, Digest::sha256(&self.config), self.config.len() as u64);
+        let config = Descriptor::of(MediaType::ImageConfig, &self.config);
         let layers = self.layers.iter().map(|layer| layer.descriptor.clone()).collect();
-        Manifest::image(config, layers, self.annotations.clone())
+        Manifest::of(ImageManifest::image(config, layers, self.annotations.clone()))
     }
 }
 

@@ -6,15 +6,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use camino::Utf8PathBuf;
+use imgforge_oci::{Digest, reference};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
 use crate::auth::{Auth, Scope};
 use crate::credentials::Credentials;
-use crate::digest::Digest;
-use crate::error::{Error, clean};
+use crate::error::Error;
 use crate::http::{Answer, Clock, Http, Traffic};
-use crate::reference::check_repository;
 use crate::retry::{Failure, Retry, Tries};
 
 /// How to reach a registry.
@@ -244,5 +243,5 @@ pub(crate) fn named(what: &str, repository: &str, reference: &impl fmt::Display)
 
 /// Repositories are checked before they become part of an address.
 pub(crate) fn check(repository: &str) -> Result<(), Error> {
-    check_repository(repository).map_err(|reason| Error::Reference { text: clean(repository), reason })
+    Ok(reference::check_repository(repository)?)
 }

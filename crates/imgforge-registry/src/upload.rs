@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use imgforge_oci::{Descriptor, Hasher};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
 use reqwest::{Body, Client, RequestBuilder, StatusCode, Url};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use crate::auth::Scope;
-use crate::digest::{Descriptor, Hasher};
 use crate::error::{Error, Kind};
 use crate::http::Clock;
 use crate::progress::{Meter, ProgressSink};

@@ -8,6 +8,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::state::StateDir;
 use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write_layout};
 use imgforge_engine::{Docker, Engine, Host};
+use imgforge_oci::Digest;
 
 use crate::build::runtime;
 use crate::{Error, Session};
@@ -96,7 +97,7 @@ async fn take(engine: &dyn Host, named: &[Named], state: &StateDir) -> Result<Ta
     let io = |error| Error::Io { path: own.clone(), error };
     let kept = tempfile::Builder::new().prefix("export-").tempdir_in(&own).map_err(io)?;
     let folder = Utf8PathBuf::try_from(kept.path().to_owned()).map_err(|error| io(error.into_io_error()))?;
-    let ids: Vec<String> = named.iter().map(|image| image.id.clone()).collect();
+    let ids: Vec<Digest> = named.iter().map(|image| image.id.clone()).collect();
     let exported = engine.export(&ids, BTreeSet::new(), &folder).await?;
     Ok(Taken { exported, folder, kept })
 }

@@ -8,7 +8,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 use imgforge_core::state::StateDir;
 use imgforge_engine::{Engine, Host};
-use imgforge_registry::Manifest;
+use imgforge_oci::{Digest, Manifest};
 
 use crate::registry::{FINGERPRINT, Remote};
 use crate::{Error, Session};
@@ -36,13 +36,13 @@ impl Built {
     }
 
     /// Returns whether exactly this image was.
-    fn has(&self, name: &str, fingerprint: Fingerprint, id: &str) -> bool {
+    fn has(&self, name: &str, fingerprint: Fingerprint, id: &Digest) -> bool {
         self.0.contains(&line(name, fingerprint, id))
     }
 }
 
 /// Notes that an image was built. What cannot be written is built once more where that counts.
-pub(crate) fn remember(state: &StateDir, name: &ImageName, fingerprint: Fingerprint, id: &str) {
+pub(crate) fn remember(state: &StateDir, name: &ImageName, fingerprint: Fingerprint, id: &Digest) {
     let _ = state.append_sealed(FILE, &line(name.as_str(), fingerprint, id));
 }
 
@@ -52,8 +52,8 @@ pub(crate) fn remember_config(
     state: &StateDir,
     name: &ImageName,
     fingerprint: Fingerprint,
-    id: &str,
-    config: &str,
+    id: &Digest,
+    config: &Digest,
 ) {
     if id != config {
         let built = Built::load(state);
@@ -63,7 +63,7 @@ pub(crate) fn remember_config(
     }
 }
 
-fn line(name: &str, fingerprint: Fingerprint, id: &str) -> String {
+fn line(name: &str, fingerprint: Fingerprint, id: &Digest) -> String {
     format!("{name} {fingerprint} {id}")
 }
 
@@ -96,7 +96,7 @@ impl Built {
     pub(crate) fn is_ours(&self, name: &ImageName, manifest: &Manifest) -> bool {
         let fingerprint = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
         let Some((fingerprint, config)) = fingerprint.zip(manifest.config()) else { return false };
-        self.has(name.as_str(), fingerprint, config.digest.as_str())
+        self.has(name.as_str(), fingerprint, &config.digest)
     }
 
     /// Leaves only what was built here. The names of the others.
@@ -125,13 +125,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::at(Utf8Path::from_path(dir.path()).unwrap()).with_key(Key::of(&[7; 32]));
         let (web, fingerprint) = (ImageName::new("web").unwrap(), InputManifest::default().fingerprint());
-        remember(&state, &web, fingerprint, "sha256:1");
+        let (one, two) = (Digest::sha256(b"1"), Digest::sha256(b"2"));
+        remember(&state, &web, fingerprint, &one);
         let built = Built::load(&state);
-        assert!(built.has("web", fingerprint, "sha256:1"));
-        assert!(!built.has("app", fingerprint, "sha256:1") && !built.has("web", fingerprint, "sha256:2"));
-        assert!(!built.has("web", "ab".repeat(32).parse().unwrap(), "sha256:1"));
+        assert!(built.has("web", fingerprint, &one));
+        assert!(!built.has("app", fingerprint, &one) && !built.has("web", fingerprint, &two));
+        assert!(!built.has("web", "ab".repeat(32).parse().unwrap(), &one));
         let other = Built::load(&state.with_key(Key::of(&[8; 32])));
-        assert!(!other.has("web", fingerprint, "sha256:1"));
+        assert!(!other.has("web", fingerprint, &one));
     }
 
     #[test]
@@ -139,14 +140,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::at(Utf8Path::from_path(dir.path()).unwrap()).with_key(Key::of(&[7; 32]));
         let (web, fingerprint) = (ImageName::new("web").unwrap(), InputManifest::default().fingerprint());
-        remember(&state, &web, fingerprint, "sha256:manifest");
-        remember_config(&state, &web, fingerprint, "sha256:manifest", "sha256:config");
-        remember_config(&state, &web, fingerprint, "sha256:pulled", "sha256:foreign");
+        let [manifest, config, pulled, foreign] = [b"m", b"c", b"p", b"f"].map(|bytes| Digest::sha256(bytes));
+        remember(&state, &web, fingerprint, &manifest);
+        remember_config(&state, &web, fingerprint, &manifest, &config);
+        remember_config(&state, &web, fingerprint, &pulled, &foreign);
         let built = Built::load(&state);
-        assert!(
-            built.has("web", fingerprint, "sha256:manifest")
-                && built.has("web", fingerprint, "sha256:config")
-        );
-        assert!(!built.has("web", fingerprint, "sha256:foreign"));
+        assert!(built.has("web", fingerprint, &manifest) && built.has("web", fingerprint, &config));
+        assert!(!built.has("web", fingerprint, &foreign));
     }
 }

@@ -191,6 +191,12 @@ pub enum Error {
     Interrupted,
 }
 
+impl From<imgforge_oci::ReferenceError> for Error {
+    fn from(error: imgforge_oci::ReferenceError) -> Self {
+        Self::Registry(error.into())
+    }
+}
+
 impl Error {
     /// The exit code of the command: 2 what was asked for is wrong, 3 something outside cannot be reached,
     /// 130 interrupted.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use imgforge_core::export::{self, Exported, Scheduler};
 use imgforge_core::lint::{self, Findings};
 use imgforge_core::name::{ImageName, Tag};
+use imgforge_oci::Digest;
 
 use crate::prepare::Tags;
 use crate::{Error, Session};
@@ -19,8 +20,8 @@ pub enum Reference {
     Tag(Tag),
     /// The tag that is never moved: that of the fingerprint that the image has now.
     Content,
-    /// The digest of its manifest: `sha256:...`.
-    Digest(String),
+    /// The digest of its manifest.
+    Digest(Digest),
     /// A reference of another repository.
     Whole(String),
 }

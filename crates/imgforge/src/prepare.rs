@@ -16,6 +16,8 @@ use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
 use imgforge_core::workspace::{self, Image};
 use imgforge_engine::labels;
+use imgforge_oci::Digest;
+use imgforge_oci::reference::Parts;
 use imgforge_packages::Scheme;
 use rayon::prelude::*;
 
@@ -43,8 +45,8 @@ pub struct Prepared {
     pub args: BTreeMap<String, String>,
     /// The packages that this image adds.
     pub packages: Vec<LockedPackage>,
-    /// Images from outside, as written, with their digests; empty where nothing gives one.
-    pub externals: BTreeMap<String, String>,
+    /// Images from outside, as written, with their digests, as far as anything gives one.
+    pub externals: BTreeMap<String, Digest>,
 }
 
 /// The folder that the step that installs packages reads.
@@ -69,7 +71,7 @@ struct Alone {
     args: BTreeMap<String, String>,
     packages: Vec<LockedPackage>,
     release_references: Vec<String>,
-    externals: BTreeMap<String, String>,
+    externals: BTreeMap<String, Digest>,
 }
 
 /// The choice of making release tags, which may need what is not known everywhere: a branch, a commit.
@@ -194,12 +196,17 @@ impl Session {
         let mut externals = BTreeMap::new();
         for external in &image.externals {
             let locked = lock.externals().get(&external.reference);
-            // Without a lock there is none: only what is shown, and not built, does without.
-            let digest = external.pinned().or(locked.map(|locked| locked.digest.as_str())).unwrap_or("");
-            let input = locked.filter(|_| external.pinned().is_none());
-            let input = input.map_or(digest, |locked| self.external_input(image, locked));
+            let (digest, input) = match (external.pinned(), locked) {
+                (Some(pinned), _) => (Some(pinned.clone()), Some(pinned)),
+                (None, Some(locked)) => {
+                    (Some(locked.digest.clone()), Some(self.external_input(image, locked).clone()))
+                }
+                // Without a lock there is none: only what is shown, and not built, does without.
+                (None, None) => (None, None),
+            };
+            let input = input.map_or_else(String::new, String::from);
             inputs.insert(InputKind::External, &external.reference, input);
-            externals.insert(external.reference.clone(), digest.to_owned());
+            externals.extend(digest.map(|digest| (external.reference.clone(), digest)));
         }
         Ok(Alone {
             rendered,
@@ -357,7 +364,7 @@ impl Session {
 
     /// The digest of an image from outside that an image's fingerprint is over: that of the platform. A hand-written
     /// Dockerfile may ask for other platforms of it, so there it is that of the index.
-    pub(crate) fn external_input<'l>(&self, image: &Image, locked: &'l LockedExternal) -> &'l str {
+    pub(crate) fn external_input<'l>(&self, image: &Image, locked: &'l LockedExternal) -> &'l Digest {
         if image.dockerfile.is_some() { &locked.digest } else { locked.digest_for(self.platform()) }
     }
 
@@ -425,8 +432,7 @@ impl Session {
             let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
             let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
             let Some(parent) = parent else {
-                let digest = prepared.externals.get(&reference.image).filter(|digest| !digest.is_empty());
-                if let Some(digest) = digest {
+                if let Some(digest) = prepared.externals.get(&reference.image) {
                     text.replace_range(range, &self.engine_reference(&reference.image, digest));
                 }
                 continue;
@@ -438,12 +444,11 @@ impl Session {
     }
 
     /// By what an engine knows an image from outside.
-    fn engine_reference(&self, reference: &str, digest: &str) -> String {
+    fn engine_reference(&self, reference: &str, digest: &Digest) -> String {
         if self.layout_of(reference).is_some() {
             return name_in_engine(reference, digest);
         }
-        let name = reference.split('@').next().unwrap_or_default();
-        format!("{name}@{digest}")
+        Parts { digest: Some(digest.as_str()), ..Parts::of(reference) }.to_string()
     }
 
     /// The Dockerfile of one image as an engine gets it.

@@ -21,6 +21,7 @@ use imgforge::core::name::ImageName;
 use imgforge::core::state::StateDir;
 use imgforge::embedded::{Embedded, Settings};
 use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported, Secrets};
+use imgforge_oci::Digest;
 use imgforge_testkit::{docker, unique};
 
 use self::tree::Tree;
@@ -74,7 +75,7 @@ impl Engines {
         let request = || BuildRequest { entries: context::base(), ..engines.request(BASE) };
         for engine in engines.both() {
             let built = build(engine, request()).await.unwrap();
-            engine.tag(&built.id, &engines.base).await.unwrap();
+            engine.tag(built.id.as_str(), &engines.base).await.unwrap();
         }
         engines
     }
@@ -121,9 +122,9 @@ impl Engines {
 
     /// Takes the images of a column out of their engine.
     async fn export(&self, column: usize, built: &[[Built; 2]]) -> Exported {
-        let ids: BTreeSet<&String> =
+        let ids: BTreeSet<&Digest> =
             built.iter().filter_map(|both| both[column].as_ref().ok().map(|built| &built.id)).collect();
-        let ids: Vec<String> = ids.into_iter().cloned().collect();
+        let ids: Vec<Digest> = ids.into_iter().cloned().collect();
         let folder = Utf8Path::from_path(self.folder.path()).unwrap().join(format!("exported-{column}"));
         std::fs::create_dir(&folder).unwrap();
         let engine = self.both()[column];

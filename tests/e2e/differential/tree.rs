@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 
 use imgforge::engine::Exported;
+use imgforge_oci::{Digest, MediaType};
 
 /// The time of whatever a step writes in the embedded engine; nothing is later there.
 pub(super) const EPOCH: u64 = 946_684_800;
@@ -38,13 +39,13 @@ pub(super) struct Tree(BTreeMap<Vec<u8>, Node>);
 
 impl Tree {
     /// Puts an image's layers one upon the other.
-    pub(super) fn of(exported: &Exported, id: &str) -> (Self, serde_json::Value) {
+    pub(super) fn of(exported: &Exported, id: &Digest) -> (Self, serde_json::Value) {
         let config: serde_json::Value = serde_json::from_slice(&exported.configs[id]).unwrap();
         let mut tree = Self::default();
         let mut next = 0;
         for diff_id in config["rootfs"]["diff_ids"].as_array().into_iter().flatten() {
             let blob = &exported.layers[diff_id.as_str().unwrap()];
-            assert!(blob.media_type.ends_with("gzip"), "{}", blob.media_type);
+            assert_eq!(blob.media_type, MediaType::ImageLayerGzip);
             let file = std::fs::File::open(&blob.file).unwrap();
             tree.apply(flate2::read::GzDecoder::new(file), &mut next);
         }

@@ -289,7 +289,7 @@ proptest! {
             // What its needed stages do, with stages named by their order among these.
             let needed = program.needed();
             let order = |stage: usize| needed.iter().position(|n| *n == stage).unwrap();
-            let image = crate::image_config::ImageConfig::scratch("linux/amd64");
+            let image = imgforge_oci::ImageConfig::scratch("linux/amd64");
             let bases = program.bases();
             let mut done: BTreeMap<usize, program::Stage> = BTreeMap::new();
             let mut told = Vec::new();

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ForeignPackage, HEAD, Lock, LockedExternal, LockedImage, LockedPackage, is_digest, is_security_suite,
-    is_sha256, is_timestamp, stays_below,
+    ForeignPackage, HEAD, Lock, LockedExternal, LockedImage, LockedPackage, is_security_suite, is_sha256,
+    is_timestamp, stays_below,
 };
 use crate::name::ImageName;
 
@@ -23,11 +23,7 @@ fn is_sound(lock: &Lock) -> bool {
         lock.packages.iter().map(|package| (package.source.as_str(), package.entry())).collect();
     let is_locked =
         |image: &LockedImage, entry: &String| locked.contains(&(image.source.as_str(), entry.clone()));
-    let has_digests = |external: &LockedExternal| {
-        external.platforms.values().chain([&external.digest]).all(|d| is_digest(d))
-    };
-    lock.externals.values().all(has_digests)
-        && lock.packages.iter().all(is_sound_package)
+    lock.packages.iter().all(is_sound_package)
         && lock.images.values().all(|image| image.packages.iter().all(|entry| is_locked(image, entry)))
 }
 
@@ -86,9 +82,9 @@ impl Scanner<'_> {
     fn external(&mut self) -> Option<(String, LockedExternal)> {
         let (reference, digest) = (self.string("")?, self.string(" digest=")?);
         self.skip(" {\n")?;
-        let mut external = LockedExternal { digest, ..LockedExternal::default() };
+        let mut external = LockedExternal::new(digest.parse().ok()?);
         while self.skip("    platform ").is_some() {
-            external.platforms.insert(self.string("")?, self.string(" ")?);
+            external.platforms.insert(self.string("")?, self.string(" ")?.parse().ok()?);
             self.skip("\n")?;
         }
         while self.skip("    has ").is_some() {

@@ -68,7 +68,7 @@ fn lock_of(text: &'static str) -> impl Strategy<Value = Lock> {
 }
 
 fn external_of(text: &'static str) -> impl Strategy<Value = LockedExternal> {
-    let digest = || "[0-9a-f]{64}".prop_map(|hex| format!("sha256:{hex}"));
+    let digest = || "[0-9a-f]{64}".prop_map(|hex| Digest::from_sha256_hex(&hex).unwrap());
     let platforms = proptest::collection::btree_map(text, digest(), 0..3);
     let package = (text, text, text).prop_map(|(name, version, architecture)| ForeignPackage {
         name,
@@ -150,7 +150,7 @@ fn the_file_is_one_fact_a_line() {
         request: "0123456789abcdef".into(),
         packages: vec!["nginx-light=1.22.1-9".into(), "libc6=2.36".into()],
     };
-    let digest = |hex: &str| format!("sha256:{}", hex.repeat(32));
+    let digest = |hex: &str| Digest::from_sha256_hex(&hex.repeat(32)).unwrap();
     let foreign =
         ForeignPackage { name: "libc6".into(), version: "2.36".into(), architecture: "amd64".into() };
     let external = LockedExternal {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_oci::Digest;
+
 use super::Target;
 use crate::fingerprint::{Fingerprint, RecordedInputs};
 use crate::name::ImageName;
@@ -10,7 +12,7 @@ use crate::name::ImageName;
 #[derive(Debug, Clone)]
 pub struct Held {
     /// The engine's id of the image.
-    pub id: String,
+    pub id: Digest,
     /// The whole fingerprint, from its label.
     pub fingerprint: Fingerprint,
     /// The inputs it was built from, from its label; `None` when the label is not readable.
@@ -32,7 +34,7 @@ pub struct Pushed {
     /// The whole fingerprint, from its annotation.
     pub fingerprint: Fingerprint,
     /// The digest of its manifest.
-    pub digest: String,
+    pub digest: Digest,
 }
 
 /// What engines and registries hold, by image name.

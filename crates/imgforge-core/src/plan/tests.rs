@@ -39,7 +39,7 @@ fn held_all(targets: &[Target]) -> Inventory {
             t.name.as_str(),
             Held {
                 distrusted: false,
-                id: format!("sha256:{n}"),
+                id: Digest::sha256(&n.to_le_bytes()),
                 fingerprint: t.fingerprint,
                 inputs: InputManifest::from_label(&t.inputs.to_label()),
                 references: [format!("{}:latest", t.name)].into(),

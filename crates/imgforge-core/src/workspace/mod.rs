@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use imgforge_oci::Digest;
+use imgforge_oci::reference::Parts;
 
 use crate::diagnostic::{Located, SourceFile, Span};
 use crate::dockerfile::{Dockerfile, EdgeKind, Reduced};
@@ -94,13 +96,13 @@ pub struct External {
 
 impl External {
     /// The digest that is written in the reference; without one, the lock has it.
-    pub fn pinned(&self) -> Option<&str> {
-        self.reference.split_once('@').map(|(_, digest)| digest)
+    pub fn pinned(&self) -> Option<Digest> {
+        Parts::of(&self.reference).digest?.parse().ok()
     }
 
     /// Whether the reference says which image of its repository it means. One that does not means `latest`.
     pub fn has_tag(&self) -> bool {
-        self.pinned().is_some() || resolve::split_tag(&self.reference).1.is_some()
+        self.pinned().is_some() || Parts::of(&self.reference).tag.is_some()
     }
 }
 

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imgforge_oci::Digest;
+use imgforge_oci::reference::Parts;
+
 use super::load::Unread;
 use super::{External, HandWritten, Parent};
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
@@ -91,9 +94,8 @@ impl<'w> Names<'w> {
         if let Some(name) = self.known.get(reference) {
             return Some(name);
         }
-        let (repository, tag) = split_tag(reference);
-        let tag = tag?;
-        let name = self.known.get(repository)?;
+        let parts = Parts::of(reference);
+        let (name, tag) = (self.known.get(parts.name)?, parts.tag?);
         self.tags[name].contains(tag).then_some(*name)
     }
 
@@ -247,10 +249,10 @@ impl<'w> Names<'w> {
 
     /// Whether a reference without problems means an image from outside, and not one in a manifest that could not be read.
     fn is_external(&self, text: &str) -> bool {
-        let (repository, _) = split_tag(text);
+        let parts = Parts::of(text);
         let may_be_unread =
-            self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/'));
-        has_digest(text) || !may_be_unread
+            self.unread.may_have(parts.name) || (self.unread.workspace && parts.name.contains('/'));
+        is_pinned(&parts) || !may_be_unread
     }
 
     /// What is wrong with a reference that means no image of the workspace; nothing when it is an external one, or when
@@ -266,26 +268,31 @@ impl<'w> Names<'w> {
                  arg \"NAME\" \"VALUE\" in image.kdl",
             ));
         }
-        if has_digest(text) {
-            return None;
+        let parts = Parts::of(text);
+        let outside = || {
+            let error = text.parse::<imgforge_oci::Reference>().err()?;
+            let problem = refuse(format!("\"{text}\" is no name of an image"), "not a reference");
+            Some(problem.help(error.reason().to_owned()))
+        };
+        if is_pinned(&parts) {
+            return outside();
         }
-        if let Some((_, digest)) = text.split_once('@') {
+        if let Some(digest) = parts.digest {
             let problem = refuse(format!("\"{digest}\" is not a digest"), "not a digest");
             return Some(problem.help("a digest is sha256: and 64 of the digits 0-9 and a-f"));
         }
-        let (repository, tag) = split_tag(text);
-        if let (Some(name), Some(tag)) = (self.known.get(repository), tag) {
+        if let (Some(name), Some(tag)) = (self.known.get(parts.name), parts.tag) {
             let tags: Vec<&str> = self.tags[name].iter().copied().collect();
             let problem = refuse(format!("the image \"{name}\" has no tag \"{tag}\""), "no such tag");
             let help =
                 format!("its tags: {}; leave the tag out, or declare it: tag \"{tag}\"", tags.join(", "));
             return Some(problem.help(help));
         }
-        if self.unread.may_have(repository) || (self.unread.workspace && repository.contains('/')) {
+        if self.unread.may_have(parts.name) || (self.unread.workspace && parts.name.contains('/')) {
             return None;
         }
-        if tag.is_some() || has_host(repository) {
-            return None;
+        if parts.tag.is_some() || parts.has_host() {
+            return outside();
         }
         if reference.kind != EdgeKind::From && text.bytes().all(|b| b.is_ascii_digit()) {
             return Some(refuse(format!("there is no stage {text}"), "stages are counted from 0"));
@@ -309,35 +316,19 @@ fn unused(word: &Located<String>, image: &ImageManifest, dockerfile: &HandWritte
     problem.help("take the line away, or use the image in the Dockerfile")
 }
 
-/// The repository and the tag of a reference without a digest. A colon before the last slash belongs to a host's port.
-pub(super) fn split_tag(reference: &str) -> (&str, Option<&str>) {
-    match reference.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
-        _ => (reference, None),
-    }
-}
-
-/// Whether a repository starts with a registry's host, by Docker's rule: a first part with a dot or a port, or
-/// `localhost`.
-fn has_host(repository: &str) -> bool {
-    let first = repository.split_once('/').map(|(first, _)| first);
-    first.is_some_and(|first| first.contains(['.', ':']) || first == "localhost")
-}
-
 /// Whether a text is made as a reference is. Nothing else may get into a Dockerfile's FROM.
 fn is_reference(text: &str) -> bool {
     let ends = |c: char| c.is_ascii_alphanumeric();
-    text.starts_with(ends)
+    text.starts_with(|c| ends(c) || c == '[')
         && text.ends_with(|c| ends(c) || matches!(c, '_' | '.' | '-'))
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@+".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@+[]".contains(&b))
 }
 
 fn no_image(name: &str) -> String {
     format!("there is no image \"{name}\"")
 }
 
-/// Whether a reference ends with `@sha256:` and 64 hex digits.
-fn has_digest(reference: &str) -> bool {
-    let digest = reference.split_once("@sha256:").map(|(_, digest)| digest);
-    digest.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+/// Whether a digest is written that is one.
+fn is_pinned(parts: &Parts<'_>) -> bool {
+    parts.digest.is_some_and(|digest| digest.parse::<Digest>().is_ok())
 }

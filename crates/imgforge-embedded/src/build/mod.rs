@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use imgforge_core::dockerfile::program::{Action, Base, Below, From, Program, Stage, Step};
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::image_config::{History, ImageConfig};
 use imgforge_core::manifest::{Compression, Layers};
 use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
+use imgforge_oci::{Digest, History, ImageConfig, chain_id};
 
 use self::context::context;
 use crate::engine::Embedded;
@@ -29,7 +29,7 @@ struct State {
     /// Lowest first.
     layers: Vec<Layer>,
     /// The chain id of each layer with those below it (OCI image specification, "Layer ChainID").
-    chain: Vec<String>,
+    chain: Vec<Digest>,
     config: ImageConfig,
     /// The number of layers, and of entries of the history, that belong to the image that it stands on.
     below: (usize, usize),
@@ -43,11 +43,11 @@ impl State {
     }
 
     fn top(&self) -> &str {
-        self.chain.last().map_or("", String::as_str)
+        self.chain.last().map_or("", Digest::as_str)
     }
 
     fn push(&mut self, layer: Layer) {
-        self.chain.push(crate::store::chain_id(self.chain.last().map(String::as_str), &layer.diff_id));
+        self.chain.push(chain_id(self.chain.last(), &layer.diff_id));
         self.layers.push(layer);
     }
 }
@@ -212,13 +212,18 @@ impl Builder<'_> {
         }
         tell(false);
         let layer = self.carry_out(step, action, state, files, fetched).await?;
-        self.remember(&key, state.chain.last().map(String::as_str), layer.as_ref())?;
+        self.remember(&key, state.chain.last(), layer.as_ref())?;
         Ok(layer)
     }
 
     /// Keeps what a step has given on top of a chain.
-    fn remember(&self, key: &StepKey, below: Option<&str>, layer: Option<&Layer>) -> Result<(), BuildError> {
-        let chain = layer.map(|layer| crate::store::chain_id(below, &layer.diff_id));
+    fn remember(
+        &self,
+        key: &StepKey,
+        below: Option<&Digest>,
+        layer: Option<&Layer>,
+    ) -> Result<(), BuildError> {
+        let chain = layer.map(|layer| chain_id(below, &layer.diff_id));
         let remembered = Remembered { chain, layer: layer.cloned() };
         self.engine.store.put_step(key.as_str(), &remembered).map_err(store_error)
     }

@@ -1,7 +1,7 @@
 //! `layers "one"`: all that an image adds to the one that it stands on becomes one layer.
 
-use imgforge_core::image_config::History;
 use imgforge_engine::BuildError;
+use imgforge_oci::{Digest, History};
 
 use super::{Builder, Known, State, engine_error, store_error};
 use crate::engine::{silent, words};
@@ -16,13 +16,13 @@ impl Builder<'_> {
             return Ok(state);
         }
         let under = below.checked_sub(1).map(|last| state.chain[last].clone());
-        let key = merge_key(under.as_deref().unwrap_or_default(), state.top(), self.packing());
+        let key = merge_key(under.as_ref().map_or("", Digest::as_str), state.top(), self.packing());
         let _turn = self.engine.turn(&key).await;
         let layer = match self.known(&key)? {
             Some(Known(layer)) => layer,
             None => {
                 let layer = self.merged(&state, below).await?;
-                self.remember(&key, under.as_deref(), layer.as_ref())?;
+                self.remember(&key, under.as_ref(), layer.as_ref())?;
                 layer
             }
         };

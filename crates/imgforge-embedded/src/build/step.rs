@@ -5,6 +5,7 @@ use std::sync::Arc;
 use imgforge_core::dockerfile::program::{Action, Copy, CopySource, From, MountKind, Step};
 use imgforge_core::manifest::Network;
 use imgforge_engine::BuildError;
+use imgforge_oci::{Digest, chain_id};
 
 use super::run::Held;
 use super::{Builder, State, engine_error, store_error};
@@ -73,7 +74,7 @@ impl Builder<'_> {
         match reply? {
             Reply::Step(None) => Ok(None),
             Reply::Step(Some(layer)) => {
-                let chain = crate::store::chain_id(state.chain.last().map(String::as_str), &layer.diff_id);
+                let chain = chain_id(state.chain.last(), &layer.diff_id);
                 self.engine
                     .store
                     .adopt(&scratch.path().join("blob"), &scratch.path().join("layer"), &layer, &chain)
@@ -173,7 +174,7 @@ pub(super) struct Files {
 pub(super) enum What {
     Nothing,
     Context(Vec<ContextEntry>),
-    Image { layers: Vec<Layer>, chain: Vec<String> },
+    Image { layers: Vec<Layer>, chain: Vec<Digest> },
 }
 
 impl Files {

@@ -3,9 +3,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use imgforge_core::image_config::Healthcheck;
 use imgforge_engine::CancellationToken;
 use imgforge_engine::containers::Health;
+use imgforge_oci::Healthcheck;
 use tokio::time::Instant;
 
 use super::record::{Folder, Record};

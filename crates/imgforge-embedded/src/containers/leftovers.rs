@@ -8,6 +8,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::state::StateDir;
+use imgforge_oci::Digest;
 
 use super::record::{Folder, Record, Status};
 use crate::cgroup;
@@ -22,7 +23,7 @@ pub(crate) struct Leftovers {
     /// The size of these folders in bytes.
     pub(crate) bytes: u64,
     /// The ids of images that other containers are made of.
-    pub(crate) images_in_use: BTreeSet<String>,
+    pub(crate) images_in_use: BTreeSet<Digest>,
 }
 
 /// Looks for it in a store. The containers in `held` are those of this process. `is_alone` says that no other process

@@ -24,6 +24,7 @@ use imgforge_engine::containers::{
     RunningContainer, Started, Stream,
 };
 use imgforge_engine::{CancellationToken, Error, labels};
+use imgforge_oci::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::watch;
@@ -245,7 +246,7 @@ impl Containers for Embedded {
         .boxed()
     }
 
-    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<Digest>, Error>> {
         async move { Ok(self.leftovers(false).map_err(into_error)?.images_in_use) }.boxed()
     }
 

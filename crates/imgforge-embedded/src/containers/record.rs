@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::image_config::Healthcheck;
 use imgforge_core::state::{StateDir, identity};
+use imgforge_oci::{Digest, Healthcheck};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{sealed, unsealed};
@@ -26,7 +26,7 @@ pub(super) struct Record {
     pub(super) id: String,
     pub(super) name: String,
     /// The image's id.
-    pub(super) image: String,
+    pub(super) image: Digest,
     /// The image's, and its own.
     pub(super) labels: BTreeMap<String, String>,
     /// Its layers, lowest first.

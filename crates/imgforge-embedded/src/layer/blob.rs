@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use flate2::{Compress, Crc, FlushCompress, Status};
-use sha2::{Digest, Sha256};
+use imgforge_oci::{Digest, Hasher, MediaType};
 
 use crate::worker::message::{Compression, Layer};
 
@@ -34,7 +34,7 @@ fn block_size(compression: Compression) -> usize {
 pub(super) struct BlobWriter {
     compression: Compression,
     threads: usize,
-    tar: Sha256,
+    tar: Hasher,
     unpacked: u64,
     /// The block that is being filled.
     block: Vec<u8>,
@@ -57,7 +57,7 @@ impl BlobWriter {
         Ok(Self {
             compression,
             threads,
-            tar: Sha256::new(),
+            tar: Hasher::sha256(),
             unpacked: 0,
             block: Vec::new(),
             before: Vec::new(),
@@ -98,16 +98,10 @@ impl BlobWriter {
         };
         let (digest, size) = output.finish()?;
         let media_type = match self.compression {
-            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Compression::Gzip => MediaType::ImageLayerGzip,
+            Compression::Zstd => MediaType::ImageLayerZstd,
         };
-        Ok(Layer {
-            diff_id: format!("sha256:{}", hex::encode(self.tar.finalize())),
-            digest,
-            size,
-            media_type: media_type.to_owned(),
-            unpacked_size: self.unpacked,
-        })
+        Ok(Layer { diff_id: self.tar.finish(), digest, size, media_type, unpacked_size: self.unpacked })
     }
 }
 
@@ -186,7 +180,7 @@ impl Compressor {
 /// The blob's file.
 struct Output {
     file: File,
-    hash: Sha256,
+    hash: Hasher,
     size: u64,
     compression: Compression,
     crc: Crc,
@@ -194,7 +188,7 @@ struct Output {
 
 impl Output {
     fn new(file: File, compression: Compression) -> io::Result<Self> {
-        let mut output = Self { file, hash: Sha256::new(), size: 0, compression, crc: Crc::new() };
+        let mut output = Self { file, hash: Hasher::sha256(), size: 0, compression, crc: Crc::new() };
         if compression == Compression::Gzip {
             // RFC 1952: deflate, no name, no time, unknown system.
             output.write(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255])?;
@@ -213,14 +207,14 @@ impl Output {
         self.write(&packed.bytes)
     }
 
-    fn finish(mut self) -> io::Result<(String, u64)> {
+    fn finish(mut self) -> io::Result<(Digest, u64)> {
         if self.compression == Compression::Gzip {
             self.write(&[3, 0])?; // An empty last block.
             let (sum, amount) = (self.crc.sum(), self.crc.amount());
             self.write(&sum.to_le_bytes())?;
             self.write(&amount.to_le_bytes())?;
         }
-        Ok((format!("sha256:{}", hex::encode(self.hash.finalize())), self.size))
+        Ok((self.hash.finish(), self.size))
     }
 }
 

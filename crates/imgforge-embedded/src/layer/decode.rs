@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use sha2::{Digest, Sha256};
+use imgforge_oci::{Digest, Hasher};
 
 /// The size of the pieces that are handed over, and the number that may lie between before the other side must catch
 /// up.
@@ -17,7 +17,7 @@ pub(super) struct Decoded {
     chunks: Receiver<io::Result<Vec<u8>>>,
     chunk: Vec<u8>,
     at: usize,
-    thread: JoinHandle<(String, u64)>,
+    thread: JoinHandle<(Digest, u64)>,
 }
 
 /// It is larger than it may be.
@@ -30,7 +30,7 @@ impl Decoded {
     pub(super) fn open(file: File, limit: u64) -> io::Result<Self> {
         let (sender, chunks) = sync_channel(CHUNKS);
         let work = move || {
-            let (mut hash, mut total) = (Sha256::new(), 0_u64);
+            let (mut hash, mut total) = (Hasher::sha256(), 0_u64);
             let mut reader = decoder(file);
             loop {
                 let mut chunk = Vec::with_capacity(CHUNK);
@@ -52,14 +52,14 @@ impl Decoded {
                     break;
                 }
             }
-            (format!("sha256:{}", hex::encode(hash.finalize())), total)
+            (hash.finish(), total)
         };
         let thread = std::thread::Builder::new().name("read blob".into()).spawn(work)?;
         Ok(Self { chunks, chunk: Vec::new(), at: 0, thread })
     }
 
     /// Reads to the end. The hash of everything (`diff_id`), and how much it was.
-    pub(super) fn finish(mut self) -> io::Result<(String, u64)> {
+    pub(super) fn finish(mut self) -> io::Result<(Digest, u64)> {
         io::copy(&mut self, &mut io::sink())?;
         drop(self.chunks);
         self.thread.join().map_err(|_| io::Error::other("the thread that reads the blob panicked"))

@@ -26,6 +26,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use camino::Utf8Path;
+use imgforge_oci::Digest;
 use rustix::io::Errno;
 
 pub use merge::merge;
@@ -90,11 +91,11 @@ pub enum LayerError {
     },
 }
 
-/// Reads a layer through. The hash of its tar (`diff_id`) and the tar's size in bytes.
+/// Reads a layer through. The digest of its tar (`diff_id`) and the tar's size in bytes.
 ///
 /// # Errors
 /// Returns an error when the blob cannot be read or decompressed.
-pub fn measure(blob: &Utf8Path) -> io::Result<(String, u64)> {
+pub fn measure(blob: &Utf8Path) -> io::Result<(Digest, u64)> {
     decode::Decoded::open(std::fs::File::open(blob)?, u64::MAX)?.finish()
 }
 

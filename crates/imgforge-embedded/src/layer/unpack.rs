@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_oci::Digest;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use tar::EntryType;
@@ -27,8 +28,8 @@ const LINKS_MAX: usize = 40;
 /// A layer that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
-    /// `sha256:` of the tar.
-    pub diff_id: String,
+    /// The digest of the tar.
+    pub diff_id: Digest,
     /// The tar's size in bytes.
     pub size: u64,
     /// Paths of devices that this process may not make: they are left out, as other engines do without privileges.

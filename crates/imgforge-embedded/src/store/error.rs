@@ -2,6 +2,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::state::{KeyError, StateError};
+use imgforge_oci::Digest;
 
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +33,13 @@ pub enum StoreError {
     #[error("the blob {digest} is not in the store any more; `imgforge build` makes it again")]
     Missing {
         /// Its digest.
-        digest: String,
+        digest: Digest,
     },
     /// A blob is not what its digest says. It is removed.
     #[error("the blob {digest} was damaged and has been removed; `imgforge build` makes it again")]
     Corrupt {
         /// Its digest.
-        digest: String,
+        digest: Digest,
     },
     /// Other processes use the store.
     #[error("{dir} is in use by another process")]
@@ -50,21 +51,21 @@ pub enum StoreError {
     #[error("{what} is not taken: {why}")]
     Load {
         /// The digest of the image or the layer.
-        what: String,
+        what: Digest,
         /// The reason.
         why: String,
     },
-    /// Something is no digest.
+    /// A digest is of an algorithm by which the store has no files.
     #[error("\"{digest}\" is no sha256 digest")]
     Digest {
-        /// The text.
-        digest: String,
+        /// It.
+        digest: Digest,
     },
     /// A blob is not understood.
     #[error("{digest} is not understood: {why}")]
     Content {
         /// Its digest.
-        digest: String,
+        digest: Digest,
         /// The reason.
         why: String,
     },

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use imgforge_core::image_config::ImageConfig;
+use imgforge_oci::annotation::REF_NAME;
+use imgforge_oci::{
+    Descriptor, Digest, ImageConfig, ImageManifest, Index, Manifest, MediaType, layout, reference,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::journal::Change;
 use super::{Store, StoreError};
 use crate::worker::message::Layer;
-
-/// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The shortest part of an id that is taken for it.
 const MIN_PREFIX: usize = 6;
@@ -23,14 +18,14 @@ const MIN_PREFIX: usize = 6;
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
-    /// `sha256:` of its configuration.
-    pub id: String,
-    /// `sha256:` of its manifest.
-    pub manifest: String,
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// The digest of its manifest.
+    pub manifest: Digest,
     /// The manifest's size in bytes.
     pub manifest_size: u64,
     /// The manifest's media type.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// The size of its files in bytes.
     pub size: u64,
     /// Its layers, lowest first.
@@ -46,13 +41,6 @@ pub struct ImageRecord {
     pub names: Vec<String>,
 }
 
-/// A manifest, as far as it is read.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    media_type: Option<String>,
-}
-
 impl Store {
     /// Keeps an image, which has no name yet.
     ///
@@ -66,7 +54,8 @@ impl Store {
     ) -> Result<ImageRecord, StoreError> {
         let bytes = serde_json::to_vec(config).expect("texts and numbers are JSON");
         let id = self.put_blob(&bytes)?;
-        self.record(id.clone(), config, layers, &manifest(&id, bytes.len(), layers), content)
+        let manifest = manifest(&id, bytes.len(), layers);
+        self.record(id, config, layers, &manifest, content)
     }
 
     /// Keeps an image that came without a manifest, with exactly this configuration.
@@ -76,7 +65,8 @@ impl Store {
     pub(super) fn put_loaded(&self, config: &[u8], layers: &[Layer]) -> Result<ImageRecord, StoreError> {
         let id = self.put_blob(config)?;
         let manifest = manifest(&id, config.len(), layers);
-        self.record(id.clone(), &parse(&id, config)?, layers, &manifest, "")
+        let config = parse(&id, config)?;
+        self.record(id, &config, layers, &manifest, "")
     }
 
     /// Keeps an image that was pulled, with exactly the configuration and the manifest that it has in its registry.
@@ -87,7 +77,7 @@ impl Store {
         &self,
         config: &[u8],
         layers: &[Layer],
-        manifest: &[u8],
+        manifest: &Manifest,
     ) -> Result<ImageRecord, StoreError> {
         let id = self.put_blob(config)?;
         let config = parse(&id, config)?;
@@ -96,19 +86,17 @@ impl Store {
 
     fn record(
         &self,
-        id: String,
+        id: Digest,
         config: &ImageConfig,
         layers: &[Layer],
-        manifest: &[u8],
+        manifest: &Manifest,
         content: &str,
     ) -> Result<ImageRecord, StoreError> {
-        let digest = self.put_blob(manifest)?;
-        let parsed: Manifest = parse(&digest, manifest)?;
         let record = ImageRecord {
             id: id.clone(),
-            manifest: digest,
-            manifest_size: manifest.len() as u64,
-            media_type: parsed.media_type.unwrap_or_else(|| MANIFEST.to_owned()),
+            manifest: self.put_blob(manifest.bytes())?,
+            manifest_size: manifest.bytes().len() as u64,
+            media_type: manifest.media_type().clone(),
             size: layers.iter().map(|layer| layer.unpacked_size).sum(),
             layers: layers.to_vec(),
             labels: config.config.labels.clone().unwrap_or_default(),
@@ -117,7 +105,7 @@ impl Store {
             names: Vec::new(),
         };
         self.journal().change(|journal| {
-            let is_known = journal.image(&id).is_some_and(|known| known.manifest == record.manifest);
+            let is_known = journal.image(id.as_str()).is_some_and(|known| known.manifest == record.manifest);
             (if is_known { Vec::new() } else { vec![Change::Image(Box::new(record.clone()))] }, ())
         })?;
         Ok(record)
@@ -130,10 +118,10 @@ impl Store {
     pub fn list(&self) -> Result<Vec<ImageRecord>, StoreError> {
         let mut journal = self.journal();
         journal.read()?;
-        let mut all: BTreeMap<&str, ImageRecord> =
-            journal.images().map(|record| (record.id.as_str(), record.clone())).collect();
+        let mut all: BTreeMap<&Digest, ImageRecord> =
+            journal.images().map(|record| (&record.id, record.clone())).collect();
         for (reference, id) in journal.names() {
-            if let Some(record) = all.get_mut(id.as_str()) {
+            if let Some(record) = all.get_mut(id) {
                 record.names.push(reference.clone());
             }
         }
@@ -160,7 +148,7 @@ impl Store {
         let mut journal = self.journal();
         journal.read()?;
         let whole = whole(reference);
-        let named = journal.named(&whole).and_then(|id| journal.image(id));
+        let named = journal.named(&whole).and_then(|id| journal.image(id.as_str()));
         let found = named.or_else(|| journal.image(reference)).or_else(|| {
             let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
             (digits.len() >= MIN_PREFIX).then(|| journal.by_prefix(digits)).flatten()
@@ -177,7 +165,7 @@ impl Store {
     }
 
     /// Returns whether every blob of an image is there. Their bytes are not looked at.
-    fn is_whole(&self, record: &ImageRecord, known: &mut BTreeMap<String, bool>) -> bool {
+    fn is_whole(&self, record: &ImageRecord, known: &mut BTreeMap<Digest, bool>) -> bool {
         let layers = record.layers.iter().map(|layer| &layer.digest);
         [&record.id, &record.manifest]
             .into_iter()
@@ -189,13 +177,13 @@ impl Store {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn tag(&self, id: &str, reference: &str) -> Result<(), StoreError> {
+    pub fn tag(&self, id: &Digest, reference: &str) -> Result<(), StoreError> {
         let reference = whole(reference);
         self.journal().change(|journal| {
             if journal.named(&reference) == Some(id) {
                 (Vec::new(), ())
             } else {
-                (vec![Change::Name { reference, id: id.to_owned() }], ())
+                (vec![Change::Name { reference, id: id.clone() }], ())
             }
         })
     }
@@ -211,15 +199,16 @@ impl Store {
                 Some(id) => {
                     let is_last = journal.names().values().filter(|named| *named == id).count() == 1;
                     if is_last {
-                        vec![Change::Gone { id: id.to_owned() }]
+                        vec![Change::Gone { id: id.clone() }]
                     } else {
                         vec![Change::Unname { reference: whole }]
                     }
                 }
-                None if journal.image(reference).is_some() && !journal.with_names().contains(reference) => {
-                    vec![Change::Gone { id: reference.to_owned() }]
+                None => {
+                    let nameless = journal.image(reference).map(|record| &record.id);
+                    let nameless = nameless.filter(|id| !journal.with_names().contains(id));
+                    nameless.map(|id| Change::Gone { id: id.clone() }).into_iter().collect()
                 }
-                None => Vec::new(),
             };
             (changes, ())
         })
@@ -235,20 +224,19 @@ impl Store {
             let mut known = BTreeMap::new();
             let mut manifests = Vec::new();
             for (name, id) in journal.names() {
-                let Some(record) = journal.image(id).filter(|record| self.is_whole(record, &mut known))
+                let Some(record) =
+                    journal.image(id.as_str()).filter(|record| self.is_whole(record, &mut known))
                 else {
                     continue;
                 };
-                manifests.push(json!({
-                    "mediaType": record.media_type,
-                    "digest": record.manifest,
-                    "size": record.manifest_size,
-                    "annotations": { REF_NAME: name },
-                }));
+                let (media_type, digest) = (record.media_type.clone(), record.manifest.clone());
+                manifests.push(Descriptor {
+                    annotations: BTreeMap::from([(REF_NAME.to_owned(), name.clone())]),
+                    ..Descriptor::new(media_type, digest, record.manifest_size)
+                });
             }
-            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-            let bytes = serde_json::to_vec(&index).expect("texts and numbers are JSON");
-            (Vec::new(), self.dir.replace("index.json", &bytes))
+            let index = Manifest::sorted(Index { manifests, ..Index::default() });
+            (Vec::new(), self.dir.replace(layout::INDEX, index.bytes()))
         })??;
         Ok(())
     }
@@ -262,27 +250,25 @@ impl Drop for Store {
 }
 
 /// The manifest of an image.
-fn manifest(id: &str, size: usize, layers: &[Layer]) -> Vec<u8> {
-    let descriptors: Vec<_> = layers
-        .iter()
-        .map(|layer| json!({ "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size }))
-        .collect();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": { "mediaType": CONFIG, "digest": id, "size": size },
-        "layers": descriptors,
-    });
-    serde_json::to_vec(&manifest).expect("texts and numbers are JSON")
+fn manifest(id: &Digest, size: usize, layers: &[Layer]) -> Manifest {
+    let config = Descriptor::new(MediaType::ImageConfig, id.clone(), size as u64);
+    let descriptor =
+        |layer: &Layer| Descriptor::new(layer.media_type.clone(), layer.digest.clone(), layer.size);
+    let layers = layers.iter().map(descriptor).collect();
+    Manifest::sorted(ImageManifest::image(config, layers, BTreeMap::new()))
 }
 
 /// A reference with the tag that it means.
-fn whole(reference: &str) -> String {
-    let name = reference.rsplit('/').next().unwrap_or(reference);
-    if name.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
+fn whole(text: &str) -> String {
+    let parts = reference::Parts::of(text);
+    if parts.tag.is_some() || parts.digest.is_some() {
+        text.to_owned()
+    } else {
+        format!("{text}:{}", reference::LATEST)
+    }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(digest: &str, bytes: &[u8]) -> Result<T, StoreError> {
+fn parse<T: serde::de::DeserializeOwned>(digest: &Digest, bytes: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| StoreError::Content { digest: digest.to_owned(), why: error.to_string() })
+        .map_err(|error| StoreError::Content { digest: digest.clone(), why: error.to_string() })
 }

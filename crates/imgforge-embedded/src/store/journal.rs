@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 
 use camino::Utf8PathBuf;
 use imgforge_core::file::{MAX_STATE, rest};
 use imgforge_core::state::{Key, KeyError, OFlags, StateDir, identity};
+use imgforge_oci::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::images::ImageRecord;
@@ -29,11 +31,11 @@ pub(super) enum Change {
     /// An image is there.
     Image(Box<ImageRecord>),
     /// A name leads to an image.
-    Name { reference: String, id: String },
+    Name { reference: String, id: Digest },
     /// A name leads nowhere any more.
     Unname { reference: String },
     /// An image is gone, and its names with it.
-    Gone { id: String },
+    Gone { id: Digest },
 }
 
 /// More dead lines than living ones by this many, and the file is written anew.
@@ -48,8 +50,8 @@ pub(super) struct Journal {
     file: [u8; 20],
     offset: u64,
     lines: usize,
-    images: BTreeMap<String, ImageRecord>,
-    names: BTreeMap<String, String>,
+    images: BTreeMap<Digest, ImageRecord>,
+    names: BTreeMap<String, Digest>,
 }
 
 impl Journal {
@@ -191,25 +193,27 @@ impl Journal {
         self.images.get(id)
     }
 
-    pub(super) fn named(&self, reference: &str) -> Option<&str> {
-        self.names.get(reference).map(String::as_str)
+    pub(super) fn named(&self, reference: &str) -> Option<&Digest> {
+        self.names.get(reference)
     }
 
-    pub(super) fn names(&self) -> &BTreeMap<String, String> {
+    pub(super) fn names(&self) -> &BTreeMap<String, Digest> {
         &self.names
     }
 
     /// The only image whose id begins with these digits.
     pub(super) fn by_prefix(&self, digits: &str) -> Option<&ImageRecord> {
         let wanted = format!("sha256:{digits}");
-        let mut found = self.images.range(wanted.clone()..).take_while(|(id, _)| id.starts_with(&wanted));
+        let from = (Bound::Included(wanted.as_str()), Bound::Unbounded);
+        let mut found =
+            self.images.range::<str, _>(from).take_while(|(id, _)| id.as_str().starts_with(&wanted));
         let first = found.next();
         first.filter(|_| found.next().is_none()).map(|(_, record)| record)
     }
 
     /// The ids that have a name.
-    pub(super) fn with_names(&self) -> BTreeSet<&str> {
-        self.names.values().map(String::as_str).collect()
+    pub(super) fn with_names(&self) -> BTreeSet<&Digest> {
+        self.names.values().collect()
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::state::identity;
+use imgforge_oci::Digest;
 
 use super::{Store, StoreError, hex, sealed, unsealed, write_in};
 use crate::worker::message::Layer;
@@ -17,7 +18,7 @@ use crate::worker::message::Layer;
 const LAYER: &str = "unpacked layer";
 
 impl Store {
-    pub(super) fn layer_path(&self, chain: &str) -> Result<Utf8PathBuf, StoreError> {
+    pub(super) fn layer_path(&self, chain: &Digest) -> Result<Utf8PathBuf, StoreError> {
         Ok(self.dir().join("layers").join(hex(chain)?))
     }
 
@@ -25,35 +26,35 @@ impl Store {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn layer(&self, chain: &str) -> Result<Option<Layer>, StoreError> {
+    pub fn layer(&self, chain: &Digest) -> Result<Option<Layer>, StoreError> {
         Ok(self.unpacked_layer(chain)?.filter(|layer| self.has_blob(&layer.digest)))
     }
 
     /// The folder of the files of the layer at the top of a chain, when it is unpacked.
-    pub fn folder(&self, chain: &str) -> Option<Utf8PathBuf> {
+    pub fn folder(&self, chain: &Digest) -> Option<Utf8PathBuf> {
         let path = self.is_trusted(chain).then(|| self.layer_path(chain).ok()).flatten()?.join("fs");
         path.exists().then_some(path)
     }
 
     /// Returns the layer that this user has unpacked there.
-    pub(super) fn unpacked_layer(&self, chain: &str) -> Result<Option<Layer>, StoreError> {
+    pub(super) fn unpacked_layer(&self, chain: &Digest) -> Result<Option<Layer>, StoreError> {
         let folder = format!("layers/{}", hex(chain)?);
         let Some(found) = self.dir.opened(&folder)? else { return Ok(None) };
         let Some(bytes) = self.dir.read(&format!("{folder}/layer"))? else { return Ok(None) };
         let identity = identity(&found).map_err(StoreError::io(self.dir()))?;
-        let text = unsealed(self.dir.key(), LAYER, &[chain.as_bytes(), &identity], &bytes);
+        let text = unsealed(self.dir.key(), LAYER, &[chain.as_str().as_bytes(), &identity], &bytes);
         Ok(text.and_then(|text| serde_json::from_slice(text).ok()))
     }
 
     /// The record of a layer that lies in a folder.
-    fn record_of(&self, layer: &Layer, chain: &str, folder: &OwnedFd) -> Result<Vec<u8>, StoreError> {
+    fn record_of(&self, layer: &Layer, chain: &Digest, folder: &OwnedFd) -> Result<Vec<u8>, StoreError> {
         let identity = identity(folder).map_err(StoreError::io(self.dir()))?;
         let text = serde_json::to_vec(layer).expect("texts and numbers are JSON");
-        Ok(sealed(self.dir.key(), LAYER, &[chain.as_bytes(), &identity], &text)?)
+        Ok(sealed(self.dir.key(), LAYER, &[chain.as_str().as_bytes(), &identity], &text)?)
     }
 
     /// Returns whether the files of a layer are what they were when this user has unpacked it.
-    fn is_trusted(&self, chain: &str) -> bool {
+    fn is_trusted(&self, chain: &Digest) -> bool {
         let is_ours = || self.unpacked_layer(chain).ok().flatten().is_some();
         let boot = || self.dir.read(&format!("layers/{}/boot", hex(chain).ok()?)).ok();
         is_ours() && boot().is_some_and(|boot| boot.is_none_or(|boot| boot == self.boot.as_bytes()))
@@ -92,7 +93,7 @@ impl Store {
         blob: &Utf8Path,
         folder: &Utf8Path,
         layer: &Layer,
-        chain: &str,
+        chain: &Digest,
     ) -> Result<(), StoreError> {
         self.adopt_blob(blob, &layer.digest)?;
         self.adopt_folder(folder, layer, chain)
@@ -102,7 +103,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn adopt_folder(&self, folder: &Utf8Path, layer: &Layer, chain: &str) -> Result<(), StoreError> {
+    pub fn adopt_folder(&self, folder: &Utf8Path, layer: &Layer, chain: &Digest) -> Result<(), StoreError> {
         let path = self.layer_path(chain)?;
         let scratch = self.scratch()?;
         let whole = scratch.path().join("whole");

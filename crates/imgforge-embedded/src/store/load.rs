@@ -3,8 +3,8 @@
 
 use std::fs::{self, File};
 
-use imgforge_core::image_config::ImageConfig;
 use imgforge_engine::export::{Blob, Exported, Named};
+use imgforge_oci::{Digest, ImageConfig};
 
 use super::{ImageRecord, Store, StoreError};
 use crate::layer;
@@ -20,7 +20,7 @@ impl Store {
         let mut records = Vec::new();
         for Named { id, names } in named {
             let text = images.configs.get(id).ok_or_else(|| wrong(id, "its configuration is missing"))?;
-            if super::digest_of(text) != *id {
+            if !id.is_of(text) {
                 return Err(wrong(id, "its configuration has another digest"));
             }
             let config: ImageConfig = serde_json::from_slice(text)
@@ -41,7 +41,7 @@ impl Store {
         Ok(records)
     }
 
-    fn load_layer(&self, blob: &Blob, diff_id: &str) -> Result<Layer, StoreError> {
+    fn load_layer(&self, blob: &Blob, diff_id: &Digest) -> Result<Layer, StoreError> {
         let path = match self.blob(&blob.digest) {
             Ok(path) => path,
             Err(StoreError::Missing { .. } | StoreError::Corrupt { .. }) => {
@@ -51,7 +51,7 @@ impl Store {
                     .and_then(|mut from| std::io::copy(&mut from, &mut File::create(&copy)?));
                 copied.map_err(StoreError::io(&blob.file))?;
                 let file = File::open(&copy).map_err(StoreError::io(&copy))?;
-                let found = super::digest_of_file(file).map_err(StoreError::io(&copy))?;
+                let found = Digest::of_reader(file).map_err(StoreError::io(&copy))?;
                 if found != blob.digest {
                     return Err(wrong(&blob.digest, format!("{} has the digest {found}", blob.file)));
                 }
@@ -62,11 +62,11 @@ impl Store {
         };
         let size = fs::metadata(&path).map_err(StoreError::io(&path))?.len();
         let measured = layer::measure(&path).map_err(|error| wrong(&blob.digest, error))?;
-        if measured.0 != diff_id {
+        if measured.0 != *diff_id {
             return Err(wrong(&blob.digest, format!("the layer in it is {}, and not {diff_id}", measured.0)));
         }
         Ok(Layer {
-            diff_id: diff_id.to_owned(),
+            diff_id: diff_id.clone(),
             digest: blob.digest.clone(),
             size,
             media_type: blob.media_type.clone(),
@@ -75,8 +75,8 @@ impl Store {
     }
 }
 
-fn wrong(what: &str, why: impl ToString) -> StoreError {
-    StoreError::Load { what: what.to_owned(), why: why.to_string() }
+fn wrong(what: &Digest, why: impl ToString) -> StoreError {
+    StoreError::Load { what: what.clone(), why: why.to_string() }
 }
 
 #[cfg(test)]

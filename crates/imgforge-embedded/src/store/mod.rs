@@ -41,14 +41,14 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::state::{Key, KeyError, OFlags, StateDir, StateError, identity};
+use imgforge_oci::{Digest, layout};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 pub use self::error::StoreError;
 pub use self::images::ImageRecord;
@@ -62,7 +62,7 @@ use crate::worker::message::Layer;
 const FORMAT: &str = "1\n";
 
 /// The folders of a store.
-const FOLDERS: [&str; 7] = ["blobs/sha256", "layers", "steps", "caches", "tmp", "containers", "volumes"];
+const FOLDERS: [&str; 7] = [layout::BLOBS, "layers", "steps", "caches", "tmp", "containers", "volumes"];
 
 /// The purpose that records of steps are sealed for.
 const STEP: &str = "result of a step";
@@ -81,14 +81,14 @@ pub struct Store {
     /// The id of this boot of the machine.
     boot: String,
     /// Blobs whose bytes have been compared with their digest.
-    verified: Mutex<BTreeSet<String>>,
+    verified: Mutex<BTreeSet<Digest>>,
 }
 
 /// The remembered result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The chain id of its layer with those below; `None` when it has changed nothing.
-    pub chain: Option<String>,
+    pub chain: Option<Digest>,
     /// The layer. The same files may be there packed in another way too.
     pub layer: Option<Layer>,
 }
@@ -106,7 +106,7 @@ impl Store {
             Some(text) if text == FORMAT.as_bytes() => {}
             Some(_) => return Err(StoreError::Format { dir: dir.path().to_owned() }),
             None => {
-                dir.replace("oci-layout", b"{\"imageLayoutVersion\":\"1.0.0\"}")?;
+                dir.replace(layout::MARKER, layout::MARKER_TEXT.as_bytes())?;
                 dir.replace("format", FORMAT.as_bytes())?;
             }
         }
@@ -116,7 +116,7 @@ impl Store {
         let boot = fs::read_to_string(BOOT_ID).map_err(StoreError::io(Utf8Path::new(BOOT_ID)))?;
         let journal = Mutex::new(Journal::open(dir)?);
         let store = Self { dir: dir.clone(), journal, workplace, lock, boot, verified: Mutex::default() };
-        if dir.read("index.json")?.is_none() {
+        if dir.read(layout::INDEX)?.is_none() {
             store.write_index()?;
         }
         Ok(store)
@@ -154,12 +154,12 @@ impl Store {
 
     // Blobs.
 
-    fn blob_path(&self, digest: &str) -> Result<Utf8PathBuf, StoreError> {
-        Ok(self.dir().join("blobs/sha256").join(hex(digest)?))
+    fn blob_path(&self, digest: &Digest) -> Result<Utf8PathBuf, StoreError> {
+        Ok(self.dir().join(layout::BLOBS).join(hex(digest)?))
     }
 
     /// Returns whether a blob is there.
-    pub fn has_blob(&self, digest: &str) -> bool {
+    pub fn has_blob(&self, digest: &Digest) -> bool {
         let metadata = self.blob_path(digest).ok().and_then(|path| path.symlink_metadata().ok());
         metadata.is_some_and(|metadata| metadata.is_file())
     }
@@ -168,20 +168,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Missing`]; [`StoreError::Corrupt`] for one that has other bytes, which is removed.
-    pub fn blob(&self, digest: &str) -> Result<Utf8PathBuf, StoreError> {
+    pub fn blob(&self, digest: &Digest) -> Result<Utf8PathBuf, StoreError> {
         let path = self.blob_path(digest)?;
         if lock(&self.verified).contains(digest) && path.exists() {
             return Ok(path);
         }
-        let file = self.dir.open(&format!("blobs/sha256/{}", hex(digest)?), OFlags::RDONLY)?;
-        let file = file.ok_or_else(|| StoreError::Missing { digest: digest.to_owned() })?;
-        let found = digest_of_file(file).map_err(StoreError::io(&path))?;
-        if found != digest {
+        let file = self.dir.open(&format!("{}/{}", layout::BLOBS, hex(digest)?), OFlags::RDONLY)?;
+        let file = file.ok_or_else(|| StoreError::Missing { digest: digest.clone() })?;
+        let found = Digest::of_reader(file).map_err(StoreError::io(&path))?;
+        if found != *digest {
             // What is not there is made again.
             fs::remove_file(&path).map_err(StoreError::io(&path))?;
-            return Err(StoreError::Corrupt { digest: digest.to_owned() });
+            return Err(StoreError::Corrupt { digest: digest.clone() });
         }
-        lock(&self.verified).insert(digest.to_owned());
+        lock(&self.verified).insert(digest.clone());
         Ok(path)
     }
 
@@ -189,7 +189,7 @@ impl Store {
     ///
     /// # Errors
     /// As of [`Store::blob`].
-    pub fn read_blob(&self, digest: &str) -> Result<Vec<u8>, StoreError> {
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.blob(digest)?;
         fs::read(&path).map_err(StoreError::io(&path))
     }
@@ -198,8 +198,8 @@ impl Store {
     ///
     /// # Errors
     /// A disk that is full.
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<String, StoreError> {
-        let digest = digest_of(bytes);
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::sha256(bytes);
         let path = self.blob_path(&digest)?;
         // What has the name may be damaged, or somebody's who knows what will be built.
         if !lock(&self.verified).contains(&digest) || !self.has_blob(&digest) {
@@ -213,10 +213,10 @@ impl Store {
     ///
     /// # Errors
     /// It is not on the store's file system.
-    pub fn adopt_blob(&self, file: &Utf8Path, digest: &str) -> Result<(), StoreError> {
+    pub fn adopt_blob(&self, file: &Utf8Path, digest: &Digest) -> Result<(), StoreError> {
         let path = self.blob_path(digest)?;
         fs::rename(file, &path).map_err(StoreError::io(&path))?;
-        lock(&self.verified).insert(digest.to_owned());
+        lock(&self.verified).insert(digest.clone());
         Ok(())
     }
 
@@ -312,35 +312,10 @@ fn made(dir: &StateDir, name: &str, flags: OFlags) -> Result<fs::File, StoreErro
     file.ok_or(io::ErrorKind::NotFound.into()).map_err(StoreError::io(&dir.path().join(name)))
 }
 
-fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-}
-
-fn digest_of_file(mut file: fs::File) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(format!("sha256:{}", hex::encode(hasher.finalize()))),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-}
-
-/// The digits of a `sha256:` digest, which are safe in a path.
-fn hex(digest: &str) -> Result<&str, StoreError> {
-    let digits = digest
-        .strip_prefix("sha256:")
-        .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
-    digits.ok_or_else(|| StoreError::Digest { digest: digest.to_owned() })
-}
-
-/// The chain id of a layer on top of others (OCI image specification, "Layer ChainID").
-pub fn chain_id(below: Option<&str>, diff_id: &str) -> String {
-    match below {
-        None => diff_id.to_owned(),
-        Some(below) => format!("sha256:{}", hex::encode(Sha256::digest(format!("{below} {diff_id}")))),
-    }
+/// The digits of a SHA-256, by which files of the store are called.
+fn hex(digest: &Digest) -> Result<&str, StoreError> {
+    let is_known = digest.algorithm() == "sha256";
+    is_known.then(|| digest.hex()).ok_or_else(|| StoreError::Digest { digest: digest.clone() })
 }
 
 /// A time as RFC 3339 says it, from seconds since 1970.

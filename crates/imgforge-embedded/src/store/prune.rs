@@ -8,20 +8,21 @@ use std::fs;
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_oci::{Digest, chain_id, layout};
 
 use super::journal::Change;
-use super::{Remembered, Scratch, Store, StoreError, chain_id};
+use super::{Remembered, Scratch, Store, StoreError};
 
 /// The things in a store that nothing needs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Unneeded {
     /// Ids of images.
-    pub images: Vec<String>,
+    pub images: Vec<Digest>,
     /// Keys of steps.
     pub steps: Vec<String>,
-    /// Chain ids of unpacked layers.
+    /// Folders of unpacked layers: the digits of their chain ids.
     pub layers: Vec<String>,
-    /// Digests of blobs.
+    /// Files of blobs: the digits of their digests.
     pub blobs: Vec<String>,
     /// The size of these blobs and layers, in bytes.
     pub bytes: u64,
@@ -45,7 +46,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn unneeded(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Unneeded, StoreError> {
+    pub fn unneeded(&self, keep: &BTreeSet<Digest>, since: SystemTime) -> Result<Unneeded, StoreError> {
         let mut found = Unneeded::default();
         let (mut blobs, mut chains) = (BTreeSet::new(), BTreeSet::new());
         {
@@ -55,30 +56,31 @@ impl Store {
             let seconds = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
             for record in journal.images() {
                 let is_young = u64::try_from(record.created).is_ok_and(|created| created >= seconds);
-                if !named.contains(record.id.as_str()) && !keep.contains(&record.id) && !is_young {
+                if !named.contains(&record.id) && !keep.contains(&record.id) && !is_young {
                     found.images.push(record.id.clone());
                     continue;
                 }
                 blobs.extend([record.id.clone(), record.manifest.clone()]);
-                let mut below: Option<String> = None;
+                let mut below: Option<Digest> = None;
                 for layer in &record.layers {
                     blobs.insert(layer.digest.clone());
-                    let chain = chain_id(below.as_deref(), &layer.diff_id);
+                    let chain = chain_id(below.as_ref(), &layer.diff_id);
                     chains.insert(chain.clone());
                     below = Some(chain);
                 }
             }
         }
         for (name, path) in self.entries("layers")? {
-            let chain = format!("sha256:{name}");
+            // What is called otherwise is nobody's.
+            let chain = Digest::from_sha256_hex(&name).ok();
             let text = path.join("layer");
-            let layer = self.unpacked_layer(&chain).ok().flatten();
-            if chains.contains(&chain) || is_young(&text, since) {
+            let layer = chain.as_ref().and_then(|chain| self.unpacked_layer(chain).ok().flatten());
+            if chain.as_ref().is_some_and(|chain| chains.contains(chain)) || is_young(&text, since) {
                 blobs.extend(layer.map(|layer| layer.digest));
-                chains.insert(chain);
+                chains.extend(chain);
             } else {
                 found.bytes += layer.map_or(0, |layer| layer.unpacked_size);
-                found.layers.push(chain);
+                found.layers.push(name);
             }
         }
         for (key, path) in self.entries("steps")? {
@@ -91,11 +93,11 @@ impl Store {
                 found.steps.push(key);
             }
         }
-        for (name, path) in self.entries("blobs/sha256")? {
-            let digest = format!("sha256:{name}");
-            if !blobs.contains(&digest) && !is_young(&path, since) {
+        for (name, path) in self.entries(layout::BLOBS)? {
+            let is_needed = Digest::from_sha256_hex(&name).is_ok_and(|digest| blobs.contains(&digest));
+            if !is_needed && !is_young(&path, since) {
                 found.bytes += fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
-                found.blobs.push(digest);
+                found.blobs.push(name);
             }
         }
         Ok(found)
@@ -108,7 +110,7 @@ impl Store {
     /// [`StoreError::Busy`] when another process uses the store; those of the disk, and of `keep`.
     pub fn prune(
         &self,
-        keep: impl FnOnce() -> Result<BTreeSet<String>, StoreError>,
+        keep: impl FnOnce() -> Result<BTreeSet<Digest>, StoreError>,
         since: SystemTime,
     ) -> Result<Pruned, StoreError> {
         let path = self.dir().join("lock");
@@ -126,7 +128,7 @@ impl Store {
         pruned
     }
 
-    fn prune_alone(&self, keep: &BTreeSet<String>, since: SystemTime) -> Result<Pruned, StoreError> {
+    fn prune_alone(&self, keep: &BTreeSet<Digest>, since: SystemTime) -> Result<Pruned, StoreError> {
         let removed = self.unneeded(keep, since)?;
         // On a full disk nothing can be written before something is gone: images without their blobs are none either.
         let told = match self.forget(&removed) {
@@ -144,9 +146,8 @@ impl Store {
             folders.push(to);
             Ok::<_, StoreError>(())
         };
-        for chain in &removed.layers {
-            let path = self.dir().join("layers").join(chain.trim_start_matches("sha256:"));
-            take(&path, path.file_name().unwrap_or("layer"))?;
+        for name in &removed.layers {
+            take(&self.dir().join("layers").join(name), name)?;
         }
         for (name, path) in self.entries("tmp")? {
             // Nobody else uses the store: whoever has left it is gone.
@@ -154,8 +155,8 @@ impl Store {
                 take(&path, &name)?;
             }
         }
-        for digest in &removed.blobs {
-            self.dir.remove(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")))?;
+        for name in &removed.blobs {
+            self.dir.remove(&format!("{}/{name}", layout::BLOBS))?;
         }
         if !told {
             self.forget(&removed)?;
@@ -211,15 +212,15 @@ mod tests {
         assert_eq!(found.images, std::slice::from_ref(&gone.id));
         // Configuration, manifest and upper layer; and what nobody has.
         assert_eq!((found.blobs.len(), found.layers.len(), found.steps.len()), (4, 1, 1));
-        let blob = |digest: &str| fs::metadata(store.blob_path(digest).unwrap()).unwrap().len();
-        let blobs: u64 = found.blobs.iter().map(|digest| blob(digest)).sum();
+        let blob = |name: &String| fs::metadata(place.1.join("blobs/sha256").join(name)).unwrap().len();
+        let blobs: u64 = found.blobs.iter().map(blob).sum();
         assert_eq!(found.bytes, blobs + gone.layers[1].unpacked_size);
         let pruned = store.prune(|| Ok(keep.clone()), soon()).unwrap();
         assert_eq!(pruned.removed, found);
         assert_eq!(pruned.folders.len(), 1);
         assert!(pruned.folders[0].join("fs/file").exists());
         drop(pruned);
-        let ids: Vec<String> = store.list().unwrap().into_iter().map(|record| record.id).collect();
+        let ids: Vec<Digest> = store.list().unwrap().into_iter().map(|record| record.id).collect();
         assert_eq!(BTreeSet::from_iter(ids), BTreeSet::from([named.id.clone(), kept.id.clone()]));
         check(&store, &named);
         check(&store, &kept);

@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
-use imgforge_core::image_config::ImageConfig;
+use imgforge_oci::{ImageConfig, chain_id};
 
 use super::*;
 use crate::worker::message::Compression;
@@ -30,7 +30,7 @@ pub(super) fn open(dir: &Utf8Path) -> Store {
 pub(super) fn layered(store: &Store, texts: &[&str], compression: Compression) -> ImageRecord {
     let mut config = ImageConfig::scratch("linux/amd64");
     let mut layers = Vec::new();
-    let mut below: Option<String> = None;
+    let mut below: Option<Digest> = None;
     for text in texts {
         let scratch = store.scratch().unwrap();
         let (folder, blob) = (scratch.path().join("fs"), scratch.path().join("blob"));
@@ -38,9 +38,9 @@ pub(super) fn layered(store: &Store, texts: &[&str], compression: Compression) -
         fs::write(folder.join("file"), text).unwrap();
         let clamp = crate::layer::Clamp { since: 0, epoch: 0 };
         let layer = crate::layer::pack(&folder, &[], clamp, compression, &blob).unwrap().unwrap();
-        let chain = chain_id(below.as_deref(), &layer.diff_id);
+        let chain = chain_id(below.as_ref(), &layer.diff_id);
         store.adopt(&blob, &folder, &layer, &chain).unwrap();
-        let key = hex::encode(Sha256::digest(format!("{chain} {text}")));
+        let key = Digest::sha256(format!("{chain} {text}").as_bytes()).hex().to_owned();
         store.put_step(&key, &Remembered { chain: Some(chain.clone()), layer: Some(layer.clone()) }).unwrap();
         config.rootfs.diff_ids.push(layer.diff_id.clone());
         layers.push(layer);
@@ -54,14 +54,14 @@ pub(super) fn check(store: &Store, record: &ImageRecord) {
     store.config(record).unwrap();
     let manifest = store.blob(&record.manifest).unwrap();
     let manifest = oci_spec::image::ImageManifest::from_file(manifest).unwrap();
-    assert_eq!(manifest.config().digest().to_string(), record.id);
+    assert_eq!(manifest.config().digest().as_ref(), record.id.as_str());
     assert_eq!(manifest.layers().len(), record.layers.len());
-    let mut below: Option<String> = None;
+    let mut below: Option<Digest> = None;
     for (layer, descriptor) in record.layers.iter().zip(manifest.layers()) {
-        assert_eq!((descriptor.digest().to_string(), descriptor.size()), (layer.digest.clone(), layer.size));
+        assert_eq!((descriptor.digest().as_ref(), descriptor.size()), (layer.digest.as_str(), layer.size));
         let measured = crate::layer::measure(&store.blob(&layer.digest).unwrap()).unwrap();
         assert_eq!(measured, (layer.diff_id.clone(), layer.unpacked_size));
-        below = Some(chain_id(below.as_deref(), &layer.diff_id));
+        below = Some(chain_id(below.as_ref(), &layer.diff_id));
     }
 }
 
@@ -82,23 +82,23 @@ fn images_and_names_are_seen_by_other_processes_at_once() {
     other.tag(&a.id, "localhost:5000/app").unwrap();
     assert_eq!(other.find("x/app:latest").unwrap().unwrap().id, a.id);
     assert_eq!(one.find("x/app:v1").unwrap().unwrap().id, b.id);
-    assert_eq!(one.find(&b.id[7..20]).unwrap().unwrap().id, b.id);
+    assert_eq!(one.find(&b.id.hex()[..13]).unwrap().unwrap().id, b.id);
     assert_eq!(one.find("x/other").unwrap(), None);
     let names: Vec<Vec<String>> =
         one.list().unwrap().into_iter().filter(|r| r.id == a.id).map(|r| r.names).collect();
     assert_eq!(names, [["localhost:5000/app:latest", "x/app:latest"]]);
     one.untag("x/app").unwrap();
-    assert_eq!(other.find(&a.id).unwrap().map(|record| record.id), Some(a.id.clone()));
+    assert_eq!(other.find(a.id.as_str()).unwrap().map(|record| record.id), Some(a.id.clone()));
     one.untag("localhost:5000/app:latest").unwrap();
-    assert_eq!(other.find(&a.id).unwrap(), None);
+    assert_eq!(other.find(a.id.as_str()).unwrap(), None);
     drop((one, other));
     let index: serde_json::Value =
         serde_json::from_slice(&fs::read(place.1.join("index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
     let index = oci_spec::image::ImageIndex::from_file(place.1.join("index.json")).unwrap();
-    assert_eq!(index.manifests()[0].digest().to_string(), b.manifest);
-    oci_spec::image::ImageManifest::from_file(place.1.join("blobs/sha256").join(&b.manifest[7..])).unwrap();
-    oci_spec::image::ImageConfiguration::from_file(place.1.join("blobs/sha256").join(&b.id[7..])).unwrap();
+    assert_eq!(index.manifests()[0].digest().as_ref(), b.manifest.as_str());
+    oci_spec::image::ImageManifest::from_file(place.1.join("blobs/sha256").join(b.manifest.hex())).unwrap();
+    oci_spec::image::ImageConfiguration::from_file(place.1.join("blobs/sha256").join(b.id.hex())).unwrap();
 }
 
 /// Digests of images that were kept before are to stay: a manifest in a layout has its members in the order of their names.
@@ -195,7 +195,7 @@ fn a_new_journal_under_the_inode_of_an_older_one_is_read_from_its_beginning() {
     let new = (1..1000).map(made).find(|new| new.metadata().unwrap().ino() == read);
     fs::rename(new.unwrap_or_else(|| made(1000)), &journal).unwrap();
     assert_eq!(store.find("x:1").unwrap().map(|found| found.id), Some(b.id));
-    assert_eq!(store.find(&a.id).unwrap(), None);
+    assert_eq!(store.find(a.id.as_str()).unwrap(), None);
 }
 
 #[test]
@@ -205,12 +205,11 @@ fn a_damaged_blob_is_found_and_removed() {
     let digest = store.put_blob(b"content").unwrap();
     drop(store);
     let store = open(&place.1);
-    fs::write(place.1.join("blobs/sha256").join(&digest[7..]), b"contend").unwrap();
+    fs::write(place.1.join("blobs/sha256").join(digest.hex()), b"contend").unwrap();
     assert!(matches!(store.read_blob(&digest), Err(StoreError::Corrupt { .. })));
     assert!(matches!(store.read_blob(&digest), Err(StoreError::Missing { .. })));
-    for wrong in ["sha256:../../etc/passwd", "md5:00", ""] {
-        assert!(matches!(store.blob(wrong), Err(StoreError::Digest { .. })), "{wrong}");
-    }
+    let long = format!("sha512:{0}{0}", digest.hex()).parse().unwrap();
+    assert!(matches!(store.blob(&long), Err(StoreError::Digest { .. })));
 }
 
 #[test]
@@ -256,7 +255,7 @@ fn layers_and_steps_are_kept_and_a_layer_without_its_blob_is_none() {
     assert_eq!(store.step("ab").unwrap(), Some(remembered));
     fs::write(place.1.join("steps/ab"), "{").unwrap();
     assert_eq!(store.step("ab").unwrap(), None);
-    fs::remove_file(place.1.join("blobs/sha256").join(&digest[7..])).unwrap();
+    fs::remove_file(place.1.join("blobs/sha256").join(digest.hex())).unwrap();
     assert_eq!(store.layer(&chain).unwrap(), None);
 }
 
@@ -269,11 +268,7 @@ fn a_store_of_another_form_is_refused() {
 }
 
 #[test]
-fn chain_ids_are_those_of_the_specification() {
-    let a = format!("sha256:{}", "a".repeat(64));
-    assert_eq!(chain_id(None, &a), a);
-    let expected = hex::encode(Sha256::digest(format!("{a} {a}")));
-    assert_eq!(chain_id(Some(&a), &a), format!("sha256:{expected}"));
+fn times_are_written_as_rfc_3339() {
     assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
 }
 
@@ -301,7 +296,7 @@ fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
     // One that another process has unpacked is put on the disk with it; what was not trusted before is not afterwards.
     let other = layered(&open(&place.1), &["other"], Compression::Gzip);
     store.flush().unwrap();
-    let boot = |chain: &str| store.layer_path(chain).unwrap().join("boot");
+    let boot = |chain: &Digest| store.layer_path(chain).unwrap().join("boot");
     assert!(!boot(&chains[0]).exists() && !boot(&other.layers[0].diff_id).exists());
     assert!(store.folder(&chains[0]).is_some());
     assert_eq!((boot(&chains[1]).exists(), store.folder(&chains[1])), (true, None));
@@ -311,7 +306,7 @@ fn files_that_were_not_flushed_are_unpacked_again_in_another_boot() {
 }
 
 /// A store with one of everything: the image, and the chain and the step of its layer.
-fn furnished(dir: &Utf8Path) -> (ImageRecord, String, String) {
+fn furnished(dir: &Utf8Path) -> (ImageRecord, Digest, String) {
     let store = open(dir);
     let record = layered(&store, &["a"], Compression::Gzip);
     store.tag(&record.id, "x:1").unwrap();
@@ -329,7 +324,7 @@ fn a_store_that_another_user_has_filled_gives_blobs_and_no_claims() {
     let (record, chain, step) = furnished(&place.1);
     let store = Store::open(&state(&place.1).with_key(Key::of(&[8; 32]))).unwrap();
     assert_eq!(store.list().unwrap(), []);
-    assert_eq!((store.find("x:1").unwrap(), store.find(&record.id).unwrap()), (None, None));
+    assert_eq!((store.find("x:1").unwrap(), store.find(record.id.as_str()).unwrap()), (None, None));
     assert_eq!((store.step(&step).unwrap(), store.layer(&chain).unwrap()), (None, None));
     assert_eq!(store.folder(&chain), None);
     assert!(!store.cache("pip").unwrap().exists(), "what a cache has would be in what is built");
@@ -381,9 +376,9 @@ fn lines_and_steps_are_believed_only_as_they_were_sealed() {
 #[test]
 fn what_lies_under_a_digest_is_not_taken_for_it_when_the_bytes_are_known() {
     let place = place();
-    let digest = digest_of(b"configuration");
+    let digest = Digest::sha256(b"configuration");
     open(&place.1);
-    fs::write(place.1.join("blobs/sha256").join(&digest[7..]), b"planted").unwrap();
+    fs::write(place.1.join("blobs/sha256").join(digest.hex()), b"planted").unwrap();
     let store = open(&place.1);
     assert_eq!(store.put_blob(b"configuration").unwrap(), digest);
     assert_eq!(store.read_blob(&digest).unwrap(), b"configuration");

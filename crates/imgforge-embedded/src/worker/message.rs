@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 pub use imgforge_core::manifest::Compression;
 pub use imgforge_core::manifest::Network;
 use imgforge_core::source::Node;
+use imgforge_oci::{Digest, MediaType};
 use serde::{Deserialize, Serialize};
 
 /// One task. Folders are absolute paths on this machine.
@@ -308,14 +309,14 @@ pub enum CopySource {
 /// A layer that was packed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
-    /// `sha256:` of the tar.
-    pub diff_id: String,
-    /// `sha256:` of the blob.
-    pub digest: String,
+    /// The digest of the tar.
+    pub diff_id: Digest,
+    /// The digest of the blob.
+    pub digest: Digest,
     /// The blob's size in bytes.
     pub size: u64,
     /// The blob's media type.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// The tar's size in bytes.
     pub unpacked_size: u64,
 }
@@ -334,8 +335,8 @@ pub struct Unpack {
 /// A layer that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
-    /// `sha256:` of the uncompressed tar.
-    pub diff_id: String,
+    /// The digest of the uncompressed tar.
+    pub diff_id: Digest,
     /// The tar's size in bytes.
     pub size: u64,
 }

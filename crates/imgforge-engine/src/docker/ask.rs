@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
+use imgforge_oci::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
@@ -91,7 +92,7 @@ pub(super) struct ListedContainer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Image {
-    pub(super) id: String,
+    pub(super) id: Digest,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) size: i64,
     #[serde(default, deserialize_with = "null_is_nothing")]
@@ -122,14 +123,14 @@ pub(super) struct Healthcheck {
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct RootFs {
     #[serde(deserialize_with = "null_is_nothing")]
-    pub(super) layers: Vec<String>,
+    pub(super) layers: Vec<Digest>,
 }
 
 /// One of `GET /images/json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ListedImage {
-    pub(super) id: String,
+    pub(super) id: Digest,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) created: i64,
     #[serde(default, deserialize_with = "null_is_nothing")]
@@ -232,10 +233,11 @@ mod tests {
         assert_eq!((container.state.exit_code, container.state.health.status.as_str()), (3, "bored"));
         let text = r#"{"Id":"1","State":"stopped","Names":null,"Labels":null,"Ports":[{"Type":"odd"}],"Mounts":[{"Type":"odd"}]}"#;
         assert_eq!(serde_json::from_str::<ListedContainer>(text).unwrap().id, "1");
-        let text = r#"{"Id":"1","RepoTags":null,"Labels":null,"Created":"2026"}"#;
-        assert!(serde_json::from_str::<ListedImage>(text).is_err(), "what is needed is still asked for");
-        let text = r#"{"Id":"1","RepoTags":null,"Labels":null,"Manifests":[{"Kind":"odd"}]}"#;
-        assert!(serde_json::from_str::<ListedImage>(text).unwrap().repo_tags.is_empty());
+        let id = Digest::sha256(b"image");
+        let text = format!(r#"{{"Id":"{id}","RepoTags":null,"Labels":null,"Created":"2026"}}"#);
+        assert!(serde_json::from_str::<ListedImage>(&text).is_err(), "what is needed is still asked for");
+        let text = format!(r#"{{"Id":"{id}","RepoTags":null,"Labels":null,"Manifests":[{{"Kind":"odd"}}]}}"#);
+        assert!(serde_json::from_str::<ListedImage>(&text).unwrap().repo_tags.is_empty());
     }
 
     #[test]

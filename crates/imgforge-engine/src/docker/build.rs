@@ -14,6 +14,7 @@ use bollard::moby::buildkit::v1::{SolveRequest, SolveResponse, StatusRequest, St
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use imgforge_core::manifest::Network;
+use imgforge_oci::Digest;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -65,8 +66,8 @@ pub(super) async fn build(
     match end {
         Ok(End::Solved(response)) => {
             progress.finish();
-            let id = image_id(response)?;
-            let size = docker.size(&id).await?;
+            let id = image_id(&response)?;
+            let size = docker.size(id.as_str()).await?;
             Ok(BuiltImage { id, size, same_as: Vec::new() })
         }
         Ok(End::Failed(status)) => Err(match status.source() {
@@ -220,10 +221,9 @@ fn shared_key(request: &BuildRequest) -> String {
     blake3::hash(format!("{root}\n{target}\n{platform}").as_bytes()).to_hex().to_string()
 }
 
-fn image_id(mut response: SolveResponse) -> Result<String, Error> {
-    response.exporter_response.remove("containerimage.digest").ok_or_else(|| Error::Connection {
-        message: "the daemon ended the build without an image".to_owned(),
-    })
+fn image_id(response: &SolveResponse) -> Result<Digest, Error> {
+    let id = response.exporter_response.get("containerimage.digest").and_then(|text| text.parse().ok());
+    id.ok_or_else(|| Error::Connection { message: "the daemon ended the build without an image".to_owned() })
 }
 
 /// A name that no other build has, of this process or another, on this machine or another.

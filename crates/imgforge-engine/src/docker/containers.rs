@@ -15,6 +15,7 @@ use bollard::query_parameters::{
 use camino::Utf8Path;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use imgforge_oci::Digest;
 
 use super::ask::{self, Binding, ListedContainer, NetworkSettings, State};
 use super::{Docker, archive};
@@ -98,10 +99,10 @@ impl Containers for Docker {
         .boxed()
     }
 
-    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<String>, Error>> {
+    fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<Digest>, Error>> {
         async move {
             let found = self.containers(true, None).await?;
-            Ok(found.into_iter().map(|container| container.image_id).collect())
+            Ok(found.iter().filter_map(|container| container.image_id.parse().ok()).collect())
         }
         .boxed()
     }

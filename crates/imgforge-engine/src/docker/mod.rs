@@ -21,6 +21,8 @@ use camino::Utf8Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use imgforge_core::plan::Inventory;
+use imgforge_oci::Digest;
+use imgforge_oci::reference::{LATEST, Parts};
 use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
@@ -152,12 +154,9 @@ impl Engine for Docker {
 
     fn tag<'a>(&'a self, id: &'a str, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            let (repository, tag) = match reference.rsplit_once(':') {
-                // A colon before a slash belongs to the registry's port.
-                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-                _ => (reference, "latest"),
-            };
-            let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+            let parts = Parts::of(reference);
+            let tag = parts.tag.unwrap_or(LATEST);
+            let options = TagImageOptionsBuilder::default().repo(parts.name).tag(tag).build();
             Ok(self.client.tag_image(id, Some(options)).await?)
         }
         .boxed()
@@ -196,8 +195,8 @@ impl Engine for Docker {
 
     fn export<'a>(
         &'a self,
-        images: &'a [String],
-        there: BTreeSet<String>,
+        images: &'a [Digest],
+        there: BTreeSet<Digest>,
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<Exported, Error>> {
         transfer::export(&self.client, images, there, folder).boxed()
@@ -291,9 +290,9 @@ mod tests {
         let file = supplied("folder/file", false, SuppliedContent::Bytes(content.clone()));
         let request = request("COPY folder /\n", vec![file]);
         let image = docker.build(request, Arc::new(|_| ()), CancellationToken::new()).await.unwrap();
-        assert_eq!(docker.read_file(&image.id, "/file").await.unwrap().unwrap(), content);
+        assert_eq!(docker.read_file(image.id.as_str(), "/file").await.unwrap().unwrap(), content);
         assert_eq!(docker.sent(), Sent { files: 1, bytes: content.len() as u64 });
-        docker.untag(&image.id).await.unwrap();
+        docker.untag(image.id.as_str()).await.unwrap();
     }
 
     #[tokio::test]

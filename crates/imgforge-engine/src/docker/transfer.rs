@@ -7,6 +7,7 @@ use bollard::auth::DockerCredentials;
 use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt};
+use imgforge_oci::Digest;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use super::Docker;
@@ -32,11 +33,11 @@ pub(super) async fn stored(docker: &Docker, image: &str) -> Result<Option<Stored
 
 pub(super) async fn export(
     client: &bollard::Docker,
-    images: &[String],
-    there: BTreeSet<String>,
+    images: &[Digest],
+    there: BTreeSet<Digest>,
     folder: &Utf8Path,
 ) -> Result<Exported, Error> {
-    let names: Vec<&str> = images.iter().map(String::as_str).collect();
+    let names: Vec<&str> = images.iter().map(Digest::as_str).collect();
     let pieces = client.export_images(&names).map_err(|error| io::Error::other(Error::from(error))).boxed();
     let archive = SyncIoBridge::new(StreamReader::new(pieces));
     let folder = folder.to_owned();
@@ -76,7 +77,7 @@ pub(super) async fn load(
 
 pub(super) async fn pull(docker: &Docker, request: PullRequest) -> Result<Stored, Error> {
     let PullRequest { repository, digest, login } = request;
-    let options = CreateImageOptionsBuilder::default().from_image(&repository).tag(&digest).build();
+    let options = CreateImageOptionsBuilder::default().from_image(&repository).tag(digest.as_str()).build();
     let credentials = login.map(|Login { user, password }| match user.as_str() {
         IDENTITY => DockerCredentials { identitytoken: Some(password), ..DockerCredentials::default() },
         _ => DockerCredentials {

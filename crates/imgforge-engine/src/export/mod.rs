@@ -16,14 +16,10 @@ use std::sync::mpsc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use flate2::{Compression, GzBuilder};
+use imgforge_oci::{Digest, Hasher, Manifest, MediaType, diff_ids};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 pub use self::write::{Named, write_archive, write_layout};
-
-/// The media type of a compressed layer (OCI image specification, "Media Types").
-pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// The size of the largest configuration of an image that is read.
 const MAX_JSON: u64 = 16 << 20;
@@ -31,11 +27,11 @@ const MAX_JSON: u64 = 16 << 20;
 /// Images that were taken out of an engine.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// The configuration of each image, by its id: `sha256:` of exactly these bytes, and where an engine calls an image by
+    /// The configuration of each image, by its id: the digest of exactly these bytes, and where an engine calls an image by
     /// its manifest (Docker with containerd's store), by the digest of that too.
-    pub configs: BTreeMap<String, Vec<u8>>,
+    pub configs: BTreeMap<Digest, Vec<u8>>,
     /// The layers that were not there already, by `diff_id`.
-    pub layers: BTreeMap<String, Blob>,
+    pub layers: BTreeMap<Digest, Blob>,
 }
 
 /// A compressed layer on disk.
@@ -43,12 +39,12 @@ pub struct Exported {
 pub struct Blob {
     /// The file.
     pub file: Utf8PathBuf,
-    /// `sha256:` of the file.
-    pub digest: String,
+    /// The digest of the file.
+    pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// [`LAYER_GZIP`], or what the engine keeps.
-    pub media_type: String,
+    /// That of a layer compressed with gzip, or what the engine keeps.
+    pub media_type: MediaType,
 }
 
 /// Why an archive cannot be taken.
@@ -70,23 +66,12 @@ struct Row {
     layers: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Config {
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<String>,
-}
-
 /// The kind of a file of the archive.
 enum Found {
     /// Text that may be a configuration.
     Json(Vec<u8>),
-    /// An uncompressed layer with this hash, which may be being compressed.
-    Layer(String),
+    /// An uncompressed layer with this digest, which may be being compressed.
+    Layer(Digest),
     /// A layer that the engine keeps compressed.
     Compressed(Blob),
     /// Another name of a file.
@@ -100,11 +85,11 @@ enum Found {
 /// An archive that breaks off, that is not understood or lacks what it names; a disk that is full.
 pub fn read_archive(
     archive: impl Read,
-    there: &BTreeSet<String>,
+    there: &BTreeSet<Digest>,
     folder: &Utf8Path,
 ) -> Result<Exported, ExportError> {
     let mut found: HashMap<String, Found> = HashMap::new();
-    let (sender, jobs) = mpsc::sync_channel::<(String, Utf8PathBuf)>(2);
+    let (sender, jobs) = mpsc::sync_channel::<(Digest, Utf8PathBuf)>(2);
     let compressed = std::thread::scope(|scope| {
         let compressor = scope.spawn(move || {
             let mut blobs = BTreeMap::new();
@@ -134,7 +119,7 @@ fn read_entries(
     archive: impl Read,
     folder: &Utf8Path,
     found: &mut HashMap<String, Found>,
-    mut layer: impl FnMut(String, Utf8PathBuf) -> io::Result<()>,
+    mut layer: impl FnMut(Digest, Utf8PathBuf) -> io::Result<()>,
 ) -> Result<(), ExportError> {
     let mut archive = tar::Archive::new(archive);
     for (number, entry) in archive.entries()?.enumerate() {
@@ -168,14 +153,12 @@ fn read_entries(
         let raw = folder.join(format!("raw-{number}"));
         let (digest, size) = spool(start.chain(&mut entry), &raw)?;
         let media_type = match start {
-            [0x1f, 0x8b, ..] => Some(LAYER_GZIP),
-            [0x28, 0xb5, 0x2f, 0xfd] => Some(LAYER_ZSTD),
+            [0x1f, 0x8b, ..] => Some(MediaType::ImageLayerGzip),
+            [0x28, 0xb5, 0x2f, 0xfd] => Some(MediaType::ImageLayerZstd),
             _ => None,
         };
         let what = match media_type {
-            Some(media_type) => {
-                Found::Compressed(Blob { file: raw, digest, size, media_type: media_type.to_owned() })
-            }
+            Some(media_type) => Found::Compressed(Blob { file: raw, digest, size, media_type }),
             None => {
                 layer(digest.clone(), raw)?;
                 Found::Layer(digest)
@@ -188,8 +171,8 @@ fn read_entries(
 
 fn assemble(
     found: &HashMap<String, Found>,
-    mut compressed: BTreeMap<String, Blob>,
-    there: &BTreeSet<String>,
+    mut compressed: BTreeMap<Digest, Blob>,
+    there: &BTreeSet<Digest>,
 ) -> Result<Exported, ExportError> {
     let json = |name: &str| match resolve(found, name) {
         Some(Found::Json(text)) => Ok(text),
@@ -201,8 +184,7 @@ fn assemble(
     let mut exported = Exported::default();
     for row in rows {
         let text = json(&row.config)?;
-        let config: Config = serde_json::from_slice(text).map_err(|error| wrong(&row.config, error))?;
-        let diff_ids = config.rootfs.diff_ids;
+        let diff_ids = diff_ids(text).map_err(|error| wrong(&row.config, error))?;
         if diff_ids.len() != row.layers.len() {
             let message = format!("{} layers for {} diff_ids", row.layers.len(), diff_ids.len());
             return Err(ExportError::Archive(message));
@@ -224,45 +206,29 @@ fn assemble(
                 _ => return Err(ExportError::Archive(format!("it lacks the layer {name}"))),
             }
         }
-        exported.configs.insert(digest(text), text.clone());
+        exported.configs.insert(Digest::sha256(text), text.clone());
     }
     add_manifests(found, &mut exported.configs);
     Ok(exported)
 }
 
-/// The part of a manifest or an index (OCI image specification) that tells which configuration it leads to.
-#[derive(Deserialize)]
-struct Leads {
-    config: Option<Target>,
-    #[serde(default)]
-    manifests: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    digest: String,
-}
-
 /// Adds the configurations under the digests of the manifests and indexes of the archive that lead to one of them. No name
 /// in the archive is believed: each is hashed.
-fn add_manifests(found: &HashMap<String, Found>, configs: &mut BTreeMap<String, Vec<u8>>) {
-    let leads = found.values().filter_map(|what| match what {
-        Found::Json(text) => Some((digest(text), serde_json::from_slice::<Leads>(text).ok()?)),
+fn add_manifests(found: &HashMap<String, Found>, configs: &mut BTreeMap<Digest, Vec<u8>>) {
+    let manifests = found.values().filter_map(|what| match what {
+        Found::Json(text) => Manifest::parse(text.clone(), None).ok(),
         _ => None,
     });
     // Manifests come before the indexes that name them.
-    let (manifests, indexes): (Vec<_>, Vec<_>) = leads.partition(|(_, leads)| leads.config.is_some());
-    for (own, leads) in manifests.into_iter().chain(indexes) {
-        let mut to = leads.config.iter().chain(&leads.manifests).filter_map(|to| configs.get(&to.digest));
+    let (images, indexes): (Vec<_>, Vec<_>) = manifests.partition(|manifest| manifest.image().is_some());
+    for manifest in images.into_iter().chain(indexes) {
+        let to = manifest.config().into_iter().chain(manifest.entries().unwrap_or_default());
+        let mut to = to.filter_map(|to| configs.get(&to.digest));
         // An index of images for several platforms is none of them.
         if let (Some(config), None) = (to.next().cloned(), to.next()) {
-            configs.insert(own, config);
+            configs.insert(manifest.digest().clone(), config);
         }
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// Returns what a name of the archive stands for, through at most a few links.
@@ -301,8 +267,8 @@ fn read_start(reader: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Writes all of `reader` to a file. Returns its hash and size.
-fn spool(mut reader: impl Read, file: &Utf8Path) -> io::Result<(String, u64)> {
-    let mut writer = Hashing { inner: File::create(file)?, hasher: Sha256::new(), size: 0 };
+fn spool(mut reader: impl Read, file: &Utf8Path) -> io::Result<(Digest, u64)> {
+    let mut writer = Hashing { inner: File::create(file)?, hasher: Hasher::sha256(), size: 0 };
     let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer)? {
@@ -315,25 +281,25 @@ fn spool(mut reader: impl Read, file: &Utf8Path) -> io::Result<(String, u64)> {
 /// Compresses a layer into `folder`. The same layer gives the same bytes: no time and no name is in them.
 fn compress(raw: &Utf8Path, folder: &Utf8Path) -> io::Result<Blob> {
     let file = folder.join(format!("{}.gz", raw.file_name().unwrap_or("layer")));
-    let writer = Hashing { inner: BufWriter::new(File::create(&file)?), hasher: Sha256::new(), size: 0 };
+    let writer = Hashing { inner: BufWriter::new(File::create(&file)?), hasher: Hasher::sha256(), size: 0 };
     let mut encoder = GzBuilder::new().mtime(0).write(writer, Compression::default());
     io::copy(&mut File::open(raw)?, &mut encoder)?;
     let mut writer = encoder.finish()?;
     writer.flush()?;
     let (digest, size) = writer.finish();
-    Ok(Blob { file, digest, size, media_type: LAYER_GZIP.to_owned() })
+    Ok(Blob { file, digest, size, media_type: MediaType::ImageLayerGzip })
 }
 
 /// Hashes and counts what is written through it.
 struct Hashing<W> {
     inner: W,
-    hasher: Sha256,
+    hasher: Hasher,
     size: u64,
 }
 
 impl<W> Hashing<W> {
-    fn finish(self) -> (String, u64) {
-        (format!("sha256:{}", hex::encode(self.hasher.finalize())), self.size)
+    fn finish(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.size)
     }
 }
 
@@ -352,10 +318,12 @@ impl<W: Write> Write for Hashing<W> {
 
 #[cfg(test)]
 mod tests {
+    use imgforge_oci::{Descriptor, ImageManifest, Index};
+
     use super::*;
 
-    fn sha256(bytes: &[u8]) -> String {
-        format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    fn sha256(bytes: &[u8]) -> Digest {
+        Digest::sha256(bytes)
     }
 
     fn add(tar: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
@@ -379,12 +347,12 @@ mod tests {
     }
 
     fn config(layers: &[&[u8]]) -> Vec<u8> {
-        let ids: Vec<String> = layers.iter().map(|layer| sha256(layer)).collect();
+        let ids: Vec<Digest> = layers.iter().map(|layer| sha256(layer)).collect();
         serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": ids } }).to_string().into_bytes()
     }
 
     /// As Engine 20.10 writes it: a layer that two images share is a link in the second.
-    fn archive(layers: [&[u8]; 2]) -> (Vec<u8>, String) {
+    fn archive(layers: [&[u8]; 2]) -> (Vec<u8>, Digest) {
         let mut tar = tar::Builder::new(Vec::new());
         let config = config(&layers);
         add(&mut tar, "aa/VERSION", b"1.0");
@@ -443,7 +411,7 @@ mod tests {
         let bytes = tar.into_inner().unwrap();
         let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
         let blob = &exported.layers[&sha256(b"layer")];
-        assert_eq!((&blob.digest, blob.media_type.as_str()), (&sha256(&stored), LAYER_GZIP));
+        assert_eq!((&blob.digest, &blob.media_type), (&sha256(&stored), &MediaType::ImageLayerGzip));
     }
 
     /// An archive in the form that Docker has with containerd's store. No such engine is asked here.
@@ -451,27 +419,36 @@ mod tests {
     fn a_configuration_is_found_by_the_manifest_and_the_index_that_lead_to_it() {
         let (_dir, folder) = folder();
         let config = config(&[b"layer"]);
-        let json = |value: serde_json::Value| value.to_string().into_bytes();
-        let to = |bytes: &[u8]| serde_json::json!({ "digest": sha256(bytes) });
-        let manifest = json(serde_json::json!({ "config": to(&config), "layers": [] }));
-        // Of a configuration that is no image's.
-        let attestation = json(serde_json::json!({ "config": to(b"{}"), "layers": [] }));
-        let index = json(serde_json::json!({ "manifests": [to(&manifest), to(&attestation)] }));
+        let manifest = |config: &[u8]| {
+            let config = Descriptor::of(MediaType::ImageConfig, config);
+            Manifest::of(ImageManifest::image(config, Vec::new(), BTreeMap::new()))
+        };
+        let index = |manifests: &[&Manifest]| {
+            let manifests = manifests.iter().map(|manifest| manifest.descriptor()).collect();
+            Manifest::of(Index { manifests, ..Index::default() })
+        };
+        // An attestation has a configuration that is no image's.
+        let (manifest, attestation) = (manifest(&config), manifest(b"{}"));
+        let inner = index(&[&manifest, &attestation]);
         let mut tar = tar::Builder::new(Vec::new());
-        for (name, bytes) in
-            [("l", &b"layer"[..]), ("c", &config), ("m", &manifest), ("a", &attestation), ("i", &index)]
-        {
+        for (name, bytes) in [
+            ("l", &b"layer"[..]),
+            ("c", &config),
+            ("m", manifest.bytes()),
+            ("a", attestation.bytes()),
+            ("i", inner.bytes()),
+        ] {
             add(&mut tar, &format!("blobs/sha256/{name}"), bytes);
         }
-        add(&mut tar, "index.json", &json(serde_json::json!({ "manifests": [to(&index)] })));
+        add(&mut tar, "index.json", index(&[&inner]).bytes());
         let rows = serde_json::json!([{ "Config": "blobs/sha256/c", "Layers": ["blobs/sha256/l"] }]);
-        add(&mut tar, "manifest.json", &json(rows));
+        add(&mut tar, "manifest.json", rows.to_string().as_bytes());
         let bytes = tar.into_inner().unwrap();
         let exported = read_archive(&bytes[..], &BTreeSet::new(), &folder).unwrap();
-        for id in [&config, &manifest, &index].map(|bytes| sha256(bytes)) {
-            assert_eq!(exported.configs.get(&id), Some(&config), "{id}");
+        for id in [&sha256(&config), manifest.digest(), inner.digest()] {
+            assert_eq!(exported.configs.get(id), Some(&config), "{id}");
         }
-        assert_eq!(exported.configs.get(&sha256(&attestation)), None);
+        assert_eq!(exported.configs.get(attestation.digest()), None);
     }
 
     #[test]
@@ -501,7 +478,7 @@ mod tests {
         let (_other, other) = self::folder();
         let again = read_archive(&written[..], &BTreeSet::new(), &other).unwrap();
         assert_eq!(again.configs, exported.configs);
-        let digests = |exported: &Exported| -> Vec<String> {
+        let digests = |exported: &Exported| -> Vec<Digest> {
             exported.layers.values().map(|blob| blob.digest.clone()).collect()
         };
         assert_eq!(digests(&again), digests(&exported));
@@ -516,7 +493,7 @@ mod tests {
         for blob in layout.join("blobs/sha256").read_dir_utf8().unwrap() {
             let path = blob.unwrap().into_path();
             let found = sha256(&std::fs::read(&path).unwrap());
-            assert_eq!(found, format!("sha256:{}", path.file_name().unwrap()));
+            assert_eq!(found.hex(), path.file_name().unwrap());
         }
         let error = write_layout(&exported, &named("x:1"), &other).unwrap_err();
         assert!(error.to_string().contains("is no OCI image layout"), "{error}");
@@ -531,7 +508,7 @@ mod tests {
         std::fs::write(&file, "blob").unwrap();
         let config = config(&[b"one"]);
         let id = sha256(&config);
-        let blob = Blob { file, digest: sha256(b"blob"), size: 4, media_type: LAYER_GZIP.into() };
+        let blob = Blob { file, digest: sha256(b"blob"), size: 4, media_type: MediaType::ImageLayerGzip };
         let exported =
             Exported { configs: [(id.clone(), config)].into(), layers: [(sha256(b"one"), blob)].into() };
         let layout = folder.join("layout");
@@ -542,7 +519,7 @@ mod tests {
         write_layout(&exported, &[Named { id: id.clone(), names: vec!["x:1".to_owned()] }], &layout).unwrap();
         let read = |path: &str| std::fs::read_to_string(layout.join(path)).unwrap();
         let manifest = r#"{"config":{"digest":"sha256:746e6da50ef37f3a777b26ec60ad54e786b211fbc53e46c7550e4b4f629ed7c9","mediaType":"application/vnd.oci.image.config.v1+json","size":115},"layers":[{"digest":"sha256:fa2c8cc4f28176bbeed4b736df569a34c79cd3723e9ec42f9674b4d46ac6b8b8","mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":4}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#;
-        assert_eq!(read(&format!("blobs/sha256/{}", &sha256(manifest.as_bytes())[7..])), manifest);
+        assert_eq!(read(&format!("blobs/sha256/{}", sha256(manifest.as_bytes()).hex())), manifest);
         assert_eq!(
             read("index.json"),
             r#"{"manifests":[{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","mediaType":"application/x","size":2,"urls":["https://example.com/x"]},{"annotations":{"org.opencontainers.image.ref.name":"x:1"},"digest":"sha256:a314e8217118f0d8a8706900e0b24def3e428c934676a73e398dc19fcae81e85","mediaType":"application/vnd.oci.image.manifest.v1+json","size":399}],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#

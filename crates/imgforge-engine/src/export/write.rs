@@ -2,27 +2,22 @@
 //! `docker load` takes ("Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format"; layers in
 //! it are compressed with gzip, which Docker, Podman and skopeo take, or not at all: a Docker before 23 knows no zstd).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_oci::annotation::REF_NAME;
+use imgforge_oci::{Descriptor, Digest, ImageManifest, Index, Manifest, MediaType, diff_ids, layout};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::{Blob, Config, ExportError, Exported, LAYER_ZSTD};
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// The annotation that names an image in a layout (OCI image specification, "Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+use super::{Blob, ExportError, Exported};
 
 /// An image that is written, and what it is called there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// The engine's id of it, among [`Exported::configs`].
-    pub id: String,
+    pub id: Digest,
     /// `NAME:TAG`s.
     pub names: Vec<String>,
 }
@@ -33,52 +28,44 @@ pub struct Named {
 /// A folder that is there and is no layout; a disk that is full. A layout that was there is as it was then, but for
 /// blobs that nothing names.
 pub fn write_layout(exported: &Exported, images: &[Named], folder: &Utf8Path) -> Result<(), ExportError> {
-    let marker = folder.join("oci-layout");
+    let marker = folder.join(layout::MARKER);
     if folder.exists() && !marker.exists() && folder.read_dir_utf8()?.next().is_some() {
         return Err(ExportError::Archive(format!("{folder} is there, and is no OCI image layout")));
     }
-    let blobs = folder.join("blobs/sha256");
+    let blobs = folder.join(layout::BLOBS);
     fs::create_dir_all(&blobs)?;
-    let mut manifests: Vec<Value> = match fs::read(folder.join("index.json")) {
+    let mut manifests = match fs::read(folder.join(layout::INDEX)) {
         Ok(bytes) => {
-            let index: Value = serde_json::from_slice(&bytes)
-                .map_err(|error| ExportError::Archive(format!("{folder}/index.json: {error}")))?;
-            index["manifests"].as_array().cloned().unwrap_or_default()
+            let wrong = |error| ExportError::Archive(format!("{folder}/{}: {error}", layout::INDEX));
+            Manifest::parse(bytes, None).map_err(wrong)?.entries().unwrap_or_default().to_vec()
         }
         Err(_) => Vec::new(),
     };
     for image in images {
         let (config, layers) = parts(exported, &image.id)?;
         for layer in &layers {
-            place(&layer.file, &blobs.join(digits(&layer.digest)))?;
+            place(&layer.file, &blobs.join(layer.digest.hex()))?;
         }
-        put(&blobs.join(digits(&image.id)), config)?;
-        let descriptors: Vec<Value> = layers
-            .iter()
-            .map(|layer| json!({ "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size }))
-            .collect();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": { "mediaType": CONFIG, "digest": image.id, "size": config.len() },
-            "layers": descriptors,
-        });
-        let manifest = manifest.to_string().into_bytes();
-        let digest = format!("sha256:{}", hex::encode(Sha256::digest(&manifest)));
-        put(&blobs.join(digits(&digest)), &manifest)?;
+        put(&blobs.join(image.id.hex()), config)?;
+        let descriptor =
+            |layer: &&Blob| Descriptor::new(layer.media_type.clone(), layer.digest.clone(), layer.size);
+        let manifest = Manifest::sorted(ImageManifest::image(
+            Descriptor::new(MediaType::ImageConfig, image.id.clone(), config.len() as u64),
+            layers.iter().map(descriptor).collect(),
+            BTreeMap::new(),
+        ));
+        put(&blobs.join(manifest.digest().hex()), manifest.bytes())?;
         for name in &image.names {
-            manifests.retain(|entry| entry["annotations"][REF_NAME] != name.as_str());
-            manifests.push(json!({
-                "mediaType": MANIFEST,
-                "digest": digest,
-                "size": manifest.len(),
-                "annotations": { REF_NAME: name },
-            }));
+            manifests.retain(|entry| entry.annotations.get(REF_NAME) != Some(name));
+            manifests.push(Descriptor {
+                annotations: BTreeMap::from([(REF_NAME.to_owned(), name.clone())]),
+                ..manifest.descriptor()
+            });
         }
     }
-    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    put(&folder.join("index.json"), index.to_string().as_bytes())?;
-    put(&marker, b"{\"imageLayoutVersion\":\"1.0.0\"}")
+    let index = Manifest::sorted(Index { manifests, ..Index::default() });
+    put(&folder.join(layout::INDEX), index.bytes())?;
+    put(&marker, layout::MARKER_TEXT.as_bytes())
 }
 
 /// Writes images as an archive for `docker load`. A layer that has to be packed in another way lies in `folder` meanwhile.
@@ -98,14 +85,14 @@ pub fn write_archive(
         let (config, layers) = parts(exported, &image.id)?;
         let mut names = Vec::new();
         for layer in layers {
-            let name = format!("{}.tar", digits(&layer.digest));
+            let name = format!("{}.tar", layer.digest.hex());
             if written.insert(name.clone()) {
                 let mut file = readable(layer, folder)?;
                 tar.append_data(&mut header(file.metadata()?.len()), &name, &mut file)?;
             }
             names.push(name);
         }
-        let name = format!("{}.json", digits(&image.id));
+        let name = format!("{}.json", image.id.hex());
         if written.insert(name.clone()) {
             tar.append_data(&mut header(config.len() as u64), &name, config)?;
         }
@@ -119,7 +106,7 @@ pub fn write_archive(
 
 /// A layer as any Docker reads it.
 fn readable(layer: &Blob, folder: &Utf8Path) -> io::Result<File> {
-    if layer.media_type != LAYER_ZSTD {
+    if layer.media_type != MediaType::ImageLayerZstd {
         return File::open(&layer.file);
     }
     let mut file = tempfile::tempfile_in(folder)?;
@@ -128,18 +115,13 @@ fn readable(layer: &Blob, folder: &Utf8Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn parts<'e>(exported: &'e Exported, id: &str) -> Result<(&'e [u8], Vec<&'e Blob>), ExportError> {
-    let missing = |what: &str| ExportError::Archive(format!("{what} was not taken out of the engine"));
+fn parts<'e>(exported: &'e Exported, id: &Digest) -> Result<(&'e [u8], Vec<&'e Blob>), ExportError> {
+    let missing = |what: &Digest| ExportError::Archive(format!("{what} was not taken out of the engine"));
     let bytes = exported.configs.get(id).ok_or_else(|| missing(id))?;
-    let config: Config =
-        serde_json::from_slice(bytes).map_err(|error| ExportError::Archive(format!("{id}: {error}")))?;
-    let layers = config.rootfs.diff_ids.iter();
+    let diff_ids = diff_ids(bytes).map_err(|error| ExportError::Archive(format!("{id}: {error}")))?;
+    let layers = diff_ids.iter();
     let layers = layers.map(|diff_id| exported.layers.get(diff_id).ok_or_else(|| missing(diff_id)));
     Ok((bytes, layers.collect::<Result<_, _>>()?))
-}
-
-fn digits(digest: &str) -> &str {
-    digest.strip_prefix("sha256:").unwrap_or(digest)
 }
 
 /// Nothing in it says when or where it was written.

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_registry::{
-    Credentials, Descriptor, Digest, Options, PushImage, PushLayer, Registry, Retry, media_type,
-};
+use imgforge_oci::{Descriptor, Digest, MediaType};
+use imgforge_registry::{Credentials, Options, PushImage, PushLayer, Registry, Retry};
 use imgforge_testkit::registry::{self as real, Setup};
 
 /// A registry that can delete and asks for no login.
@@ -58,7 +57,7 @@ impl Folder {
         let digest = Digest::sha256(bytes);
         let file: Utf8PathBuf = self.path().join(digest.hex());
         std::fs::write(&file, bytes).unwrap();
-        let descriptor = Descriptor::new(media_type::LAYER_GZIP, digest, bytes.len() as u64);
+        let descriptor = Descriptor::new(MediaType::ImageLayerGzip, digest, bytes.len() as u64);
         PushLayer { descriptor, file: Some(file), mount_from: Vec::new() }
     }
 }

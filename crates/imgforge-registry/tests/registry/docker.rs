@@ -1,6 +1,7 @@
 //! What the Docker Engine makes of images that were pushed here.
 
-use imgforge_registry::{ProgressSink, PushImage, Reference};
+use imgforge_oci::TagOrDigest;
+use imgforge_registry::{ProgressSink, PushImage};
 use imgforge_testkit::docker::Docker;
 
 use crate::common::{Folder, client, start};
@@ -15,7 +16,7 @@ fn layer(folder: &Folder, name: &str) -> (imgforge_registry::PushLayer, String) 
         assert!(std::process::Command::new(program).args(args).status().unwrap().success());
     };
     run("tar", &["-C", tree.as_str(), "-cf", tar.as_str(), name]);
-    let diff_id = imgforge_registry::Digest::sha256(&std::fs::read(&tar).unwrap()).to_string();
+    let diff_id = imgforge_oci::Digest::sha256(&std::fs::read(&tar).unwrap()).to_string();
     run("gzip", &["-n", tar.as_str()]);
     (folder.layer_of(&std::fs::read(format!("{tar}.gz")).unwrap()), diff_id)
 }
@@ -37,7 +38,7 @@ async fn the_docker_engine_pulls_what_was_pushed() {
         annotations: std::collections::BTreeMap::default(),
     };
     let pushed = registry.push_image("acme/pulled", &wanted, ProgressSink::silent()).await.unwrap();
-    registry.put_manifest("acme/pulled", &Reference::tag("1").unwrap(), &pushed.manifest).await.unwrap();
+    registry.put_manifest("acme/pulled", &TagOrDigest::tag("1").unwrap(), &pushed.manifest).await.unwrap();
     let by_tag = format!("{}/acme/pulled:1", server.host());
     let by_digest = format!("{}/acme/pulled@{}", server.host(), pushed.digest);
     for reference in [&by_digest, &by_tag] {
@@ -56,7 +57,7 @@ async fn the_docker_engine_pulls_what_was_pushed() {
     Docker::run(&["tag", &by_tag, &copy]);
     Docker::run(&["push", &copy]);
     Docker::run(&["rmi", "-f", &id]);
-    let digest = registry.digest("acme/copy", &Reference::tag("2").unwrap()).await.unwrap().unwrap();
+    let digest = registry.digest("acme/copy", &TagOrDigest::tag("2").unwrap()).await.unwrap().unwrap();
     let manifest = registry.verify("acme/copy", &digest).await.unwrap();
-    assert_eq!(manifest.media_type(), imgforge_registry::media_type::DOCKER_MANIFEST);
+    assert_eq!(manifest.media_type().as_ref(), imgforge_oci::media_type::DOCKER_MANIFEST);
 }

@@ -1,6 +1,7 @@
 //! What goes well: images, tags, blobs.
 
-use imgforge_registry::{Descriptor, Digest, Error, Manifest, ProgressSink, Reference, media_type};
+use imgforge_oci::{Descriptor, Digest, Index, Manifest, MediaType, TagOrDigest};
+use imgforge_registry::{Error, ProgressSink};
 
 use crate::common::{Folder, client, image, start};
 
@@ -23,7 +24,7 @@ async fn a_pushed_image_has_no_tag_until_it_gets_one() {
     let config = registry.blob("acme/web", found.config().unwrap(), 1 << 20).await.unwrap();
     assert_eq!(config, wanted.config);
 
-    let tag = Reference::tag("3.1").unwrap();
+    let tag = TagOrDigest::tag("3.1").unwrap();
     assert_eq!(registry.digest("acme/web", &tag).await.unwrap(), None);
     assert_eq!(registry.manifest("acme/web", &tag).await.unwrap(), None);
     registry.put_manifest("acme/web", &tag, &pushed.manifest).await.unwrap();
@@ -45,8 +46,8 @@ async fn an_index_is_verified_with_all_of_its_images() {
         let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await.unwrap();
         entries.push(pushed.manifest.descriptor());
     }
-    let index = Manifest::index(entries.clone(), std::collections::BTreeMap::default());
-    registry.put_manifest("acme/web", &Reference::tag("all").unwrap(), &index).await.unwrap();
+    let index = Manifest::of(Index { manifests: entries.clone(), ..Index::default() });
+    registry.put_manifest("acme/web", &TagOrDigest::tag("all").unwrap(), &index).await.unwrap();
     assert_eq!(registry.verify("acme/web", index.digest()).await.unwrap().entries(), Some(&*entries));
 
     let lost = registry.manifest("acme/web", &(&entries[1].digest).into()).await.unwrap().unwrap();
@@ -70,7 +71,7 @@ async fn what_is_not_there_is_no_error() {
     assert_eq!(registry.digest("no/such", &(&digest).into()).await.unwrap(), None);
     assert_eq!(registry.size("no/such", &digest).await.unwrap(), None);
     registry.delete_manifest("no/such", &digest).await.unwrap();
-    let blob = Descriptor::new(media_type::CONFIG, digest.clone(), 7);
+    let blob = Descriptor::new(MediaType::ImageConfig, digest.clone(), 7);
     let error = registry.blob("no/such", &blob, 100).await.unwrap_err();
     assert!(matches!(error, Error::Incomplete { .. }), "{error}");
     let error = registry.verify("no/such", &digest).await.unwrap_err();

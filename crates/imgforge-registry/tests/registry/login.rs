@@ -4,9 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use imgforge_registry::{
-    Credentials, Descriptor, Digest, Error, Kind, Options, ProgressSink, Reference, Registry, media_type,
-};
+use imgforge_oci::{Descriptor, Digest, MediaType, TagOrDigest};
+use imgforge_registry::{Credentials, Error, Kind, Options, ProgressSink, Registry};
 use imgforge_testkit::fault_proxy::FaultProxy;
 use imgforge_testkit::registry::{self as real, PASSWORD, Setup, USER};
 use imgforge_testkit::token_server::{IDENTITY_TOKEN, TokenServer};
@@ -32,7 +31,7 @@ fn config(folder: &Folder, json: &str) -> Credentials {
 async fn push(registry: &Registry, folder: &Folder) -> Result<(), Error> {
     let wanted = image(&[folder.layer(1000)]);
     let pushed = registry.push_image("acme/web", &wanted, ProgressSink::silent()).await?;
-    registry.put_manifest("acme/web", &Reference::tag("latest")?, &pushed.manifest).await?;
+    registry.put_manifest("acme/web", &TagOrDigest::tag("latest")?, &pushed.manifest).await?;
     registry.verify("acme/web", &pushed.digest).await.map(drop)
 }
 
@@ -301,7 +300,7 @@ async fn who_is_sent_on_to_another_host_shows_it_no_login_and_not_where_it_comes
         }
     });
     let registry = client(&host, Credentials::login(USER, PASSWORD));
-    let blob = Descriptor::new(media_type::LAYER_GZIP, Digest::sha256(b"blob"), 4);
+    let blob = Descriptor::new(MediaType::ImageLayerGzip, Digest::sha256(b"blob"), 4);
     assert_eq!(registry.blob("acme/web", &blob, 10).await.unwrap(), b"blob");
     let (at_storage, at_registry) =
         (at_storage.lock().unwrap().concat(), at_registry.lock().unwrap().concat());

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use imgforge_registry::{Digest, Error, Kind, Options, ProgressSink, Registry};
+use imgforge_oci::Digest;
+use imgforge_registry::{Error, Kind, Options, ProgressSink, Registry};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy, Seen};
 
 use crate::common::{Folder, client, image, options, start};

@@ -11,6 +11,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan, PlannedTarget, Target};
 use imgforge_core::schedule::{Node, Policy, Schedule};
 use imgforge_engine::{EventSender, Host, dispatch};
+use imgforge_oci::Digest;
 use imgforge_report::Recorder;
 
 use crate::build::durations::Durations;
@@ -128,7 +129,7 @@ struct Done {
     bad: BTreeSet<ImageName>,
     failures: Vec<TargetFailure>,
     /// The engine's ids of images that are there.
-    ids: BTreeMap<ImageName, String>,
+    ids: BTreeMap<ImageName, Digest>,
 }
 
 impl Run<'_> {
@@ -411,8 +412,7 @@ impl Session {
             .filter(|target| inventory.holds(&target.name, target.fingerprint).is_none())
             .filter_map(|target| {
                 let remote = remotes.get(&target.name)?;
-                let (digest, passed) =
-                    (remote.digest.to_string(), self.tests_passed_there(&target.name, remote));
+                let (digest, passed) = (remote.digest.clone(), self.tests_passed_there(&target.name, remote));
                 Some((target.name.clone(), Pull { digest, passed }))
             })
             .collect()

@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Action, Inventory, Plan, Target};
 use imgforge_engine::Engine;
+use imgforge_oci::Digest;
 
 use crate::{Error, Session};
 
 /// A target that is fresh and not tested, and release tags that point elsewhere: those of a change that was undone.
 pub(super) struct FreshTarget {
     pub(super) name: ImageName,
-    id: String,
+    id: Digest,
     references: Vec<String>,
 }
 
 impl FreshTarget {
     pub(super) async fn move_tags(&self, engine: &dyn Engine) -> Result<(), Error> {
         for reference in &self.references {
-            engine.tag(&self.id, reference).await?;
+            engine.tag(self.id.as_str(), reference).await?;
         }
         Ok(())
     }
@@ -26,14 +27,14 @@ impl FreshTarget {
 
 /// All of a plan.
 pub(super) fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> Vec<FreshTarget> {
-    let rows: BTreeMap<&str, &str> = plan
+    let rows: BTreeMap<&str, &Digest> = plan
         .targets
         .iter()
         .filter(|row| row.action == Action::Fresh && row.tests == 0)
-        .filter_map(|row| Some((row.name.as_str(), row.id.as_deref()?)))
+        .filter_map(|row| Some((row.name.as_str(), row.id.as_ref()?)))
         .collect();
     let of = |target: &Target| {
-        let id = (*rows.get(target.name.as_str())?).to_owned();
+        let id = (*rows.get(target.name.as_str())?).clone();
         let held = inventory.holds(&target.name, target.fingerprint);
         let is_elsewhere =
             |reference: &&String| !held.is_some_and(|held| held.references.contains(*reference));
@@ -57,7 +58,7 @@ impl Session {
             let Some(held) = inventory.holds(&target.name, target.fingerprint) else { continue };
             let reference = self.content_reference(&target.name, target.fingerprint);
             if !held.references.contains(&reference) {
-                engine.tag(&held.id, &reference).await?;
+                engine.tag(held.id.as_str(), &reference).await?;
             }
         }
         Ok(())

@@ -9,11 +9,12 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 use imgforge_core::diagnostic::Problem;
 use imgforge_core::event::{Event, Reporter};
-use imgforge_core::image_config::ImageConfig;
 use imgforge_core::lock::Lock;
 use imgforge_core::workspace::External;
 use imgforge_engine::export::{Blob, Exported, Named};
-use imgforge_registry::{Digest, Layout, Manifest};
+use imgforge_oci::reference::Parts;
+use imgforge_oci::{Digest, ImageConfig, Manifest};
+use imgforge_registry::Layout;
 use tokio::runtime::Runtime;
 
 use crate::build::planned::Planned;
@@ -28,12 +29,8 @@ const PREFIX: &str = "oci-layout.invalid/";
 const LOADED: &str = "loaded";
 
 /// Returns the name by which an engine knows an image that came from a layout.
-pub(crate) fn name_in_engine(reference: &str, digest: &str) -> String {
-    let name = reference.split('@').next().unwrap_or_default();
-    let name = name.rsplit('/').next().unwrap_or_default();
-    let name = name.split(':').next().unwrap_or_default();
-    let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
-    format!("{PREFIX}{name}:{}", digits.get(..DIGITS).unwrap_or(digits))
+pub(crate) fn name_in_engine(reference: &str, digest: &Digest) -> String {
+    format!("{PREFIX}{}:{}", Parts::of(reference).last(), &digest.hex()[..DIGITS])
 }
 
 impl Session {
@@ -48,11 +45,11 @@ impl Session {
         reporter: &mut dyn Reporter,
     ) -> Result<(), Error> {
         let to_build: BTreeSet<&str> = planned.plan.to_build().map(|row| row.name.as_str()).collect();
-        let mut wanted: BTreeMap<&str, (&str, &External)> = BTreeMap::new();
+        let mut wanted: BTreeMap<&str, (&Digest, &External)> = BTreeMap::new();
         for prepared in planned.prepared.iter().filter(|one| to_build.contains(one.target.name.as_str())) {
             for external in &self.workspace.images[&prepared.target.name].externals {
                 if self.layout_of(&external.reference).is_some() {
-                    let digest = prepared.externals[&external.reference].as_str();
+                    let digest = &prepared.externals[&external.reference];
                     wanted.insert(&external.reference, (digest, external));
                 }
             }
@@ -72,10 +69,10 @@ impl Session {
             })?;
             let total = exported.layers.values().map(|blob| blob.size).sum();
             reporter.event(&Event::Fetching { what: what.clone(), done: 0, total });
-            let id = exported.configs.keys().next().cloned().unwrap_or_default();
-            let named = [Named { id, names: vec![name] }];
+            let named = exported.configs.keys().map(|id| Named { id: id.clone(), names: vec![name.clone()] });
+            let named: Vec<Named> = named.collect();
             let folder = self.own_folder();
-            self.remember_loaded(reference, &named[0].names[0]);
+            self.remember_loaded(reference, &name);
             runtime.block_on(planned.engine.load(&exported, &named, &folder))?;
             let (files, took) = (exported.layers.len(), started.elapsed());
             reporter.event(&Event::Fetched { what, bytes: total, files, took });
@@ -118,24 +115,22 @@ impl Session {
     /// Returns the names that images with a digest in their reference have in an engine if they came from a layout.
     fn pinned_names(&self) -> impl Iterator<Item = String> {
         let externals = self.workspace.images.values().flat_map(|image| &image.externals);
-        externals.filter_map(|external| Some(name_in_engine(&external.reference, external.pinned()?)))
+        externals.filter_map(|external| Some(name_in_engine(&external.reference, &external.pinned()?)))
     }
 
     /// The parts of one image of a layout, as they lie there.
-    fn take(&self, layout: &Layout, digest: &str, external: &External) -> Result<Exported, Error> {
+    fn take(&self, layout: &Layout, digest: &Digest, external: &External) -> Result<Exported, Error> {
         let wrong = |message: String, label: &str| {
             Problem::at(&external.file, external.span, message, label).help(gone_help(&external.reference))
         };
         let find = |digest: &Digest| -> Result<Manifest, Error> {
             layout.manifest(digest)?.ok_or_else(|| {
-                let name = external.reference.split('@').next().unwrap_or_default();
-                let message = format!("the OCI image layout {} does not have {name}@{digest}", layout.path());
+                let used = Parts { digest: Some(digest.as_str()), ..Parts::of(&external.reference) };
+                let message = format!("the OCI image layout {} does not have {used}", layout.path());
                 wrong(message, "used here").into()
             })
         };
-        let digest: Digest =
-            digest.parse().map_err(|reason: String| Error::from(wrong(reason, "not a digest")))?;
-        let mut manifest = find(&digest)?;
+        let mut manifest = find(digest)?;
         if let Some(entries) = manifest.entries() {
             let platform = self.platform();
             let own = entries.iter().find(|entry| entry.is_for(platform)).ok_or_else(|| {
@@ -157,13 +152,13 @@ impl Session {
         for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
             let blob = Blob {
                 file: layout.blob(layer)?,
-                digest: layer.digest.to_string(),
+                digest: layer.digest.clone(),
                 size: layer.size,
                 media_type: layer.media_type.clone(),
             };
             exported.layers.insert(diff_id, blob);
         }
-        exported.configs.insert(Digest::sha256(&config).to_string(), config);
+        exported.configs.insert(Digest::sha256(&config), config);
         Ok(exported)
     }
 }
@@ -174,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_name_in_the_engine_says_what_it_is_and_can_be_of_no_registry() {
-        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let digest = Digest::from_sha256_hex(&"0123456789abcdef".repeat(4)).unwrap();
         let tag = "0123456789abcdef0123456789abcdef";
         for (reference, name) in [
             ("debian:12-slim", "debian"),

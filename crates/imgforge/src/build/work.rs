@@ -18,6 +18,8 @@ use imgforge_engine::{
     BoxFuture, BuildError, CancellationToken, Engine, EventSender, Failed, Login, PullRequest, Secrets,
     StepEvent, StepSink, Work, labels,
 };
+use imgforge_oci::Digest;
+use imgforge_oci::reference::Parts;
 
 pub use self::failures::TargetFailure;
 use self::failures::{Stop, explain, test_failures, tests_message};
@@ -33,7 +35,7 @@ pub(crate) struct Builder {
     engine: Arc<dyn Engine>,
     jobs: BTreeMap<ImageName, Job>,
     /// The engine's ids of images that are there.
-    ids: Mutex<BTreeMap<ImageName, String>>,
+    ids: Mutex<BTreeMap<ImageName, Digest>>,
     sizes: Mutex<BTreeMap<ImageName, u64>>,
     failures: Mutex<Vec<TargetFailure>>,
     events: EventSender,
@@ -56,7 +58,7 @@ pub(crate) struct Pulls {
 /// An image that is pulled.
 #[derive(Debug, Clone)]
 pub(crate) struct Pull {
-    pub(crate) digest: String,
+    pub(crate) digest: Digest,
     /// The tests that had passed where it was pushed, when they are those that it has here.
     pub(crate) passed: Option<TestsHash>,
 }
@@ -144,7 +146,7 @@ impl Builder {
     }
 
     /// The engine's ids of images that are there.
-    pub(crate) fn ids(&self) -> BTreeMap<ImageName, String> {
+    pub(crate) fn ids(&self) -> BTreeMap<ImageName, Digest> {
         lock(&self.ids).clone()
     }
 
@@ -164,7 +166,7 @@ impl Builder {
             },
             None => Outcome::Tested,
         };
-        let id = lock(&self.ids).get(name).cloned().unwrap_or_else(|| job.content_reference.clone());
+        let id = lock(&self.ids).get(name).map_or_else(|| job.content_reference.clone(), ToString::to_string);
         if let (Some(testing), Some(subject)) = (&self.tests, &job.subject) {
             let (record, fingerprint) = (&testing.record, job.prepared.target.fingerprint);
             let results = if same_as.iter().any(|before| record.passed(*before, subject.hash)) {
@@ -192,7 +194,7 @@ impl Builder {
 
     async fn pull(&self, job: &Job, pull: &Pull) -> Result<Outcome, Stop> {
         let name = &job.prepared.target.name;
-        let repository = job.content_reference.rsplit_once(':').map_or("", |(repository, _)| repository);
+        let repository = Parts::of(&job.content_reference).name;
         let (repository, digest) = (repository.to_owned(), pull.digest.clone());
         let login = self.pulls.login.clone();
         let stored = self.engine.pull(PullRequest { repository, digest, login }).await?;
@@ -200,7 +202,7 @@ impl Builder {
         if said != Some(&job.prepared.target.fingerprint.to_string()) {
             return Err(Stop::Library(Error::ContentTag { reference: job.content_reference.clone() }));
         }
-        self.engine.tag(&stored.id, &job.content_reference).await?;
+        self.engine.tag(stored.id.as_str(), &job.content_reference).await?;
         lock(&self.ids).insert(name.clone(), stored.id);
         lock(&self.sizes).insert(name.clone(), stored.size);
         if let Some(tests) = pull.passed {
@@ -229,14 +231,14 @@ impl Builder {
             let mut database = None;
             for path in imgforge_packages::database_paths(*scheme) {
                 if database.is_none() {
-                    database = engine.read_file(&built.id, path).await?;
+                    database = engine.read_file(built.id.as_str(), path).await?;
                 }
             }
             let text = String::from_utf8_lossy(&database.unwrap_or_default()).into_owned();
             let differences = imgforge_packages::compare(*scheme, &text, packages);
             if !differences.is_empty() {
                 // Without a name it would lie about for nobody.
-                engine.untag(&built.id).await?;
+                engine.untag(built.id.as_str()).await?;
                 for difference in differences {
                     (self.events)(Event::Log { target: name.clone(), line: difference.to_string() });
                 }
@@ -245,7 +247,7 @@ impl Builder {
         }
         // The content tag says that the image is whole and what its inputs give. Tests come after it, so that those which
         // fail are run again without a build, and release tags come last.
-        engine.tag(&built.id, &job.content_reference).await?;
+        engine.tag(built.id.as_str(), &job.content_reference).await?;
         built::remember(&self.state, name, job.prepared.target.fingerprint, &built.id);
         lock(&self.ids).insert(name.clone(), built.id.clone());
         lock(&self.sizes).insert(name.clone(), built.size);
@@ -269,7 +271,7 @@ impl Builder {
         }
         let id = lock(&self.ids).get(name).cloned();
         let size = match id {
-            Some(id) => self.engine.size(&id).await.unwrap_or(0),
+            Some(id) => self.engine.size(id.as_str()).await.unwrap_or(0),
             None => 0,
         };
         lock(&self.sizes).insert(name.clone(), size);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
+use imgforge_oci::Digest;
 
 use crate::Session;
 use crate::lock::LockView;
@@ -30,9 +31,9 @@ pub struct ExternalChange {
     /// The reference as written.
     pub reference: String,
     /// The digest that it had, if it was locked.
-    pub old: Option<String>,
+    pub old: Option<Digest>,
     /// The digest that it has, if it is locked.
-    pub new: Option<String>,
+    pub new: Option<Digest>,
     /// The platforms whose images are other ones.
     pub platforms: BTreeSet<String>,
     /// The images that are built from what is another one, and all that stand on them.

@@ -11,8 +11,9 @@ use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::lock::{ForeignPackage, Lock, LockedExternal};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::External;
+use imgforge_oci::reference::Parts;
+use imgforge_oci::{Descriptor, Digest, Manifest, Reference};
 use imgforge_packages::{Cache, Scheme};
-use imgforge_registry::{Descriptor, Digest, ImageReference, Manifest};
 
 use crate::lock::ARCHITECTURE;
 use crate::lock::places::Place;
@@ -192,11 +193,11 @@ impl Session {
         place: Option<&Place>,
     ) -> Result<LockedExternal, Stop> {
         let wrong = |error: String| Stop::wrong(used.problem(error, "not a reference"));
-        let image: ImageReference =
-            reference.parse().map_err(|error: imgforge_registry::Error| wrong(error.to_string()))?;
+        let image: Reference =
+            reference.parse().map_err(|error: imgforge_oci::ReferenceError| wrong(error.to_string()))?;
         let place = place.expect("each reference that can be read has a place");
         let digest = match locked.filter(|_| stays) {
-            Some(locked) => locked.digest.parse().map_err(|_| wrong("not a digest".into()))?,
+            Some(locked) => locked.digest.clone(),
             None => match &image.digest {
                 Some(digest) => digest.clone(),
                 None => self.in_layout(place, place.newest().await)?.ok_or_else(|| {
@@ -206,7 +207,7 @@ impl Session {
                 })?,
             },
         };
-        if let Some(locked) = locked.filter(|locked| locked.digest == digest.as_str())
+        if let Some(locked) = locked.filter(|locked| locked.digest == digest)
             && !(used.packages_above.is_some() && locked.packages.is_empty())
         {
             return Ok(locked.clone());
@@ -228,9 +229,8 @@ impl Session {
         } else {
             whole
         };
-        platforms.insert(platform.to_owned(), own.digest().to_string());
-        let mut external =
-            LockedExternal { digest: digest.to_string(), platforms, packages: BTreeSet::new() };
+        platforms.insert(platform.to_owned(), own.digest().clone());
+        let mut external = LockedExternal { platforms, ..LockedExternal::new(digest) };
         if let Some(scheme) = used.packages_above {
             let database = database_of(place, &own).await?;
             external.packages = imgforge_packages::installed_packages(scheme, &database, ARCHITECTURE);
@@ -254,8 +254,8 @@ impl Session {
 
     async fn manifest(&self, place: &Place, digest: &Digest, used: &Outside<'_>) -> Result<Manifest, Stop> {
         self.in_layout(place, place.manifest(digest).await)?.ok_or_else(|| {
-            let name = used.external.reference.split('@').next().unwrap_or_default();
-            let message = format!("{place} does not have {name}@{digest} any more");
+            let wanted = Parts { digest: Some(digest.as_str()), ..Parts::of(&used.external.reference) };
+            let message = format!("{place} does not have {wanted} any more");
             let problem = used.problem(message, "used here");
             Stop::wrong(problem.help(gone_help(&used.external.reference)))
         })
@@ -277,7 +277,7 @@ impl Session {
     pub(crate) fn fetch_databases(&self, externals: &BTreeMap<String, LockedExternal>) -> Result<(), Error> {
         let cache = Cache::user()?;
         let is_alpine = |locked: &LockedExternal| locked.packages.iter().any(|p| p.name == "apk-tools");
-        let missing: Vec<(&str, &str)> = externals
+        let missing: Vec<(&str, &Digest)> = externals
             .iter()
             .filter(|(_, locked)| is_alpine(locked))
             .map(|(reference, locked)| (reference.as_str(), locked.digest_for(self.platform())))
@@ -293,8 +293,7 @@ impl Session {
                 let (Some(place), Some(used)) = (places.get(reference), outside.get(reference)) else {
                     continue;
                 };
-                let Ok(digest) = digest.parse::<Digest>() else { continue };
-                match self.manifest(place, &digest, used).await {
+                match self.manifest(place, digest, used).await {
                     Ok(manifest) => drop(database_of(place, &manifest).await?),
                     Err(Stop::Wrong(problem)) => return Err((*problem).into()),
                     Err(Stop::Failed(error)) => return Err(error),
@@ -309,7 +308,7 @@ impl Session {
         &self,
         lock: &'l Lock,
     ) -> Result<Vec<(&'l str, &'l LockedExternal, Now)>, Error> {
-        let tags = lock.externals.iter().filter(|(reference, _)| !reference.contains('@'));
+        let tags = lock.externals.iter().filter(|(reference, _)| Parts::of(reference).digest.is_none());
         let tags: Vec<(&str, &LockedExternal)> = tags.map(|(name, locked)| (name.as_str(), locked)).collect();
         if tags.is_empty() {
             return Ok(Vec::new());
@@ -319,7 +318,7 @@ impl Session {
             let place = places.get(reference);
             async move {
                 let Some(place) = place else {
-                    reference.parse::<ImageReference>()?;
+                    reference.parse::<Reference>()?;
                     return Ok((reference, locked, Now { digest: None, served: false }));
                 };
                 let told = |error| match place {
@@ -328,11 +327,8 @@ impl Session {
                 };
                 let digest = place.newest().await.map_err(told)?;
                 let mut now = Now { digest, served: true };
-                if now.digest.as_ref().is_none_or(|digest| digest.as_str() != locked.digest) {
-                    now.served = match locked.digest.parse() {
-                        Ok(known) => place.holds(&known).await.map_err(told)?,
-                        Err(_) => false,
-                    };
+                if now.digest.as_ref() != Some(&locked.digest) {
+                    now.served = place.holds(&locked.digest).await.map_err(told)?;
                 }
                 Ok::<_, Error>((reference, locked, now))
             }
@@ -345,16 +341,12 @@ impl Session {
 
 /// Returns whether a word of the command line means a reference: as it is written, or without its tag.
 pub(crate) fn names_external(word: &str, reference: &str) -> bool {
-    let without_tag = match reference.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => reference,
-    };
-    word == reference || word == without_tag
+    word == reference || word == Parts::of(reference).name
 }
 
 /// Returns the advice for a locked digest that nobody has any more.
 pub(crate) fn gone_help(reference: &str) -> String {
-    if reference.contains('@') {
+    if Parts::of(reference).digest.is_some() {
         return "write the digest of an image that is there, or a tag, which imgforge.lock then has a digest of"
             .into();
     }
@@ -363,11 +355,11 @@ pub(crate) fn gone_help(reference: &str) -> String {
 
 /// The digest of each platform's image, of several for one platform the first: engines take that. What BuildKit attaches to
 /// images has the platform `unknown/unknown` and is none.
-fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, String> {
+fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, Digest> {
     let mut platforms = BTreeMap::new();
     for listed in entries {
-        if let Some(platform) = listed.platform_name().filter(|_| !listed.is_attached()) {
-            platforms.entry(platform).or_insert_with(|| listed.digest.to_string());
+        if let Some(platform) = listed.platform.as_ref().filter(|_| !listed.is_attached()) {
+            platforms.entry(platform.to_string()).or_insert_with(|| listed.digest.clone());
         }
     }
     platforms
@@ -376,7 +368,7 @@ fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, String> {
 /// The package database of an image: the one that was kept, or that of its layers, which are not kept.
 async fn database_of(place: &Place, image: &Manifest) -> Result<String, Error> {
     let cache = Cache::user()?;
-    if let Some(database) = imgforge_packages::kept_database(image.digest().as_str(), &cache) {
+    if let Some(database) = imgforge_packages::kept_database(image.digest(), &cache) {
         return Ok(database);
     }
     let folder = tempfile::tempdir()
@@ -390,7 +382,7 @@ async fn database_of(place: &Place, image: &Manifest) -> Result<String, Error> {
         layers.push(place.layer(layer, &root.join(number.to_string())).await?);
     }
     let database = tokio::task::block_in_place(|| imgforge_packages::package_database(&layers))?;
-    imgforge_packages::keep_database(image.digest().as_str(), &database, &cache)?;
+    imgforge_packages::keep_database(image.digest(), &database, &cache)?;
     Ok(database)
 }
 

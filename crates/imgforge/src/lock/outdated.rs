@@ -6,6 +6,7 @@ use imgforge_core::diagnostic::Problem;
 use imgforge_core::event::Reporter;
 use imgforge_core::lock::{Lock, LockedPackage};
 use imgforge_core::name::ImageName;
+use imgforge_oci::Digest;
 use imgforge_packages::Index;
 
 use crate::lock::resolve::{IndexDates, Lifts, Moves, Resolution};
@@ -29,9 +30,9 @@ pub struct OutdatedExternal {
     /// The reference as written.
     pub reference: String,
     /// The digest that is locked.
-    pub locked: String,
+    pub locked: Digest,
     /// The digest that the tag points to; none when there is no such tag any more.
-    pub newest: Option<String>,
+    pub newest: Option<Digest>,
     /// Whether the locked digest can still be had.
     pub served: bool,
     /// The images that use it, and all that stand on them.
@@ -107,7 +108,7 @@ impl Session {
         let rows = asked.map(|(reference, locked, now)| OutdatedExternal {
             reference: reference.to_owned(),
             locked: locked.digest.clone(),
-            newest: now.digest.map(|digest| digest.to_string()),
+            newest: now.digest,
             served: now.served,
             images: self.users_of(reference, |_| true),
         });

@@ -6,16 +6,15 @@ use std::fmt;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::diagnostic::{Problem, Span};
 use imgforge_core::manifest::ExternalPlace;
-use imgforge_registry::{
-    Credentials, Descriptor, Digest, ImageReference, Layout, Manifest, Options, ProgressSink, Reference,
-    Registry, Retry,
-};
+use imgforge_oci::reference::{LATEST, Parts};
+use imgforge_oci::{Descriptor, Digest, Manifest, Reference};
+use imgforge_registry::{Credentials, Layout, Options, ProgressSink, Registry, Retry};
 
 use crate::{Error, Session};
 
 /// The place that one reference leads to.
 pub(crate) enum Place {
-    Registry { client: Registry, image: ImageReference },
+    Registry { client: Registry, image: Reference },
     Layout(Box<InLayout>),
 }
 
@@ -33,7 +32,7 @@ impl Place {
     /// Returns the digest that the reference means now; `None` when there is no such tag.
     pub(crate) async fn newest(&self) -> Result<Option<Digest>, imgforge_registry::Error> {
         match self {
-            Self::Registry { client, image } => client.digest(&image.repository, &image.reference()).await,
+            Self::Registry { client, image } => client.digest(&image.repository, &image.wanted()).await,
             Self::Layout(place) => {
                 let names: Vec<&str> = place.names.iter().map(String::as_str).collect();
                 place.layout.find(&names, &place.platform).map(Some)
@@ -45,7 +44,7 @@ impl Place {
     pub(crate) async fn holds(&self, digest: &Digest) -> Result<bool, imgforge_registry::Error> {
         match self {
             Self::Registry { client, image } => {
-                let found = client.digest(&image.repository, &Reference::Digest(digest.clone())).await?;
+                let found = client.digest(&image.repository, &digest.into()).await?;
                 Ok(found.is_some())
             }
             Self::Layout(place) => Ok(place.layout.manifest(digest)?.is_some()),
@@ -58,9 +57,7 @@ impl Place {
         digest: &Digest,
     ) -> Result<Option<Manifest>, imgforge_registry::Error> {
         match self {
-            Self::Registry { client, image } => {
-                client.manifest(&image.repository, &Reference::Digest(digest.clone())).await
-            }
+            Self::Registry { client, image } => client.manifest(&image.repository, &digest.into()).await,
             Self::Layout(place) => place.layout.manifest(digest),
         }
     }
@@ -104,7 +101,7 @@ impl Session {
         let mut clients: BTreeMap<String, Registry> = BTreeMap::new();
         let mut places = BTreeMap::new();
         for reference in references {
-            let Ok(image) = reference.parse::<ImageReference>() else { continue };
+            let Ok(image) = reference.parse::<Reference>() else { continue };
             if let Some(known) = self.layout_of(reference) {
                 places.insert(reference, self.open_layout(known, &image)?);
                 continue;
@@ -131,17 +128,17 @@ impl Session {
         self.layout_of(reference).map(|place| place.oci_layout.value.as_path())
     }
 
-    fn open_layout(&self, known: &ExternalPlace, image: &ImageReference) -> Result<Place, Error> {
+    fn open_layout(&self, known: &ExternalPlace, image: &Reference) -> Result<Place, Error> {
         let span = known.oci_layout.span;
         let layout = Layout::open(&self.root.join(&known.oci_layout.value))
             .map_err(|error| self.layout_problem(span, &error))?;
         let names = match &known.name {
             Some(name) => vec![name.value.clone()],
             None => {
-                let tag = image.tag.clone().unwrap_or_else(|| "latest".to_owned());
-                let whole = ImageReference { digest: None, tag: Some(tag.clone()), ..image.clone() };
-                let written = known.reference.value.split('@').next().unwrap_or_default();
-                vec![written.to_owned(), tag, whole.to_string()]
+                let written = Parts { digest: None, ..Parts::of(&known.reference.value) };
+                let tag = written.tag.unwrap_or(LATEST);
+                let whole = format!("{}/{}:{tag}", image.host, image.repository);
+                vec![written.to_string(), tag.to_owned(), whole]
             }
         };
         let platform = self.platform().to_owned();

@@ -10,6 +10,7 @@ use imgforge_core::event::Reporter;
 use imgforge_core::lock::{Lock, LockedExternal, LockedImage, LockedPackage};
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::workspace::Image;
+use imgforge_oci::Digest;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request, Seen};
 
 use crate::lock::externals::names_external;
@@ -135,7 +136,7 @@ impl Session {
                 .map_err(|error| self.at_keys(source, error))?;
             index.recall(&old.packages, &cache);
             let bases = externals.values().chain(old.externals.values());
-            let digests: BTreeSet<&String> = bases.flat_map(|base| base.platforms.values()).collect();
+            let digests: BTreeSet<&Digest> = bases.flat_map(|base| base.platforms.values()).collect();
             for status in digests.into_iter().filter_map(|d| imgforge_packages::kept_database(d, &cache)) {
                 index.recall_database(&status);
             }

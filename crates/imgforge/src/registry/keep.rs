@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 use imgforge_core::event::Reporter;
 use imgforge_core::lock::LockedPackage;
+use imgforge_oci::annotation::TITLE;
+use imgforge_oci::{Descriptor, Digest, TagOrDigest};
 use imgforge_packages::Cache;
-use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer, Reference, Retry};
+use imgforge_registry::{ProgressSink, PushImage, PushLayer, Retry};
 
 use crate::progress::{EventProgress, pump};
 use crate::registry::FamilyRegistry;
@@ -21,8 +23,6 @@ const REPOSITORY: &str = "imgforge.packages";
 const MEDIA_TYPE: &str = "application/vnd.debian.binary-package";
 /// And one of Alpine, for which no type is registered.
 const ALPINE_MEDIA_TYPE: &str = "application/octet-stream";
-/// The file's name, for those who look at the artifact (OCI image specification, "Pre-Defined Annotation Keys").
-const TITLE: &str = "org.opencontainers.image.title";
 
 /// The number of packages that are fetched at once.
 const AT_ONCE: usize = 8;
@@ -130,7 +130,7 @@ impl Session {
 async fn keep(registry: &FamilyRegistry, image: &PushImage) -> Result<u64, Error> {
     let repository = registry.repository(REPOSITORY);
     let manifest = image.manifest();
-    let tag = Reference::tag(&format!("lock-{}", &manifest.digest().hex()[..32]))?;
+    let tag = TagOrDigest::tag(&format!("lock-{}", &manifest.digest().hex()[..32]))?;
     if registry.client.digest(&repository, &tag).await?.as_ref() == Some(manifest.digest()) {
         return Ok(0);
     }
@@ -141,7 +141,7 @@ async fn keep(registry: &FamilyRegistry, image: &PushImage) -> Result<u64, Error
 }
 
 fn descriptor(package: &LockedPackage) -> Option<Descriptor> {
-    let digest: Digest = format!("sha256:{}", package.sha256).parse().ok()?;
+    let digest = Digest::from_sha256_hex(&package.sha256).ok()?;
     let media_type = if package.checksum.is_empty() { MEDIA_TYPE } else { ALPINE_MEDIA_TYPE };
     Some(Descriptor::new(media_type, digest, package.size))
 }

@@ -18,7 +18,9 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Held, Pushed, Target};
 use imgforge_engine::labels;
-use imgforge_registry::{Credentials, Digest, Manifest, Options, Reference, Registry, Retry};
+use imgforge_oci::reference::Parts;
+use imgforge_oci::{Digest, Manifest, TagOrDigest};
+use imgforge_registry::{Credentials, Options, Registry, Retry};
 use serde::Deserialize;
 
 pub use self::keep::Kept;
@@ -36,10 +38,6 @@ pub(crate) const TESTS: &str = "imgforge.tests";
 pub(crate) const IMAGE: &str = "imgforge.image";
 /// The name of the workspace.
 pub(crate) const WORKSPACE: &str = "imgforge.workspace";
-/// The image that an image stands on (OCI image specification, "Pre-Defined Annotation Keys").
-pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
-/// The digest of that image's manifest.
-pub(crate) const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// The number of requests under way at once when the registry is asked what it holds.
 pub(crate) const AT_ONCE: usize = 24;
@@ -131,7 +129,7 @@ impl FamilyRegistry {
     ) -> Result<Option<Remote>, Error> {
         let tag = fingerprint.content_tag();
         let repository = self.repository(name.as_str());
-        let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
+        let found = self.client.manifest(&repository, &TagOrDigest::tag(&tag)?).await?;
         let Some(manifest) = found else { return Ok(None) };
         let said = manifest.annotations().get(FINGERPRINT).and_then(|text| text.parse().ok());
         if said != Some(fingerprint) {
@@ -156,7 +154,7 @@ impl FamilyRegistry {
         tag: &str,
         manifest: &Manifest,
     ) -> Result<Manifest, Error> {
-        let reference = Reference::tag(tag)?;
+        let reference = TagOrDigest::tag(tag)?;
         let moved = match self.client.put_manifest(repository, &reference, manifest).await {
             Ok(()) => return Ok(manifest.clone()),
             Err(moved @ imgforge_registry::Error::TagMoved { .. }) => moved,
@@ -211,8 +209,8 @@ impl FamilyRegistry {
             labels: Option<HashMap<String, String>>,
         }
         let repository = self.repository(target.name.as_str());
-        let Some((_, tag)) = reference.rsplit_once(':') else { return Ok(None) };
-        let Some(manifest) = self.client.manifest(&repository, &Reference::tag(tag)?).await? else {
+        let Some(tag) = Parts::of(reference).tag else { return Ok(None) };
+        let Some(manifest) = self.client.manifest(&repository, &TagOrDigest::tag(tag)?).await? else {
             return Ok(None);
         };
         let Some(config) = manifest.config() else { return Ok(None) };
@@ -222,7 +220,7 @@ impl FamilyRegistry {
         else {
             return Ok(None);
         };
-        let id = config.digest.to_string();
+        let id = config.digest.clone();
         let references = BTreeSet::from([reference.to_owned()]);
         Ok(labels::read(id, 0, references, &labels).map(|(name, held)| (name.to_string(), held)))
     }
@@ -241,6 +239,6 @@ impl Remote {
 
     /// Returns what a plan needs to know of the image.
     pub(crate) fn pushed(&self) -> Pushed {
-        Pushed { fingerprint: self.fingerprint, digest: self.digest.to_string() }
+        Pushed { fingerprint: self.fingerprint, digest: self.digest.clone() }
     }
 }

@@ -15,11 +15,12 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::{ImageName, Tag};
 use imgforge_core::promotion::{self, Move, Record, Records, ReleaseTag, WayBack};
 use imgforge_engine::EventSender;
-use imgforge_registry::{Digest, Manifest, Reference};
+use imgforge_oci::annotation::{BASE_DIGEST, BASE_NAME};
+use imgforge_oci::{Digest, Manifest, TagOrDigest};
 
 use crate::registry::pushes::Content;
 use crate::registry::records::{Kind, Unread};
-use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, Remote};
+use crate::registry::{AT_ONCE, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// The place of records of promotions.
@@ -224,7 +225,7 @@ impl Session {
         }
         let look = async |tag: ReleaseTag| {
             let repository = registry.repository(tag.0.as_str());
-            let found = registry.client.manifest(&repository, &Reference::tag(tag.1.as_str())?).await?;
+            let found = registry.client.manifest(&repository, &TagOrDigest::tag(tag.1.as_str())?).await?;
             Ok::<_, Error>(found.map(|manifest| (tag, manifest)))
         };
         let found = futures_util::stream::iter(tags.into_iter().map(look)).buffer_unordered(AT_ONCE);
@@ -325,7 +326,7 @@ impl Moving<'_> {
             let ((image, _), to) = &group[0];
             let repository = self.registry.repository(image.as_str());
             let manifest =
-                self.registry.client.manifest(&repository, &Reference::Digest(digest(to)?)).await?;
+                self.registry.client.manifest(&repository, &TagOrDigest::Digest(digest(to)?)).await?;
             let manifest = manifest.ok_or_else(|| Error::NotPushed { images: vec![image.to_string()] })?;
             // What this promotion is to move was looked at before; what another's record says is somebody else's word.
             let is_asked_for = self.records[&self.id].moves.iter().any(|moved| moved.to == *to);
@@ -333,7 +334,7 @@ impl Moving<'_> {
                 return Err(Error::NotBuiltHere { images: vec![image.to_string()] });
             }
             for ((_, tag), _) in group {
-                let reference = Reference::tag(tag.as_str())?;
+                let reference = TagOrDigest::tag(tag.as_str())?;
                 match self.registry.client.put_manifest(&repository, &reference, &manifest).await {
                     // Who has moved it, and whether it is to stay, is seen when all are read again.
                     Ok(()) | Err(imgforge_registry::Error::TagMoved { .. }) => {}
@@ -386,7 +387,7 @@ impl FamilyRegistry {
     ) -> Result<BTreeMap<ReleaseTag, String>, Error> {
         let asked = tags.map(|tag| async move {
             let repository = self.repository(tag.0.as_str());
-            let digest = self.client.digest(&repository, &Reference::tag(tag.1.as_str())?).await?;
+            let digest = self.client.digest(&repository, &TagOrDigest::tag(tag.1.as_str())?).await?;
             Ok::<_, Error>(digest.map(|digest| (tag, digest.to_string())))
         });
         let found = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
@@ -401,7 +402,7 @@ impl FamilyRegistry {
         for text in digests {
             // What is no digest is nobody's.
             let Ok(digest) = text.parse() else { return Ok(false) };
-            let manifest = self.client.manifest(&repository, &Reference::Digest(digest)).await?;
+            let manifest = self.client.manifest(&repository, &TagOrDigest::Digest(digest)).await?;
             said.push(manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT).cloned()));
         }
         Ok(said[0].is_some() && said[0] == said[1])
@@ -411,7 +412,8 @@ impl FamilyRegistry {
     async fn contents_of(&self, moves: &[Move]) -> Result<Vec<Content>, Error> {
         let content = async |moved: &Move| {
             let repository = self.repository(moved.image.as_str());
-            let manifest = self.client.manifest(&repository, &Reference::Digest(digest(&moved.to)?)).await?;
+            let manifest =
+                self.client.manifest(&repository, &TagOrDigest::Digest(digest(&moved.to)?)).await?;
             let said = manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT)?.parse().ok());
             Ok::<_, Error>(said.map(|said: Fingerprint| (moved.image.clone(), said.content_tag())))
         };
@@ -437,5 +439,5 @@ impl FamilyRegistry {
 }
 
 fn digest(text: &str) -> Result<Digest, Error> {
-    text.parse().map_err(|message| Error::Archive { message })
+    text.parse().map_err(|error: imgforge_oci::DigestError| Error::Archive { message: error.to_string() })
 }

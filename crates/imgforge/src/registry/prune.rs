@@ -8,7 +8,9 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
 use imgforge_core::promotion;
-use imgforge_registry::{Digest, Manifest, Reference};
+use imgforge_oci::annotation::{BASE_DIGEST, BASE_NAME};
+use imgforge_oci::reference::Parts;
+use imgforge_oci::{Digest, Manifest, TagOrDigest};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::build::runtime;
@@ -17,7 +19,7 @@ use crate::registry::promote::{Known, PROMOTIONS};
 use crate::registry::pushes::{Content, PUSHES, PushTimes};
 use crate::registry::records::{Kind, Unread};
 use crate::registry::revisions::ContentTags;
-use crate::registry::{AT_ONCE, BASE_DIGEST, BASE_NAME, FamilyRegistry};
+use crate::registry::{AT_ONCE, FamilyRegistry};
 use crate::{Error, Session};
 
 /// The length of a content tag: `f-` and 32 hex digits.
@@ -80,7 +82,7 @@ pub struct PrunedImage {
     /// The image in the workspace, or the reference of one that came from an OCI image layout.
     pub name: String,
     /// The engine's id.
-    pub id: String,
+    pub id: Digest,
     /// Its names; all are content tags, or made for what came from a layout.
     pub references: Vec<String>,
 }
@@ -149,7 +151,7 @@ impl Session {
                         engine.untag(reference).await?;
                     }
                     if image.references.is_empty() {
-                        engine.untag(&image.id).await?;
+                        engine.untag(image.id.as_str()).await?;
                     }
                 }
                 for (file, _) in &packages {
@@ -304,7 +306,7 @@ fn keep_bases(needed: &mut BTreeSet<(ImageName, String)>, listed: &[Listed], pla
 fn unneeded(
     inventory: &Inventory,
     current: &BTreeMap<ImageName, Fingerprint>,
-    in_use: &BTreeSet<String>,
+    in_use: &BTreeSet<Digest>,
 ) -> (Vec<PrunedImage>, usize) {
     let (mut gone, mut kept) = (Vec::new(), 0);
     for (name, held) in inventory.all() {
@@ -326,7 +328,7 @@ fn unneeded(
 }
 
 fn is_content_reference(reference: &str) -> bool {
-    reference.rsplit_once(':').is_some_and(|(_, tag)| is_content_tag(tag))
+    Parts::of(reference).tag.is_some_and(is_content_tag)
 }
 
 fn is_content_tag(tag: &str) -> bool {
@@ -378,7 +380,10 @@ impl FamilyRegistry {
 
     async fn delete(&self, manifests: &[PrunedManifest]) -> Result<(), Error> {
         let delete = async |manifest: &PrunedManifest| {
-            let digest: Digest = manifest.digest.parse().map_err(|message| Error::Archive { message })?;
+            let digest: Digest = manifest
+                .digest
+                .parse()
+                .map_err(|error: imgforge_oci::DigestError| Error::Archive { message: error.to_string() })?;
             let repository = self.repository(manifest.name.as_str());
             Ok::<_, Error>(self.client.delete_manifest(&repository, &digest).await?)
         };
@@ -390,7 +395,7 @@ impl FamilyRegistry {
     async fn listed(&self, name: &ImageName) -> Result<Vec<Listed>, Error> {
         let repository = self.repository(name.as_str());
         let look = async |tag: String| {
-            let found = self.client.manifest(&repository, &Reference::tag(&tag)?).await?;
+            let found = self.client.manifest(&repository, &TagOrDigest::tag(&tag)?).await?;
             Ok::<_, Error>(found.map(|manifest| (tag, manifest)))
         };
         let tags = self.client.tags(&repository).await?;

@@ -8,6 +8,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Target, Tests};
 use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Engine, EventSender};
+use imgforge_oci::Digest;
 
 use crate::build::planned::{Ask, AskRegistry};
 use crate::build::{runtime, while_telling};
@@ -64,7 +65,7 @@ impl Session {
     pub(crate) fn to_push(
         &self,
         targets: &[&Target],
-        ids: &BTreeMap<ImageName, String>,
+        ids: &BTreeMap<ImageName, Digest>,
         tests: &BTreeMap<ImageName, Tests>,
     ) -> Vec<ToPush> {
         let of = |target: &&Target| {
@@ -106,7 +107,7 @@ impl Session {
         let pushing = push(registry, engine, &images, remotes, &folder, Arc::clone(&events), cancel.clone());
         let PushOutcome { remotes, pushed, own, failures } = pushing.await?;
         for (name, (id, config)) in &own {
-            built::remember_config(&self.state, name, remotes[name].fingerprint, id, config.as_str());
+            built::remember_config(&self.state, name, remotes[name].fingerprint, id, config);
         }
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);

@@ -14,13 +14,12 @@ use futures_util::future::{FutureExt, Shared, join_all};
 use imgforge_core::event::Event;
 use imgforge_core::name::ImageName;
 use imgforge_engine::{BoxFuture, CancellationToken, Engine, EventSender, Exported, Stored};
-use imgforge_registry::{Descriptor, Digest, ProgressSink, PushImage, PushLayer};
-use serde::Deserialize;
+use imgforge_oci::annotation::{BASE_DIGEST, BASE_NAME};
+use imgforge_oci::{Descriptor, Digest, diff_ids};
+use imgforge_registry::{ProgressSink, PushImage, PushLayer};
 
 use crate::Error;
-use crate::registry::{
-    BASE_DIGEST, BASE_NAME, FINGERPRINT, FamilyRegistry, IMAGE, MAX_CONFIG, Remote, TESTS, WORKSPACE,
-};
+use crate::registry::{FINGERPRINT, FamilyRegistry, IMAGE, MAX_CONFIG, Remote, TESTS, WORKSPACE};
 
 /// One image to be in the registry.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ pub(crate) struct ToPush {
     /// The images that it was made from; the first is the one that its layers begin with.
     pub(crate) parents: Vec<ImageName>,
     /// The engine's id of it; not needed for one that is in the registry already.
-    pub(crate) id: Option<String>,
+    pub(crate) id: Option<Digest>,
     /// The hash of the tests that it has passed.
     pub(crate) tests: Option<String>,
 }
@@ -43,7 +42,7 @@ pub(crate) struct PushOutcome {
     /// Those that were not there before.
     pub(crate) pushed: BTreeSet<ImageName>,
     /// The images of which just what the engine has is there: the engine's id, and the digest of the configuration.
-    pub(crate) own: BTreeMap<ImageName, (String, Digest)>,
+    pub(crate) own: BTreeMap<ImageName, (Digest, Digest)>,
     pub(crate) failures: Vec<(ImageName, Arc<Error>)>,
 }
 
@@ -58,7 +57,7 @@ struct KnownLayer {
 struct Pusher {
     registry: FamilyRegistry,
     stored: BTreeMap<ImageName, Stored>,
-    known: HashMap<String, KnownLayer>,
+    known: HashMap<Digest, KnownLayer>,
     exported: Exported,
     events: EventSender,
     cancel: CancellationToken,
@@ -92,15 +91,15 @@ pub(crate) async fn push(
     let mut stored = BTreeMap::new();
     for image in &missing {
         let found = match &image.id {
-            Some(id) => engine.stored(id).await?,
+            Some(id) => engine.stored(id.as_str()).await?,
             None => None,
         };
         let found = found.ok_or_else(|| Error::NotBuilt { images: vec![image.name.to_string()] })?;
         stored.insert(image.name.clone(), found);
     }
     let known = known_layers(registry, engine, images, &missing, &remotes).await?;
-    let ids: BTreeSet<String> = stored.values().map(|stored| stored.id.clone()).collect();
-    let ids: Vec<String> = ids.into_iter().collect();
+    let ids: BTreeSet<Digest> = stored.values().map(|stored| stored.id.clone()).collect();
+    let ids: Vec<Digest> = ids.into_iter().collect();
     let exporting = engine.export(&ids, known.keys().cloned().collect(), &spool.folder);
     let exported = tokio::select! {
         exported = exporting => exported?,
@@ -153,7 +152,7 @@ impl Pusher {
     }
 
     /// Returns the engine's id of an image and the digest of its configuration, when just that is in the registry.
-    fn own(&self, name: &ImageName, remote: &Remote) -> Option<(String, Digest)> {
+    fn own(&self, name: &ImageName, remote: &Remote) -> Option<(Digest, Digest)> {
         let id = &self.stored.get(name)?.id;
         let config = Digest::sha256(self.exported.configs.get(id)?);
         (remote.manifest.config()?.digest == config).then(|| (id.clone(), config))
@@ -216,7 +215,7 @@ impl Pusher {
         })
     }
 
-    fn layer(&self, diff_id: &str, parents: &BTreeMap<ImageName, Remote>) -> Result<PushLayer, Error> {
+    fn layer(&self, diff_id: &Digest, parents: &BTreeMap<ImageName, Remote>) -> Result<PushLayer, Error> {
         if let Some(known) = self.known.get(diff_id) {
             return Ok(PushLayer {
                 descriptor: known.descriptor.clone(),
@@ -230,8 +229,7 @@ impl Pusher {
             .get(diff_id)
             .ok_or_else(|| Error::Archive { message: format!("it lacks the layer {diff_id}") })?;
         let mount_from = parents.keys().map(|parent| self.registry.repository(parent.as_str())).collect();
-        let digest: Digest = blob.digest.parse().map_err(|message| Error::Archive { message })?;
-        let descriptor = Descriptor::new(&blob.media_type, digest, blob.size);
+        let descriptor = Descriptor::new(blob.media_type.clone(), blob.digest.clone(), blob.size);
         Ok(PushLayer { descriptor, file: Some(blob.file.clone()), mount_from })
     }
 }
@@ -243,16 +241,7 @@ async fn known_layers(
     images: &[ToPush],
     missing: &[&ToPush],
     remotes: &BTreeMap<ImageName, Remote>,
-) -> Result<HashMap<String, KnownLayer>, Error> {
-    #[derive(Deserialize)]
-    struct Config {
-        rootfs: RootFs,
-    }
-    #[derive(Deserialize)]
-    struct RootFs {
-        #[serde(default)]
-        diff_ids: Vec<String>,
-    }
+) -> Result<HashMap<Digest, KnownLayer>, Error> {
     let by_name: HashMap<&ImageName, &ToPush> = images.iter().map(|image| (&image.name, image)).collect();
     let bases: BTreeSet<&ImageName> = missing.iter().filter_map(|image| image.parents.first()).collect();
     let mut known = HashMap::new();
@@ -260,20 +249,19 @@ async fn known_layers(
         let Some(remote) = remotes.get(base) else { continue };
         let repository = registry.repository(base.as_str());
         let local = match by_name.get(base).and_then(|image| image.id.as_ref()) {
-            Some(id) => engine.stored(id).await?,
+            Some(id) => engine.stored(id.as_str()).await?,
             None => None,
         };
         // An image of the same fingerprint that was built elsewhere may have other bytes.
         let Some(config) = remote.manifest.config() else { continue };
-        let is_same = |stored: &Stored| stored.id == config.digest.as_str();
+        let is_same = |stored: &Stored| stored.id == config.digest;
         let diff_ids = match local.filter(is_same) {
             Some(stored) => stored.layers,
             None => {
                 let config = registry.client.blob(&repository, config, MAX_CONFIG).await?;
-                let config: Config = serde_json::from_slice(&config).map_err(|error| Error::Archive {
+                diff_ids(&config).map_err(|error| Error::Archive {
                     message: format!("the configuration of {base}: {error}"),
-                })?;
-                config.rootfs.diff_ids
+                })?
             }
         };
         for (diff_id, layer) in diff_ids.into_iter().zip(remote.manifest.layers()) {

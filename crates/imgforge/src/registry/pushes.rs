@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_core::name::ImageName;
-use imgforge_registry::Digest;
+use imgforge_oci::Digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

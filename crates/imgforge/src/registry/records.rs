@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use imgforge_registry::{Digest, ProgressSink, PushImage, Reference};
+use imgforge_oci::{Digest, TagOrDigest};
+use imgforge_registry::{ProgressSink, PushImage};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -106,7 +107,7 @@ impl FamilyRegistry {
         let id = id_after(kind.prefix, last.as_deref(), Timestamp::now(), &config);
         let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
         let pushed = self.client.push_image(&repository, &image, ProgressSink::silent()).await?;
-        self.client.put_manifest(&repository, &Reference::tag(&id)?, &pushed.manifest).await?;
+        self.client.put_manifest(&repository, &TagOrDigest::tag(&id)?, &pushed.manifest).await?;
         Ok((id, pushed.digest))
     }
 
@@ -144,7 +145,7 @@ impl FamilyRegistry {
         id: String,
     ) -> Result<Option<Result<Kept<T>, Unread>>, Error> {
         let repository = self.repository(kind.repository);
-        let tag = Reference::tag(&id)?;
+        let tag = TagOrDigest::tag(&id)?;
         let unread = |digest: Option<Digest>, reason: String, is_lost: bool| {
             let (id, time) = (id.clone(), time_of(kind.prefix, &id));
             let place = format!("{}/{}:{id}", self.place, kind.repository);

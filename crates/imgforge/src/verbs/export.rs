@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use imgforge::core::export::{ExportedFile, Scheduler};
 use imgforge::core::name::Tag;
 use imgforge::{ArchiveTarget, Error, Reference, Session};
+use imgforge_oci::Digest;
 
 use crate::Global;
 use crate::console::{DIM, GOOD, count, print_file, say};
@@ -69,8 +70,8 @@ struct WhichReference {
     #[arg(long)]
     content_tag: bool,
     /// Name it by the digest of its manifest
-    #[arg(long, value_name = "sha256:...", value_parser = digest)]
-    digest: Option<String>,
+    #[arg(long, value_name = "sha256:...", value_parser = |text: &str| text.parse::<Digest>())]
+    digest: Option<Digest>,
     /// Name it so
     #[arg(long, value_name = "REFERENCE", value_parser = whole)]
     image_reference: Option<String>,
@@ -88,21 +89,10 @@ impl WhichReference {
     }
 }
 
-fn digest(text: &str) -> Result<String, String> {
-    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    match text.strip_prefix("sha256:") {
-        Some(hex) if is_hex(hex) => Ok(text.to_owned()),
-        _ => Err("sha256: and 64 hexadecimal digits are expected".into()),
-    }
-}
-
+/// Checks a reference, which is written as it is: a scheduler has short forms of its own.
 fn whole(text: &str) -> Result<String, String> {
-    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
-    if !text.is_empty() && text.bytes().all(is_good) {
-        Ok(text.to_owned())
-    } else {
-        Err("HOST/PATH:TAG or HOST/PATH@DIGEST is expected".into())
-    }
+    let checked = text.parse::<imgforge_oci::Reference>();
+    checked.map(|_| text.to_owned()).map_err(|error| error.reason().to_owned())
 }
 
 impl Export {
@@ -178,12 +168,9 @@ mod tests {
 
     #[test]
     fn references_are_checked() {
-        assert!(digest(&format!("sha256:{}", "0a".repeat(32))).is_ok());
-        for wrong in ["", "sha256:", "latest", &"a".repeat(64), &format!("sha256:{}", "0G".repeat(32))] {
-            assert!(digest(wrong).is_err(), "{wrong}");
-        }
-        assert!(whole("registry.example.com:5000/a/b@sha256:00").is_ok());
-        for wrong in ["", "a b", "a\nb", "a$b"] {
+        let pinned = format!("registry.example.com:5000/a/b@{}", Digest::sha256(b""));
+        assert_eq!(whole(&pinned).as_ref(), Ok(&pinned));
+        for wrong in ["", "a b", "a\nb", "a$b", "a@sha256:00"] {
             assert!(whole(wrong).is_err(), "{wrong}");
         }
     }

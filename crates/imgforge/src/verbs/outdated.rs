@@ -168,8 +168,8 @@ fn output(session: &Session, outdated: &Outdated) -> OutdatedOutput {
     };
     let external = |row: &OutdatedExternal| ExternalRow {
         reference: row.reference.clone(),
-        locked: row.locked.clone(),
-        newest: row.newest.clone(),
+        locked: row.locked.to_string(),
+        newest: row.newest.as_ref().map(ToString::to_string),
         served: row.served,
         images: row.images.iter().map(ToString::to_string).collect(),
     };
@@ -205,8 +205,8 @@ fn text(session: &Session, outdated: &Outdated) -> String {
             (Some(_), true) => "registry",
             (Some(_), false) => "registry; the locked digest is gone",
         };
-        let newest = row.newest.as_deref().map_or_else(|| "-".to_owned(), short);
-        let (locked, rebuilds) = (short(&row.locked), rebuilds(session, &row.images));
+        let newest = row.newest.as_ref().map_or_else(|| "-".to_owned(), |digest| short(digest.as_str()));
+        let (locked, rebuilds) = (short(row.locked.as_str()), rebuilds(session, &row.images));
         vec![row.reference.clone(), locked, newest, place.to_owned(), rebuilds]
     }));
     table(&rows)

@@ -132,7 +132,8 @@ impl Prune {
 fn text(pruned: &Pruned) -> String {
     let mut text = String::new();
     for image in &pruned.images {
-        let names = if image.references.is_empty() { &image.id } else { &image.references.join(" ") };
+        let nameless = || image.id.to_string();
+        let names = if image.references.is_empty() { nameless() } else { image.references.join(" ") };
         let _ = writeln!(text, "  image     {names}");
     }
     if pruned.packages > 0 {
@@ -157,7 +158,7 @@ fn text(pruned: &Pruned) -> String {
 fn output(pruned: &Pruned, removed: bool) -> PruneOutput {
     let image = |image: &imgforge::PrunedImage| ImageRow {
         name: image.name.clone(),
-        id: image.id.clone(),
+        id: image.id.to_string(),
         references: image.references.clone(),
     };
     let manifest = |manifest: &imgforge::PrunedManifest| ManifestRow {

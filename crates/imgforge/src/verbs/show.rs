@@ -150,11 +150,12 @@ fn output(session: &Session, name: &ImageName) -> Result<ShowOutput, Failure> {
 
 fn external(session: &Session, used: &External, lock: &Lock) -> ShownExternal {
     let locked = lock.externals.get(&used.reference);
-    let digest = used.pinned().or(locked.map(|locked| locked.digest.as_str()));
+    let digest = used.pinned().or_else(|| locked.map(|locked| locked.digest.clone()));
+    let platforms = locked.iter().flat_map(|locked| &locked.platforms);
     ShownExternal {
         reference: used.reference.clone(),
-        digest: digest.map(str::to_owned),
-        platforms: locked.map(|locked| locked.platforms.clone()).unwrap_or_default(),
+        digest: digest.map(String::from),
+        platforms: platforms.map(|(platform, digest)| (platform.clone(), digest.to_string())).collect(),
         oci_layout: session.oci_layout(&used.reference).map(ToString::to_string),
     }
 }

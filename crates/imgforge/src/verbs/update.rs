@@ -129,12 +129,21 @@ fn row(change: LockChange) -> Change {
 fn external(change: ExternalChange) -> External {
     let ExternalChange { reference, old, new, platforms, images } = change;
     let images = images.iter().map(ToString::to_string).collect();
-    External { reference, old, new, platforms: platforms.into_iter().collect(), images }
+    External {
+        reference,
+        old: old.map(String::from),
+        new: new.map(String::from),
+        platforms: platforms.into_iter().collect(),
+        images,
+    }
 }
 
 fn tell(session: &Session, changes: &[LockChange], externals: &[ExternalChange], new: &Lock) {
     let of_external = externals.iter().map(|change| {
-        let (old, new) = (change.old.as_deref().map(short), change.new.as_deref().map(short));
+        let (old, new) = (
+            change.old.as_ref().map(|digest| short(digest.as_str())),
+            change.new.as_ref().map(|digest| short(digest.as_str())),
+        );
         let is_moved = change.old.is_some() && change.new.is_some();
         let is_elsewhere = is_moved && !change.platforms.contains(session.platform());
         let mark = if is_elsewhere { "other platforms" } else { "" };

@@ -1,7 +1,8 @@
 //! What a stage comes to when its variables are expanded: steps, and what each does to a file system.
 
+use imgforge_oci::ImageConfig;
+
 use super::eval::Scope;
-use crate::image_config::ImageConfig;
 
 /// A stage whose variables are expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use super::mount::RawMount;
 use super::read::{self, Heredoc, Raw};
 use crate::diagnostic::{Located, Span};
 use crate::dockerfile::{Command, KEYWORDS, ParseProblem};
-use crate::image_config::Healthcheck;
 use crate::name::nearest;
+use imgforge_oci::Healthcheck;
 
 /// A word whose variables are not expanded, and where it stands.
 pub(super) type Word = Located<String>;

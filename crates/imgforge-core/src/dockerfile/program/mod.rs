@@ -27,6 +27,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_oci::ImageConfig;
+
 pub use self::action::{
     Action, Copy, CopySource, From, Mount, MountKind, Run, RunNetwork, Sharing, Stage, Step,
 };
@@ -35,7 +37,6 @@ use self::instruction::{Instruction, Kind, Word, problem};
 use self::shell::{Rules, Value};
 use crate::diagnostic::Span;
 use crate::dockerfile::ParseProblem;
-use crate::image_config::ImageConfig;
 
 /// A Dockerfile, ready to be carried out.
 #[derive(Debug, Clone)]

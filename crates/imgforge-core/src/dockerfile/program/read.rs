@@ -5,6 +5,9 @@
 //! carrying one out, so that the rest of a line stays as it is written, flags lose their quotes, and heredocs keep
 //! their bytes.
 
+use imgforge_oci::Reference;
+use imgforge_oci::reference::DOCKER_HUB;
+
 use super::shell::{self, Rules, Value};
 use crate::diagnostic::{Located, Span};
 use crate::dockerfile::ParseProblem;
@@ -382,8 +385,8 @@ fn directive(line: &str) -> Option<(&str, &str)> {
 /// Whether `# syntax=` names BuildKit's own frontend, in whatever version.
 fn is_our_syntax(value: &str) -> bool {
     let image = value.split(' ').next().unwrap_or_default();
-    let image = image.strip_prefix("docker.io/").unwrap_or(image);
-    ["docker/dockerfile", "docker/dockerfile-upstream"].iter().any(|name| {
-        image.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+    image.parse::<Reference>().is_ok_and(|image| {
+        image.host == DOCKER_HUB
+            && ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&image.repository.as_str())
     })
 }

@@ -8,6 +8,7 @@ use imgforge_core::diagnostic::{Problem, Span};
 use imgforge_core::name::ImageName;
 use imgforge_core::testing::TestResult;
 use imgforge_engine::BuildError;
+use imgforge_oci::reference::Parts;
 
 use super::job::Job;
 use crate::Error;
@@ -116,11 +117,11 @@ fn gone_external(job: &Job, error: &BuildError) -> Option<Problem> {
     }
     let external = job.image.externals.iter().find(|external| {
         let digest = job.prepared.externals.get(&external.reference);
-        digest.is_some_and(|digest| !digest.is_empty() && told.contains(digest.as_str()))
+        digest.is_some_and(|digest| told.contains(digest.as_str()))
     })?;
     let digest = &job.prepared.externals[&external.reference];
-    let name = external.reference.split('@').next().unwrap_or_default();
-    let message = format!("no registry has {name}@{digest} any more");
+    let used = Parts { digest: Some(digest.as_str()), ..Parts::of(&external.reference) };
+    let message = format!("no registry has {used} any more");
     let problem = Problem::at(&external.file, external.span, message, "used here");
     Some(problem.help(crate::lock::externals::gone_help(&external.reference)))
 }

@@ -3,7 +3,7 @@
 use super::{Evaluator, missing};
 use crate::dockerfile::program::instruction::{Missing, Word, problem};
 use crate::dockerfile::program::shell;
-use crate::image_config::Empty;
+use imgforge_oci::Empty;
 
 impl Evaluator<'_> {
     pub(super) fn expose(&mut self, words: &[Word]) -> Result<String, Missing> {

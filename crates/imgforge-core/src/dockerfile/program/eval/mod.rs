@@ -14,7 +14,7 @@ use super::shell::{self, NoValue, Rules, Value};
 use super::{Action, Base, Below, From, Program, Stage, Step, golang, read, signal};
 use crate::diagnostic::Span;
 use crate::dockerfile::{Command, ParseProblem};
-use crate::image_config::{Empty, ImageConfig, RootFs};
+use imgforge_oci::{Empty, ImageConfig, RootFs};
 
 /// The PATH of an image that has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

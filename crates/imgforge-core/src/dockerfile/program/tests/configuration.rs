@@ -2,7 +2,7 @@
 
 use super::super::Below;
 use super::{image, last, program, settings};
-use crate::image_config::{Healthcheck, ImageConfig, Settings};
+use imgforge_oci::{Healthcheck, ImageConfig, Settings};
 
 #[expect(clippy::unnecessary_wraps, reason = "what it is compared with")]
 fn list(words: &[&str]) -> Option<Vec<String>> {
@@ -59,7 +59,7 @@ fn ports_are_spread_and_have_a_protocol() {
     assert_eq!(ports("8080:80 127.0.0.1:81:82 [::1]::83 0"), ["0/tcp", "80/tcp", "82/tcp", "83/tcp"]);
     let mut base = image();
     base.config = Settings {
-        exposed_ports: Some([("1/tcp".to_owned(), crate::image_config::Empty {})].into()),
+        exposed_ports: Some([("1/tcp".to_owned(), imgforge_oci::Empty {})].into()),
         ..base.config
     };
     let config = program("FROM a\nEXPOSE 2").stage(0, Below::Image(&base)).unwrap().config.config;

@@ -11,7 +11,7 @@ mod variables;
 use std::collections::BTreeMap;
 
 use super::{Action, Base, Below, Copy, Program, Run, Stage};
-use crate::image_config::{ImageConfig, Settings};
+use imgforge_oci::{ImageConfig, Settings};
 
 /// A program for linux/amd64 without build arguments.
 fn program(text: &str) -> Program {

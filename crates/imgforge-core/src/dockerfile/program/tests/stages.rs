@@ -2,7 +2,7 @@
 
 use super::super::{Action, Base, Below, From, Program};
 use super::{image, last, last_of, program, program_with, stages_on};
-use crate::image_config::ImageConfig;
+use imgforge_oci::ImageConfig;
 
 #[test]
 fn stages_stand_on_nothing_on_each_other_or_on_images() {
@@ -184,8 +184,8 @@ fn what_onbuild_leaves_in_an_image_runs_too() {
 fn a_stage_forgets_what_only_its_base_was() {
     let mut image = image();
     image.created = Some("2020-01-01T00:00:00Z".into());
-    image.history.push(crate::image_config::History::default());
-    image.rootfs.diff_ids.push("sha256:0".into());
+    image.history.push(imgforge_oci::History::default());
+    image.rootfs.diff_ids.push(imgforge_oci::Digest::sha256(b"layer"));
     image.other.insert("container".into(), "x".into());
     image.other.insert("author".into(), "me".into());
     image.config.other.insert("Hostname".into(), "x".into());

@@ -204,7 +204,7 @@ fn the_path_is_there_though_no_image_says_it() {
     let ours = run("FROM scratch\nENV A=1\nRUN [\"x\"]");
     assert_eq!(ours.env[0], ("PATH".into(), path[5..].into()));
     assert_eq!(settings("FROM a\nENV PATH=/x:$PATH").env, ["PATH=/x:/bin", "BASE=base"]);
-    let bare = crate::image_config::ImageConfig::scratch("linux/amd64");
+    let bare = imgforge_oci::ImageConfig::scratch("linux/amd64");
     let stages = stages_on(&program_with("FROM a", &[]), &bare);
     assert_eq!(
         (stages[&0].config.config.env.as_slice(), stages[&0].config.config.working_dir.as_str()),

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
+
 /// The whole configuration blob. What is not known here is kept as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
@@ -115,9 +117,9 @@ pub struct RootFs {
     /// `layers`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `sha256:` of each uncompressed layer, lowest first.
+    /// The digest of each uncompressed layer, lowest first.
     #[serde(default, deserialize_with = "null")]
-    pub diff_ids: Vec<String>,
+    pub diff_ids: Vec<Digest>,
 }
 
 /// How a layer came to be.
@@ -148,7 +150,7 @@ impl Default for RootFs {
 }
 
 impl ImageConfig {
-    /// The configuration of `scratch` for a platform (`linux/amd64`, `linux/arm/v7`).
+    /// Makes the configuration of `scratch` for a platform (`linux/amd64`, `linux/arm/v7`).
     pub fn scratch(platform: &str) -> Self {
         let mut parts = platform.split('/');
         let os = parts.next().unwrap_or("linux").to_owned();
@@ -163,6 +165,31 @@ impl ImageConfig {
             history: Vec::new(),
             other: BTreeMap::new(),
         }
+    }
+}
+
+/// Returns the digests of the uncompressed layers that a configuration names, the lowest first, whatever else it says.
+///
+/// # Errors
+/// Returns an error for what is no JSON, or has no `rootfs`.
+pub fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Layers {
+        rootfs: Ids,
+    }
+    #[derive(Deserialize)]
+    struct Ids {
+        #[serde(default)]
+        diff_ids: Vec<Digest>,
+    }
+    Ok(serde_json::from_slice::<Layers>(config)?.rootfs.diff_ids)
+}
+
+/// Returns the chain id of a layer on top of others: what names all of them together (image specification, "Layer ChainID").
+pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
+    match below {
+        None => diff_id.clone(),
+        Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
     }
 }
 
@@ -193,7 +220,7 @@ mod tests {
         config
             .rootfs
             .diff_ids
-            .push("sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b".into());
+            .push("sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b".parse().unwrap());
         let made = History { created_by: Some("RUN".to_owned()), empty_layer: true, ..History::default() };
         config.history.push(made);
         config.other.insert("author".to_owned(), "someone".into());
@@ -203,6 +230,7 @@ mod tests {
             r#"{"created":"2000-01-01T00:00:00Z","architecture":"arm64","variant":"v8","os":"linux","config":{"ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin"],"Cmd":["sh"],"Labels":{"k":"v"},"Healthcheck":{"Test":["NONE"],"Retries":3}},"rootfs":{"type":"layers","diff_ids":["sha256:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b"]},"history":[{"created_by":"RUN","empty_layer":true}],"author":"someone"}"#
         );
         assert_eq!(serde_json::from_str::<ImageConfig>(&text).unwrap(), config);
+        oci_spec::image::ImageConfiguration::from_reader(text.as_bytes()).unwrap();
         let docker = text.replace("[\"PATH=/bin\"]", "null");
         assert!(serde_json::from_str::<ImageConfig>(&docker).unwrap().config.env.is_empty());
     }
