@@ -1,10 +1,12 @@
 //! Imports of generated repositories, whose edges are known beforehand; and of what real ones have.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use imgforge_core::diagnostic::Problems;
+use imgforge_core::graph::ImageGraph;
 use imgforge_core::name::ImageName;
-use imgforge_core::workspace::Workspace;
+use imgforge_core::workspace::{self, Workspace};
 use proptest::prelude::*;
 
 use super::*;
