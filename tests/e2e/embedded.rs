@@ -340,10 +340,11 @@ fn prune_removes_what_a_killed_container_has_left_and_no_volume_with_a_name() {
     }
     let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
     let groups: Vec<&str> = state["groups"].as_array().unwrap().iter().filter_map(|g| g.as_str()).collect();
-    // Neither it nor its worker can tidy anything.
-    let workers = children(running.id());
-    running.kill().unwrap();
-    assert!(Command::new("kill").arg("-9").args(&workers).status().unwrap().success());
+    // Neither it nor its worker can tidy anything: what sees the other end has been stopped by then.
+    let both = [children(running.id()), vec![running.id().to_string()]].concat();
+    for signal in ["-STOP", "-KILL"] {
+        assert!(Command::new("kill").arg(signal).args(&both).status().unwrap().success());
+    }
     running.wait().unwrap();
     while Utf8Path::new("/proc").join(state["pid"].to_string()).exists() {
         wait();
