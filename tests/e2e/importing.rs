@@ -104,3 +104,13 @@ fn what_is_imported_is_printed_for_programs_too_and_a_dry_run_writes_nothing() {
         assert_eq!(std::fs::read_to_string(dir.path().join(path)).unwrap(), text.as_str().unwrap());
     }
 }
+
+#[test]
+fn a_folder_without_an_image_is_told_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("compose.yaml"), "services:\n  db:\n    image: postgres:16\n").unwrap();
+    let ran = Ran::of(Command::new(IMGFORGE).arg("-C").arg(dir.path()).arg("import").output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("describes an image: nothing was written"), "{}", ran.stderr);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -8,6 +8,7 @@ use imgforge_core::dockerfile::program::Program;
 use imgforge_core::manifest::Network;
 use imgforge_core::source::Source;
 use imgforge_core::workspace::WORKSPACE_FILE;
+use imgforge_oci::reference::Parts;
 
 use super::candidate::{Candidate, Read};
 use super::importer::{Importer, name_of};
@@ -77,12 +78,7 @@ impl Importer<'_> {
             self.there.iter().flat_map(|there| &there.manifest.aliases).map(|alias| alias.value.clone()),
         );
         for reference in meaning.outside.iter().flatten() {
-            let name = reference.split('@').next().unwrap_or_default();
-            let name = match name.rsplit_once(':') {
-                Some((name, tag)) if !tag.contains('/') => name,
-                _ => name,
-            };
-            used.insert(name.to_owned());
+            used.insert(Parts::of(reference).name.to_owned());
         }
         // What Dockerfiles call an image is the best name for it, and may be that of no other.
         let mut called: BTreeMap<&str, usize> = BTreeMap::new();

@@ -113,11 +113,19 @@ pub fn import(folder: &Utf8Path) -> Result<(Utf8PathBuf, Import), Error> {
     let others: Vec<&Utf8Path> =
         others.iter().filter_map(|path| path.parent()).filter(|folder| !folder.as_str().is_empty()).collect();
     paths.retain(|path| !others.iter().any(|other| path.starts_with(other)));
-    let import = importer.import(find::find(&tree, &paths, below));
+    let mut import = importer.import(find::find(&tree, &paths, below));
+    if import.has_no_image() {
+        import.files.clear();
+    }
     Ok((root, import))
 }
 
 impl Import {
+    /// Returns whether nothing was found that is an image of a workspace; then there is nothing to write.
+    pub fn has_no_image(&self) -> bool {
+        self.taken.is_empty() && self.kept.is_empty() && self.gone.is_empty()
+    }
+
     /// Writes the manifests below `root`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use imgforge_core::name::ImageName;
 use super::candidate::Candidate;
 
 /// Folders whose names say nothing of the image in them.
-const GENERIC: [&str; 16] = [
+const GENERIC: [&str; 14] = [
     ".docker",
     "build",
     "builds",
@@ -22,9 +22,7 @@ const GENERIC: [&str; 16] = [
     "image",
     "images",
     "packaging",
-    "services",
     "src",
-    "tools",
 ];
 
 /// What a Dockerfile's name says beside that it is one: `alpine` of `Dockerfile.alpine` and of `alpine.Dockerfile`.

@@ -1,6 +1,31 @@
-//! The names of Docker Hub's official images: `FROM python` means that one, whatever a folder is called.
+//! Images that everybody knows: `FROM python` means Docker Hub's, whatever a folder is called.
 
-/// Sorted.
+/// Registries, and parts of them, in which only their owners publish.
+pub(super) const PUBLISHERS: &[&str] = &[
+    "cgr.dev",
+    "container-registry.oracle.com",
+    "docker.elastic.co",
+    "gcr.io/distroless",
+    "k8s.gcr.io",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "public.ecr.aws/docker",
+    "public.ecr.aws/lambda",
+    "registry.access.redhat.com",
+    "registry.k8s.io",
+    "registry.redhat.io",
+    "registry.suse.com",
+];
+
+/// Returns whether a namespace is one in which only its owner publishes.
+pub(super) fn is_publishers(namespace: &str) -> bool {
+    let is_in = |publisher: &str| {
+        namespace.strip_prefix(publisher).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    PUBLISHERS.iter().any(|publisher| is_in(publisher))
+}
+
+/// The names of Docker Hub's official images, sorted.
 pub(super) const OFFICIAL: &[&str] = &[
     "adminer",
     "aerospike",

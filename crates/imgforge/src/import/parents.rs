@@ -1,13 +1,16 @@
 //! Which references of Dockerfiles mean images of the same repository.
 //!
 //! What a bake or Compose file publishes is known by repository and tag. Of other Dockerfiles only the place is known:
-//! `FROM acme/base:1.2` means `base/Dockerfile` when a folder of that name is there and `acme` is this repository's own. A name
+//! `FROM acme/base:1.2` means `base/Dockerfile` when a folder of that name is there and `acme` is this repository's own, which a
+//! registry of somebody's own products is not (`mcr.microsoft.com`). A name
 //! without anything before it (`FROM python:3.12`) is Docker Hub's, unless no such image is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_oci::reference::Parts;
+
 use super::candidate::{Candidate, Read};
-use super::official::OFFICIAL;
+use super::official::{OFFICIAL, is_publishers};
 
 /// A reference taken apart: registry and repository, as Docker completes them, and the tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,17 +20,11 @@ struct Published {
 }
 
 fn published(reference: &str) -> Option<Published> {
-    if reference.contains('@') {
-        return None;
-    }
-    let (name, tag) = match reference.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (reference, "latest"),
-    };
+    let Parts { name, tag, digest: None } = Parts::of(reference) else { return None };
     let name =
         name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/")).unwrap_or(name);
     let repository = name.strip_prefix("library/").unwrap_or(name).to_owned();
-    Some(Published { repository, tag: tag.to_owned() })
+    Some(Published { repository, tag: tag.unwrap_or("latest").to_owned() })
 }
 
 /// The namespace of a repository, which may be empty, and its last names.
@@ -159,9 +156,9 @@ impl Known {
         for (child, (candidate, read)) in candidates.iter().zip(reads).enumerate() {
             for reference in read.references(candidate) {
                 let Some(wanted) = published(&reference.image) else { continue };
-                for (namespace, name) in
-                    parted(&wanted.repository).filter(|(namespace, _)| !namespace.is_empty())
-                {
+                let is_possible =
+                    |(namespace, _): &(&str, &str)| !namespace.is_empty() && !is_publishers(namespace);
+                for (namespace, name) in parted(&wanted.repository).filter(is_possible) {
                     match self.at(name, &wanted.tag) {
                         Some(parent) if parent == child => drop(foreign.insert(namespace.to_owned())),
                         Some(_) => drop(own.entry(namespace.to_owned()).or_insert(reference.image.clone())),
@@ -215,6 +212,14 @@ mod tests {
         assert_eq!(edges(&[("alpine/Dockerfile", "FROM alpine:3"), ("b/Dockerfile", "FROM alpine:3")]), []);
         let sha = format!("FROM acme/base@sha256:{}", "0".repeat(64));
         assert_eq!(edges(&[("base/Dockerfile", "FROM alpine"), ("b/Dockerfile", &sha)]), []);
+    }
+
+    #[test]
+    fn what_only_its_owner_publishes_is_that_of_others() {
+        let from = |text| edges(&[("base/Dockerfile", "FROM scratch"), ("app/Dockerfile", text)]);
+        assert_eq!(from("FROM mcr.microsoft.com/devcontainers/base:bookworm"), []);
+        assert_eq!(from("FROM gcr.io/distroless/base"), []);
+        assert_eq!(from("FROM gcr.io/acme/base"), [pair("app", "base")]);
     }
 
     #[test]

@@ -249,6 +249,17 @@ fn templates_images_of_windows_and_what_is_no_dockerfile_are_left_out_with_a_wor
 }
 
 #[test]
+fn an_image_is_called_like_its_folder() {
+    let places =
+        ["tools/Containerfile", "services/a/Dockerfile", "docker/Dockerfile", "images/web/1.2/Dockerfile"];
+    let files: Vec<(&str, &str)> = places.iter().map(|place| (*place, "FROM scratch\nCOPY / /\n")).collect();
+    let import = Repository::new(&files).import();
+    let mut names: Vec<&str> = taken(&import).into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a", "acme", "tools", "web-1.2"]);
+}
+
+#[test]
 fn names_do_not_shadow_images_from_outside() {
     let repository = Repository::new(&[
         ("alpine/Dockerfile", "FROM alpine:3.20\n"),

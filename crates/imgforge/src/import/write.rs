@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::manifest::Network;
 use imgforge_core::name::Tag;
+use imgforge_oci::reference::Parts;
 
 use super::candidate::Candidate;
 
@@ -76,8 +77,8 @@ pub(super) fn image(candidate: &Candidate, network: Network) -> String {
 
 /// The tags of the references that a candidate is published as.
 fn tags(candidate: &Candidate) -> BTreeSet<&str> {
-    let parted = candidate.published.iter().filter_map(|reference| reference.rsplit_once(':'));
-    parted.map(|(_, tag)| tag).filter(|tag| Tag::new(*tag).is_ok()).collect()
+    let tags = candidate.published.iter().filter_map(|reference| Parts::of(reference).tag);
+    tags.filter(|tag| Tag::new(*tag).is_ok()).collect()
 }
 
 /// `imgforge.kdl` of a new workspace.

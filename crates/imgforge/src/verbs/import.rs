@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Global;
-use crate::console::{DIM, GOOD, count, print, say, table};
+use crate::console::{DIM, GOOD, WARN, count, print, say, table};
 use crate::failure::Failure;
 use crate::verbs::{Format, json};
 
@@ -52,6 +52,12 @@ impl ImportVerb {
         match self.format {
             Format::Json => print(&json(&ImportOutput { version: 1, import: import.clone() })),
             Format::Text => print(&text(&import)),
+        }
+        if import.has_no_image() {
+            let message =
+                "no Dockerfile, bake file or Compose file here describes an image: nothing was written";
+            say(WARN, "Warning", message);
+            return Ok(ExitCode::from(1));
         }
         if !global.quiet {
             let files: Vec<&str> = import.files.keys().map(|path| path.as_str()).collect();
