@@ -168,7 +168,8 @@ impl Importer<'_> {
         let mut say = |text: String| import.decisions.push(Decision { what: String::new(), text });
         for (namespace, example) in &meaning.own {
             let is_used = |edge: &parents::Edge| {
-                !candidates[edge.child].is_there && edge.written.starts_with(&format!("{namespace}/"))
+                !candidates[edge.child].is_there
+                    && edge.written.trim_start_matches("docker.io/").starts_with(&format!("{namespace}/"))
             };
             if meaning.edges.iter().any(is_used) {
                 say(format!("{namespace}/... is taken for what is built here, as {example}"));
