@@ -314,26 +314,23 @@ fn check_tag(tag: &str) -> Result<(), String> {
 /// Returns what is wrong, in a few words.
 pub fn check_host(host: &str) -> Result<(), String> {
     let wrong = || "a host is a name or an address with, after a colon, maybe a port".to_owned();
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => {
-            let is_address = address.parse::<std::net::Ipv6Addr>().is_ok() && !address.contains('.');
-            is_address.then_some(()).ok_or_else(wrong)?;
-            ("", if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) })
-        }
-        None => match host.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (host, None),
-        },
-    };
-    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     let is_label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    let is_name = host.starts_with('[') || name.split('.').all(is_label);
-    if is_name && port.is_none_or(is_port) { Ok(()) } else { Err(wrong()) }
+    let (is_host, port) = if let Some(bracketed) = host.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']').ok_or_else(wrong)?;
+        let is_address = address.parse::<std::net::Ipv6Addr>().is_ok() && !address.contains('.');
+        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) };
+        (is_address, port)
+    } else {
+        let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+        (name.split('.').all(is_label), port)
+    };
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if is_host && port.is_none_or(is_port) { Ok(()) } else { Err(wrong()) }
 }
 
 /// Checks a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` between slashes (distribution specification, "Pulling

@@ -42,9 +42,11 @@ fn is_beyond(text: &str) -> bool {
     });
     // Docker takes such a part for a path after all, and then knows of no registry.
     let is_no_host = host.is_some() && grammar().captures(text).is_some_and(|groups| groups.get(1).is_none());
+    // So it does with an address in which there is no colon, and no path has brackets.
+    let is_no_address = host.is_none() && parts.name.starts_with('[');
     let is_id = parts.name.len() == 64 && parts.name.bytes().all(|b| b.is_ascii_hexdigit());
     let length = parts.name.len() + if host.is_some() { 0 } else { "docker.io/library/".len() };
-    is_bad_digest || is_bad_host || is_no_host || is_id || length > 255
+    is_bad_digest || is_bad_host || is_no_host || is_no_address || is_id || length > 255
 }
 
 #[test]
@@ -116,6 +118,8 @@ fn what_is_no_reference_is_refused_with_a_reason() {
         ("[fe80::1%eth0]:5000/web", "host"),
         ("[::ffff:1.2.3.4]/web", "host"),
         ("[:::]/web", "host"),
+        ("[::1/web", "host"),
+        ("[A/web", "host"),
         ("a___b", "no part"),
         ("a._b", "no part"),
         ("_a", "no part"),
