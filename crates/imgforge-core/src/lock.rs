@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::kdl_text;
 use crate::name::ImageName;
-use crate::text::is_command;
+use crate::text::kdl as quoted;
 
 /// The version of the file's form.
 const VERSION: i128 = 1;
@@ -47,8 +47,8 @@ pub struct Lock {
 pub struct LockedExternal {
     /// What its tag pointed to: an index of platforms, or one image.
     pub digest: Digest,
-    /// By platform (`linux/amd64`, `linux/arm64/v8`): the digest of its image. An index has one for each, an image only that
-    /// of the platform that it was locked for.
+    /// By platform (`linux/amd64`, `linux/arm64/v8`): the digest of its image. An index has one for each, an image
+    /// only that of the platform that it was locked for.
     pub platforms: BTreeMap<String, Digest>,
     /// The packages that it has, where an image puts packages on top of it; sorted.
     pub packages: BTreeSet<ForeignPackage>,
@@ -293,23 +293,6 @@ fn merge_conflict(file: &Arc<SourceFile>) -> Option<Problem> {
         at += line.len();
     }
     None
-}
-
-/// A KDL string: JSON's escapes are among KDL's, but `/` needs none and control characters are written `\u{...}`.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            c if is_command(c) || c == '\u{feff}' => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 struct Reader<'a> {

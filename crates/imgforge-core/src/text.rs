@@ -1,8 +1,8 @@
 //! Characters that make a text look like another one.
 //!
-//! Words of files, registries and containers get into messages, tables, exported files and JSON. What a terminal would obey, and
-//! what shows a text in another order or on other lines than it is written, is made visible everywhere by the same
-//! rule.
+//! Words of files, registries and containers get into messages, tables, exported files and JSON. What a terminal
+//! would obey, and what shows a text in another order or on other lines than it is written, is made visible
+//! everywhere by the same rule.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -35,6 +35,24 @@ pub fn json(text: &str) -> Cow<'_, str> {
     }))
 }
 
+/// A text as a KDL string (KDL 2.0, "Quoted String"). What [`is_command`] is written `\u{...}`, and so is the byte
+/// order mark, which KDL allows at the beginning of a document alone.
+pub fn kdl(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if is_command(c) || c == '\u{feff}' => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +64,14 @@ mod tests {
         let shown = json(&text);
         assert!(!shown.contains(|c| is_command(c) && c != '\n'), "{shown:?}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [value]);
+    }
+
+    #[test]
+    fn any_text_can_be_a_kdl_string() {
+        for text in ["a", "a\"b\\c", "line\nline\r\t", "\u{7}\u{9b}", "${x}", "é\u{feff}\u{2028}\u{202e}"] {
+            let document = format!("node {}", kdl(text));
+            let parsed = kdl::KdlDocument::parse_v2(&document).unwrap();
+            assert_eq!(parsed.nodes()[0].get(0).unwrap().as_string(), Some(text));
+        }
     }
 }

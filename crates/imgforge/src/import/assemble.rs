@@ -7,6 +7,7 @@ use imgforge_core::context::clean;
 use imgforge_core::dockerfile::program::Program;
 use imgforge_core::manifest::Network;
 use imgforge_core::source::Source;
+use imgforge_core::text;
 use imgforge_core::workspace::WORKSPACE_FILE;
 use imgforge_oci::reference::Parts;
 
@@ -116,7 +117,7 @@ impl Importer<'_> {
         let hidden: BTreeSet<&Utf8Path> = new().map(Candidate::folder).filter(is_hidden).collect();
         if self.is_old {
             if !hidden.is_empty() {
-                let globs: Vec<String> = hidden.iter().map(|folder| write::quoted(folder.as_str())).collect();
+                let globs: Vec<String> = hidden.iter().map(|folder| text::kdl(folder.as_str())).collect();
                 import.decisions.push(Decision {
                     what: WORKSPACE_FILE.into(),
                     text: format!(

@@ -234,18 +234,22 @@ impl Bake {
         matrix: &Expression,
     ) -> Result<Vec<Spread<'b>>, String> {
         let matrix = Scope::new(&self.names, BTreeMap::new()).eval(matrix)?;
-        let mut all: Vec<BTreeMap<String, Value>> = vec![BTreeMap::new()];
+        let mut axes = Vec::new();
         for (variable, values) in matrix.as_object().ok_or("a matrix is a map of lists")? {
-            let values = values.as_array().ok_or("a matrix is a map of lists")?;
+            axes.push((variable, values.as_array().ok_or("a matrix is a map of lists")?));
+        }
+        let count = axes.iter().fold(1_usize, |count, (_, values)| count.saturating_mul(values.len()));
+        if count > MAX_MATRIX {
+            return Err(format!("its matrix makes more than {MAX_MATRIX} targets"));
+        }
+        let mut all: Vec<BTreeMap<String, Value>> = vec![BTreeMap::new()];
+        for (variable, values) in axes {
             let with = |locals: &BTreeMap<String, Value>, value: &Value| {
                 let mut locals = locals.clone();
                 locals.insert(variable.clone(), value.clone());
                 locals
             };
             all = all.iter().flat_map(|locals| values.iter().map(move |value| with(locals, value))).collect();
-            if all.len() > MAX_MATRIX {
-                return Err(format!("its matrix makes more than {MAX_MATRIX} targets"));
-            }
         }
         let mut spread = Vec::new();
         for locals in all {

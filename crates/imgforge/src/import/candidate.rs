@@ -115,8 +115,8 @@ impl Read {
         shell.map(|_| "an image of Windows: its SHELL is one of Windows".to_owned())
     }
 
-    /// What its steps reach on the network, as far as that can be seen: commands that do nothing but change files here reach
-    /// nothing, all others may.
+    /// What its steps reach on the network, as far as that can be seen: commands that do nothing but change files
+    /// here reach nothing, all others may.
     pub(super) fn network(&self, candidate: &Candidate) -> Network {
         let args = candidate.values();
         if !self.parsed.beyond(Network::Default, &args).is_empty() {

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+/// How deep values and defaults of variables may lie in one another.
+const MAX_NESTED: usize = 64;
+
 /// What a service's `build` says, and its `image`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Service {
@@ -33,14 +36,14 @@ pub(super) fn services(texts: &[String]) -> Result<Vec<Service>, String> {
                 _ => Map::new(),
             };
             for (key, value) in build {
-                let value = interpolated(pairs(&key, value), &mut known.unset);
+                let value = interpolated(pairs(&key, value), &mut known.unset)?;
                 match (known.build.get_mut(&key), value) {
                     (Some(Value::Object(before)), Value::Object(more)) => before.extend(more),
                     (_, value) => drop(known.build.insert(key, value)),
                 }
             }
             if let Some(image) = service.get("image").and_then(Value::as_str) {
-                known.image = Some(expand(image, &mut known.unset));
+                known.image = Some(expand(image, &mut known.unset, 0)?);
             }
         }
     }
@@ -63,20 +66,26 @@ fn pairs(key: &str, value: Value) -> Value {
     Value::Object(items.iter().filter_map(pair).collect())
 }
 
-fn interpolated(value: Value, unset: &mut Vec<String>) -> Value {
-    match value {
-        Value::String(text) => expand(&text, unset).into(),
-        Value::Array(items) => items.into_iter().map(|item| interpolated(item, unset)).collect(),
+fn interpolated(value: Value, unset: &mut Vec<String>) -> Result<Value, String> {
+    Ok(match value {
+        Value::String(text) => expand(&text, unset, 0)?.into(),
+        Value::Array(items) => {
+            Value::Array(items.into_iter().map(|item| interpolated(item, unset)).collect::<Result<_, _>>()?)
+        }
         Value::Object(map) => {
-            let map = map.into_iter().map(|(name, value)| (name, interpolated(value, unset)));
-            Value::Object(map.collect())
+            let map = map.into_iter().map(|(name, value)| Ok((name, interpolated(value, unset)?)));
+            Value::Object(map.collect::<Result<_, String>>()?)
         }
         other => other,
-    }
+    })
 }
 
-/// `$X`, `${X}`, `${X:-default}`, `${X-default}` and `$$` (Compose file reference, "Interpolation"); no variable is set.
-fn expand(text: &str, unset: &mut Vec<String>) -> String {
+/// `$X`, `${X}`, `${X:-default}`, `${X-default}` and `$$` (Compose file reference, "Interpolation"); no variable is
+/// set.
+fn expand(text: &str, unset: &mut Vec<String>, depth: usize) -> Result<String, String> {
+    if depth > MAX_NESTED {
+        return Err(format!("more than {MAX_NESTED} variables in one another's defaults"));
+    }
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -93,7 +102,7 @@ fn expand(text: &str, unset: &mut Vec<String>) -> String {
                 inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
             let (name, operator) = inner.split_at(name_end);
             match operator.strip_prefix(":-").or_else(|| operator.strip_prefix('-')) {
-                Some(default) => out.push_str(&expand(default, unset)),
+                Some(default) => out.push_str(&expand(default, unset, depth + 1)?),
                 None => unset.push(name.to_owned()),
             }
         } else {
@@ -107,7 +116,7 @@ fn expand(text: &str, unset: &mut Vec<String>) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }
 
 /// Where the brace ends that is open at the beginning.
@@ -142,7 +151,7 @@ mod tests {
             ("100$", "100$"),
             ("${open", ""),
         ] {
-            assert_eq!(expand(text, &mut unset), expected, "{text}");
+            assert_eq!(expand(text, &mut unset, 0).unwrap(), expected, "{text}");
         }
         assert_eq!(unset, ["A", "B", "A", "open"]);
     }

@@ -1,7 +1,9 @@
 //! Evaluates the expressions of bake files: variables, functions of the file, and those of bake's that make names and
 //! lists. What is not known is an error that names it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use hcl::expr::{
     BinaryOperator, Conditional, ForExpr, FuncCall, ObjectKey, Operation, Traversal, TraversalOperator,
@@ -15,6 +17,13 @@ use super::functions;
 
 /// How deep expressions, variables and functions may refer to one another.
 const MAX_DEPTH: usize = 64;
+/// How many bytes one value may have. What is meant for a manifest is a few lines.
+pub(super) const MAX_VALUE: usize = 64 << 10;
+/// How many bytes all values of a file may have together, each counted as often as it is worked out: variables that
+/// refer to one another twice each double the work with each line.
+const MAX_ALL: usize = 64 << 20;
+/// What a value costs beside its texts.
+const PER_VALUE: usize = 16;
 
 /// The name and the expression of each attribute of a block.
 pub(super) type Attributes = BTreeMap<String, Expression>;
@@ -34,13 +43,49 @@ pub(super) struct Names {
     pub(super) variables: BTreeMap<String, Option<Expression>>,
     pub(super) functions: BTreeMap<String, Function>,
     pub(super) targets: BTreeMap<String, Attributes>,
+    /// The bytes of all values that were worked out so far.
+    spent: Cell<usize>,
+}
+
+impl Names {
+    /// Counts a value, and refuses it when it or all of them together are too large.
+    fn spend(&self, bytes: usize) -> Result<(), String> {
+        let spent = self.spent.get().saturating_add(bytes);
+        if bytes > MAX_VALUE {
+            // `try` goes on after an error: what is too much once ends the file.
+            self.spent.set(usize::MAX);
+            return Err(too_large());
+        }
+        self.spent.set(spent);
+        if spent > MAX_ALL {
+            self.spent.set(usize::MAX);
+            return Err(format!("its values have more than {} MiB together", MAX_ALL >> 20));
+        }
+        Ok(())
+    }
+}
+
+/// Says that one value has more than [`MAX_VALUE`] bytes.
+pub(super) fn too_large() -> String {
+    format!("a value has more than {} KiB", MAX_VALUE >> 10)
+}
+
+/// The bytes of a value with all that is in it.
+fn size(value: &Value) -> usize {
+    PER_VALUE
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(size).sum(),
+            Value::Object(map) => map.iter().map(|(name, value)| name.len() + size(value)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
 }
 
 /// Where an expression stands.
 #[derive(Clone)]
 pub(super) struct Scope<'n> {
     names: &'n Names,
-    locals: BTreeMap<String, Value>,
+    locals: Rc<BTreeMap<String, Value>>,
     depth: usize,
 }
 
@@ -48,7 +93,7 @@ type Evaluated = Result<Value, String>;
 
 impl<'n> Scope<'n> {
     pub(super) fn new(names: &'n Names, locals: BTreeMap<String, Value>) -> Self {
-        Self { names, locals, depth: 0 }
+        Self { names, locals: Rc::new(locals), depth: 0 }
     }
 
     pub(super) fn eval(&self, expression: &Expression) -> Evaluated {
@@ -56,7 +101,11 @@ impl<'n> Scope<'n> {
         if deeper.depth > MAX_DEPTH {
             return Err("expressions refer to one another without end".into());
         }
-        deeper.value(expression)
+        // What has no value costs as well: `try` goes on after it.
+        self.names.spend(PER_VALUE)?;
+        let value = deeper.value(expression)?;
+        self.names.spend(size(&value))?;
+        Ok(value)
     }
 
     fn value(&self, expression: &Expression) -> Evaluated {
@@ -135,7 +184,7 @@ impl<'n> Scope<'n> {
         }
         match self.names.variables.get(name) {
             // A variable sees the file, and not what is local where it is used.
-            Some(Some(default)) => Scope { locals: BTreeMap::new(), ..self.clone() }.eval(default),
+            Some(Some(default)) => Scope { locals: Rc::default(), ..self.clone() }.eval(default),
             Some(None) => Ok("".into()),
             None if name == "BAKE_LOCAL_PLATFORM" => Ok("linux/amd64".into()),
             None if name == "BAKE_CMD_CONTEXT" => Ok(".".into()),
@@ -154,7 +203,7 @@ impl<'n> Scope<'n> {
                 let found =
                     self.names.targets.get(target.as_str()).and_then(|target| target.get(attribute.as_str()));
                 let found = found.ok_or_else(|| format!("there is no target.{target}.{attribute}"))?;
-                Scope { locals: BTreeMap::new(), ..self.clone() }.eval(found)?
+                Scope { locals: Rc::default(), ..self.clone() }.eval(found)?
             }
             (root, _) => self.eval(root)?,
         };
@@ -204,7 +253,7 @@ impl<'n> Scope<'n> {
         let rest = arguments.split_off(function.params.len());
         let mut locals: BTreeMap<String, Value> = function.params.iter().cloned().zip(arguments).collect();
         locals.extend(function.variadic.iter().map(|name| (name.clone(), rest.clone().into())));
-        Scope { locals, ..self.clone() }.eval(&function.result)
+        Scope { locals: Rc::new(locals), ..self.clone() }.eval(&function.result)
     }
 
     fn conditional(&self, conditional: &Conditional) -> Evaluated {
@@ -255,10 +304,14 @@ impl<'n> Scope<'n> {
             _ => return Err("a for goes over a list or a map".into()),
         };
         let (mut list, mut map) = (Vec::new(), Map::new());
+        // Each round copies what is known around it.
+        let known = self.locals.values().map(size).sum();
         for (key, value) in items {
-            let mut inner = self.clone();
-            inner.locals.insert(expression.value_var.to_string(), value);
-            inner.locals.extend(expression.key_var.as_ref().map(|name: &Identifier| (name.to_string(), key)));
+            self.names.spend(known)?;
+            let mut locals = BTreeMap::clone(&self.locals);
+            locals.insert(expression.value_var.to_string(), value);
+            locals.extend(expression.key_var.as_ref().map(|name: &Identifier| (name.to_string(), key)));
+            let inner = Scope { locals: Rc::new(locals), ..self.clone() };
             if let Some(condition) = &expression.cond_expr
                 && !truth(&inner.eval(condition)?)?
             {

@@ -94,8 +94,8 @@ impl<'t> Importer<'t> {
         import
     }
 
-    /// Images of the workspace are candidates too, as far as they stand on a Dockerfile; what describes the same is not taken
-    /// again.
+    /// Images of the workspace are candidates too, as far as they stand on a Dockerfile; what describes the same is
+    /// not taken again.
     fn with_those_there(&self, found: Vec<Candidate>, import: &mut Import) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = self.there.iter().filter_map(There::candidate).collect();
         import.kept = self.there.iter().map(|there| there.manifest.name.value.to_string()).collect();
@@ -170,8 +170,8 @@ impl<'t> Importer<'t> {
         (left, reads)
     }
 
-    /// New candidates that the workspace would not take, with their reasons: those whose Dockerfiles have problems, or else
-    /// the first whose manifest or circle has one.
+    /// New candidates that the workspace would not take, with their reasons: those whose Dockerfiles have problems,
+    /// or else the first whose manifest or circle has one.
     fn refused(&self, attempt: &Import, candidates: &[Candidate]) -> BTreeMap<usize, String> {
         let overlay = Overlay { tree: self.tree, files: attempt.files.clone() };
         let is_new = |n: &usize| !candidates[*n].is_there;

@@ -7,8 +7,8 @@
 //! text        -> Workspace    overlay               read as the workspace will be, before anything is written
 //! ```
 //!
-//! What the workspace would not take is left out with its reason, so that the result always loads. What people have written
-//! stays: new images come behind those that are there, and nothing is taken away.
+//! What the workspace would not take is left out with its reason, so that the result always loads. What people have
+//! written stays: new images come behind those that are there, and nothing is taken away.
 
 mod assemble;
 mod bake;
@@ -96,8 +96,8 @@ fn root_of(folder: &Utf8Path) -> &Utf8Path {
     folder.ancestors().find(|above| above.join(WORKSPACE_FILE).is_file()).unwrap_or(folder)
 }
 
-/// Looks at what lies below a folder, and makes of it the manifests of a workspace: of the one that the folder is in, or of a
-/// new one there. Nothing is written; see [`Import::write`].
+/// Looks at what lies below a folder, and makes of it the manifests of a workspace: of the one that the folder is in,
+/// or of a new one there. Nothing is written; see [`Import::write`].
 ///
 /// # Errors
 /// A folder that cannot be searched, and an `imgforge.kdl` that is there and cannot be read.

@@ -25,6 +25,9 @@ const GENERIC: [&str; 14] = [
     "src",
 ];
 
+/// How much of a name stays in front of a number: an image's name has at most 128 characters.
+const LONGEST: usize = 100;
+
 /// What a Dockerfile's name says beside that it is one: `alpine` of `Dockerfile.alpine` and of `alpine.Dockerfile`.
 fn variant(path: &Utf8Path) -> Option<String> {
     let name = path.file_name()?.to_lowercase();
@@ -128,7 +131,8 @@ pub(super) fn choose(candidate: &Candidate, top: &str, used: &BTreeSet<String>) 
     if let Some(free) = options.iter().find(|name| is_free(name)) {
         return free.clone();
     }
-    let first = options.first().cloned().or_else(|| formed(top)).map_or("image".to_owned(), String::from);
+    let mut first = options.first().cloned().or_else(|| formed(top)).map_or("image".to_owned(), String::from);
+    first.truncate(LONGEST);
     let numbered = (2_usize..).filter_map(|n| formed(&format!("{first}-{n}")));
     numbered.into_iter().find(is_free).expect("there are more numbers than names")
 }
@@ -195,5 +199,15 @@ mod tests {
             assert_eq!(name.as_str(), expected);
             used.insert(name.into());
         }
+    }
+
+    #[test]
+    fn a_long_name_that_is_taken_has_room_for_a_number() {
+        let long = "a".repeat(128);
+        let mut candidate = Candidate::new(String::new(), format!("{long}/Dockerfile").into(), "".into());
+        of_place(&mut candidate, "acme");
+        let used = BTreeSet::from([long.clone()]);
+        let name = choose(&candidate, "acme", &used);
+        assert_eq!(name.as_str(), format!("{}-2", &long[..LONGEST]));
     }
 }

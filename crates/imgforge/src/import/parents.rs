@@ -1,9 +1,9 @@
 //! Which references of Dockerfiles mean images of the same repository.
 //!
-//! What a bake or Compose file publishes is known by repository and tag. Of other Dockerfiles only the place is known:
-//! `FROM acme/base:1.2` means `base/Dockerfile` when a folder of that name is there and `acme` is this repository's own, which a
-//! registry of somebody's own products is not (`mcr.microsoft.com`). A name
-//! without anything before it (`FROM python:3.12`) is Docker Hub's, unless no such image is there.
+//! What a bake or Compose file publishes is known by repository and tag. Of other Dockerfiles only the place is
+//! known: `FROM acme/base:1.2` means `base/Dockerfile` when a folder of that name is there and `acme` is this
+//! repository's own, which a registry of somebody's own products is not (`mcr.microsoft.com`). A name without
+//! anything before it (`FROM python:3.12`) is Docker Hub's, unless no such image is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,8 @@ pub(super) struct Meaning {
     pub(super) outside: Vec<BTreeSet<String>>,
     /// Namespaces that were taken for this repository's own because of folders, each with an example.
     pub(super) own: BTreeMap<String, String>,
-    /// References that are like a published one with another tag: from outside, though a person may have meant otherwise.
+    /// References that are like a published one with another tag: from outside, though a person may have meant
+    /// otherwise.
     pub(super) other_tags: BTreeSet<String>,
 }
 

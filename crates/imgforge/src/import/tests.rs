@@ -1,6 +1,7 @@
 //! Imports of generated repositories, whose edges are known beforehand; and of what real ones have.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 
 use imgforge_core::diagnostic::Problems;
@@ -451,12 +452,51 @@ fn no_file_that_others_have_written_is_too_much() {
     let round = "variable \"A\" { default = B }\nvariable \"B\" { default = A }\nfunction \"f\" {\n  params = [x]\n  result = f(x)\n}\n\
                  target \"t\" { context = A }\ntarget \"u\" { context = f(1) }\ntarget \"v\" { inherits = [\"w\"] }\ntarget \"w\" { inherits = [\"v\"] }\n\
                  group \"g\" { targets = [\"g\", \"t\"] }\n";
+    // Each of these means far more than it says: 2^60 values, a text of 2^60 bytes, and the like.
+    let mut doubled = "variable \"A0\" { default = \"xxxxxxxx\" }\n".to_owned();
+    let mut tried = "variable \"T0\" { default = f(1) }\n".to_owned();
+    for n in 1..60 {
+        let before = n - 1;
+        writeln!(doubled, "variable \"A{n}\" {{ default = \"${{A{before}}}${{A{before}}}\" }}").unwrap();
+        writeln!(tried, "variable \"T{n}\" {{ default = try(T{before}, T{before}) }}").unwrap();
+    }
+    doubled.push_str("target \"t\" { dockerfile = \"d/Dockerfile\"\n context = A59 }\n");
+    tried.push_str("target \"t\" { context = T59 }\n");
+    let calls = "function \"f\" {\n  params = [x]\n  result = f(x)\n}\n\
+                 function \"g\" {\n  params = [x]\n  result = replace(x, \"a\", x)\n}\n\
+                 function \"h\" {\n  params = [x]\n  result = regex_replace(x, \"a*\", join(\"$0\", [x, x, x, x]))\n}\n"
+        .to_owned();
+    let nested = format!(
+        "{calls}target \"t\" {{ context = {}\"aaaa\"{} }}\ntarget \"u\" {{ context = {}\"aaaa\"{} }}\n",
+        "g(".repeat(30),
+        ")".repeat(30),
+        "h(".repeat(30),
+        ")".repeat(30)
+    );
+    let all = (0..40).map(|n| format!("a{n} = [1, 2, 3, 4, 5, 6, 7, 8]")).collect::<Vec<_>>().join("\n");
+    let matrix = format!("target \"t\" {{\n name = \"x\"\n matrix = {{\n{all}\n}}\n}}\n");
+    let signs = format!("variable \"A\" {{ default = {}true }}\n", "!".repeat(100_000));
+    let choices = format!("variable \"A\" {{ default = {}1 }}\n", "true ? 1 : ".repeat(50_000));
+    let sum = format!("variable \"A\" {{ default = 1{} }}\n", " + 1".repeat(100_000));
+    let defaults = format!(
+        "services:\n  a:\n    build: d\n    image: {}x{}\n",
+        "${A:-".repeat(50_000),
+        "}".repeat(50_000)
+    );
     let repository = Repository::new(&[
         ("a/docker-bake.hcl", &deep),
         ("b/docker-bake.hcl", round),
         ("c/docker-bake.json", "{"),
         ("compose.yml", "services: [\n"),
         ("docker-compose.yml", "services:\n  a: &a\n    build: *a\n"),
+        ("e/docker-bake.hcl", &doubled),
+        ("f/docker-bake.hcl", &format!("{calls}{tried}")),
+        ("g/docker-bake.hcl", &nested),
+        ("h/docker-bake.hcl", &matrix),
+        ("i/docker-bake.hcl", &signs),
+        ("j/docker-bake.hcl", &choices),
+        ("k/docker-bake.hcl", &sum),
+        ("l/compose.yml", &defaults),
         ("d/Dockerfile", "FROM scratch\n"),
     ]);
     let import = repository.import();
