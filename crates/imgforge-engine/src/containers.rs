@@ -169,8 +169,8 @@ pub trait Containers: Send + Sync {
     /// Connects to a TCP port of a running container, published or not.
     ///
     /// # Errors
-    /// Those of the connection: `ConnectionRefused` when nothing listens there; `NotConnected` for a container without a
-    /// network.
+    /// Those of the connection: `ConnectionRefused` when nothing listens there; `NotConnected` for a container
+    /// without a network.
     fn connect<'a>(&'a self, container: &'a Started, port: u16)
     -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 

@@ -1,12 +1,12 @@
 //! The files of a build as a daemon gets them: exactly the listed ones, each hashed while it is read, so that what an
 //! image is made of is what its fingerprint says.
 //!
-//! Nothing that is sent depends on the machine: files are sorted, owners are 0, modes are those of the list, times are the
-//! first second of 1970. Within that second, the nanoseconds stand for the content: a daemon that has kept the files
-//! of an earlier build compares sizes and times to see which it lacks, and with one time for all it would take a
-//! changed file of the same size for the old one. Image layers hold whole seconds, so that no image shows them.
-//! (Two contents of one size have the same mark once in 10⁹ times.) The times of folders are the daemon's affair: those
-//! of 20.10 leave them at the moment of the transfer.
+//! Nothing that is sent depends on the machine: files are sorted, owners are 0, modes are those of the list, times
+//! are the first second of 1970. Within that second, the nanoseconds stand for the content: a daemon that has kept
+//! the files of an earlier build compares sizes and times to see which it lacks, and with one time for all it would
+//! take a changed file of the same size for the old one. Image layers hold whole seconds, so that no image shows
+//! them. (Two contents of one size have the same mark once in 10⁹ times.) The times of folders are the daemon's
+//! affair: those of 20.10 leave them at the moment of the transfer.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};

@@ -32,7 +32,8 @@ pub trait Work: Send + Sync {
         Activity::Build
     }
 
-    /// Does it, and says what came of it. Once `cancel` is cancelled, it cleans up and returns soon, with whatever error.
+    /// Does it, and says what came of it. Once `cancel` is cancelled, it cleans up and returns soon, with whatever
+    /// error.
     fn run(&self, target: ImageName, cancel: CancellationToken) -> BoxFuture<'_, Result<Outcome, Failed>>;
 }
 

@@ -230,9 +230,9 @@ pub trait Engine: Send + Sync {
         folder: &'a Utf8Path,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Finds what the engine keeps beside images and that none of them needs, and removes it if `remove`; what is younger
-    /// than a day stays. What containers have left goes too, but for volumes with a name. How many bytes it is. Nothing for
-    /// an engine that sees to that itself.
+    /// Finds what the engine keeps beside images and that none of them needs, and removes it if `remove`; what is
+    /// younger than a day stays. What containers have left goes too, but for volumes with a name. How many bytes it
+    /// is. Nothing for an engine that sees to that itself.
     fn tidy(&self, _remove: bool) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async { Ok(0) })
     }

@@ -147,8 +147,8 @@ fn explain(error: &str) -> String {
     }
 }
 
-/// The words for a secret or an agent that a step needs and that is not given. The daemon says of a secret that it is not
-/// found, in words of its own, and of an agent what it was told by us.
+/// The words for a secret or an agent that a step needs and that is not given. The daemon says of a secret that it is
+/// not found, in words of its own, and of an agent what it was told by us.
 fn missing(error: &str) -> Option<String> {
     if let Some((_, id)) = error.strip_suffix(": not found").and_then(|error| error.rsplit_once("secret ")) {
         // Daemons up to 20.10 say it twice.

@@ -11,8 +11,8 @@ use tokio::sync::mpsc::{Receiver, channel};
 use crate::Error;
 use crate::containers::{Entry, EntryKind};
 
-/// Until the first entry of an archive can be read there is no need to try: it is preceded by blocks of its own when its
-/// name or its times are long.
+/// Until the first entry of an archive can be read there is no need to try: it is preceded by blocks of its own when
+/// its name or its times are long.
 const HEAD: usize = 3 * 512;
 
 /// The number of pieces of an archive that may lie between the one who receives it and the one who reads it.

@@ -1,8 +1,8 @@
 //! What the daemon says of containers and images, read only as far as it is needed.
 //!
-//! bollard knows every member of an answer and every word that may stand in it. An engine that has another word for one state of
-//! a container (Podman: `stopped`) would have no containers for it. Here a member that nobody asks for may be anything, and a
-//! word is a text until somebody compares it.
+//! bollard knows every member of an answer and every word that may stand in it. An engine that has another word for
+//! one state of a container (Podman: `stopped`) would have no containers for it. Here a member that nobody asks for
+//! may be anything, and a word is a text until somebody compares it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -82,8 +82,8 @@ pub(super) struct ListedContainer {
     pub(super) id: String,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) names: Vec<String>,
-    #[serde(default, rename = "ImageID", deserialize_with = "null_is_nothing")]
-    pub(super) image_id: String,
+    #[serde(default, rename = "ImageID", deserialize_with = "image_id_or_none")]
+    pub(super) image_id: Option<Digest>,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) labels: HashMap<String, String>,
 }
@@ -92,6 +92,7 @@ pub(super) struct ListedContainer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Image {
+    #[serde(deserialize_with = "image_id")]
     pub(super) id: Digest,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) size: i64,
@@ -130,6 +131,7 @@ pub(super) struct RootFs {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ListedImage {
+    #[serde(deserialize_with = "image_id")]
     pub(super) id: Digest,
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub(super) created: i64,
@@ -141,6 +143,20 @@ pub(super) struct ListedImage {
 
 fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// An image's id: Docker writes `sha256:` in front, Podman's lists have the digits alone.
+fn image_id_of(text: &str) -> Option<Digest> {
+    text.parse().or_else(|_| Digest::from_sha256_hex(text)).ok()
+}
+
+fn image_id<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, D::Error> {
+    let text = String::deserialize(from)?;
+    image_id_of(&text).ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is no image's id")))
+}
+
+fn image_id_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.as_deref().and_then(image_id_of))
 }
 
 impl Docker {
@@ -238,6 +254,23 @@ mod tests {
         assert!(serde_json::from_str::<ListedImage>(&text).is_err(), "what is needed is still asked for");
         let text = format!(r#"{{"Id":"{id}","RepoTags":null,"Labels":null,"Manifests":[{{"Kind":"odd"}}]}}"#);
         assert!(serde_json::from_str::<ListedImage>(&text).unwrap().repo_tags.is_empty());
+    }
+
+    #[test]
+    fn the_id_of_an_image_may_lack_its_algorithm() {
+        let id = Digest::sha256(b"image");
+        for written in [id.to_string(), id.hex().to_owned()] {
+            let container: ListedContainer =
+                serde_json::from_str(&format!(r#"{{"Id":"1","ImageID":"{written}"}}"#)).unwrap();
+            assert_eq!(container.image_id.as_ref(), Some(&id));
+            let image: ListedImage = serde_json::from_str(&format!(r#"{{"Id":"{written}"}}"#)).unwrap();
+            assert_eq!(image.id, id);
+        }
+        for written in [r#""""#, "null", r#""busybox""#] {
+            let text = format!(r#"{{"Id":"1","ImageID":{written}}}"#);
+            assert_eq!(serde_json::from_str::<ListedContainer>(&text).unwrap().image_id, None);
+        }
+        assert!(serde_json::from_str::<Image>(r#"{"Id":"busybox"}"#).is_err());
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Containers for Docker {
     fn images_in_use(&self) -> BoxFuture<'_, Result<BTreeSet<Digest>, Error>> {
         async move {
             let found = self.containers(true, None).await?;
-            Ok(found.iter().filter_map(|container| container.image_id.parse().ok()).collect())
+            Ok(found.into_iter().filter_map(|container| container.image_id).collect())
         }
         .boxed()
     }
@@ -225,8 +225,8 @@ async fn follow(client: &bollard::Docker, container: &str, sink: OutputSink) -> 
     })
     .await?;
     let code = wait(client, container).await?;
-    // Who follows the log of a container that ends may miss its end, above all a line without a newline (seen with 20.10).
-    // Once the container has ended its log is whole. One that is removed when it ends has none any more.
+    // Who follows the log of a container that ends may miss its end, above all a line without a newline (seen with
+    // 20.10). Once the container has ended its log is whole. One that is removed when it ends has none any more.
     if given.iter().sum::<usize>() < READ_AGAIN {
         let _ = read_log(client, container, false, |is_error, piece| {
             let known = &mut given[usize::from(is_error)];

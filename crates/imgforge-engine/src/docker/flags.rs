@@ -1,9 +1,10 @@
 //! Values of flags as the Dockerfile frontends of all daemons read them.
 //!
-//! That of Docker 20.10 takes an octal number for `--chmod`, and passes over anything else without a word: the file keeps
-//! the mode that it has. In `--mount` it expands no variables: `target=$DIR` mounts on a folder of that name, and the `id` of a
-//! cache is the same whatever the variable. Newer ones expand both, and read symbolic modes since Docker 28 (Dockerfile
-//! 1.14). So values that are known are sent as they are, and a daemon that might read another one otherwise is not asked.
+//! That of Docker 20.10 takes an octal number for `--chmod`, and passes over anything else without a word: the file
+//! keeps the mode that it has. In `--mount` it expands no variables: `target=$DIR` mounts on a folder of that name,
+//! and the `id` of a cache is the same whatever the variable. Newer ones expand both, and read symbolic modes since
+//! Docker 28 (Dockerfile 1.14). So values that are known are sent as they are, and a daemon that might read another
+//! one otherwise is not asked.
 
 use std::collections::BTreeMap;
 

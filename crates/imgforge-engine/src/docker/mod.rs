@@ -306,7 +306,8 @@ mod tests {
         let build = tokio::spawn(async move {
             docker.build(request(&steps, vec![shell]), sink, CancellationToken::new()).await
         });
-        while !matches!(events.recv().await, Some(StepEvent::Log { line, .. }) if line == "begun") {}
+        let mut event = async || events.recv().await.expect("the step begins before the build ends");
+        while !matches!(event().await, StepEvent::Log { line, .. } if line == "begun") {}
         forwarding.shutdown().await;
         let error = build.await.unwrap().unwrap_err();
         assert!(matches!(&error, BuildError::Engine(Error::Connection { .. })), "{error:?}");

@@ -27,8 +27,8 @@ const MAX_JSON: u64 = 16 << 20;
 /// Images that were taken out of an engine.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// The configuration of each image, by its id: the digest of exactly these bytes, and where an engine calls an image by
-    /// its manifest (Docker with containerd's store), by the digest of that too.
+    /// The configuration of each image, by its id: the digest of exactly these bytes, and where an engine calls an
+    /// image by its manifest (Docker with containerd's store), by the digest of that too.
     pub configs: BTreeMap<Digest, Vec<u8>>,
     /// The layers that were not there already, by `diff_id`.
     pub layers: BTreeMap<Digest, Blob>,
@@ -78,8 +78,8 @@ enum Found {
     Link(String),
 }
 
-/// Reads an archive of `docker save`. Layers whose `diff_id` is in `there` are passed over; all others lie compressed in
-/// `folder` afterwards.
+/// Reads an archive of `docker save`. Layers whose `diff_id` is in `there` are passed over; all others lie compressed
+/// in `folder` afterwards.
 ///
 /// # Errors
 /// An archive that breaks off, that is not understood or lacks what it names; a disk that is full.
@@ -212,8 +212,8 @@ fn assemble(
     Ok(exported)
 }
 
-/// Adds the configurations under the digests of the manifests and indexes of the archive that lead to one of them. No name
-/// in the archive is believed: each is hashed.
+/// Adds the configurations under the digests of the manifests and indexes of the archive that lead to one of them. No
+/// name in the archive is believed: each is hashed.
 fn add_manifests(found: &HashMap<String, Found>, configs: &mut BTreeMap<Digest, Vec<u8>>) {
     let manifests = found.values().filter_map(|what| match what {
         Found::Json(text) => Manifest::parse(text.clone(), None).ok(),
@@ -499,8 +499,8 @@ mod tests {
         assert!(error.to_string().contains("is no OCI image layout"), "{error}");
     }
 
-    /// Digests of what was exported before are to stay: a manifest in a layout has its members in the order of their names,
-    /// and what others have put into an index stays as it is.
+    /// Digests of what was exported before are to stay: a manifest in a layout has its members in the order of their
+    /// names, and what others have put into an index stays as it is.
     #[test]
     fn a_layout_has_the_same_bytes_as_ever() {
         let (_dir, folder) = folder();

@@ -1,6 +1,7 @@
 //! Images as files for other programs: an OCI image layout ("OCI Image Layout Specification"), or an archive that
-//! `docker load` takes ("Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format"; layers in
-//! it are compressed with gzip, which Docker, Podman and skopeo take, or not at all: a Docker before 23 knows no zstd).
+//! `docker load` takes ("Docker Image Specification v1.2", "Combined Image JSON + Filesystem Changeset Format";
+//! layers in it are compressed with gzip, which Docker, Podman and skopeo take, or not at all: a Docker before 23
+//! knows no zstd).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -68,7 +69,8 @@ pub fn write_layout(exported: &Exported, images: &[Named], folder: &Utf8Path) ->
     put(&marker, layout::MARKER_TEXT.as_bytes())
 }
 
-/// Writes images as an archive for `docker load`. A layer that has to be packed in another way lies in `folder` meanwhile.
+/// Writes images as an archive for `docker load`. A layer that has to be packed in another way lies in `folder`
+/// meanwhile.
 ///
 /// # Errors
 /// Returns an error of `out`, or for layers that cannot be read.
