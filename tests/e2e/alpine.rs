@@ -1,7 +1,8 @@
 //! Alpine: services on an image whose programs are busybox's, packages that are locked, and those that apk chooses.
 //!
-//! `IMGFORGE_TEST_ALPINE` names a tar of Alpine's minimal root file system; without it there is nothing to test. s6 comes
-//! from Debian's package, with the C library that it needs, in place of Alpine's own package of the same programs.
+//! `IMGFORGE_TEST_ALPINE` names a tar of Alpine's minimal root file system; without it there is nothing to test. s6
+//! comes from Debian's package, with the C library that it needs, in place of Alpine's own package of the same
+//! programs.
 
 use camino::Utf8Path;
 use imgforge_testkit::apk::Repository;

@@ -1,5 +1,5 @@
-//! Images from outside: locked to digests, moved when asked, installed upon. The registry is Debian's `docker-registry` on
-//! loopback, and what is pushed to it is what a `docker push` pushes.
+//! Images from outside: locked to digests, moved when asked, installed upon. The registry is Debian's
+//! `docker-registry` on loopback, and what is pushed to it is what a `docker push` pushes.
 
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::registry::{Registry, Setup};

@@ -1,5 +1,5 @@
-//! Images from outside that lie in OCI image layouts: locked, moved and built upon as those of registries are. The layouts
-//! are those that imgforge itself and skopeo write.
+//! Images from outside that lie in OCI image layouts: locked, moved and built upon as those of registries are. The
+//! layouts are those that imgforge itself and skopeo write.
 
 use std::process::Command;
 

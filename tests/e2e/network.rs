@@ -11,8 +11,8 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use crate::building::wait_until;
 use crate::{IMGFORGE, imgforge};
 
-/// Tries all ways to a machine's own: as anybody would, past the routes (`so-bindtodevice`), and by the addresses that a
-/// user-mode stack has.
+/// Tries all ways to a machine's own: as anybody would, past the routes (`so-bindtodevice`), and by the addresses
+/// that a user-mode stack has.
 const TRY_ALL: &str = "for to in 127.0.0.1 0.0.0.0 127.1.2.3 10.88.0.1 10.88.0.130 10.88.0.131; do for how in '' ,so-bindtodevice=eth0; do for kind in TCP UDP; do echo x | socat -T 1 - $kind:$to:8001,connect-timeout=1$how; done; done; done; socat - ABSTRACT-CONNECT:$NAME; :";
 
 /// A workspace whose image `base` has busybox and socat.

@@ -1,5 +1,5 @@
-//! Packages: what happens when repositories move on, and when a step goes behind the lock's back. The repository is a real
-//! signed one on the loopback: Debian's essential packages from the machine's mirrors, and small packages of the
+//! Packages: what happens when repositories move on, and when a step goes behind the lock's back. The repository is a
+//! real signed one on the loopback: Debian's essential packages from the machine's mirrors, and small packages of the
 //! test's own that can be superseded at will.
 
 use std::collections::{BTreeMap, BTreeSet};

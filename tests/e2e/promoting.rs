@@ -1,5 +1,5 @@
-//! Promotions that run into each other, what a prune takes for young, and an image that gets another name: with the embedded
-//! engine, since no daemon has a part in it.
+//! Promotions that run into each other, what a prune takes for young, and an image that gets another name: with the
+//! embedded engine, since no daemon has a part in it.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};

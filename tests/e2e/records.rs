@@ -1,5 +1,5 @@
-//! Records of pushes and promotions in the registry: who counts as young, what is kept of many of them, and what happens when
-//! one cannot be read. With the embedded engine, since no daemon has a part in it.
+//! Records of pushes and promotions in the registry: who counts as young, what is kept of many of them, and what
+//! happens when one cannot be read. With the embedded engine, since no daemon has a part in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

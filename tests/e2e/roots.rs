@@ -1,5 +1,5 @@
-//! Root file systems: what dpkg does when it unpacks is done to them too. The same packages are put into a root and on top of
-//! one, where dpkg itself unpacks each of them, and both pass the same tests.
+//! Root file systems: what dpkg does when it unpacks is done to them too. The same packages are put into a root and
+//! on top of one, where dpkg itself unpacks each of them, and both pass the same tests.
 
 use camino::Utf8Path;
 use imgforge_testkit::apt::{Key, Package, Repository};
@@ -9,7 +9,8 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use crate::IMGFORGE;
 use crate::packages::{append, essential};
 
-/// A signed repository of Debian's essential packages and a test's own, and a workspace that takes its packages from it.
+/// A signed repository of Debian's essential packages and a test's own, and a workspace that takes its packages from
+/// it.
 struct World {
     workspace: TestWorkspace,
     server: Server,
@@ -123,7 +124,8 @@ fn packages_in_a_root_are_unpacked_as_dpkg_unpacks_them() {
         // A preinst that takes for granted what every Debian system has: PAM, set up by a script of its own.
         let adds = "#!/bin/sh\nset -e\ntest -s /etc/pam.d/common-auth\n";
         add(&package("pam-user", &[], &[("/usr/share/pam-user", "\n")]), &[("preinst", adds)]);
-        // A configuration file is there once its package is configured: a hook is not run before what it calls is set up.
+        // A configuration file is there once its package is configured: a hook is not run before what it calls is set
+        // up.
         let hooks = "#!/bin/sh\nset -e\n[ ! -e /etc/run.d/hook ] || . /etc/run.d/hook\n";
         add(&package("runner", &[], &[("/usr/share/runner", "\n")]), &[("postinst", hooks)]);
         add(

@@ -41,8 +41,9 @@ pub(crate) fn run() -> Result<()> {
     cargo(&["doc", "--workspace", "--no-deps", "--quiet"])
 }
 
-/// All tests. What those that failed have printed comes again at the end, where it is found; without stack traces, which
-/// say less than the message and its place and would bury it, unless they are asked for with `RUST_BACKTRACE=full`.
+/// All tests. What those that failed have printed comes again at the end, where it is found; without stack traces,
+/// which say less than the message and its place and would bury it, unless they are asked for with
+/// `RUST_BACKTRACE=full`.
 fn test() -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|asked| asked != "full") {
@@ -100,8 +101,8 @@ fn start_docker() -> Result<()> {
     anyhow::bail!("the Docker Engine was started, but does not answer")
 }
 
-/// systemd in a container wants a hierarchy of control groups of its own, which a host of version 1 has only where systemd
-/// runs. Where it cannot be made, the tests that need it say so.
+/// systemd in a container wants a hierarchy of control groups of its own, which a host of version 1 has only where
+/// systemd runs. Where it cannot be made, the tests that need it say so.
 fn mount_control_groups() {
     let dir = Path::new("/sys/fs/cgroup/systemd");
     let is_version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
@@ -116,8 +117,8 @@ fn mount_control_groups() {
     }
 }
 
-/// Installs what is missing with apt-get, where there is one; elsewhere says what is missing. Each is a Debian package and a
-/// file of it.
+/// Installs what is missing with apt-get, where there is one; elsewhere says what is missing. Each is a Debian
+/// package and a file of it.
 pub(crate) fn install(tools: &[(&'static str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
         tools.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();

@@ -86,9 +86,8 @@ impl Family {
         self.builds(slots, |n| self.docker_build(n))
     }
 
-    /// `buildah build` of every image, with its cache of layers and its storage in `storage`, in its quickest isolation,
-    /// which has the host's network; see
-    /// [`builds`](Self::builds).
+    /// `buildah build` of every image, with its cache of layers and its storage in `storage`, in its quickest
+    /// isolation, which has the host's network; see [`builds`](Self::builds).
     pub(crate) fn buildah_builds(&self, slots: usize, storage: &Path) -> Result<()> {
         self.builds(slots, |n| self.buildah_build(n, storage))
     }

@@ -1,8 +1,8 @@
-//! `cargo xtask bench faults-build`: the command itself, `imgforge build --push`, run again and again on a small family that
-//! changes, through the proxy of `bench faults-push`, and killed at random.
+//! `cargo xtask bench faults-build`: the command itself, `imgforge build --push`, run again and again on a small
+//! family that changes, through the proxy of `bench faults-push`, and killed at random.
 //!
-//! After every process each release tag must lead to a whole image that the family has once described, and no child's tag may
-//! be ahead of its parent's; after one that ended well, to what it describes now.
+//! After every process each release tag must lead to a whole image that the family has once described, and no child's
+//! tag may be ahead of its parent's; after one that ended well, to what it describes now.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

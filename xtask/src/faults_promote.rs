@@ -1,8 +1,8 @@
-//! The second part of `cargo xtask bench faults`: two promotions of different commits at once, again and again, by processes
-//! of their own through proxies that delay what they ask for, some of which are killed.
+//! The second part of `cargo xtask bench faults`: two promotions of different commits at once, again and again, by
+//! processes of their own through proxies that delay what they ask for, some of which are killed.
 //!
-//! Of two that are left alone, one must have all tags and end well, and the other must have ended well before that, or say
-//! that it has lost. After one that was killed, the next promotion must bring all tags to where it wants them.
+//! Of two that are left alone, one must have all tags and end well, and the other must have ended well before that,
+//! or say that it has lost. After one that was killed, the next promotion must bring all tags to where it wants them.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};

@@ -1,5 +1,5 @@
-//! `cargo xtask bench faults-push`: pushes of a small family and moves of its tags into a real registry, through a proxy that
-//! fails at random, by processes that are killed at random.
+//! `cargo xtask bench faults-push`: pushes of a small family and moves of its tags into a real registry, through a
+//! proxy that fails at random, by processes that are killed at random.
 //!
 //! Whatever happens, every tag must point to a whole image of its repository, and no child's tag may be ahead of its
 //! parent's: that is looked at after every process, behind the proxy's back.

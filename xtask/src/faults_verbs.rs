@@ -1,10 +1,11 @@
-//! The first part of `cargo xtask bench faults`: every verb that changes something, alone and in pairs, while it is killed, while
-//! its disk is full, while calls of the system fail, and through a registry that fails.
+//! The first part of `cargo xtask bench faults`: every verb that changes something, alone and in pairs, while it is
+//! killed, while its disk is full, while calls of the system fail, and through a registry that fails.
 //!
-//! A family lies in two checkouts of one workspace, with a registry. Each round may change a file, starts one command or two at
-//! once, and disturbs them. Then everything must be readable, and say the truth: every tag leads to a whole image that was
-//! described once, a fingerprint means the same image wherever it was built, an exit code is one that is documented. At the
-//! end of each round somebody pushes without being disturbed, and all tags are as that checkout describes them.
+//! A family lies in two checkouts of one workspace, with a registry. Each round may change a file, starts one command
+//! or two at once, and disturbs them. Then everything must be readable, and say the truth: every tag leads to a whole
+//! image that was described once, a fingerprint means the same image wherever it was built, an exit code is one that
+//! is documented. At the end of each round somebody pushes without being disturbed, and all tags are as that checkout
+//! describes them.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -246,8 +247,8 @@ impl Soak {
         self.look(&told)
     }
 
-    /// Something to do for the next commands: a file with something new in it or with what it had before, or another image
-    /// outside.
+    /// Something to do for the next commands: a file with something new in it or with what it had before, or another
+    /// image outside.
     fn change(&mut self) -> Result<()> {
         for number in 0..2 {
             if self.chance.gen_bool(0.5) {

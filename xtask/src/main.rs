@@ -42,8 +42,8 @@ enum Task {
         /// Which images; all when none is named.
         selectors: Vec<String>,
     },
-    /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand. Needs a
-    /// Docker Engine whose build cache it may empty.
+    /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand.
+    /// Needs a Docker Engine whose build cache it may empty.
     Bench {
         /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`,
         /// `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`, `faults-promote` or

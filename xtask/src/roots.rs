@@ -1,5 +1,5 @@
-//! `cargo xtask roots`: roots of packages chosen by chance, beside mmdebstrap's of the same package files, file by file.
-//! Needs root, a Debian mirror, and the Debian packages mmdebstrap and dpkg-dev.
+//! `cargo xtask roots`: roots of packages chosen by chance, beside mmdebstrap's of the same package files, file by
+//! file. Needs root, a Debian mirror, and the Debian packages mmdebstrap and dpkg-dev.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,9 +60,10 @@ const BUSY: &[&str] = &[
 /// A set with more than this many packages is left out: its time says nothing more.
 const LARGEST: usize = 150;
 
-/// What is not compared, with everything below: apt's own files, caches and logs, what the container runtime makes, what
-/// packages wrote of the network that they saw, what depends on which package was configured first (`/usr/local`, whose
-/// folders base-files makes) or on how a file system orders its folders (GHC's cache), and backups.
+/// What is not compared, with everything below: apt's own files, caches and logs, what the container runtime makes,
+/// what packages wrote of the network that they saw, what depends on which package was configured first
+/// (`/usr/local`, whose folders base-files makes) or on how a file system orders its folders (GHC's cache), and
+/// backups.
 const PASSED_OVER: &[&str] = &[
     "",
     "boot/",
@@ -209,8 +210,8 @@ fn workspace(folder: &Path, packages: &[&str]) -> Result<imgforge::Session> {
     Ok(imgforge::Session::open(root, &imgforge::OpenOptions { cache: false, ..Default::default() })?)
 }
 
-/// How many packages the root has, and what differs. What differs is compared with a second root of mmdebstrap's: what is
-/// another one there each time too, such as a host key of OpenSSH, is no difference.
+/// How many packages the root has, and what differs. What differs is compared with a second root of mmdebstrap's:
+/// what is another one there each time too, such as a host key of OpenSSH, is no difference.
 fn compare(binary: &Path, names: &[&str]) -> Result<(usize, Compared)> {
     let folder = tempfile::tempdir()?;
     let root = Utf8PathBuf::try_from(folder.path().to_owned())?;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench services`: what each supervisor costs, beside images of the same that are written by hand.
 //!
-//! Three services, each of which needs the one before and takes a quarter of a second to stop; supervisors of one process
-//! get one of them.
+//! Three services, each of which needs the one before and takes a quarter of a second to stop; supervisors of one
+//! process get one of them.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! What the parts of `bench faults` share: the family, the registry that fails, the processes that are killed, and the look at
-//! every tag.
+//! What the parts of `bench faults` share: the family, the registry that fails, the processes that are killed, and
+//! the look at every tag.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! What a container of an image is: what the manifests and Dockerfiles of its chain say of the process, its environment,
-//! ports and volumes, laid over one another as an engine does it.
+//! What a container of an image is: what the manifests and Dockerfiles of its chain say of the process, its
+//! environment, ports and volumes, laid over one another as an engine does it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

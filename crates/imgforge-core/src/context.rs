@@ -175,8 +175,8 @@ pub struct Context<'a> {
 pub struct Listing {
     /// Sorted bytewise by path.
     pub entries: Vec<ContextEntry>,
-    /// Private keys that only their owner can read on the disk, and others too in the image: git tracks them, and keeps no
-    /// such mode.
+    /// Private keys that only their owner can read on the disk, and others too in the image: git tracks them, and
+    /// keeps no such mode.
     pub opened_keys: Vec<Utf8PathBuf>,
 }
 
@@ -204,8 +204,8 @@ impl<'a> Context<'a> {
         if problems.is_empty() { Ok(lister.listing()) } else { Err(problems) }
     }
 
-    /// Private keys that a build can reach, each with the word in the Dockerfile that reaches it. What cannot be listed has
-    /// none: [`list`](Self::list) says what is wrong with it.
+    /// Private keys that a build can reach, each with the word in the Dockerfile that reaches it. What cannot be
+    /// listed has none: [`list`](Self::list) says what is wrong with it.
     pub fn private_keys(self) -> Vec<(Span, Utf8PathBuf)> {
         let mut found = Vec::new();
         for wanted in &self.dockerfile.context_sources(self.args) {

@@ -119,8 +119,8 @@ impl Problem {
         problem
     }
 
-    /// A problem at `span` of `file` with an explanation of several lines: the first is the message, and the others stand
-    /// below what is shown of the file, before any help.
+    /// A problem at `span` of `file` with an explanation of several lines: the first is the message, and the others
+    /// stand below what is shown of the file, before any help.
     pub fn explained(
         file: &Arc<SourceFile>,
         span: Span,

@@ -16,8 +16,8 @@ pub struct DockerIgnore {
 }
 
 impl DockerIgnore {
-    /// Reads what stands beside the Dockerfile under its name and `.dockerignore`, or else `.dockerignore` in `dir`; empty
-    /// when there is neither. As in BuildKit, an empty file is none.
+    /// Reads what stands beside the Dockerfile under its name and `.dockerignore`, or else `.dockerignore` in `dir`;
+    /// empty when there is neither. As in BuildKit, an empty file is none.
     pub(crate) fn read(
         source: &dyn Source,
         dir: &Utf8Path,
@@ -78,8 +78,8 @@ impl DockerIgnore {
     }
 }
 
-/// One pattern. As in moby, the simplest forms are no expressions, and mean something else than these would: `**.log` is
-/// whatever ends in `.log`, while the `**` of `**.log*` stands for whole folders.
+/// One pattern. As in moby, the simplest forms are no expressions, and mean something else than these would: `**.log`
+/// is whatever ends in `.log`, while the `**` of `**.log*` stands for whole folders.
 #[derive(Debug)]
 enum Pattern {
     /// The path itself.

@@ -1,7 +1,7 @@
 //! Files that others may have written: read whole, never larger than is sensible, and never what is no file.
 //!
-//! A clone or a copied cache can have a named pipe, a device or a link to one where a file is expected; reading it would
-//! wait for ever or fill the memory.
+//! A clone or a copied cache can have a named pipe, a device or a link to one where a file is expected; reading it
+//! would wait for ever or fill the memory.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};

@@ -1,8 +1,8 @@
 //! The paths that a git index holds: what git tracks in a work tree.
 //!
-//! Read here and not by the `git` program, which may not be there, and which refuses a work tree of another user: what is
-//! built must not hang on either. Only paths are of interest. The form is that of git's `gitformat-index(5)`, versions 2
-//! to 4, with SHA-1 or SHA-256, whole or split.
+//! Read here and not by the `git` program, which may not be there, and which refuses a work tree of another user:
+//! what is built must not hang on either. Only paths are of interest. The form is that of git's `gitformat-index(5)`,
+//! versions 2 to 4, with SHA-1 or SHA-256, whole or split.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,8 +13,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::file;
 use crate::state::Owners;
 
-/// The longest path that Linux takes (`PATH_MAX`). An entry of version 4 repeats the one before it in a few bytes, so that
-/// a small file could stand for any number of long ones.
+/// The longest path that Linux takes (`PATH_MAX`). An entry of version 4 repeats the one before it in a few bytes, so
+/// that a small file could stand for any number of long ones.
 const LONGEST: usize = 4096;
 
 /// The most that all paths of an index come to, in bytes.
@@ -84,8 +84,8 @@ fn unknown(path: &Utf8Path) -> io::Error {
     )
 }
 
-/// The folder that git keeps its own files of a work tree in, if the work tree begins at `folder`. What somebody else has put
-/// into a folder above a workspace is none.
+/// The folder that git keeps its own files of a work tree in, if the work tree begins at `folder`. What somebody else
+/// has put into a folder above a workspace is none.
 ///
 /// # Errors
 /// A `.git` that cannot be read.
@@ -249,7 +249,8 @@ impl<'a> Rest<'a> {
         Some(found)
     }
 
-    /// A number as in the offsets of packs: seven bits a byte, most significant first, each further byte counting one more.
+    /// A number as in the offsets of packs: seven bits a byte, most significant first, each further byte counting one
+    /// more.
     fn varint(&mut self) -> Option<usize> {
         let mut value = 0usize;
         loop {

@@ -32,8 +32,8 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    /// Reads what comes after `[`, and gives what comes after `]`. `None` for a broken one: with nothing in it, without an
-    /// end, with a `-` or `]` that is not escaped where a character is due.
+    /// Reads what comes after `[`, and gives what comes after `]`. `None` for a broken one: with nothing in it,
+    /// without an end, with a `-` or `]` that is not escaped where a character is due.
     pub(crate) fn read(pattern: &[char]) -> Option<(Self, &[char])> {
         let (negated, mut rest) = match pattern {
             ['^', rest @ ..] => (true, rest),

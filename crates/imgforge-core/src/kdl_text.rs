@@ -1,9 +1,10 @@
 //! KDL texts, as they are handed to the parser: bounded, so that no text makes it use up its stack or its time.
 //!
-//! The parser (the crate `kdl`) calls itself for each block and, in a text that is wrong, for each problem; where blocks
-//! that are commented out lie in one another, each one more takes it more than twice as long. So a text is looked through
-//! first. One that is sound is parsed. Of one that is not, the parser gets what comes before the first place that may be wrong
-//! and a part that follows it, on a stack that suffices for that: to say what is wrong there is its business.
+//! The parser (the crate `kdl`) calls itself for each block and, in a text that is wrong, for each problem; where
+//! blocks that are commented out lie in one another, each one more takes it more than twice as long. So a text is
+//! looked through first. One that is sound is parsed. Of one that is not, the parser gets what comes before the first
+//! place that may be wrong and a part that follows it, on a stack that suffices for that: to say what is wrong there
+//! is its business.
 
 use std::sync::Arc;
 
@@ -348,8 +349,8 @@ fn string(rest: &str, hashes: usize) -> Option<usize> {
     is_sound.then_some(whole)
 }
 
-/// Where the string ends: the first `close` that no `\` stands before. `None` too for an escape that is none, and for a line's
-/// end in a string of one line.
+/// Where the string ends: the first `close` that no `\` stands before. `None` too for an escape that is none, and for
+/// a line's end in a string of one line.
 fn escaped(body: &str, close: &str) -> Option<usize> {
     let mut rest = body;
     loop {
@@ -381,7 +382,8 @@ fn escaped(body: &str, close: &str) -> Option<usize> {
     }
 }
 
-/// Whether a string of several lines begins with a line's end, and each of its lines with what stands before its last quotes.
+/// Whether a string of several lines begins with a line's end, and each of its lines with what stands before its last
+/// quotes.
 fn is_aligned(inner: &str, is_raw: bool) -> bool {
     let inner = if is_raw { inner.to_owned() } else { joined(inner) }.replace("\r\n", "\n");
     let Some(rest) = inner.strip_prefix(is_newline) else { return false };

@@ -1,7 +1,8 @@
 //! The mode that a file of a context is hashed and sent with.
 //!
-//! An image is the same from every checkout of one commit. Git keeps one bit of a mode, whether a file is executable; the
-//! rest comes from the umask of whoever has checked it out. What git does not keep is as it is on the disk, as with Docker.
+//! An image is the same from every checkout of one commit. Git keeps one bit of a mode, whether a file is executable;
+//! the rest comes from the umask of whoever has checked it out. What git does not keep is as it is on the disk, as
+//! with Docker.
 //!
 //! | path                                        | mode                                                             |
 //! |---------------------------------------------|------------------------------------------------------------------|
@@ -10,10 +11,10 @@
 //! | anything else, and all where there is no git | as on the disk; 0664 counts as 0644, and 0775 as 0755           |
 //! | what imgforge writes                        | 0644 or 0755                                                     |
 //!
-//! 0664 and 0775 are what the umask 002, usual where each user has a group of their own, makes of what is 0644 and 0755
-//! elsewhere. What is stricter is no accident of a usual umask, and stays: a key of mode 0600 that git ignores is 0600 in
-//! the image. A private key that git does track is 0644, as in every other checkout, and a build warns of one that the disk
-//! keeps from others.
+//! 0664 and 0775 are what the umask 002, usual where each user has a group of their own, makes of what is 0644 and
+//! 0755 elsewhere. What is stricter is no accident of a usual umask, and stays: a key of mode 0600 that git ignores
+//! is 0600 in the image. A private key that git does track is 0644, as in every other checkout, and a build warns of
+//! one that the disk keeps from others.
 
 use std::collections::HashMap;
 use std::io;
@@ -62,8 +63,8 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    /// For the workspace at `root`: its repository is this user's, root's, or that of the workspace's owner, since what is
-    /// built must not hang on who builds it.
+    /// For the workspace at `root`: its repository is this user's, root's, or that of the workspace's owner, since
+    /// what is built must not hang on who builds it.
     pub(crate) fn of(root: &Utf8Path) -> Self {
         let owner = root.metadata().map_or(0, |metadata| metadata.uid());
         Self { owners: Owners::of_process().and(0).and(owner), known: RwLock::default(), all: false }

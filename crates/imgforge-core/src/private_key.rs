@@ -8,8 +8,8 @@ const BEGINNINGS: [&[u8]; 2] = [b"PuTTY-User-Key-File-", b"AGE-SECRET-KEY-1"];
 
 /// Whether a file holds a private key: PEM (RFC 7468) of any kind, OpenSSH's, PGP's, PuTTY's, age's.
 ///
-/// A program that has the words of such a header in it, in quotes or in the middle of a line, is none: the header stands
-/// alone on its line, and what comes next is as in a key.
+/// A program that has the words of such a header in it, in quotes or in the middle of a line, is none: the header
+/// stands alone on its line, and what comes next is as in a key.
 pub fn is_one(bytes: &[u8]) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).peekable();
     while let Some(line) = lines.next() {

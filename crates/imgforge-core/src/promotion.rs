@@ -3,9 +3,9 @@
 //! Each promotion leaves a [`Record`]. The digest that a tag had after one of them follows from the records alone: the
 //! last move up to it, or what the first move after it found.
 //!
-//! No registry moves several tags at once, so two promotions may run into each other. The order of their records decides
-//! then: each works until its tags lead where the last record that names them says ([`settled`]), so that whichever ends
-//! last leaves the tags as the later record wants them, all of them.
+//! No registry moves several tags at once, so two promotions may run into each other. The order of their records
+//! decides then: each works until its tags lead where the last record that names them says ([`settled`]), so that
+//! whichever ends last leaves the tags as the later record wants them, all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,8 +83,9 @@ pub fn state_after(records: &Records, id: &str) -> BTreeMap<ReleaseTag, Option<S
     state
 }
 
-/// Where tags must lead once the promotion `id` and those that began after it have ended, newest promotion first and then
-/// parents first: the tags of `id` and of each later record that shares a tag with it, each as the last record says.
+/// Where tags must lead once the promotion `id` and those that began after it have ended, newest promotion first and
+/// then parents first: the tags of `id` and of each later record that shares a tag with it, each as the last record
+/// says.
 pub fn settled(records: &Records, id: &str) -> Vec<(ReleaseTag, String)> {
     let Some(own) = records.get(id) else { return Vec::new() };
     let tags: BTreeSet<ReleaseTag> = own.moves.iter().map(Move::release_tag).collect();
@@ -132,14 +133,15 @@ pub fn current(records: &Records) -> Option<&str> {
     records.last_key_value().map(standing)
 }
 
-/// The promotion that stood before the one whose tags stand now; one that was taken back is gone over. `None` when there
-/// was none.
+/// The promotion that stood before the one whose tags stand now; one that was taken back is gone over. `None` when
+/// there was none.
 pub fn previous(records: &Records) -> Option<&str> {
     records.range(..current(records)?.to_owned()).next_back().map(standing)
 }
 
 /// Returns the ids of the oldest records, which no way back needs that leads to one of the newest `count`, to the
-/// promotion that stands now, or to the one before it. What an older record says of a tag that has moved since, the first later one says too.
+/// promotion that stands now, or to the one before it. What an older record says of a tag that has moved since, the
+/// first later one says too.
 pub fn outlived(records: &Records, count: usize) -> BTreeSet<String> {
     let newest = records.keys().rev().take(count.max(1)).next_back().map(String::as_str);
     let needed = [newest, current(records), previous(records)];
@@ -286,8 +288,8 @@ mod tests {
         }
     }
 
-    /// Each of several promotions, with records in this order, does what `promote` does: it writes its record, and then in
-    /// each step looks at the records and moves what is not right. `turns` says whose step is next.
+    /// Each of several promotions, with records in this order, does what `promote` does: it writes its record, and
+    /// then in each step looks at the records and moves what is not right. `turns` says whose step is next.
     fn run_into_each_other(
         wanted: &[BTreeMap<(usize, usize), u8>],
         turns: &[usize],

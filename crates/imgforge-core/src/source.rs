@@ -1,7 +1,8 @@
 //! Where files come from: the work tree now, a git revision later. All paths are relative to the workspace root.
 //!
-//! A workspace may be somebody else's. So one rule holds for whatever is read of it: links are followed inside of it, as
-//! in a build's context; one that leads out of it, a device, a pipe, and what is larger than any such file are errors.
+//! A workspace may be somebody else's. So one rule holds for whatever is read of it: links are followed inside of it,
+//! as in a build's context; one that leads out of it, a device, a pipe, and what is larger than any such file are
+//! errors.
 
 use std::fmt;
 use std::fs;
@@ -130,7 +131,8 @@ pub trait Source: Sync {
     fn is_tracked(&self, path: &Utf8Path) -> io::Result<bool>;
     /// The hash of a regular file's content.
     fn hash(&self, path: &Utf8Path) -> io::Result<ContentHash>;
-    /// Every file below the root whose name is meant, sorted; what git ignores is passed over, and so may be hidden folders.
+    /// Every file below the root whose name is meant, sorted; what git ignores is passed over, and so may be hidden
+    /// folders.
     fn find(&self, is_meant: &dyn Fn(&str) -> bool, hidden: Hidden) -> io::Result<Vec<Utf8PathBuf>>;
     /// Where a file is on disk, if it is: so that a large one can be streamed.
     fn disk_path(&self, path: &Utf8Path) -> Option<Utf8PathBuf>;
@@ -150,7 +152,8 @@ impl WorkTree {
         Self { root: root.to_owned(), cache: None, tracked: Tracked::of(root) }
     }
 
-    /// What git has checked out of a commit below `root`, without a `.git` beside it; every file is read when it is hashed.
+    /// What git has checked out of a commit below `root`, without a `.git` beside it; every file is read when it is
+    /// hashed.
     pub fn checkout(root: &Utf8Path) -> Self {
         Self { root: root.to_owned(), cache: None, tracked: Tracked::all(root) }
     }

@@ -1,10 +1,10 @@
 //! Remembers the hash of a file by its size, times and inode, so that an unchanged file is not read again.
 //!
-//! Only ever a matter of time: a missing or broken cache file, or one that this user has not sealed, means that every file is read. An entry is
-//! kept only when both times of the file were older than [`SETTLED`] at the moment just before the file was read.
-//! A file that is written again afterwards then gets another ctime, since the clock has moved on by more than
-//! the coarsest step with which file systems record times (2 s, FAT). ctime cannot be set back by programs, so a
-//! restored mtime does not deceive.
+//! Only ever a matter of time: a missing or broken cache file, or one that this user has not sealed, means that every
+//! file is read. An entry is kept only when both times of the file were older than [`SETTLED`] at the moment just
+//! before the file was read. A file that is written again afterwards then gets another ctime, since the clock has
+//! moved on by more than the coarsest step with which file systems record times (2 s, FAT). ctime cannot be set back
+//! by programs, so a restored mtime does not deceive.
 
 use std::collections::HashMap;
 use std::fs;

@@ -122,9 +122,9 @@ impl TagTemplate {
     }
 }
 
-/// A text made into a tag by the grammar of the OCI distribution specification
-/// (`[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`): what cannot stand in one becomes `-`, at its start it is left out, and what is
-/// longer is cut. `None` when nothing is left.
+/// A text made into a tag by the grammar of the OCI distribution specification (`[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`):
+/// what cannot stand in one becomes `-`, at its start it is left out, and what is longer is cut. `None` when nothing
+/// is left.
 pub fn sanitized(text: &str) -> Option<Tag> {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
     let text: String = text.trim().chars().map(safe).collect();

@@ -33,8 +33,9 @@ pub struct ImageTest {
 }
 
 impl ImageTest {
-    /// Whether the image's own command is started for the checks: as `start=` says; else when a check needs it, or it is
-    /// one that stays (the image has services, exposes a port or has a healthcheck) and a command is run beside it.
+    /// Whether the image's own command is started for the checks: as `start=` says; else when a check needs it, or it
+    /// is one that stays (the image has services, exposes a port or has a healthcheck) and a command is run beside
+    /// it.
     fn starts(test: &Test, runs: Runs) -> bool {
         let has = |is: fn(&Check) -> bool| test.checks.iter().any(|check| is(&check.value));
         match &test.start {

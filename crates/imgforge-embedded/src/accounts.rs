@@ -30,8 +30,8 @@ const LARGEST: u32 = i32::MAX.unsigned_abs();
 
 /// Whom `USER[:GROUP]` means; an empty text means root. Numbers need no entry in the image's files.
 ///
-/// The rules are runc's (`libcontainer/user`), which Docker and BuildKit use; root is 0 also where no file says so, as it
-/// is for COPY in BuildKit.
+/// The rules are runc's (`libcontainer/user`), which Docker and BuildKit use; root is 0 also where no file says so,
+/// as it is for COPY in BuildKit.
 ///
 /// # Errors
 /// A name that the image does not know.

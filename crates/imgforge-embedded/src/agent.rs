@@ -1,5 +1,5 @@
-//! The socket of an ssh agent as a step has it: one of its own, with an owner and a mode of its own, from which requests
-//! are passed on. The agent sees this process and not the step's user, whom it might refuse.
+//! The socket of an ssh agent as a step has it: one of its own, with an owner and a mode of its own, from which
+//! requests are passed on. The agent sees this process and not the step's user, whom it might refuse.
 
 use std::io;
 use std::os::unix::net::UnixListener;

@@ -1,5 +1,5 @@
-//! What an entry of a file system has besides its content, and the one way to give it that. Layers that are unpacked and
-//! merged, COPY, ADD and copies of folders all go through here, so that none of them loses what another keeps.
+//! What an entry of a file system has besides its content, and the one way to give it that. Layers that are unpacked
+//! and merged, COPY, ADD and copies of folders all go through here, so that none of them loses what another keeps.
 //!
 //! The order is owner, mode, extended attributes, time. A change of the owner takes setuid bits and file capabilities
 //! away (chown(2), capabilities(7)); writing does so too, so that the content has to be there before; and whatever is

@@ -185,7 +185,8 @@ pub fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, serde_json::Error> {
     Ok(serde_json::from_slice::<Layers>(config)?.rootfs.diff_ids)
 }
 
-/// Returns the chain id of a layer on top of others: what names all of them together (image specification, "Layer ChainID").
+/// Returns the chain id of a layer on top of others: what names all of them together (image specification, "Layer
+/// ChainID").
 pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
     match below {
         None => diff_id.clone(),

@@ -55,7 +55,8 @@ impl Descriptor {
         })
     }
 
-    /// Returns whether it is no image, but what BuildKit says of one (provenance, SBOM): its platform is `unknown/unknown`.
+    /// Returns whether it is no image, but what BuildKit says of one (provenance, SBOM): its platform is
+    /// `unknown/unknown`.
     pub fn is_attached(&self) -> bool {
         self.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
     }

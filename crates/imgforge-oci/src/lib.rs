@@ -1,5 +1,5 @@
-//! The vocabulary of the OCI specifications, once for all rooms: what a digest is, how an image is named, what manifests,
-//! indexes and configurations say.
+//! The vocabulary of the OCI specifications, once for all rooms: what a digest is, how an image is named, what
+//! manifests, indexes and configurations say.
 //!
 //! ```text
 //! "HOST/REPO:TAG@DIGEST"  -> Reference                 what people write
@@ -10,13 +10,13 @@
 //! bytes                   -> ImageConfig               what an image says of its containers
 //! ```
 //!
-//! Nothing here reads a file or asks anybody. Rules come from the OCI Image and Distribution Specifications, and from the
-//! grammar of Distribution's references; sections are named where they are kept.
+//! Nothing here reads a file or asks anybody. Rules come from the OCI Image and Distribution Specifications, and from
+//! the grammar of Distribution's references; sections are named where they are kept.
 //!
-//! [`MediaType`] is that of the crate `oci-spec`, which also reads what is written here in a test. Its other types are
-//! not stood on, since they lose what imgforge has to keep: its maps have no order, so that one document would have other
-//! bytes each time; members that it does not know are dropped, as are Docker's (`Healthcheck`, `OnBuild`, `Shell`); it
-//! writes `os_version` for `os.version`; its references know no IPv6 address.
+//! [`MediaType`] is that of the crate `oci-spec`, which also reads what is written here in a test. Its other types
+//! are not stood on, since they lose what imgforge has to keep: its maps have no order, so that one document would
+//! have other bytes each time; members that it does not know are dropped, as are Docker's (`Healthcheck`, `OnBuild`,
+//! `Shell`); it writes `os_version` for `os.version`; its references know no IPv6 address.
 
 pub mod annotation;
 mod config;

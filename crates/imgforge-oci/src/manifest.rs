@@ -12,8 +12,8 @@ use crate::media_type::{self, MediaType};
 /// What the empty configuration of an artifact has in it (image specification, "Guidance for an Empty Descriptor").
 const EMPTY: &[u8] = b"{}";
 
-/// The manifest of one image, or of an artifact: something that lies in a registry and is no image (image specification,
-/// "Image Manifest", section "Guidelines for Artifact Usage").
+/// The manifest of one image, or of an artifact: something that lies in a registry and is no image (image
+/// specification, "Image Manifest", section "Guidelines for Artifact Usage").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageManifest {
     /// What kind of artifact it is; nothing for an image.
@@ -189,16 +189,16 @@ impl Manifest {
         Ok(Self { digest: Digest::sha256(&bytes), media_type, bytes, document })
     }
 
-    /// Writes a document as registries get it, its members in the order of the specification; always the same bytes for the
-    /// same document.
+    /// Writes a document as registries get it, its members in the order of the specification; always the same bytes
+    /// for the same document.
     pub fn of(document: impl Into<Document>) -> Self {
         let document = document.into();
         let bytes = serde_json::to_vec(&document.json()).expect("texts and numbers are always JSON");
         Self::written(document, bytes)
     }
 
-    /// Writes a document as layouts get it, the members of each object in the order of their names; always the same bytes
-    /// for the same document. Layouts had this order first, and the digests of what lies in them are to stay.
+    /// Writes a document as layouts get it, the members of each object in the order of their names; always the same
+    /// bytes for the same document. Layouts had this order first, and the digests of what lies in them are to stay.
     pub fn sorted(document: impl Into<Document>) -> Self {
         let document = document.into();
         let json = serde_json::to_value(document.json()).expect("texts and numbers are always JSON");

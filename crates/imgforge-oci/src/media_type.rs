@@ -18,8 +18,8 @@ pub fn is(found: &MediaType, wanted: &MediaType) -> bool {
     found == wanted || wanted.to_docker_v2s2().is_ok_and(|docker| docker == found.as_ref())
 }
 
-/// Returns whether registries need not have a layer of this type: one that may not be distributed (image specification, "Image
-/// Layer Filesystem Changeset", section "Non-Distributable Layers").
+/// Returns whether registries need not have a layer of this type: one that may not be distributed (image
+/// specification, "Image Layer Filesystem Changeset", section "Non-Distributable Layers").
 pub fn is_elsewhere(layer: &MediaType) -> bool {
     layer.as_ref().contains(".nondistributable.") || layer.as_ref().contains(".foreign.")
 }

@@ -10,9 +10,10 @@
 //! digest           := see Digest
 //! ```
 //!
-//! What is a host is decided as Docker does: the first part, when it is `localhost` or has a dot, a colon or a capital.
-//! Beyond the grammar, what is a host by that rule is one by the grammar too, a port is one, an IPv6 address is one, host and repository have at most 255 characters together
-//! (distribution specification, note on `<name>`), and 64 hex digits alone are an image's id and no name.
+//! What is a host is decided as Docker does: the first part, when it is `localhost` or has a dot, a colon or a
+//! capital. Beyond the grammar, what is a host by that rule is one by the grammar too, a port is one, an IPv6 address
+//! is one, host and repository have at most 255 characters together (distribution specification, note on `<name>`),
+//! and 64 hex digits alone are an image's id and no name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -102,8 +103,8 @@ fn write_reference(
     digest.map_or(Ok(()), |digest| write!(f, "@{digest}"))
 }
 
-/// An image tag: at most 128 of letters, digits, `_`, `.`, `-`, not starting with `.` or `-` (distribution specification,
-/// "Pulling manifests").
+/// An image tag: at most 128 of letters, digits, `_`, `.`, `-`, not starting with `.` or `-` (distribution
+/// specification, "Pulling manifests").
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(String);
@@ -333,8 +334,8 @@ pub fn check_host(host: &str) -> Result<(), String> {
     if is_host && port.is_none_or(is_port) { Ok(()) } else { Err(wrong()) }
 }
 
-/// Checks a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` between slashes (distribution specification, "Pulling
-/// manifests", `<name>`).
+/// Checks a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` between slashes (distribution specification,
+/// "Pulling manifests", `<name>`).
 fn check_path(repository: &str) -> Result<(), String> {
     let Some(wrong) = repository.split('/').find(|part| !is_component(part)) else { return Ok(()) };
     Err(if wrong.bytes().any(|b| b.is_ascii_uppercase()) {

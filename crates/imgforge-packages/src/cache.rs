@@ -1,8 +1,9 @@
 //! The folder of downloads: content-addressed, so that any number of workspaces and processes share it.
 //!
 //! `sha256/HEX` are packages, `partial/HEX` what has come of one so far, `index/HEX` parsed indexes, `roots/HEX.tar`
-//! root file systems, `databases/HEX` the package databases of images from outside. Packages are compared with their digest when
-//! they are used; what was made of them has none, and counts when this user has sealed it, so that a cache may be shared. Every file is written under another name and renamed when it is whole, so that a process that
+//! root file systems, `databases/HEX` the package databases of images from outside. Packages are compared with their
+//! digest when they are used; what was made of them has none, and counts when this user has sealed it, so that a
+//! cache may be shared. Every file is written under another name and renamed when it is whole, so that a process that
 //! is killed leaves nothing wrong behind.
 
 use std::fs;

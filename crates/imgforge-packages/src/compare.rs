@@ -58,8 +58,9 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares the text of a database (see [`database_paths`](crate::database_paths)) with the packages that an image and its
-/// parents have locked. Sorted by name. Packages that are removed, with or without their configuration, count as not there.
+/// Compares the text of a database (see [`database_paths`](crate::database_paths)) with the packages that an image
+/// and its parents have locked. Sorted by name. Packages that are removed, with or without their configuration, count
+/// as not there.
 pub fn compare(scheme: Scheme, database: &str, expected: &[LockedPackage]) -> Vec<Difference> {
     let of_apk: Vec<IndexEntry> = match scheme {
         Scheme::Debian => Vec::new(),

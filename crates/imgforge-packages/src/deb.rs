@@ -111,8 +111,8 @@ impl Deb {
         self.paragraph().and_then(|paragraph| paragraph.get(name))
     }
 
-    /// What the package's files in dpkg's `info` folder begin with. A package of `Multi-Arch: same` may be there for two
-    /// architectures at once, so dpkg tells them apart.
+    /// What the package's files in dpkg's `info` folder begin with. A package of `Multi-Arch: same` may be there for
+    /// two architectures at once, so dpkg tells them apart.
     pub(crate) fn info_prefix(&self) -> String {
         let name = self.field("Package").unwrap_or("");
         match self.field("Multi-Arch") {

@@ -36,12 +36,12 @@ pub struct Fetched {
     pub files: usize,
 }
 
-/// Sees to it that every one of `packages` is in the cache: from the repositories, else from the archives of their earlier
-/// states.
+/// Sees to it that every one of `packages` is in the cache: from the repositories, else from the archives of their
+/// earlier states.
 ///
 /// # Errors
-/// [`Error::Vanished`] with all packages that no repository has, nor an archive; [`Error::Hash`], [`Error::Unreachable`] or
-/// [`Error::Io`] for the first of the others.
+/// [`Error::Vanished`] with all packages that no repository has, nor an archive; [`Error::Hash`],
+/// [`Error::Unreachable`] or [`Error::Io`] for the first of the others.
 pub fn fetch(
     packages: &[LockedPackage],
     repositories: &[Repository],
@@ -203,8 +203,8 @@ struct Root<'a> {
     state: String,
 }
 
-/// The roots that may have `package`: that of its suite, those of the source's other suites, and those that archives have
-/// of the time when it was locked.
+/// The roots that may have `package`: that of its suite, those of the source's other suites, and those that archives
+/// have of the time when it was locked.
 fn roots<'a>(package: &LockedPackage, repositories: &'a [Repository]) -> Vec<Root<'a>> {
     let of_source = || repositories.iter().filter(|r| r.source == package.source);
     let suites = || of_source().flat_map(|r| &r.suites);

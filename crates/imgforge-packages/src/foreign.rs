@@ -1,5 +1,5 @@
-//! The packages of an image that someone else has made, from its layers: dpkg's database, or the pieces of it that images
-//! without dpkg keep for scanners (`status.d`), or apk's.
+//! The packages of an image that someone else has made, from its layers: dpkg's database, or the pieces of it that
+//! images without dpkg keep for scanners (`status.d`), or apk's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -28,8 +28,8 @@ pub(crate) enum Failure {
     Final(Error),
 }
 
-/// What apt escapes in the paths that an index names (`Acquire::URIEncode`: `+` and `~` for servers that read a plus as a
-/// space), and what would end the path.
+/// What apt escapes in the paths that an index names (`Acquire::URIEncode`: `+` and `~` for servers that read a plus
+/// as a space), and what would end the path.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'+').add(b'~').add(b'#').add(b'?');
 
 /// A path of an index (`Filename`) as it stands in an address. An index has names of files, not addresses: the file

@@ -156,8 +156,8 @@ impl Index {
         entries.filter(|entry| entry.version == package.version && entry.is_file(package))
     }
 
-    /// Reads what `locked` packages that no suite has any more say about themselves, where their files are in the cache:
-    /// nobody else knows what they depend on.
+    /// Reads what `locked` packages that no suite has any more say about themselves, where their files are in the
+    /// cache: nobody else knows what they depend on.
     pub fn recall(&mut self, locked: &[LockedPackage], cache: &Cache) {
         let is_gone = |p: &&LockedPackage| self.versions(&p.name).all(|entry| entry.version != p.version);
         let gone = locked.iter().filter(|package| package.source == self.source).filter(is_gone);

@@ -1,8 +1,8 @@
 //! Replayed indexes: a signature does not say that an index is the newest one.
 //!
-//! Who stands between a repository and us can hand out any index that was ever signed, and so keep updates away or bring
-//! old holes back. The lock knows the date of the index that it was made by, and older ones are refused. So are those from
-//! the future: one that was taken would make every right one after it an older one.
+//! Who stands between a repository and us can hand out any index that was ever signed, and so keep updates away or
+//! bring old holes back. The lock knows the date of the index that it was made by, and older ones are refused. So are
+//! those from the future: one that was taken would make every right one after it an older one.
 
 use std::collections::BTreeMap;
 

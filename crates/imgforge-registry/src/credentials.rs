@@ -74,9 +74,9 @@ impl Credentials {
         Self { login: None, config: Some(folder.join("config.json")) }
     }
 
-    /// For the workspace's own registry: `IMGFORGE_REGISTRY_USER` and `IMGFORGE_REGISTRY_PASSWORD` when both are set and
-    /// `IMGFORGE_REGISTRY_HOST` names that registry, else the Docker configuration. A workspace may name any host, and
-    /// gets no password that was meant for another.
+    /// For the workspace's own registry: `IMGFORGE_REGISTRY_USER` and `IMGFORGE_REGISTRY_PASSWORD` when both are set
+    /// and `IMGFORGE_REGISTRY_HOST` names that registry, else the Docker configuration. A workspace may name any
+    /// host, and gets no password that was meant for another.
     pub fn workspace() -> Self {
         Self::from_environment(|name| std::env::var(name).ok(), true)
     }
@@ -124,8 +124,8 @@ impl Credentials {
 }
 
 impl Credentials {
-    /// The user and the password for a registry, for another program that pulls from it; `<token>` and an identity token
-    /// where one is kept (as credential helpers name it). `None` when nothing is known.
+    /// The user and the password for a registry, for another program that pulls from it; `<token>` and an identity
+    /// token where one is kept (as credential helpers name it). `None` when nothing is known.
     ///
     /// # Errors
     /// [`Error::Credentials`] when the configuration or a helper cannot be read.
@@ -228,8 +228,8 @@ fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fro
 }
 
 impl Config {
-    /// As Docker does: the registry's own helper, or else the store, or else what is in the file. A registry with a helper
-    /// that is empty has none, and no store either (docker/cli, `getConfiguredCredentialStore`).
+    /// As Docker does: the registry's own helper, or else the store, or else what is in the file. A registry with a
+    /// helper that is empty has none, and no store either (docker/cli, `getConfiguredCredentialStore`).
     async fn find(&self, host: &str, path: &Utf8Path) -> Result<Found, String> {
         let key = server(host);
         let own = self.cred_helpers.iter().find(|(name, _)| is_for(name, host));

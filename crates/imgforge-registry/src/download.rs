@@ -1,5 +1,5 @@
-//! One blob out of a repository: its size, a small one whole, or any into a file, streamed, verified, and resumed where it
-//! was cut.
+//! One blob out of a repository: its size, a small one whole, or any into a file, streamed, verified, and resumed
+//! where it was cut.
 
 use std::io::{Seek, SeekFrom, Write};
 

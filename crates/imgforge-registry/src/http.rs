@@ -297,8 +297,8 @@ impl Http {
     }
 }
 
-/// Where answers may send a request on to: `Authorization` stays behind when that is another host (reqwest's rule), and from
-/// TLS nobody is sent to plain HTTP, by which the same host would be shown it.
+/// Where answers may send a request on to: `Authorization` stays behind when that is another host (reqwest's rule),
+/// and from TLS nobody is sent to plain HTTP, by which the same host would be shown it.
 fn redirects() -> Policy {
     Policy::custom(|attempt| {
         let came_by_tls = attempt.previous().iter().any(|url| url.scheme() == "https");

@@ -22,8 +22,8 @@ struct Daemon {
     insecure_registries: Vec<String>,
 }
 
-/// Whether the user's own configuration names a registry as one without TLS: in [`VARIABLE`], or in the configuration of this
-/// machine's Docker daemon.
+/// Whether the user's own configuration names a registry as one without TLS: in [`VARIABLE`], or in the configuration
+/// of this machine's Docker daemon.
 pub(crate) fn says_so(host: &str) -> bool {
     let variable = std::env::var(VARIABLE).unwrap_or_default();
     let words = variable.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned);

@@ -1,5 +1,6 @@
 //! OCI image layouts: what a registry serves, in a folder (image specification, "OCI Image Layout Specification").
-//! Nothing in one is trusted: what is read is compared with its digest, sizes are bounded, and paths are made of digests.
+//! Nothing in one is trusted: what is read is compared with its digest, sizes are bounded, and paths are made of
+//! digests.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -46,8 +47,8 @@ impl Layout {
         Ok(Self { path: path.to_owned(), index })
     }
 
-    /// The digest of the image, or index of images, with one of these names; of one image alone that has no name at all,
-    /// its digest. Where a name has an image for each platform, that for this one.
+    /// The digest of the image, or index of images, with one of these names; of one image alone that has no name at
+    /// all, its digest. Where a name has an image for each platform, that for this one.
     ///
     /// # Errors
     /// [`Error::Layout`] when there is none, or when there are several.

@@ -95,8 +95,8 @@ impl Registry {
         }))
     }
 
-    /// The digest that a tag or a digest means, without its manifest; `None` when there is none. Of a registry that does
-    /// not say it, the manifest is read.
+    /// The digest that a tag or a digest means, without its manifest; `None` when there is none. Of a registry that
+    /// does not say it, the manifest is read.
     ///
     /// # Errors
     /// As of [`manifest`](Self::manifest).
@@ -163,9 +163,9 @@ impl Registry {
         Err(Error::TagMoved { reference, expected: digest.clone(), found })
     }
 
-    /// The headers of the answer to a manifest that was taken. The digests in it are right, since they are computed here.
-    /// Distribution 2.x says of one that it is invalid while another push of the same blob to the same repository ends: it
-    /// empties the file that links the blob, and then writes it again.
+    /// The headers of the answer to a manifest that was taken. The digests in it are right, since they are computed
+    /// here. Distribution 2.x says of one that it is invalid while another push of the same blob to the same
+    /// repository ends: it empties the file that links the blob, and then writes it again.
     async fn send_manifest(
         &self,
         what: &str,

@@ -62,8 +62,8 @@ impl Registry {
     /// Pushes an image: every blob that is not there, then the manifest by its digest. No tag points to it yet.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Io`] for a layer's file, [`Error::Incomplete`] for a layer without a file that is not
-    /// there, and those of every request.
+    /// [`Error::File`] and [`Error::Io`] for a layer's file, [`Error::Incomplete`] for a layer without a file that is
+    /// not there, and those of every request.
     pub async fn push_image(
         &self,
         repository: &str,

@@ -23,8 +23,8 @@ pub struct Options {
     pub host: String,
     /// Whether it is spoken to without encryption; `None`: only on this machine's loopback.
     pub plain_http: Option<bool>,
-    /// Whether a stored login may go over plain HTTP beyond loopback; `None`: where the user's own environment calls the
-    /// registry insecure (`IMGFORGE_INSECURE_REGISTRIES`, Docker's `daemon.json`).
+    /// Whether a stored login may go over plain HTTP beyond loopback; `None`: where the user's own environment calls
+    /// the registry insecure (`IMGFORGE_INSECURE_REGISTRIES`, Docker's `daemon.json`).
     pub plain_logins: Option<bool>,
     /// Certificates, in PEM, that are trusted besides the system's.
     pub ca_file: Option<Utf8PathBuf>,
@@ -57,8 +57,8 @@ impl Options {
 
 /// One registry host. Clones share its connections, logins and limits.
 ///
-/// Every operation can be dropped at any time: what it has begun is then as if its connection had been cut, and the next
-/// one that does the same ends well.
+/// Every operation can be dropped at any time: what it has begun is then as if its connection had been cut, and the
+/// next one that does the same ends well.
 #[derive(Clone)]
 pub struct Registry(pub(crate) Arc<Inner>);
 

@@ -1,10 +1,10 @@
 //! One blob into a repository: found there, mounted, or sent in chunks that go on after a cut.
 //!
-//! The life of an upload (distribution specification, "Pushing blobs"): a POST opens a session; PATCH requests add chunks
-//! where the last one ended; a PUT closes it with the digest, which the registry verifies. After a failure nobody knows
-//! how much has arrived: a GET on the session says it, or says that there is no such session any more, and then a new
-//! one begins. (Distribution 2.x forgets a session when a chunk is cut after a part of it has arrived.) A registry that
-//! takes no chunks gets each blob in one PUT.
+//! The life of an upload (distribution specification, "Pushing blobs"): a POST opens a session; PATCH requests add
+//! chunks where the last one ended; a PUT closes it with the digest, which the registry verifies. After a failure
+//! nobody knows how much has arrived: a GET on the session says it, or says that there is no such session any more,
+//! and then a new one begins. (Distribution 2.x forgets a session when a chunk is cut after a part of it has
+//! arrived.) A registry that takes no chunks gets each blob in one PUT.
 
 use std::io::{self, SeekFrom};
 use std::sync::Arc;
@@ -420,8 +420,8 @@ fn location(near: &Url, headers: &HeaderMap) -> Option<Url> {
     near.join(headers.get(LOCATION)?.to_str().ok()?).ok()
 }
 
-/// How many bytes have arrived: `Range: 0-END`, END included. Distribution says `0-0` when it has none, so that one byte
-/// counts as none: sessions with a single byte are begun anew by the digest being wrong.
+/// How many bytes have arrived: `Range: 0-END`, END included. Distribution says `0-0` when it has none, so that one
+/// byte counts as none: sessions with a single byte are begun anew by the digest being wrong.
 fn range_end(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(RANGE)?.to_str().ok()?;
     let text = text.strip_prefix("bytes=").unwrap_or(text);

@@ -1,5 +1,6 @@
 //! Shows how a run looks, for those who change the reports. Nothing is built and no engine is asked: the events are
-//! made up. `cargo run -p imgforge-report --example demo`; with `fail`, one image fails; with `stop`, it is interrupted.
+//! made up. `cargo run -p imgforge-report --example demo`; with `fail`, one image fails; with `stop`, it is
+//! interrupted.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

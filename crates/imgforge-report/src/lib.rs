@@ -74,7 +74,8 @@ impl Reporter for Several {
     }
 }
 
-/// Locks what a report shares with its ticker. A panic elsewhere must not silence the report: the state is only ever replaced whole.
+/// Locks what a report shares with its ticker. A panic elsewhere must not silence the report: the state is only ever
+/// replaced whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

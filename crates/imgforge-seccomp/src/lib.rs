@@ -1,11 +1,12 @@
 //! Puts a filter of system calls (`seccomp(2)`) on this thread without `no_new_privs`, so that setuid programs that it
 //! executes go on working.
 //!
-//! This crate is apart because it has the only `unsafe` block of the workspace: the call takes a pointer. What was weighed
-//! instead: rustix and nix do not have the call; `seccompiler` (rust-vmm) and what stands on it always set `no_new_privs`,
-//! take one architecture a program and kill whatever calls through another one, and have one answer for all that is
-//! refused; the crate `libseccomp` can do it all through a C library that would have to be there wherever imgforge is
-//! compiled. So a program is made elsewhere, in safe code, and this crate does nothing but hand it to the kernel.
+//! This crate is apart because it has the only `unsafe` block of the workspace: the call takes a pointer. What was
+//! weighed instead: rustix and nix do not have the call; `seccompiler` (rust-vmm) and what stands on it always set
+//! `no_new_privs`, take one architecture a program and kill whatever calls through another one, and have one answer
+//! for all that is refused; the crate `libseccomp` can do it all through a C library that would have to be there
+//! wherever imgforge is compiled. So a program is made elsewhere, in safe code, and this crate does nothing but hand
+//! it to the kernel.
 
 use std::io;
 
@@ -27,12 +28,12 @@ const CLASS: u16 = 0x07;
 /// Filters the system calls of this thread from now on, and of all that it starts and becomes. The kernel checks the
 /// program; filters that are there already stay, and the strictest answer counts.
 ///
-/// A program may only allow a call, end it with an error or kill the process: to let a call seem to succeed that was not
-/// carried out (an error of 0) would take the ground from under all code that stands on it.
+/// A program may only allow a call, end it with an error or kill the process: to let a call seem to succeed that was
+/// not carried out (an error of 0) would take the ground from under all code that stands on it.
 ///
 /// # Errors
-/// `EACCES` without `CAP_SYS_ADMIN` in this thread's user namespace; `EINVAL` for a program that the kernel does not take, or
-/// where it has no filters; `InvalidInput` for one that answers something else, or is too long.
+/// `EACCES` without `CAP_SYS_ADMIN` in this thread's user namespace; `EINVAL` for a program that the kernel does not
+/// take, or where it has no filters; `InvalidInput` for one that answers something else, or is too long.
 pub fn install(program: &[Instruction]) -> io::Result<()> {
     if !program.iter().copied().filter(|one| one.code & CLASS == RETURN).all(is_answer) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an answer that a filter may not give"));
@@ -54,10 +55,10 @@ fn is_answer(one: Instruction) -> bool {
 
 #[allow(unsafe_code, reason = "no crate has this call in safe code")]
 fn load(program: &libc::sock_fprog) -> libc::c_long {
-    // SAFETY: seccomp(SECCOMP_SET_MODE_FILTER, 0, args) reads a `struct sock_fprog` and the `len` instructions that it
-    // points to, and writes nothing (seccomp(2)). Both are borrowed by `install`, the only caller, for the whole call;
-    // `len` is the slice's, and the layout is that of libc's own definitions. What the filter then answers is a refusal or
-    // an end, as `install` has seen: no call seems to have done what it has not.
+    // SAFETY: seccomp(SECCOMP_SET_MODE_FILTER, 0, args) reads a `struct sock_fprog` and the `len` instructions that
+    // it points to, and writes nothing (seccomp(2)). Both are borrowed by `install`, the only caller, for the whole
+    // call; `len` is the slice's, and the layout is that of libc's own definitions. What the filter then answers is a
+    // refusal or an end, as `install` has seen: no call seems to have done what it has not.
     unsafe {
         libc::syscall(
             libc::SYS_seccomp,

@@ -45,7 +45,8 @@ impl Repository {
         self.add_with(name, version, fields, files)
     }
 
-    /// Adds a package with fields of the index: `D` (what it needs), `p` (provides), `i` (`install_if`), `k` (priority).
+    /// Adds a package with fields of the index: `D` (what it needs), `p` (provides), `i` (`install_if`), `k`
+    /// (priority).
     ///
     /// # Errors
     /// What the file system says.

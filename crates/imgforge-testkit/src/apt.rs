@@ -108,8 +108,8 @@ impl Repository {
         self.add_with(package, &[])
     }
 
-    /// The same, with maintainer scripts and other control files: name in `DEBIAN` and content. What begins with `#!` can be
-    /// executed.
+    /// The same, with maintainer scripts and other control files: name in `DEBIAN` and content. What begins with `#!`
+    /// can be executed.
     ///
     /// # Errors
     /// As [`add`](Self::add).

@@ -107,8 +107,8 @@ impl Container {
     /// When the daemon does not listen at its usual place, or refuses.
     pub fn types(&self, bytes: &[u8]) {
         let mut daemon = UnixStream::connect("/var/run/docker.sock").expect("the daemon's socket");
-        // `docker attach` wants a terminal of its own. Docker's API, "Attach to a container": after the head of the answer
-        // the connection is the terminal's.
+        // `docker attach` wants a terminal of its own. Docker's API, "Attach to a container": after the head of the
+        // answer the connection is the terminal's.
         let request = format!(
             "POST /containers/{}/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n",
             self.id
@@ -153,7 +153,8 @@ impl Drop for Container {
     }
 }
 
-/// A container's log as it grows: `docker logs --follow`, which asks the daemon once and not each time that someone looks.
+/// A container's log as it grows: `docker logs --follow`, which asks the daemon once and not each time that someone
+/// looks.
 pub struct Log {
     container: String,
     child: Child,

@@ -80,8 +80,8 @@ impl SecondEngine {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Lets it reach what listens on loopback here, at the same address: through a socket file, since its network is its
-    /// own. It lasts until the returned value is dropped.
+    /// Lets it reach what listens on loopback here, at the same address: through a socket file, since its network is
+    /// its own. It lasts until the returned value is dropped.
     ///
     /// # Panics
     /// When socat or iproute2 is not installed.

@@ -1,5 +1,5 @@
-//! For tests only: workspaces on disk, real apt and apk repositories, a real container registry with a proxy that fails on
-//! demand, and what tests leave in a real Docker Engine.
+//! For tests only: workspaces on disk, real apt and apk repositories, a real container registry with a proxy that
+//! fails on demand, and what tests leave in a real Docker Engine.
 
 pub mod apk;
 pub mod apt;

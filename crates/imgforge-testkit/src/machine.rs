@@ -41,7 +41,8 @@ impl Machine {
     pub fn new() -> io::Result<Self> {
         let machine = Self { name: crate::unique("imgforge-test"), reached: Arc::default() };
         let (here, there) = (machine.name.as_str(), machine.other());
-        // The ends of the pair are made where they belong: elsewhere each would have a name in this machine's own network.
+        // The ends of the pair are made where they belong: elsewhere each would have a name in this machine's own
+        // network.
         for command in [
             format!("netns add {here}"),
             format!("netns add {there}"),

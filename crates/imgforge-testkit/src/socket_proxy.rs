@@ -1,5 +1,5 @@
-//! A stand-in for an engine that speaks a little otherwise than Docker does: a socket of its own before Docker's, and what
-//! goes through is rewritten. For orders of failure that no real engine shows when it is asked to.
+//! A stand-in for an engine that speaks a little otherwise than Docker does: a socket of its own before Docker's, and
+//! what goes through is rewritten. For orders of failure that no real engine shows when it is asked to.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

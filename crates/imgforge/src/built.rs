@@ -46,8 +46,8 @@ pub(crate) fn remember(state: &StateDir, name: &ImageName, fingerprint: Fingerpr
     let _ = state.append_sealed(FILE, &line(name.as_str(), fingerprint, id));
 }
 
-/// Notes the digest of the configuration of an image, if that image was built here. The registry knows it by nothing else;
-/// Docker with containerd's store calls an image by its manifest, as which it is in no registry.
+/// Notes the digest of the configuration of an image, if that image was built here. The registry knows it by nothing
+/// else; Docker with containerd's store calls an image by its manifest, as which it is in no registry.
 pub(crate) fn remember_config(
     state: &StateDir,
     name: &ImageName,

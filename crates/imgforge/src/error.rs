@@ -191,6 +191,12 @@ pub enum Error {
     Interrupted,
 }
 
+impl From<imgforge_oci::DigestError> for Error {
+    fn from(error: imgforge_oci::DigestError) -> Self {
+        Self::Archive { message: error.to_string() }
+    }
+}
+
 impl From<imgforge_oci::ReferenceError> for Error {
     fn from(error: imgforge_oci::ReferenceError) -> Self {
         Self::Registry(error.into())

@@ -4,10 +4,11 @@
 //! hooks when it is written, filters when files are written, transports when an object of a partial clone is missing. A
 //! workspace is often a clone of somebody else's, or an unpacked archive that brings its `.git` along. So:
 //!
-//! - the repository itself is only asked with plumbing that writes no files, with [`OVERRIDES`] before what it configures
-//!   and without any transport;
-//! - a commit is checked out with an empty repository's configuration, which borrows the objects: filters run where the
-//!   user's own or the system's configuration describes them, and a filter that only the repository describes is an error.
+//! - the repository itself is only asked with plumbing that writes no files, with [`OVERRIDES`] before what it
+//!   configures and without any transport;
+//! - a commit is checked out with an empty repository's configuration, which borrows the objects: filters run where
+//!   the user's own or the system's configuration describes them, and a filter that only the repository describes is
+//!   an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,8 +71,8 @@ impl<'f> Git<'f> {
         Ok(line(self.ask(&["rev-parse", "--show-prefix"])?))
     }
 
-    /// Writes the files of a commit into the folder `to`, which is made, as git checks them out. The work tree and the index
-    /// of the repository are not touched.
+    /// Writes the files of a commit into the folder `to`, which is made, as git checks them out. The work tree and
+    /// the index of the repository are not touched.
     ///
     /// # Errors
     /// Returns git's own message, in one line; or names a file whose filter only the repository's own configuration
@@ -118,8 +119,8 @@ impl<'f> Git<'f> {
         Ok(Borrowed { folder: folder.to_owned(), tree, objects: path("objects")?, settings })
     }
 
-    /// A file whose filter is known to nobody but the repository is not what git would check out here, and the filter is
-    /// not run.
+    /// A file whose filter is known to nobody but the repository is not what git would check out here, and the filter
+    /// is not run.
     fn refuse_own_filters(&self, clean: &Borrowed<'_>) -> Result<(), String> {
         let own = filters(self.ask(&FILTERS).unwrap_or_default());
         let users = filters(clean.ask(&FILTERS).unwrap_or_default());

@@ -10,8 +10,9 @@ use imgforge::core::event::{Event, Reporter};
 /// The exit code after a signal.
 const INTERRUPTED: i32 = 130;
 
-/// Cancels a build at the first signal, and ends the program at the second. Before anything is being built (manifests are read, packages fetched) there is
-/// nothing to cancel, and the program ends at once: caches are written whole or not at all.
+/// Cancels a build at the first signal, and ends the program at the second. Before anything is being built (manifests
+/// are read, packages fetched) there is nothing to cancel, and the program ends at once: caches are written whole or
+/// not at all.
 pub(crate) struct Interrupt {
     building: Arc<AtomicBool>,
     guarded: Arc<AtomicBool>,

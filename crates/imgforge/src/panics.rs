@@ -1,8 +1,9 @@
 //! A panic, in whatever thread, ends the program with exit code 70, after a word on what to do.
 //!
 //! At once, since a part of the program that is gone would leave the others waiting, or telling half of what happened
-//! (and tokio aborts the process when it panics itself, as when a thread cannot be woken). Nothing has to be put in order: what
-//! lies on disk is whole at any moment, and what was started elsewhere is seen by the next run, as after `kill -9`.
+//! (and tokio aborts the process when it panics itself, as when a thread cannot be woken). Nothing has to be put in
+//! order: what lies on disk is whole at any moment, and what was started elsewhere is seen by the next run, as after
+//! `kill -9`.
 
 use std::io::Write;
 use std::panic::PanicHookInfo;

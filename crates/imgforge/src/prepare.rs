@@ -327,8 +327,8 @@ impl Session {
         })
     }
 
-    /// Problems of the context and of the network are found in the Dockerfile; in a rendered one, the manifest line that
-    /// the instruction comes from is what the user can mend.
+    /// Problems of the context and of the network are found in the Dockerfile; in a rendered one, the manifest line
+    /// that the instruction comes from is what the user can mend.
     fn placed(
         image: &Image,
         rendered: &RenderedImage,
@@ -377,8 +377,8 @@ impl Session {
         labels.map(|(key, value)| (key.clone(), value.value.clone())).collect()
     }
 
-    /// Returns the labels that a build gives to an image, beside those that its Dockerfile has. The one that is missing is
-    /// [`labels::PARENTS`]: it has the ids of the parents, which are known when these are built.
+    /// Returns the labels that a build gives to an image, beside those that its Dockerfile has. The one that is
+    /// missing is [`labels::PARENTS`]: it has the ids of the parents, which are known when these are built.
     pub fn labels(&self, prepared: &Prepared) -> BTreeMap<String, String> {
         let target = &prepared.target;
         let mut found = self.outside_labels(&self.workspace.images[&target.name]);

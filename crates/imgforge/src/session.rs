@@ -48,8 +48,8 @@ impl Session {
     /// Opens the workspace that `start` lies in: the nearest folder upwards that has an `imgforge.kdl`.
     ///
     /// # Errors
-    /// [`Error::NoWorkspace`]; [`Error::ForeignWorkspace`]; [`Error::State`] when there is something in `.imgforge` that
-    /// imgforge has not made; [`Error::Problems`] with all problems of all manifests.
+    /// [`Error::NoWorkspace`]; [`Error::ForeignWorkspace`]; [`Error::State`] when there is something in `.imgforge`
+    /// that imgforge has not made; [`Error::Problems`] with all problems of all manifests.
     pub fn open(start: &Utf8Path, options: &OpenOptions) -> Result<Self, Error> {
         let root = find_root(start)?;
         let state = open_state(&root)?;
@@ -108,7 +108,8 @@ impl Session {
 }
 
 impl Session {
-    /// Returns a warning where nothing can be sealed: what is built and tested then is so again in each run, without a word.
+    /// Returns a warning where nothing can be sealed: what is built and tested then is so again in each run, without
+    /// a word.
     pub(crate) fn key_warning(&self) -> Option<String> {
         let error = self.state.key().ready().err()?;
         Some(format!("{error}; until then no run remembers what an earlier one has built and tested"))

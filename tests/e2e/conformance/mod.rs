@@ -3,7 +3,8 @@
 //!
 //! Each behaviour is an image on one that has a service `main` already. What a supervisor cannot express must be
 //! refused before anything is built; the table then shows the error. With `IMGFORGE_UPDATE_DOCS=1` the tests write
-//! their columns instead of comparing them; `IMGFORGE_TEST_BEHAVIOUR="clean stop"` takes the rows with these words only.
+//! their columns instead of comparing them; `IMGFORGE_TEST_BEHAVIOUR="clean stop"` takes the rows with these words
+//! only.
 
 mod behaviours;
 pub(crate) mod images;
@@ -99,8 +100,8 @@ enum Found {
     NotExpressible(String),
 }
 
-/// The behaviours that are looked at: all, or those whose names have one of the texts in `IMGFORGE_TEST_BEHAVIOUR`, with
-/// `|` between them.
+/// The behaviours that are looked at: all, or those whose names have one of the texts in `IMGFORGE_TEST_BEHAVIOUR`,
+/// with `|` between them.
 fn chosen() -> Vec<&'static Behaviour> {
     let parts = std::env::var("IMGFORGE_TEST_BEHAVIOUR").unwrap_or_default();
     let is_chosen = |behaviour: &&Behaviour| parts.split('|').any(|part| behaviour.name.contains(part));

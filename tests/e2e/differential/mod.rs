@@ -1,8 +1,8 @@
 //! One Dockerfile, two engines: the embedded engine makes what Docker makes.
 //!
-//! Each case is built by both, through the library. The layers of both are put one upon the other, and what comes out is
-//! compared: paths, types, modes, owners, times, links, attributes, content; and the configuration. What Docker 20.10
-//! does not know is in [`newer`], with expectations written by hand.
+//! Each case is built by both, through the library. The layers of both are put one upon the other, and what comes out
+//! is compared: paths, types, modes, owners, times, links, attributes, content; and the configuration. What Docker
+//! 20.10 does not know is in [`newer`], with expectations written by hand.
 
 mod cases;
 mod context;

@@ -1,11 +1,11 @@
 //! Variables in a word, as BuildKit's shell lexer expands them.
 
-/// How deep substitutions (`${a:-${b:-…}}`) may lie in one another: they are read by calls in one another. Dockerfiles in the
-/// wild have three.
+/// How deep substitutions (`${a:-${b:-…}}`) may lie in one another: they are read by calls in one another.
+/// Dockerfiles in the wild have three.
 pub(super) const MAX_SUBSTITUTIONS: usize = 64;
 
-/// How much the values in one word may come to, in bytes: ten lines of ten references to the line before come to 10 GB. Linux
-/// gives no program a variable beyond 128 KiB.
+/// How much the values in one word may come to, in bytes: ten lines of ten references to the line before come to 10
+/// GB. Linux gives no program a variable beyond 128 KiB.
 pub(super) const MAX_EXPANDED: usize = 1 << 20;
 
 /// Expands `$X`, `${X}`, `${X:-default}`, `${X-default}`, `${X:+other}` and `${X+other}`, and takes quotes away.

@@ -75,13 +75,8 @@ pub struct Reference {
 
 /// What a stage stands on or takes files from.
 struct Use {
-    /// As it is written, with `ARG`s expanded where they count.
-    image: String,
-    span: Span,
-    kind: EdgeKind,
-    platform: Option<String>,
-    /// The number of the stage that says so.
-    stage: usize,
+    /// A stage's name or number may stand where the image does.
+    reference: Reference,
     /// The stage of the same file that is meant; another image when there is none.
     of: Option<usize>,
     /// Whether a stage is meant by its number.
@@ -308,18 +303,9 @@ impl Dockerfile {
     /// Every image that is no stage of this file and not `scratch`, with `ARG`s as `args` or their defaults say.
     /// All stages count, also those that nothing uses.
     pub fn references(&self, args: &BTreeMap<String, String>) -> Vec<Reference> {
-        let uses = self.uses(args).into_iter();
-        let outside = uses
-            .filter(|used| used.of.is_none() && !(used.kind == EdgeKind::From && used.image == "scratch"));
-        outside
-            .map(|Use { image, span, kind, platform, stage, .. }| Reference {
-                image,
-                span,
-                kind,
-                platform,
-                stage,
-            })
-            .collect()
+        let is_scratch = |used: &Reference| used.kind == EdgeKind::From && used.image == "scratch";
+        let uses = self.uses(args).into_iter().filter(|used| used.of.is_none());
+        uses.map(|used| used.reference).filter(|reference| !is_scratch(reference)).collect()
     }
 
     /// What each stage stands on and takes files from, in the order of the file.
@@ -334,22 +320,22 @@ impl Dockerfile {
                     None => (None, is_deferred && image.parse::<usize>().is_ok()),
                 };
                 let stage = stages.len().saturating_sub(1);
-                found.push(Use { image, span, kind, platform: None, stage, of, is_number, is_deferred });
+                let reference = Reference { image, span, kind, platform: None, stage };
+                found.push(Use { reference, of, is_number, is_deferred });
             };
             match instruction.effective_keyword() {
                 "FROM" => {
                     let from = From::of(instruction);
                     let image = scope.expand(from.image.text(), escape).unwrap_or_default();
-                    found.push(Use {
-                        of: find_stage(stages, &image),
+                    let of = find_stage(stages, &image);
+                    let reference = Reference {
                         image,
                         span: from.image.span(),
                         kind: EdgeKind::From,
                         platform: from.platform.and_then(|text| scope.expand(text, escape)),
                         stage: stages.len(),
-                        is_number: false,
-                        is_deferred,
-                    });
+                    };
+                    found.push(Use { reference, of, is_number: false, is_deferred });
                 }
                 "COPY" | "ADD" => {
                     for flag in instruction.flags() {
@@ -421,8 +407,8 @@ impl Dockerfile {
         found
     }
 
-    /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there. A source
-    /// of ADD that begins with a variable which is not known here may be an address.
+    /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there.
+    /// A source of ADD that begins with a variable which is not known here may be an address.
     pub fn beyond(&self, network: Network, args: &BTreeMap<String, String>) -> Vec<ParseProblem> {
         let mut found = Vec::new();
         Walker::new(self, args).walk(|instruction, _, scope| {

@@ -1,9 +1,9 @@
 //! A Dockerfile reduced to what one of its stages needs, as `docker build --target` takes it.
 //!
-//! Several images may be built from one file. What only another of them reaches is no input of an image, so what is hashed
-//! is not the file but a smaller one that means the same: the stages that are needed, and of the ARGs before the first
-//! FROM those that may count in them. An engine gets the same with white space where the rest was, so that the lines that
-//! it names are those of the file.
+//! Several images may be built from one file. What only another of them reaches is no input of an image, so what is
+//! hashed is not the file but a smaller one that means the same: the stages that are needed, and of the ARGs before
+//! the first FROM those that may count in them. An engine gets the same with white space where the rest was, so that
+//! the lines that it names are those of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,8 +26,8 @@ impl Dockerfile {
         froms.map(|from| super::From::of(from).name.map(super::Word::text)).collect()
     }
 
-    /// Reduces the file, whose text this is, to what a stage needs: one by its name, the last of that name, or else by its
-    /// number from 0. `None` when there is no such stage.
+    /// Reduces the file, whose text this is, to what a stage needs: one by its name, the last of that name, or else
+    /// by its number from 0. `None` when there is no such stage.
     pub fn reduced(&self, text: &str, target: &str, args: &BTreeMap<String, String>) -> Option<Reduced> {
         let names = self.stage_names();
         let named = names.iter().rposition(|name| name.is_some_and(|name| name.eq_ignore_ascii_case(target)));
@@ -68,13 +68,13 @@ impl Dockerfile {
             if !needed.insert(stage) {
                 continue;
             }
-            for used in uses.iter().filter(|used| used.stage == stage) {
+            for used in uses.iter().filter(|used| used.reference.stage == stage) {
                 next.extend(used.of);
                 if used.is_deferred {
                     // What a child of the stage takes from: any stage that is called so.
                     let is_meant = |n: usize| {
-                        names[n].is_some_and(|name| name.eq_ignore_ascii_case(&used.image))
-                            || used.image.parse() == Ok(n)
+                        names[n].is_some_and(|name| name.eq_ignore_ascii_case(&used.reference.image))
+                            || used.reference.image.parse() == Ok(n)
                     };
                     next.extend((0..names.len()).filter(|n| is_meant(*n)));
                 }
@@ -83,8 +83,8 @@ impl Dockerfile {
         needed
     }
 
-    /// Where needed stages name a stage by its number, and its number among those that are needed. `None` when one stands
-    /// in the file in another way than as digits.
+    /// Where needed stages name a stage by its number, and its number among those that are needed. `None` when one
+    /// stands in the file in another way than as digits.
     fn renumbered(
         &self,
         text: &str,
@@ -93,12 +93,14 @@ impl Dockerfile {
     ) -> Option<Vec<(Range<usize>, String)>> {
         let count = self.stage_names().len();
         let mut edits = Vec::new();
-        for used in uses.iter().filter(|used| stages.contains(&used.stage) && used.is_number) {
-            let Some(number) = used.image.parse::<usize>().ok().filter(|number| *number < count) else {
+        for used in uses.iter().filter(|used| stages.contains(&used.reference.stage) && used.is_number) {
+            let Some(number) = used.reference.image.parse::<usize>().ok().filter(|number| *number < count)
+            else {
                 continue;
             };
-            let place = used.span.offset as usize..(used.span.offset + used.span.len) as usize;
-            if text.get(place.clone()) != Some(used.image.as_str()) {
+            let place = used.reference.span.offset as usize
+                ..(used.reference.span.offset + used.reference.span.len) as usize;
+            if text.get(place.clone()) != Some(used.reference.image.as_str()) {
                 return None;
             }
             edits.push((place, stages.range(..number).count().to_string()));

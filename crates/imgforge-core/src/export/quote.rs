@@ -134,7 +134,8 @@ pub(super) fn comment(text: &str) -> String {
     text.trim_start().trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_owned()
 }
 
-/// A word of sh that stays on one line; `None` for what cannot be written so (a line end at its end, which `$()` drops).
+/// A word of sh that stays on one line; `None` for what cannot be written so (a line end at its end, which `$()`
+/// drops).
 pub(super) fn shell_word(text: &str) -> Option<String> {
     if !text.contains(['\n', '\r']) {
         return Some(crate::services::quote(text));

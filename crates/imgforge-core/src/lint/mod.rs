@@ -1,4 +1,5 @@
-//! What is allowed and still goes wrong one day: rules over images that are free of errors, each with a code and a page.
+//! What is allowed and still goes wrong one day: rules over images that are free of errors, each with a code and a
+//! page.
 //!
 //! A finding stands at the line that causes it. Seen again from the images below, it is told once. `lint { allow }`
 //! silences a rule for an image and for what stands on it.

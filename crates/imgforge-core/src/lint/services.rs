@@ -68,7 +68,8 @@ fn as_root(service: &MergedService, container: &Container) -> Option<Found> {
     Some((Rule::RunsAsRoot, Some(name.clone()), place.help(help)))
 }
 
-/// A supervisor's stop signal goes to the service's own process. With one process in the container, another rule tells of it.
+/// A supervisor's stop signal goes to the service's own process. With one process in the container, another rule
+/// tells of it.
 fn shell_keeps_signals(service: &MergedService, services: &Services) -> Option<Found> {
     let is_single = services.supervisor.is_none_or(Supervisor::is_single);
     if is_single || service.is_oneshot() || service.stop().group {

@@ -1,4 +1,5 @@
-//! Reads a line for a shell as far as the rules need it: its simple commands, and whether one is left in the background.
+//! Reads a line for a shell as far as the rules need it: its simple commands, and whether one is left in the
+//! background.
 //!
 //! Not a shell: what stands in quotes is one word, expansions stay as they are written, and the commands of a
 //! substitution count as commands of the line.

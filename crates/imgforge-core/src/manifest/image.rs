@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::around::{lint, resources};
+use super::base::{Bases, base, dockerfile, root};
 use super::reader::{Node, Once, Reader};
 use super::run::run;
 use super::service::{absolute, service, signal, supervisor};
 use super::test::test;
 use super::workspace::pair;
 use super::{
-    Base, CopyStep, DockerfilePlace, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources,
-    Root, RootInclude, Step, Test, User,
+    Base, CopyStep, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources, Step, Test, User,
 };
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::name::{ImageName, nearest};
@@ -19,9 +19,6 @@ use crate::tag::TagTemplate;
 
 /// What may stand at the top of an `image.kdl`.
 pub(super) const TOP: &[&str] = &["image"];
-
-/// What may stand in a `root`.
-pub(super) const IN_ROOT: &[&str] = &["include", "packages"];
 
 /// What may stand in an image, in the order of the reference.
 pub(super) const IN_IMAGE: &[&str] = &[
@@ -148,16 +145,6 @@ fn read(reader: &Reader<'_>) -> ReadImages {
     read
 }
 
-/// The bases that a manifest names; exactly one kind is right.
-#[derive(Default)]
-struct Bases {
-    from: Vec<Located<String>>,
-    root: Option<Located<Base>>,
-    dockerfile: Option<Located<Base>>,
-    /// Whether some node was meant to name one, right or wrong.
-    meant: bool,
-}
-
 fn image(reader: &Reader<'_>, mut node: Node<'_, '_, '_>) -> Option<ImageManifest> {
     let span = node.span();
     let name = node.string("the image's name").and_then(|name| match ImageName::new(name.value) {
@@ -241,67 +228,13 @@ fn empty(reader: &Reader<'_>, name: Located<ImageName>) -> ImageManifest {
     }
 }
 
-fn base(
-    reader: &Reader<'_>,
-    span: Span,
-    bases: Bases,
-    manifest: &mut ImageManifest,
-) -> Option<Located<Base>> {
-    let Bases { mut from, root, dockerfile, meant } = bases;
-    match (root, dockerfile, from.len()) {
-        (None, Some(dockerfile), _) => {
-            manifest.expected_parents = from;
-            Some(dockerfile)
-        }
-        (Some(root), None, 0) => Some(root),
-        (None, None, 1) => {
-            let name = from.remove(0);
-            let base = if name.value == "scratch" { Base::Scratch } else { Base::From(name.value) };
-            Some(Located::new(base, name.span))
-        }
-        // A `from` with a wrong value, or a word that was meant to be one, has been reported already.
-        (None, None, 0) if meant => None,
-        (None, None, 0) => {
-            let problem = Problem::at(reader.file, span, "the image stands on nothing", "a base is expected");
-            reader.push(problem.help(
-                "give it one: from \"PARENT\", from \"scratch\", root \"SOURCE\" or dockerfile \"FILE\"",
-            ));
-            None
-        }
-        (root, dockerfile, _) => {
-            let mut spans: Vec<Span> = from.iter().map(|name| name.span).collect();
-            spans.extend(root.map(|root| root.span));
-            spans.extend(dockerfile.map(|file| file.span));
-            spans.sort();
-            let problem =
-                Problem::at(reader.file, spans[1], "the image has more than one base", "again here");
-            let problem = problem.and(spans[0], "first here");
-            reader.push(
-                problem.help(
-                    "files of a second parent come with: copy \"SOURCE\" \"DESTINATION\" from=\"PARENT\"",
-                ),
-            );
-            None
-        }
-    }
-}
-
 fn part(mut node: Node<'_, '_, '_>, manifest: &mut ImageManifest, bases: &mut Bases) {
     let span = node.span();
     match node.name() {
         "description" => manifest.description = node.string("a description").map(|text| text.value),
         "from" => bases.from.extend(node.string("an image")),
         "root" => bases.root = root(&mut node, manifest).map(|root| Located::new(Base::Root(root), span)),
-        "dockerfile" => {
-            let file = node.string("a file");
-            let context = node.text_property("context");
-            let target = node.text_property("target");
-            bases.dockerfile = file.map(|file| {
-                let context = context.map(|folder| Located::new(folder.value.into(), folder.span));
-                let place = DockerfilePlace { path: file.value.into(), context, target };
-                Located::new(Base::Dockerfile(place), file.span)
-            });
-        }
+        "dockerfile" => bases.dockerfile = dockerfile(&mut node),
         "alias" => manifest.aliases.extend(node.strings("a name", 1)),
         "packages" => manifest.packages.extend(packages(&mut node)),
         "docs" => manifest.keep_docs = node.bool().is_some_and(|docs| docs.value),
@@ -385,49 +318,6 @@ fn argv(node: &mut Node<'_, '_, '_>, span: Span) -> Option<Located<Vec<String>>>
     (!words.is_empty()).then(|| Located::new(words, span))
 }
 
-fn root(node: &mut Node<'_, '_, '_>, manifest: &mut ImageManifest) -> Option<Root> {
-    let source = node.string("an apt source");
-    let mut include = RootInclude::Essential;
-    let reader = node.reader;
-    let mut once = Once::default();
-    for kdl in node.children() {
-        let mut child = reader.node(kdl);
-        match child.name() {
-            "include" if once.first(&child) => {
-                if let Some(word) = child.string("\"essential\", \"required\" or \"nothing\"") {
-                    include = match word.value.as_str() {
-                        "essential" => RootInclude::Essential,
-                        "required" => RootInclude::Required,
-                        "nothing" => RootInclude::Nothing,
-                        other => {
-                            reader.unknown(
-                                word.span,
-                                "package set",
-                                other,
-                                &["essential", "required", "nothing"],
-                            );
-                            include
-                        }
-                    };
-                }
-            }
-            "include" => continue,
-            "packages" => {
-                let names = package_names(&mut child);
-                if let Some(source) = source.clone() {
-                    manifest.packages.push(PackageRequest { source, names });
-                }
-            }
-            other => {
-                reader.unknown(child.name_span(), "node", other, IN_ROOT);
-                continue;
-            }
-        }
-        child.done();
-    }
-    Some(Root { source: source?, include })
-}
-
 fn packages(node: &mut Node<'_, '_, '_>) -> Option<PackageRequest> {
     let source = node.string("a package source");
     let names = package_names(node);
@@ -436,7 +326,7 @@ fn packages(node: &mut Node<'_, '_, '_>) -> Option<PackageRequest> {
 
 /// Debian policy 5.6.1: at least two of lower-case letters, digits, `+`, `-` and `.`, starting with a letter or digit.
 /// Alpine's names have `_` too.
-fn package_names(node: &mut Node<'_, '_, '_>) -> Vec<Located<String>> {
+pub(super) fn package_names(node: &mut Node<'_, '_, '_>) -> Vec<Located<String>> {
     let is_name = |name: &str| {
         name.len() >= 2
             && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())

@@ -4,6 +4,7 @@
 //! data (serde), so that an unchanged file need not be parsed twice.
 
 mod around;
+mod base;
 mod cache;
 mod image;
 mod nodes;
@@ -132,19 +133,20 @@ pub struct AptSource {
     pub uri: Option<Located<String>>,
     /// `keyring "FILE"`: the OpenPGP keys that sign it; the machine's Debian archive keyring when missing.
     pub keyring: Option<Located<Utf8PathBuf>>,
-    /// `snapshot "http://..."`...: archives of its earlier states, below `ADDRESS/TIMESTAMP/`, for packages that it does
-    /// not serve any more.
+    /// `snapshot "http://..."`...: archives of its earlier states, below `ADDRESS/TIMESTAMP/`, for packages that it
+    /// does not serve any more.
     pub snapshots: Vec<Located<String>>,
 }
 
-/// A source of Alpine's packages: `apk "alpine" { repository "https://..."; keys "keys" }`. With keys to check its indexes
-/// with, its packages are locked. Without, apk installs them inside the build, over the network, in the versions that
-/// manifests give.
+/// A source of Alpine's packages: `apk "alpine" { repository "https://..."; keys "keys" }`. With keys to check its
+/// indexes with, its packages are locked. Without, apk installs them inside the build, over the network, in the
+/// versions that manifests give.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApkSource {
     /// The name that images use.
     pub name: Located<String>,
-    /// `repository "https://HOST/alpine/v3.20/main"`...; those of the image's `/etc/apk/repositories` when none is given.
+    /// `repository "https://HOST/alpine/v3.20/main"`...; those of the image's `/etc/apk/repositories` when none is
+    /// given.
     pub repositories: Vec<Located<String>>,
     /// `keys "FOLDER"`: the public keys that may sign the indexes, under the names that signatures give.
     pub keys: Option<Located<Utf8PathBuf>>,
@@ -167,8 +169,8 @@ pub struct ImageManifest {
     pub expected_parents: Vec<Located<String>>,
     /// `packages "SOURCE" "NAME"...` of sources that are locked; in a `root` too.
     pub packages: Vec<PackageRequest>,
-    /// `packages "SOURCE" "NAME=VERSION"...` of [apk sources](ApkSource) without keys. Which sources these are is known once the workspace is
-    /// put together; until then they are among `packages`.
+    /// `packages "SOURCE" "NAME=VERSION"...` of [apk sources](ApkSource) without keys. Which sources these are is
+    /// known once the workspace is put together; until then they are among `packages`.
     pub apk_packages: Vec<PackageRequest>,
     /// `docs #true`: keep documentation, manual pages and translations of packages.
     pub keep_docs: bool,
@@ -238,8 +240,8 @@ pub enum Base {
 pub struct DockerfilePlace {
     /// The file, relative to the image's folder.
     pub path: Utf8PathBuf,
-    /// `context="FOLDER"`: where its COPYs find files; relative to the image's folder, or to the workspace with `/` at its
-    /// beginning. The image's folder when it is not given.
+    /// `context="FOLDER"`: where its COPYs find files; relative to the image's folder, or to the workspace with `/`
+    /// at its beginning. The image's folder when it is not given.
     pub context: Option<Located<Utf8PathBuf>>,
     /// `target="STAGE"`: the stage that becomes the image, by name or number. The last one when it is not given.
     pub target: Option<Located<String>>,

@@ -1,6 +1,6 @@
 //! The nodes that manifests know, as one table of the lists that their readers refuse other words with.
 
-use super::{around, image, run, service, test, workspace};
+use super::{around, base, image, run, service, test, workspace};
 
 /// For each file, and for each node with a block, the nodes that may stand in it.
 pub const NODES: [(&str, &[&str]); 11] = [
@@ -10,7 +10,7 @@ pub const NODES: [(&str, &[&str]); 11] = [
     ("apk", workspace::IN_APK),
     ("image.kdl", image::TOP),
     ("image", image::IN_IMAGE),
-    ("root", image::IN_ROOT),
+    ("root", base::IN_ROOT),
     ("run", run::IN_RUN),
     ("lint", around::IN_LINT),
     ("service", service::IN_SERVICE),

@@ -1,8 +1,8 @@
-//! What is wrong with the multi-line strings of a KDL text. The KDL parser loses its way in one that is not well formed, and
-//! tells of each word in it; here the one line is found that has to be mended.
+//! What is wrong with the multi-line strings of a KDL text. The KDL parser loses its way in one that is not well
+//! formed, and tells of each word in it; here the one line is found that has to be mended.
 //!
-//! The rules are those of KDL 2.0, "Multi-line Strings": a newline after the opening quotes, the closing quotes alone on
-//! their line, and every line that is not blank begins with the white space that the closing line has.
+//! The rules are those of KDL 2.0, "Multi-line Strings": a newline after the opening quotes, the closing quotes alone
+//! on their line, and every line that is not blank begins with the white space that the closing line has.
 
 use std::ops::Range;
 

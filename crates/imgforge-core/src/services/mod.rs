@@ -40,10 +40,10 @@ pub type ServiceSet = BTreeMap<ServiceName, MergedService>;
 
 /// What one supervisor needs to know to write its configuration.
 ///
-/// Every image with services has, whatever the supervisor: `/etc/imgforge/init` where a process stands in front of the
-/// supervisor, and four programs that people and tools call: `stop` (ordered stop of the container), `reload [NAME]...`,
-/// `status` (one line for each service: name, state, pid or `-`, seconds in that state, restarts; with tabs between). Beside
-/// `status`, [`READY`] is added for every supervisor.
+/// Every image with services has, whatever the supervisor: `/etc/imgforge/init` where a process stands in front of
+/// the supervisor, and four programs that people and tools call: `stop` (ordered stop of the container), `reload
+/// [NAME]...`, `status` (one line for each service: name, state, pid or `-`, seconds in that state, restarts; with
+/// tabs between). Beside `status`, [`READY`] is added for every supervisor.
 trait Writer: Sync {
     /// The Debian packages that hold it.
     fn packages(&self) -> &'static [&'static str];

@@ -1,11 +1,12 @@
 //! runit: `runsvdir` over one service directory a service, scripts in plain sh.
 //!
-//! runsvdir collects orphans but leaves its services alone at TERM, and runit's own PID 1 is made for machines: it ends
-//! with reboot(2) and has no exit code. So PID 1 is a shell that does nothing but wait: it catches the signals, collects
-//! every orphan (`wait` in sh takes any child), has the services stopped in order and gives the container's exit code.
+//! runsvdir collects orphans but leaves its services alone at TERM, and runit's own PID 1 is made for machines: it
+//! ends with reboot(2) and has no exit code. So PID 1 is a shell that does nothing but wait: it catches the signals,
+//! collects every orphan (`wait` in sh takes any child), has the services stopped in order and gives the container's
+//! exit code.
 //!
-//! `/etc/imgforge/runit/NAME/` holds what an image says and is never written to; `/run/imgforge/runit/NAME/` is the live
-//! service directory, made of links into it when the container starts. The meaning of `finish`'s arguments, of
+//! `/etc/imgforge/runit/NAME/` holds what an image says and is never written to; `/run/imgforge/runit/NAME/` is the
+//! live service directory, made of links into it when the container starts. The meaning of `finish`'s arguments, of
 //! `control/t` and of what is written to `supervise/control` is that of runsv(8).
 
 use super::script;

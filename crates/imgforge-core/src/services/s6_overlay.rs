@@ -1,14 +1,15 @@
 //! s6-overlay: `/init`, and a source directory of s6-rc for each service.
 //!
 //! No Debian package holds s6-overlay: the image brings it. Its pages say where sources of services are looked for
-//! (`/etc/s6-overlay/s6-rc.d`), how one gets into the bundle of what is started (`user-bundles.d`), and how a container
-//! is stopped with an exit code; what is in such a source is on s6-rc's page "s6-rc-compile". An image can only lay files
-//! over its parent's, never take one away: so dependencies and the bundle's content are in files of lines, which both
-//! programs read where there is no folder of the same meaning, and each image writes them anew.
+//! (`/etc/s6-overlay/s6-rc.d`), how one gets into the bundle of what is started (`user-bundles.d`), and how a
+//! container is stopped with an exit code; what is in such a source is on s6-rc's page "s6-rc-compile". An image can
+//! only lay files over its parent's, never take one away: so dependencies and the bundle's content are in files of
+//! lines, which both programs read where there is no folder of the same meaning, and each image writes them anew.
 //!
-//! To s6-rc each service is a longrun that is up as soon as it runs: `run` itself waits for what it needs. So s6-rc holds
-//! no lock while a service becomes ready, which would hold up the container's end, and a service that has failed for good
-//! is told of in the same words as elsewhere. The dependencies give the order in which s6-rc stops services.
+//! To s6-rc each service is a longrun that is up as soon as it runs: `run` itself waits for what it needs. So s6-rc
+//! holds no lock while a service becomes ready, which would hold up the container's end, and a service that has
+//! failed for good is told of in the same words as elsewhere. The dependencies give the order in which s6-rc stops
+//! services.
 
 use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};

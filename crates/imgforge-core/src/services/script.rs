@@ -13,8 +13,8 @@ pub(crate) const PROBE: &str = "/etc/imgforge/probe";
 /// What writes a process's environment for sh.
 const ENVIRONMENT: &str = "/etc/imgforge/environment";
 
-/// The names of variables that sh gives a meaning of its own to, or the dynamic loader, or s6's programs; `*` stands for any
-/// rest. env gives them to a service, as its last step, and all that a shell has no name for.
+/// The names of variables that sh gives a meaning of its own to, or the dynamic loader, or s6's programs; `*` stands
+/// for any rest. env gives them to a service, as its last step, and all that a shell has no name for.
 const GIVEN_BY_ENV: [&str; 27] = [
     "BASH*",
     "COMP_*",
@@ -167,7 +167,8 @@ pub(super) fn argv(service: &MergedService, folder: &str) -> Vec<String> {
     }
 }
 
-/// A file that tells `stop` what a service is asked to end with, and with a second word that its whole process group is.
+/// A file that tells `stop` what a service is asked to end with, and with a second word that its whole process group
+/// is.
 pub(super) fn stop_signal(stop: &Stop) -> String {
     format!("{}{}\n", stop.signal, if stop.group { " group" } else { "" })
 }
@@ -215,7 +216,8 @@ fn values(name: &str, service: &MergedService, folder: &str, live: &str) -> Valu
     let begin_fd = if notify_fd == 6 { 7 } else { 6 };
     // systemd is told by a process, which must not be under the service's limits; elsewhere a mark is enough.
     let is_told = name.starts_with("systemd/") && !service.is_oneshot();
-    // With one process there is nothing in front that could keep the container's environment aside: it is the scripts' own.
+    // With one process there is nothing in front that could keep the container's environment aside: it is the
+    // scripts' own.
     let is_single = name.starts_with("single/");
     let setpriv = if is_single { "\"$(alone sh -c 'command -v setpriv')\"" } else { "setpriv" };
     let limits: Vec<(char, String)> =
@@ -277,8 +279,8 @@ fn values(name: &str, service: &MergedService, folder: &str, live: &str) -> Valu
     }
 }
 
-/// Whether sh can export a variable of this name, and no one takes notice of it on its way. `services/environment` has the
-/// same rule for the container's variables.
+/// Whether sh can export a variable of this name, and no one takes notice of it on its way. `services/environment`
+/// has the same rule for the container's variables.
 fn is_exported(name: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let is_given = |pattern: &str| match pattern.strip_suffix('*') {

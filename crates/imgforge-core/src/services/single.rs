@@ -1,12 +1,12 @@
 //! Exactly one process: behind tini, behind dumb-init, or as PID 1 itself.
 //!
-//! The container ends with its process, so nothing in it can start the process again, or run anything after it: that is
-//! the business of what runs the container. ENTRYPOINT is what stands in front, CMD the process, and a script only where
-//! something has to be prepared: an image without a shell can have a service too.
+//! The container ends with its process, so nothing in it can start the process again, or run anything after it: that
+//! is the business of what runs the container. ENTRYPOINT is what stands in front, CMD the process, and a script only
+//! where something has to be prepared: an image without a shell can have a service too.
 //!
 //! The process starts in the image's WORKDIR when no one says `dir`, and writes to the container's log as it is.
-//! `stop grace=` is how long the scheduler has to wait; nothing in the container waits. Nor does anything ask whether the
-//! process is ready: `status` does, when it is asked itself.
+//! `stop grace=` is how long the scheduler has to wait; nothing in the container waits. Nor does anything ask whether
+//! the process is ready: `status` does, when it is asked itself.
 
 use super::script;
 use super::{ContainerProcess, Field, ImageFile, MergedService, ServiceSet, Writer};

@@ -6,9 +6,9 @@
 //! runs the service's `finish` after each end; and a shell between it and tini catches the signals and gives the
 //! container's exit code.
 //!
-//! `/etc/imgforge/supervisord/NAME/` holds what an image says and is never written to; `/run/imgforge/supervisord/NAME/`
-//! is the service's state. The meaning of what is in `program.conf` is that of the page "Configuration File" in
-//! supervisord's documentation.
+//! `/etc/imgforge/supervisord/NAME/` holds what an image says and is never written to;
+//! `/run/imgforge/supervisord/NAME/` is the service's state. The meaning of what is in `program.conf` is that of the
+//! page "Configuration File" in supervisord's documentation.
 
 use super::script;
 use super::{ContainerProcess, ImageFile, MergedService, ServiceSet, Writer};

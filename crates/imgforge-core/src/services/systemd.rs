@@ -1,10 +1,10 @@
 //! systemd: one unit a service, `imgforge-NAME.service`, beside whatever units packages bring.
 //!
 //! systemd orders, watches, stops and restarts; what it has no word for is in the scripts that its units run: the
-//! container's own environment, pauses that grow, an exact bound of restarts, exit codes after signals. The image starts
-//! `imgforge.target` and nothing else: none of its units has the default dependencies, so no journal, no udev and no
-//! login runs. The meaning of signals to PID 1 and what a container must give are those of systemd(1) and of "The
-//! Container Interface" of systemd's own documentation.
+//! container's own environment, pauses that grow, an exact bound of restarts, exit codes after signals. The image
+//! starts `imgforge.target` and nothing else: none of its units has the default dependencies, so no journal, no udev
+//! and no login runs. The meaning of signals to PID 1 and what a container must give are those of systemd(1) and of
+//! "The Container Interface" of systemd's own documentation.
 //!
 //! Only regular files can be laid over a parent's, no links: what is started is named in `imgforge.target`, which each
 //! image writes anew.
@@ -24,8 +24,8 @@ const GENERATOR: &str = "/etc/systemd/system-generators/imgforge";
 
 const UNITS: &str = "/etc/systemd/system";
 
-/// Programs of systemd that make units for disks, consoles and the kernel's command line. No container has any, and they
-/// take as long as all the rest of the start: empty files of their names mask them (systemd.generator(7)).
+/// Programs of systemd that make units for disks, consoles and the kernel's command line. No container has any, and
+/// they take as long as all the rest of the start: empty files of their names mask them (systemd.generator(7)).
 const MASKED: [&str; 10] = [
     "cryptsetup",
     "debug",

@@ -99,7 +99,8 @@ pub(crate) struct Sealed {
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: Utf8PathBuf,
-    /// Where the walk by descriptor begins: the folder itself, or the one that it was taken from with [`StateDir::sub`].
+    /// Where the walk by descriptor begins: the folder itself, or the one that it was taken from with
+    /// [`StateDir::sub`].
     top: Utf8PathBuf,
     owners: Owners,
     key: Key,
@@ -230,8 +231,8 @@ impl StateDir {
         written.map_err(|error| io_error(&path, error))
     }
 
-    /// What a file holds that [`Self::replace_sealed`] has written; `None` when it is not there, or of another version or
-    /// another user, or not whole.
+    /// What a file holds that [`Self::replace_sealed`] has written; `None` when it is not there, or of another
+    /// version or another user, or not whole.
     pub(crate) fn read_sealed(&self, file: &Sealed) -> Result<Option<Vec<u8>>, StateError> {
         let Some(mut bytes) = self.read(file.name)? else { return Ok(None) };
         let Some((seal, body)) = bytes.split_first_chunk::<{ blake3::OUT_LEN }>() else { return Ok(None) };
@@ -287,8 +288,8 @@ impl StateDir {
         Ok(format!("{} {text}", self.key.seal(name, &[text.as_bytes()])?))
     }
 
-    /// Writes a line at the end of a file, at once. It begins with an end of line, so that it is whole also behind one that
-    /// a killed process or a full disk has cut; readers pass over the lines that are empty.
+    /// Writes a line at the end of a file, at once. It begins with an end of line, so that it is whole also behind
+    /// one that a killed process or a full disk has cut; readers pass over the lines that are empty.
     ///
     /// # Errors
     /// [`StateError`].
@@ -395,8 +396,8 @@ impl StateDir {
         }
     }
 
-    /// An earlier version made it as the umask said. One that lies where nothing can be written, or whose owner this user has
-    /// named as one to be trusted, stays as it is.
+    /// An earlier version made it as the umask said. One that lies where nothing can be written, or whose owner this
+    /// user has named as one to be trusted, stays as it is.
     fn close_to_others(&self, folder: &OwnedFd) -> Result<(), StateError> {
         let stat = rustix::fs::fstat(folder).map_err(|error| io_error(&self.path, error.into()))?;
         if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
@@ -471,8 +472,8 @@ impl StateDir {
     }
 }
 
-/// By what a folder is told from any copy of it: its inode, and when it was made, which no program can set. Files that have
-/// no digest are believed only in the folder that this user has made.
+/// By what a folder is told from any copy of it: its inode, and when it was made, which no program can set. Files
+/// that have no digest are believed only in the folder that this user has made.
 ///
 /// # Errors
 /// Those of the system.

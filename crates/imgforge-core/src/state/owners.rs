@@ -53,8 +53,8 @@ impl Owners {
         self.0.contains(&uid)
     }
 
-    /// The users whose files in the workspace at `root` are used: those of this process, and the workspace's owner where
-    /// [`SAFE_DIRECTORY`] names it.
+    /// The users whose files in the workspace at `root` are used: those of this process, and the workspace's owner
+    /// where [`SAFE_DIRECTORY`] names it.
     ///
     /// # Errors
     /// [`ForeignWorkspace`] when it is somebody else's.

@@ -76,7 +76,8 @@ fn check_groups(workspace: &Workspace, unread: &Unread, problems: &mut Problems)
     }
 }
 
-/// A place of an image that none stands on is more likely a typing error than wanted: the image is looked for elsewhere.
+/// A place of an image that none stands on is more likely a typing error than wanted: the image is looked for
+/// elsewhere.
 fn check_externals(workspace: &Workspace, unread: &Unread, problems: &mut Problems) {
     let images = || workspace.images.values();
     let used = || images().flat_map(|image| &image.externals).map(|used| used.reference.as_str());
@@ -138,8 +139,8 @@ fn check_sources(workspace: &Workspace, image: &Image, problems: &mut Problems) 
     }
 }
 
-/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source, or
-/// in an image from outside.
+/// Packages are installed with dpkg, which must be there: in a root at the bottom of the chain, from the same source,
+/// or in an image from outside.
 fn check_packages(workspace: &Workspace, image: &Image, chain: &[&Image], problems: &mut Problems) {
     let manifest = &image.manifest;
     let Some(asked) = manifest.packages.first() else { return };

@@ -111,8 +111,9 @@ impl External {
 pub struct ContextFolder {
     /// Relative to the workspace root; empty for that itself.
     pub dir: Utf8PathBuf,
-    /// What is not taken from it, relative to the workspace root, sorted: for an image that a manifest makes, folders of
-    /// other images; for a hand-written Dockerfile, the files that imgforge reads, unless an instruction names them.
+    /// What is not taken from it, relative to the workspace root, sorted: for an image that a manifest makes, folders
+    /// of other images; for a hand-written Dockerfile, the files that imgforge reads, unless an instruction names
+    /// them.
     pub passed_over: Vec<Utf8PathBuf>,
 }
 

@@ -247,7 +247,8 @@ impl<'w> Names<'w> {
         }
     }
 
-    /// Whether a reference without problems means an image from outside, and not one in a manifest that could not be read.
+    /// Whether a reference without problems means an image from outside, and not one in a manifest that could not be
+    /// read.
     fn is_external(&self, text: &str) -> bool {
         let parts = Parts::of(text);
         let may_be_unread =

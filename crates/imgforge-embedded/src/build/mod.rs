@@ -277,7 +277,8 @@ impl Builder<'_> {
     }
 }
 
-/// The hash of what an image is: its configuration, without what says how it was made, and its layers, as they are packed.
+/// The hash of what an image is: its configuration, without what says how it was made, and its layers, as they are
+/// packed.
 fn content(config: &ImageConfig, layers: &[Layer]) -> String {
     let mut config = ImageConfig { history: Vec::new(), ..config.clone() };
     if let Some(labels) = &mut config.config.labels {

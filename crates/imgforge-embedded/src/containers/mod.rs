@@ -1,7 +1,7 @@
 //! Containers of the embedded engine. Each is run by a worker, and ends with the process that has started it.
 //!
-//! A container has a network of its own, from which it reaches other machines where that is asked for. Its published ports, and any other port for
-//! [`Containers::connect`], are reached through its worker.
+//! A container has a network of its own, from which it reaches other machines where that is asked for. Its published
+//! ports, and any other port for [`Containers::connect`], are reached through its worker.
 
 mod health;
 mod leftovers;

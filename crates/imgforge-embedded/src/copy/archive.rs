@@ -153,8 +153,8 @@ fn linked(entry: Meta, there: Meta) -> Meta {
     }
 }
 
-/// The attributes of a file with a second name: those of the new entry, or else those that it has. Giving it to its owner
-/// again takes them away.
+/// The attributes of a file with a second name: those of the new entry, or else those that it has. Giving it to its
+/// owner again takes them away.
 fn kept(
     entry: Vec<Attribute>,
     view: &Source<'_>,

@@ -133,8 +133,8 @@ pub fn copy_folder(from: &Utf8Path, path: &str, to: &Utf8Path) -> io::Result<()>
     target::set(to.as_fd(), OsStr::new("."), &meta, &attributes, Change::default())
 }
 
-/// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths have
-/// no wildcards. Where a link leads from one to another it is all of them: too much rather than too little.
+/// The entries of a context that these paths reach, with the folders that they lie in. `is_plain` says that the paths
+/// have no wildcards. Where a link leads from one to another it is all of them: too much rather than too little.
 pub fn reached(entries: &[ContextEntry], paths: &[&str], is_plain: bool) -> Vec<ContextEntry> {
     let source = Source::context(entries, CONTEXT_TIME);
     let mut wanted: Vec<PathBuf> = Vec::new();

@@ -149,7 +149,8 @@ impl Compressor {
         let bytes = match self {
             Self::Gzip => {
                 crc.update(block);
-                // A new one each time: after `reset`, zlib-rs hashes what an earlier block has left behind the dictionary.
+                // A new one each time: after `reset`, zlib-rs hashes what an earlier block has left behind the
+                // dictionary.
                 let mut deflate = Compress::new(flate2::Compression::new(GZIP_LEVEL), false);
                 if !before.is_empty() {
                     deflate.set_dictionary(before)?;

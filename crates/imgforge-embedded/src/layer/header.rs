@@ -1,5 +1,6 @@
 //! The headers of a tar: POSIX ustar, and what does not fit in it as PAX records, as Go's `archive/tar` writes them,
-//! which is what BuildKit and containerd use. Records are sorted; there is no name of an owner, and no part of a second.
+//! which is what BuildKit and containerd use. Records are sorted; there is no name of an owner, and no part of a
+//! second.
 
 use std::io::{self, Write};
 

@@ -15,8 +15,8 @@ use super::stack::{Stack, open_folder};
 use super::{OVERLAY_OPAQUE, at, is_opaque, is_whiteout};
 use crate::node::{self, attributes, open_folder_at, remove};
 
-/// Makes `upper`, an empty folder, into what lies on `stack` (lowest first, as all here) as `layers` together lie on it.
-/// A file that a layer has added and a later one has removed is in neither.
+/// Makes `upper`, an empty folder, into what lies on `stack` (lowest first, as all here) as `layers` together lie on
+/// it. A file that a layer has added and a later one has removed is in neither.
 ///
 /// All but folders are hard links to the files of the layers: `upper` is there to be packed, and to be removed then.
 ///

@@ -30,8 +30,8 @@ use crate::worker::message::{Compression, Layer};
 /// `upper`, so that a layer is `None` exactly when nothing has changed. Its time alone is no change, as in containerd.
 ///
 /// `upper` is made to be what unpacking the tar would make: times are as `clamp` says, parts of a second are dropped,
-/// sockets are removed, and so are attributes that no layer has. The same files always make the same bytes: entries are sorted by name (bytewise) in each folder,
-/// parents first.
+/// sockets are removed, and so are attributes that no layer has. The same files always make the same bytes: entries
+/// are sorted by name (bytewise) in each folder, parents first.
 ///
 /// `blob` is a file that is not there yet; it is removed again when there is no layer, or an error. Names that begin
 /// with `.wh.` are an error: no layer can hold them.

@@ -64,8 +64,8 @@ pub(crate) fn free(folder: &Utf8Path) -> io::Result<u64> {
 /// - A hard link to a file of the stack brings that file with it, as overlay does.
 /// - Of extended attributes, `user.*` and `security.capability` are kept, overlay's own never.
 ///
-/// When there is more than `limit` bytes of tar, which is told before they are written, or the disk is full, or anything
-/// else is wrong, nothing stays.
+/// When there is more than `limit` bytes of tar, which is told before they are written, or the disk is full, or
+/// anything else is wrong, nothing stays.
 pub fn unpack_within(
     blob: &Utf8Path,
     stack: &[Utf8PathBuf],

@@ -1,6 +1,6 @@
 //! Keeps a user-mode stack running exactly as long as somebody wants it: this program once more, process 1 of a pid
-//! namespace in which the stack is all that runs. It dies with the thread that has started it, and the kernel ends what is
-//! in the namespace with it, however that thread ends.
+//! namespace in which the stack is all that runs. It dies with the thread that has started it, and the kernel ends
+//! what is in the namespace with it, however that thread ends.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

@@ -6,11 +6,11 @@
 //! eth0 10.88.0.2  -- veth --  10.88.0.1   10.88.0.228 tap0 -- slirp4netns or pasta: sockets
 //! ```
 //!
-//! A user-mode stack turns what comes out of a `tap` into connections of its own, so that neither root nor a bridge is
-//! needed. It believes what it is sent: a packet for 127.0.0.1 becomes a connection to this machine's 127.0.0.1, whatever
-//! `--disable-host-loopback` says, and any process can send one (`SO_BINDTODEVICE`, or a raw socket). So the stack's `tap`
-//! is in a network between, the gate, in which nothing runs: its kernel passes packets on and drops what no router may
-//! pass on (RFC 1812, 5.3.7), where the step has no say.
+//! A user-mode stack turns what comes out of a `tap` into connections of its own, so that neither root nor a bridge
+//! is needed. It believes what it is sent: a packet for 127.0.0.1 becomes a connection to this machine's 127.0.0.1,
+//! whatever `--disable-host-loopback` says, and any process can send one (`SO_BINDTODEVICE`, or a raw socket). So the
+//! stack's `tap` is in a network between, the gate, in which nothing runs: its kernel passes packets on and drops
+//! what no router may pass on (RFC 1812, 5.3.7), where the step has no say.
 //!
 //! The gate has no IPv6 route, so neither has the step; Docker's bridge has none either.
 
@@ -139,8 +139,8 @@ pub(crate) fn alone(address: Option<Ipv4Addr>) -> io::Result<()> {
     socket.address(LOOPBACK, address, 32).map_err(|error| say("the container's address", error))
 }
 
-/// `/etc/resolv.conf` inside: the stack asks this machine's resolver, wherever that listens. Its search list and options
-/// are those of this machine, as Docker has it.
+/// `/etc/resolv.conf` inside: the stack asks this machine's resolver, wherever that listens. Its search list and
+/// options are those of this machine, as Docker has it.
 pub(crate) fn resolv_conf() -> String {
     inside(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }

@@ -149,8 +149,8 @@ impl Netlink {
         self.ask(&message)
     }
 
-    /// Has the kernel pass on what arrives at an interface and is for somebody else, and answer ARP for whom it passes on
-    /// to. What is for 127.0.0.0/8 it drops.
+    /// Has the kernel pass on what arrives at an interface and is for somebody else, and answer ARP for whom it
+    /// passes on to. What is for 127.0.0.0/8 it drops.
     pub(super) fn forward(&self, index: u32) -> io::Result<()> {
         let mut message = Message::link(SET_LINK, 0, index, 0);
         // IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF { IPV4_DEVCONF_... } } }.

@@ -36,8 +36,8 @@ impl Stack {
         Ok(stack)
     }
 
-    /// The first that is there. slirp4netns comes first: Debian 12 has a release of it that rootless containers have used
-    /// for years, and of pasta a snapshot of March 2023, from the middle of its making.
+    /// The first that is there. slirp4netns comes first: Debian 12 has a release of it that rootless containers have
+    /// used for years, and of pasta a snapshot of March 2023, from the middle of its making.
     fn find() -> Option<Self> {
         let all = [("slirp4netns", slirp4netns as fn() -> Vec<String>), ("pasta", pasta)];
         all.into_iter().find_map(|(name, args)| Some(Self { program: in_path(name)?, args: args() }))

@@ -267,8 +267,8 @@ fn become_program(spec: &Spec, account: &Account) -> Trouble {
     }
 }
 
-/// `/dev/null`, or where something else is mounted at `/dev` that lacks it, a pipe that nobody writes to: not to be able to open
-/// the one would be told as not being able to run the program.
+/// `/dev/null`, or where something else is mounted at `/dev` that lacks it, a pipe that nobody writes to: not to be
+/// able to open the one would be told as not being able to run the program.
 fn no_input() -> Stdio {
     let null = std::fs::File::open("/dev/null").map(Stdio::from);
     null.or_else(|_| io::pipe().map(|(reader, _)| Stdio::from(reader))).unwrap_or_else(|_| Stdio::inherit())

@@ -4,9 +4,9 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// Gives this process, and all that it becomes and starts, an empty session keyring: the one that imgforge was started with
-/// holds what its user has put there. The user's own keyring goes with the user's number, in a user namespace that
-/// namespace's; nothing in a sandbox reaches either, since the filter refuses the calls.
+/// Gives this process, and all that it becomes and starts, an empty session keyring: the one that imgforge was
+/// started with holds what its user has put there. The user's own keyring goes with the user's number, in a user
+/// namespace that namespace's; nothing in a sandbox reaches either, since the filter refuses the calls.
 ///
 /// # Errors
 /// This user has as many keys as one may have.

@@ -157,8 +157,8 @@ impl Outputs {
     }
 }
 
-/// Runs a program in namespaces of its own. It is started in `network`, or in this process's. `wait` is given its process
-/// when it is the program. Its stdin is empty.
+/// Runs a program in namespaces of its own. It is started in `network`, or in this process's. `wait` is given its
+/// process when it is the program. Its stdin is empty.
 ///
 /// # Errors
 /// [`Trouble`] when it cannot be started, or not be waited for; nothing of it is left then.

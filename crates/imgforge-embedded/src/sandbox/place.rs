@@ -167,8 +167,8 @@ pub(super) fn restrict(target: &OwnedFd, flags: MountFlags) -> Result<(), Errno>
     remount(target, kept.collect::<MountFlags>() | flags)
 }
 
-/// Gives the mount that `target` is the root of these flags. How it keeps access times stays, as always when nothing is said
-/// of them (`mount(2)`).
+/// Gives the mount that `target` is the root of these flags. How it keeps access times stays, as always when nothing
+/// is said of them (`mount(2)`).
 pub(super) fn remount(target: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
     mount_remount(own(target), MountFlags::BIND | flags, "")
 }

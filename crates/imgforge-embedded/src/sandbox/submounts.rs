@@ -1,8 +1,8 @@
 //! Restricts what is mounted below a mount: a volume may be a folder of this machine with other file systems in it.
 //!
-//! `mount_setattr(2)` would do it in one call, but neither rustix nor nix has it in safe code. So each mount is found by its
-//! path and remounted, until the kernel's own table of mounts says that all of them are restricted: whatever others rename
-//! meanwhile.
+//! `mount_setattr(2)` would do it in one call, but neither rustix nor nix has it in safe code. So each mount is found
+//! by its path and remounted, until the kernel's own table of mounts says that all of them are restricted: whatever
+//! others rename meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -20,8 +20,8 @@ use super::place::remount;
 /// The number of times that the table is read while others rename what leads to the mounts.
 const TRIES: u32 = 100;
 
-/// Restricts every mount below a mount that a path leads to. Those that are hidden by another mount are passed over, and so
-/// are those behind folders where nobody in this user namespace may go.
+/// Restricts every mount below a mount that a path leads to. Those that are hidden by another mount are passed over,
+/// and so are those behind folders where nobody in this user namespace may go.
 ///
 /// # Errors
 /// Returns an error when the kernel refuses, when root may not go where one of them is (NFS, FUSE), or when their paths
@@ -71,8 +71,8 @@ fn open(mount: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(mount, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
-/// Returns the number of the mount that a descriptor is in. Its file system is not asked: a server may be gone, and FUSE
-/// answers its own user alone.
+/// Returns the number of the mount that a descriptor is in. Its file system is not asked: a server may be gone, and
+/// FUSE answers its own user alone.
 fn id(of: &OwnedFd) -> io::Result<u64> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(rustix::fs::statx(of, "", flags, StatxFlags::empty())?.stx_mnt_id)
@@ -110,8 +110,8 @@ impl Table {
         Self(lines.collect())
     }
 
-    /// Returns the mounts below one to which a path leads: their numbers, and their paths relative to it. `None` when it is
-    /// not in the table.
+    /// Returns the mounts below one to which a path leads: their numbers, and their paths relative to it. `None` when
+    /// it is not in the table.
     fn visible_below(&self, top: u64) -> Option<Vec<(u64, &Path, &Mount)>> {
         let root = &self.0.get(&top)?.path;
         let mut inside: BTreeMap<u64, Vec<u64>> = BTreeMap::new();

@@ -45,8 +45,8 @@ const SLACK: usize = 4000;
 pub(super) struct Journal {
     dir: StateDir,
     path: Utf8PathBuf,
-    /// The identity of the file that was read, and how far it was. Its inode alone does not tell it: once another process has
-    /// written the journal anew, the next new one may get the number of the one that has gone.
+    /// The identity of the file that was read, and how far it was. Its inode alone does not tell it: once another
+    /// process has written the journal anew, the next new one may get the number of the one that has gone.
     file: [u8; 20],
     offset: u64,
     lines: usize,

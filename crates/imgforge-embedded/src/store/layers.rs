@@ -1,7 +1,7 @@
 //! Unpacked layers: files that are mounted as they lie there.
 //!
-//! They have nothing to be compared with. So one is believed where this user's imgforge has unpacked it: the record beside its
-//! files is sealed together with what tells its folder from a copy.
+//! They have nothing to be compared with. So one is believed where this user's imgforge has unpacked it: the record
+//! beside its files is sealed together with what tells its folder from a copy.
 
 use std::fs;
 use std::io;
@@ -61,8 +61,8 @@ impl Store {
     }
 
     /// Puts everything on the disk, the unpacked layers above all, those of other processes too: without it, they are
-    /// unpacked again after the machine has started anew. It takes as long as the disk does for all that was written to it,
-    /// and is nothing when no layer needs it.
+    /// unpacked again after the machine has started anew. It takes as long as the disk does for all that was written
+    /// to it, and is nothing when no layer needs it.
     ///
     /// # Errors
     /// Those of the disk.

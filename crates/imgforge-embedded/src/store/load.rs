@@ -14,8 +14,8 @@ impl Store {
     /// Keeps images under their names. Files of layers are copied: they are somebody's.
     ///
     /// # Errors
-    /// [`StoreError::Load`] for what is not what its digests say, or lacks something; those of the disk. Blobs that were
-    /// taken before stay, and are pruned like all that nothing needs.
+    /// [`StoreError::Load`] for what is not what its digests say, or lacks something; those of the disk. Blobs that
+    /// were taken before stay, and are pruned like all that nothing needs.
     pub fn load(&self, images: &Exported, named: &[Named]) -> Result<Vec<ImageRecord>, StoreError> {
         let mut records = Vec::new();
         for Named { id, names } in named {

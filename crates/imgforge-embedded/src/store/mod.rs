@@ -10,13 +10,13 @@
 //! | `tmp/NAME` | what a process is at; its own as long as it holds the lock in it |
 //! | `lock` | locked shared while a process uses the store, and alone while one prunes it |
 //!
-//! Every file comes into being under another name and is renamed when it is whole, and a line of the journal counts when
-//! its end is there, so that a process that is killed leaves everything as it was or as it should be.
+//! Every file comes into being under another name and is renamed when it is whole, and a line of the journal counts
+//! when its end is there, so that a process that is killed leaves everything as it was or as it should be.
 //!
-//! What is said here is believed when this user has said it: each line of the journal, each step, each layer is sealed with
-//! the user's key ([`imgforge_core::state::Key`]). A store that comes with a repository or out of a shared cache gives blobs,
-//! which are compared with their digests, and nothing else. Files without a digest, those of unpacked layers and of
-//! caches, count only in the folder that was made here.
+//! What is said here is believed when this user has said it: each line of the journal, each step, each layer is
+//! sealed with the user's key ([`imgforge_core::state::Key`]). A store that comes with a repository or out of a
+//! shared cache gives blobs, which are compared with their digests, and nothing else. Files without a digest, those
+//! of unpacked layers and of caches, count only in the folder that was made here.
 //!
 //! Nothing waits for the disk, so that a power cut can damage what was written last. A damaged blob has another digest
 //! than its name says, and a damaged line of JSON does not read: both are made again. The files of an unpacked layer

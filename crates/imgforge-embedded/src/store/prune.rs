@@ -103,8 +103,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes what [`Store::unneeded`] finds; `keep` is asked when no other process uses the store. This process must not use the store for
-    /// anything else meanwhile; others that begin to wait until it is done.
+    /// Removes what [`Store::unneeded`] finds; `keep` is asked when no other process uses the store. This process
+    /// must not use the store for anything else meanwhile; others that begin to wait until it is done.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when another process uses the store; those of the disk, and of `keep`.

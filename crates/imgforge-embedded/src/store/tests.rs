@@ -101,7 +101,8 @@ fn images_and_names_are_seen_by_other_processes_at_once() {
     oci_spec::image::ImageConfiguration::from_file(place.1.join("blobs/sha256").join(b.id.hex())).unwrap();
 }
 
-/// Digests of images that were kept before are to stay: a manifest in a layout has its members in the order of their names.
+/// Digests of images that were kept before are to stay: a manifest in a layout has its members in the order of their
+/// names.
 #[test]
 fn what_is_kept_has_the_same_bytes_as_ever() {
     let place = place();
@@ -184,8 +185,8 @@ fn a_new_journal_under_the_inode_of_an_older_one_is_read_from_its_beginning() {
     other.tag(&b.id, "x:1").unwrap();
     let journal = place.1.join("journal");
     let read = journal.metadata().unwrap().ino();
-    // Written anew twice, so that the number is free the second time. Many file systems give it out at once; under one that
-    // never does, the new journal has a number of its own.
+    // Written anew twice, so that the number is free the second time. Many file systems give it out at once; under
+    // one that never does, the new journal has a number of its own.
     let made = |number: usize| {
         let new = place.1.join(format!("new-{number}"));
         fs::copy(elsewhere.1.join("journal"), &new).unwrap();

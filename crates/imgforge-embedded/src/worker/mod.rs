@@ -2,7 +2,8 @@
 //! with a folder, into which it writes `reply.json`. What a command prints goes to its stdout.
 //!
 //! Its stdin is a pipe that whoever has started it holds. First comes the request, with its length before it: secrets
-//! are in it, so it is never on a disk. When the pipe ends, the worker kills what it has started and ends. Its mounts are in a namespace of its own, so nothing of them is left, however it ends.
+//! are in it, so it is never on a disk. When the pipe ends, the worker kills what it has started and ends. Its mounts
+//! are in a namespace of its own, so nothing of them is left, however it ends.
 
 mod client;
 pub(crate) mod container;

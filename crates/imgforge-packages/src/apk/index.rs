@@ -103,8 +103,8 @@ fn verified<'b>(bytes: &'b [u8], keys: &Utf8Path, url: &str) -> Result<&'b [u8],
     signature::signed(bytes, keys).map_err(|reason| Error::Signature { url: url.to_owned(), reason })
 }
 
-/// The packages of an index, or of `/lib/apk/db/installed`, which has the same fields; those whose names or versions are
-/// none are left out.
+/// The packages of an index, or of `/lib/apk/db/installed`, which has the same fields; those whose names or versions
+/// are none are left out.
 pub(crate) fn entries(text: &str) -> impl Iterator<Item = IndexEntry> + '_ {
     paragraphs(text).filter_map(entry)
 }

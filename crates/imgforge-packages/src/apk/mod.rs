@@ -1,5 +1,5 @@
-//! Alpine's packages: indexes (`APKINDEX.tar.gz`), their signatures, package files, versions and relations. The formats are
-//! those of apk-tools 2 (apk-package(5), apk-repositories(5)), which Alpine's repositories serve.
+//! Alpine's packages: indexes (`APKINDEX.tar.gz`), their signatures, package files, versions and relations. The
+//! formats are those of apk-tools 2 (apk-package(5), apk-repositories(5)), which Alpine's repositories serve.
 //!
 //! An index names a package file by the SHA-1 of its control segment (`C:`), which names the rest by its SHA-256
 //! (`datahash`). A lock names it by the SHA-256 of the whole, so a file is fetched and checked when it is locked.

@@ -24,8 +24,8 @@ struct Control {
     data: String,
 }
 
-/// Fetches those of `packages` whose SHA-256 is not known yet, checks them against the index's checksum, and notes their
-/// SHA-256. They are in the cache then.
+/// Fetches those of `packages` whose SHA-256 is not known yet, checks them against the index's checksum, and notes
+/// their SHA-256. They are in the cache then.
 ///
 /// # Errors
 /// [`Error::Vanished`], [`Error::Package`] for a file that is not the one of the index, [`Error::Unreachable`].

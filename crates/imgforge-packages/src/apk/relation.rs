@@ -1,5 +1,5 @@
-//! Relations as apk's indexes write them, in the types of Debian's: `so:libz.so.1>=1.3`, parted by white space. There are no
-//! alternatives among them: whatever provides a name answers it.
+//! Relations as apk's indexes write them, in the types of Debian's: `so:libz.so.1>=1.3`, parted by white space. There
+//! are no alternatives among them: whatever provides a name answers it.
 
 use crate::relation::{Alternative, Bound, Dependency, Operator, Scheme};
 

@@ -13,8 +13,8 @@ use crate::error::Error;
 pub(crate) const INSTALL: &str = include_str!("../../../../templates/alpine/install.sh");
 
 /// The files that an image's build needs to install `added`: `.imgforge/packages/NAME-VERSION.apk`, the script
-/// `.imgforge/packages/install`, and `.imgforge/packages/world` with the names that were asked for, without versions. All
-/// of `added` have to be in the cache.
+/// `.imgforge/packages/install`, and `.imgforge/packages/world` with the names that were asked for, without versions.
+/// All of `added` have to be in the cache.
 ///
 /// # Errors
 /// [`Error::Hash`] for a file of the cache that is not the one that was locked, [`Error::Io`].

@@ -281,8 +281,8 @@ impl Provider<'_> {
         self.pool.intern_version_set(name, Wanted { bound, by: None, negated })
     }
 
-    /// One version of a package, and all that it provides: so that an alternative that it answers counts as answered, and
-    /// no other is added.
+    /// One version of a package, and all that it provides: so that an alternative that it answers counts as answered,
+    /// and no other is added.
     fn exactly(&self, name: &str, version: &str) -> Vec<ConditionalRequirement> {
         let mut sets = vec![self.set(name, Some(Bound::exactly(version)), false)];
         let versions = self.universe.versions(name);

@@ -1,8 +1,9 @@
 //! A locked image resolved again so that some packages move, and of the others no more than must.
 //!
-//! What is locked is asked for exactly, and mostly that can be had. Where it cannot (what moves needs something newer, or
-//! nothing of the old goes with it), the packages that stand in the way are let go one by one, and whatever can be asked
-//! for exactly beside the others stays: no package moves that could have stayed with all the others that stay.
+//! What is locked is asked for exactly, and mostly that can be had. Where it cannot (what moves needs something
+//! newer, or nothing of the old goes with it), the packages that stand in the way are let go one by one, and whatever
+//! can be asked for exactly beside the others stays: no package moves that could have stayed with all the others that
+//! stay.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -48,8 +49,8 @@ impl Index {
             .collect()
     }
 
-    /// Resolves an image anew and moves of its locked packages those that are to move, each to the first of its versions
-    /// that can be had, and others only as far as they must.
+    /// Resolves an image anew and moves of its locked packages those that are to move, each to the first of its
+    /// versions that can be had, and others only as far as they must.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -95,8 +96,8 @@ impl Index {
         Ok(Updated { packages, behind })
     }
 
-    /// What is chosen, less what nothing needs any more. Beside a package whose dependencies are guessed, what is locked
-    /// stays.
+    /// What is chosen, less what nothing needs any more. Beside a package whose dependencies are guessed, what is
+    /// locked stays.
     fn without_orphans(
         &self,
         universe: &Universe<'_>,
@@ -125,7 +126,8 @@ impl Index {
     }
 
     /// The locked packages that no suite has any more, with what they say about themselves or, if that is not known,
-    /// what the newest version says as far as it was true of the old lock. The second of each pair is whether it is known.
+    /// what the newest version says as far as it was true of the old lock. The second of each pair is whether it is
+    /// known.
     fn held(&self, locked: &[&LockedPackage], partial: &Partial<'_>) -> Vec<(IndexEntry, bool)> {
         let is_gone = |p: &&&LockedPackage| self.versions(&p.name).all(|entry| entry.version != p.version);
         let gone: Vec<&LockedPackage> = locked.iter().filter(is_gone).copied().collect();
@@ -207,8 +209,8 @@ struct Found<'s> {
 }
 
 impl<'s> Found<'s> {
-    /// Names that have stayed, and kept others from staying, and are not even needed among the `packages` that have come of
-    /// it.
+    /// Names that have stayed, and kept others from staying, and are not even needed among the `packages` that have
+    /// come of it.
     fn in_vain(&self, packages: &[LockedPackage], moves: &[(&str, &[String])]) -> Vec<&'s str> {
         let is_there = |name: &str| packages.iter().any(|package| package.name == name);
         let moved = self.leaving.iter().filter(|(name, _)| is_there(name));
@@ -258,8 +260,8 @@ impl<'s> Search<'s> {
         (pins, behind)
     }
 
-    /// Adds to `pins` as much of what is locked as can be had beside them: what a solution has anyhow, then each that is
-    /// left. Of a package that cannot stay, another version is better than none.
+    /// Adds to `pins` as much of what is locked as can be had beside them: what a solution has anyhow, then each that
+    /// is left. Of a package that cannot stay, another version is better than none.
     fn keep(&self, mut pins: Vec<Pin<'s>>, behind: Vec<String>) -> Result<Found<'s>, String> {
         let mut roots = self.roots.clone();
         let chosen = solver::solve(self.universe, &roots, &pins)?;

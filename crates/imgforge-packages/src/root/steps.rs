@@ -1,13 +1,13 @@
 //! What a root's build carries out, in order, before it configures all that is left.
 //!
-//! Most packages are unpacked into the root's archive, which needs no program of the root. dpkg runs a package's preinst
-//! script *before* it unpacks the package, and such a script may change where files go (`dpkg-divert`,
-//! `dpkg-statoverride`), or look at what is there; so may the scripts of what a package pre-depends on. So a package with a
-//! preinst or such a dependency is unpacked by dpkg itself, in the build, once what it pre-depends on is configured
-//! (Debian policy 6.5, 7.2). Only what dpkg itself stands on cannot wait for
-//! dpkg: of these packages the files are in the archive, their configuration files too, and the scripts run first, as
-//! debootstrap and mmdebstrap have it. Configuration files of all others wait under another name for dpkg to configure their
-//! package, as it leaves them itself when it unpacks: a hook in `/etc` must not run before what it calls is set up.
+//! Most packages are unpacked into the root's archive, which needs no program of the root. dpkg runs a package's
+//! preinst script *before* it unpacks the package, and such a script may change where files go (`dpkg-divert`,
+//! `dpkg-statoverride`), or look at what is there; so may the scripts of what a package pre-depends on. So a package
+//! with a preinst or such a dependency is unpacked by dpkg itself, in the build, once what it pre-depends on is
+//! configured (Debian policy 6.5, 7.2). Only what dpkg itself stands on cannot wait for dpkg: of these packages the
+//! files are in the archive, their configuration files too, and the scripts run first, as debootstrap and mmdebstrap
+//! have it. Configuration files of all others wait under another name for dpkg to configure their package, as it
+//! leaves them itself when it unpacks: a hook in `/etc` must not run before what it calls is set up.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -165,8 +165,8 @@ impl Run<'_> {
         })
     }
 
-    /// Writes down what will be pushed, and what it will stand on in the registry: a build takes its time, and nobody is to
-    /// prune meanwhile what was found there.
+    /// Writes down what will be pushed, and what it will stand on in the registry: a build takes its time, and nobody
+    /// is to prune meanwhile what was found there.
     async fn record_pushes(&self, remotes: &BTreeMap<ImageName, Remote>) -> Result<(), Error> {
         let Some(registry) = self.registry.as_ref().filter(|_| self.way.options.push) else { return Ok(()) };
         if self.targets.iter().all(|target| remotes.contains_key(&target.name)) {
@@ -194,8 +194,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The targets whose release tags stay where they are, since their tests are for a later run. Warns of tags that move
-    /// without tests.
+    /// The targets whose release tags stay where they are, since their tests are for a later run. Warns of tags that
+    /// move without tests.
     fn tags_that_stay(&self, reporter: &mut dyn Reporter) -> BTreeSet<ImageName> {
         let untested = self.untested();
         match self.way.options.tests {
@@ -225,8 +225,8 @@ impl Run<'_> {
             .collect()
     }
 
-    /// Moves the release tags of what is fresh and stands on nothing that there is work on. The others are returned: they
-    /// wait for how that ends.
+    /// Moves the release tags of what is fresh and stands on nothing that there is work on. The others are returned:
+    /// they wait for how that ends.
     async fn move_free_tags(&self, stay: &BTreeSet<ImageName>) -> Result<Vec<FreshTarget>, Error> {
         if self.way.only_tests {
             return Ok(Vec::new());

@@ -46,8 +46,8 @@ pub(super) fn fresh(targets: &[Target], plan: &Plan, inventory: &Inventory) -> V
 }
 
 impl Session {
-    /// Gives what is held its content tag under the name that images have now: with another `registry` than at its build it
-    /// lacks that, and children and containers ask for it.
+    /// Gives what is held its content tag under the name that images have now: with another `registry` than at its
+    /// build it lacks that, and children and containers ask for it.
     pub(super) async fn name_held(
         &self,
         targets: &[Target],

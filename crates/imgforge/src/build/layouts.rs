@@ -1,7 +1,7 @@
 //! Images from outside that lie in OCI image layouts: into the engine, before what stands on them is built.
 //!
-//! The engine has such an image under a name of its own, which no registry can have (`.invalid`, RFC 2606) and which says
-//! its digest: what the lock says is what is built on, and a tag of yours with the same reference is left alone.
+//! The engine has such an image under a name of its own, which no registry can have (`.invalid`, RFC 2606) and which
+//! says its digest: what the lock says is what is built on, and a tag of yours with the same reference is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

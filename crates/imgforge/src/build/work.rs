@@ -1,4 +1,5 @@
-//! What is done for one target: its packages staged, the engine's build, the check of what came out, its tests, its tags.
+//! What is done for one target: its packages staged, the engine's build, the check of what came out, its tests, its
+//! tags.
 
 mod failures;
 mod job;
@@ -245,8 +246,8 @@ impl Builder {
                 return Err(Stop::Packages);
             }
         }
-        // The content tag says that the image is whole and what its inputs give. Tests come after it, so that those which
-        // fail are run again without a build, and release tags come last.
+        // The content tag says that the image is whole and what its inputs give. Tests come after it, so that those
+        // which fail are run again without a build, and release tags come last.
         engine.tag(built.id.as_str(), &job.content_reference).await?;
         built::remember(&self.state, name, job.prepared.target.fingerprint, &built.id);
         lock(&self.ids).insert(name.clone(), built.id.clone());

@@ -1,7 +1,7 @@
 //! Images from outside the workspace: which there are, and the digests that the lock gives them.
 //!
-//! A reference without a digest (`alpine:3.22`) is locked to what its tag points to. Registries are asked in parallel, one
-//! small request for each reference; more is fetched only of what has moved.
+//! A reference without a digest (`alpine:3.22`) is locked to what its tag points to. Registries are asked in
+//! parallel, one small request for each reference; more is fetched only of what has moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -269,8 +269,8 @@ impl Session {
         })
     }
 
-    /// Sees to it that the databases of these externals' Alpine images are in the cache: nobody else knows what files the
-    /// base's packages provide. (Debian's packages name each other, and their index does.)
+    /// Sees to it that the databases of these externals' Alpine images are in the cache: nobody else knows what files
+    /// the base's packages provide. (Debian's packages name each other, and their index does.)
     ///
     /// # Errors
     /// Registries that cannot be reached, or do not have the image any more.
@@ -353,8 +353,8 @@ pub(crate) fn gone_help(reference: &str) -> String {
     format!("`imgforge update {reference}` locks what the tag points to now")
 }
 
-/// The digest of each platform's image, of several for one platform the first: engines take that. What BuildKit attaches to
-/// images has the platform `unknown/unknown` and is none.
+/// The digest of each platform's image, of several for one platform the first: engines take that. What BuildKit
+/// attaches to images has the platform `unknown/unknown` and is none.
 fn platforms_of(entries: &[Descriptor]) -> BTreeMap<String, Digest> {
     let mut platforms = BTreeMap::new();
     for listed in entries {

@@ -122,8 +122,8 @@ impl Session {
         self.workspace.manifest.externals.iter().find(|place| place.reference.value == reference)
     }
 
-    /// The folder of the OCI image layout that an image from outside is in, as `imgforge.kdl` has it; `None` for one of a
-    /// registry.
+    /// The folder of the OCI image layout that an image from outside is in, as `imgforge.kdl` has it; `None` for one
+    /// of a registry.
     pub fn oci_layout(&self, reference: &str) -> Option<&Utf8Path> {
         self.layout_of(reference).map(|place| place.oci_layout.value.as_path())
     }

@@ -1,7 +1,7 @@
 //! The lock made anew: all of it, or only what is to move.
 //!
-//! Images are resolved parents first, each beside what its parents have by then. An image of which nothing is to move, and
-//! whose parents stay, is not looked at: its lines stay as they are.
+//! Images are resolved parents first, each beside what its parents have by then. An image of which nothing is to
+//! move, and whose parents stay, is not looked at: its lines stay as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,8 +27,8 @@ pub enum Moves {
     Everything,
     /// Packages and images from outside of these names.
     Named(BTreeSet<String>),
-    /// Packages of which a newer version lies in a security suite, to the newest that does: those of these names, or all
-    /// when there is no name.
+    /// Packages of which a newer version lies in a security suite, to the newest that does: those of these names, or
+    /// all when there is no name.
     Security(BTreeSet<String>),
     /// The packages that these images, and those that stand on them, add to their parents.
     Images(BTreeSet<ImageName>),

@@ -1,7 +1,7 @@
 //! Locked packages in the workspace's registry, for the day when no mirror serves them any more.
 //!
-//! The packages of a lock are the layers of one artifact, so each lies in the registry under the SHA-256 that the lock has,
-//! once for all locks that name it, and is fetched by that alone.
+//! The packages of a lock are the layers of one artifact, so each lies in the registry under the SHA-256 that the
+//! lock has, once for all locks that name it, and is fetched by that alone.
 
 use std::collections::BTreeMap;
 

@@ -143,8 +143,8 @@ impl FamilyRegistry {
         self.built.as_ref().is_none_or(|built| built.is_ours(name, manifest))
     }
 
-    /// Writes a tag. When another job has moved it at the same moment to an image of the same fingerprint, that one is as
-    /// good, unless only what was built here counts; what the tag leads to is returned.
+    /// Writes a tag. When another job has moved it at the same moment to an image of the same fingerprint, that one
+    /// is as good, unless only what was built here counts; what the tag leads to is returned.
     ///
     /// # Errors
     /// A tag that leads to something else afterwards; a registry that fails.

@@ -1,10 +1,10 @@
 //! Moves release tags in the registry, parents first, and back.
 //!
-//! The life of a promotion: what tags will lead to is written down as used, so that nobody prunes it; all of it is verified;
-//! a record of all tags is kept; tags move; then records and tags are read again, until no tag is wrong. A registry has no
-//! way to move a tag only if it still is what it was. So when two promotions run into each other, that of the later record
-//! wins: the other one finds that record, leads the tags where it says, and ends with an error
-//! ([`imgforge_core::promotion`] has the rule, and shows that nothing is left in between).
+//! The life of a promotion: what tags will lead to is written down as used, so that nobody prunes it; all of it is
+//! verified; a record of all tags is kept; tags move; then records and tags are read again, until no tag is wrong. A
+//! registry has no way to move a tag only if it still is what it was. So when two promotions run into each other,
+//! that of the later record wins: the other one finds that record, leads the tags where it says, and ends with an
+//! error ([`imgforge_core::promotion`] has the rule, and shows that nothing is left in between).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -173,7 +173,7 @@ impl Session {
         }
         // What it goes back to must still be whole before the first tag moves.
         let verified = moves.iter().filter(|moved| moved.is_change()).map(|moved| async {
-            let digest = digest(&moved.to)?;
+            let digest: Digest = moved.to.parse()?;
             Ok::<_, Error>(registry.client.verify(&registry.repository(moved.image.as_str()), &digest).await?)
         });
         futures_util::stream::iter(verified).buffer_unordered(AT_ONCE).try_collect::<Vec<Manifest>>().await?;
@@ -326,7 +326,7 @@ impl Moving<'_> {
             let ((image, _), to) = &group[0];
             let repository = self.registry.repository(image.as_str());
             let manifest =
-                self.registry.client.manifest(&repository, &TagOrDigest::Digest(digest(to)?)).await?;
+                self.registry.client.manifest(&repository, &TagOrDigest::Digest(to.parse()?)).await?;
             let manifest = manifest.ok_or_else(|| Error::NotPushed { images: vec![image.to_string()] })?;
             // What this promotion is to move was looked at before; what another's record says is somebody else's word.
             let is_asked_for = self.records[&self.id].moves.iter().any(|moved| moved.to == *to);
@@ -412,8 +412,7 @@ impl FamilyRegistry {
     async fn contents_of(&self, moves: &[Move]) -> Result<Vec<Content>, Error> {
         let content = async |moved: &Move| {
             let repository = self.repository(moved.image.as_str());
-            let manifest =
-                self.client.manifest(&repository, &TagOrDigest::Digest(digest(&moved.to)?)).await?;
+            let manifest = self.client.manifest(&repository, &TagOrDigest::Digest(moved.to.parse()?)).await?;
             let said = manifest.and_then(|manifest| manifest.annotations().get(FINGERPRINT)?.parse().ok());
             Ok::<_, Error>(said.map(|said: Fingerprint| (moved.image.clone(), said.content_tag())))
         };
@@ -436,8 +435,4 @@ impl FamilyRegistry {
         }
         Ok(known)
     }
-}
-
-fn digest(text: &str) -> Result<Digest, Error> {
-    text.parse().map_err(|error: imgforge_oci::DigestError| Error::Archive { message: error.to_string() })
 }

@@ -99,13 +99,14 @@ pub struct PrunedManifest {
 }
 
 impl Session {
-    /// Finds what nobody needs any more, and removes it if `yes`. Needed is what the workspace describes now, what has a
-    /// release tag or another tag that is no content tag, and what a container was made from; in the registry also what
-    /// these images stand on, what earlier promotions led to, what other commits described, and what is young.
+    /// Finds what nobody needs any more, and removes it if `yes`. Needed is what the workspace describes now, what
+    /// has a release tag or another tag that is no content tag, and what a container was made from; in the registry
+    /// also what these images stand on, what earlier promotions led to, what other commits described, and what is
+    /// young.
     ///
     /// # Errors
-    /// An engine or a registry that cannot be reached; [`Error::NoRegistry`]; [`Error::Revision`]. A registry in which removing is switched
-    /// off says so before anything is removed there.
+    /// An engine or a registry that cannot be reached; [`Error::NoRegistry`]; [`Error::Revision`]. A registry in
+    /// which removing is switched off says so before anything is removed there.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, Error> {
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
@@ -380,10 +381,7 @@ impl FamilyRegistry {
 
     async fn delete(&self, manifests: &[PrunedManifest]) -> Result<(), Error> {
         let delete = async |manifest: &PrunedManifest| {
-            let digest: Digest = manifest
-                .digest
-                .parse()
-                .map_err(|error: imgforge_oci::DigestError| Error::Archive { message: error.to_string() })?;
+            let digest: Digest = manifest.digest.parse()?;
             let repository = self.repository(manifest.name.as_str());
             Ok::<_, Error>(self.client.delete_manifest(&repository, &digest).await?)
         };

@@ -127,11 +127,12 @@ impl Session {
         })
     }
 
-    /// Pushes those of `selected`, and what they stand on, that the registry lacks. Builds nothing, and moves no release
-    /// tag.
+    /// Pushes those of `selected`, and what they stand on, that the registry lacks. Builds nothing, and moves no
+    /// release tag.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] for images that neither the engine nor the registry holds; a registry that cannot be reached.
+    /// [`Error::NotBuilt`] for images that neither the engine nor the registry holds; a registry that cannot be
+    /// reached.
     pub fn push(
         &self,
         selected: &BTreeSet<ImageName>,

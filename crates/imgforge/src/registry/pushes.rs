@@ -1,12 +1,14 @@
 //! When images came into the registry: what `created` does not say.
 //!
-//! An image of the embedded engine says that it was made in 2000, so that two machines make the same; one that Docker has
-//! made may have been pushed long after. So whoever pushes or promotes writes a record first, with the content tags that it
-//! is about, also of those that it finds there. Nothing in the images tells of it: their digests stay the same.
+//! An image of the embedded engine says that it was made in 2000, so that two machines make the same; one that Docker
+//! has made may have been pushed long after. So whoever pushes or promotes writes a record first, with the content
+//! tags that it is about, also of those that it finds there. Nothing in the images tells of it: their digests stay
+//! the same.
 //!
-//! Records become more with every push, so a prune writes the times anew in few of them, each of a bounded size, and then
-//! removes those that it has read. A time is kept as long as its image is in the registry, whoever has described it, and
-//! a young one also without the image, which may be about to come. Two prunes at once each write all that they remove.
+//! Records become more with every push, so a prune writes the times anew in few of them, each of a bounded size, and
+//! then removes those that it has read. A time is kept as long as its image is in the registry, whoever has described
+//! it, and a young one also without the image, which may be about to come. Two prunes at once each write all that
+//! they remove.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -105,8 +107,8 @@ impl FamilyRegistry {
         Ok(PushTimes { times, records, unread })
     }
 
-    /// Gives those of `there` whose time is not known the present one, so that they get old too, and makes few records of
-    /// many. What came before `moment` and is not in the registry any more is forgotten.
+    /// Gives those of `there` whose time is not known the present one, so that they get old too, and makes few
+    /// records of many. What came before `moment` and is not in the registry any more is forgotten.
     pub(super) async fn tidy_push_times(
         &self,
         known: &PushTimes,
@@ -128,8 +130,8 @@ impl FamilyRegistry {
         Ok(())
     }
 
-    /// Returns the times that are kept. Images that this checkout does not describe are another branch's, so each repository
-    /// is asked what it has.
+    /// Returns the times that are kept. Images that this checkout does not describe are another branch's, so each
+    /// repository is asked what it has.
     async fn remaining(
         &self,
         known: &PushTimes,

@@ -1,7 +1,7 @@
 //! Records in the registry: small JSON documents, each under a tag of its own whose order is that of time.
 //!
-//! No registry replaces a tag only if it still is what it was, so nothing that several jobs write is ever replaced: each
-//! writes a record of its own, and who reads them all knows what each of them has done or is about to do.
+//! No registry replaces a tag only if it still is what it was, so nothing that several jobs write is ever replaced:
+//! each writes a record of its own, and who reads them all knows what each of them has done or is about to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,8 +80,8 @@ impl Unread {
         format!("{}; it is passed over; {what_to_do}", self.told())
     }
 
-    /// Returns whether nobody will ever read it, and it was written before this moment: a registry whose parts do not agree for a
-    /// while may still find what it says.
+    /// Returns whether nobody will ever read it, and it was written before this moment: a registry whose parts do not
+    /// agree for a while may still find what it says.
     pub(super) fn can_go(&self, moment: Timestamp) -> bool {
         self.is_lost && self.time.is_some_and(|time| time <= moment)
     }
@@ -94,8 +94,8 @@ struct Owner {
 }
 
 impl FamilyRegistry {
-    /// Writes a record, and returns its id and the digest of its manifest. The id comes after those of all records that are there, also
-    /// where another machine's clock is ahead.
+    /// Writes a record, and returns its id and the digest of its manifest. The id comes after those of all records
+    /// that are there, also where another machine's clock is ahead.
     pub(super) async fn keep_record(
         &self,
         kind: Kind,

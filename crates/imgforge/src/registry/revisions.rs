@@ -1,7 +1,7 @@
 //! What a workspace described at other commits: the content tags that its images had there.
 //!
-//! A commit is checked out as git does it (attributes, filters, modes), into a temporary folder and without touching the
-//! work tree or the index, and opened there as any workspace is.
+//! A commit is checked out as git does it (attributes, filters, modes), into a temporary folder and without touching
+//! the work tree or the index, and opened there as any workspace is.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,12 @@ use crate::{Error, Session};
 pub(crate) type ContentTags = BTreeSet<(ImageName, String)>;
 
 impl Session {
-    /// The content tags of all images at the commits that git's `revisions` mean: one (`main`, `v1.0`, `HEAD~3`) or a range
-    /// (`v1.0..main`).
+    /// The content tags of all images at the commits that git's `revisions` mean: one (`main`, `v1.0`, `HEAD~3`) or a
+    /// range (`v1.0..main`).
     ///
     /// # Errors
-    /// [`Error::Revision`] for what git does not know, and for a commit whose workspace cannot be read: what it needs is not
-    /// known then.
+    /// [`Error::Revision`] for what git does not know, and for a commit whose workspace cannot be read: what it needs
+    /// is not known then.
     pub(crate) fn content_tags_at(&self, revisions: &[String]) -> Result<ContentTags, Error> {
         if revisions.is_empty() {
             return Ok(ContentTags::new());

@@ -1,4 +1,5 @@
-//! One GET to a container: a request of its own each time, no redirect followed, so that the answer is the one asked about.
+//! One GET to a container: a request of its own each time, no redirect followed, so that the answer is the one asked
+//! about.
 
 use std::io;
 

@@ -1,8 +1,9 @@
 //! Containers that outlive their run: how they are known, and removed by a later run of the workspace.
 //!
-//! A run that starts containers keeps a file of its own locked below `.imgforge/`, and labels them with that file's name.
-//! The lock is the kernel's: it is gone when the run is, however it ended. So a file that can be locked belongs to a run
-//! that is dead, and so do the containers that are labelled with it; those of a run that is still going are left alone.
+//! A run that starts containers keeps a file of its own locked below `.imgforge/`, and labels them with that file's
+//! name. The lock is the kernel's: it is gone when the run is, however it ended. So a file that can be locked belongs
+//! to a run that is dead, and so do the containers that are labelled with it; those of a run that is still going are
+//! left alone.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
-//! Which images' tests have passed, so that they are not run again: by the image's fingerprint and by what its tests ask.
+//! Which images' tests have passed, so that they are not run again: by the image's fingerprint and by what its tests
+//! ask.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,11 +14,11 @@ const FILE: &str = "cache/tests/results";
 /// More lines than this are written anew, without those that later ones have replaced.
 const MANY: usize = 20_000;
 
-/// The remembered results of tests: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the last
-/// of a key is true. Causes are what had changed when the tests failed, so that a later run can name it too. Each
-/// result is one line at the end, written at once and behind an end of line of its own, so that a run that is killed, or
-/// another one at the same time, takes no other result with it. A line that is not whole, or that this user has not
-/// sealed, is no result. Deleting the file costs time, nothing else.
+/// The remembered results of tests: one file of lines `SEAL passed KEY` and `SEAL failed KEY CAUSES`, of which the
+/// last of a key is true. Causes are what had changed when the tests failed, so that a later run can name it too.
+/// Each result is one line at the end, written at once and behind an end of line of its own, so that a run that is
+/// killed, or another one at the same time, takes no other result with it. A line that is not whole, or that this
+/// user has not sealed, is no result. Deleting the file costs time, nothing else.
 pub(crate) struct TestRecord {
     state: StateDir,
     known: Mutex<HashMap<[u8; 32], Known>>,

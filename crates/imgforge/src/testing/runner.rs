@@ -27,8 +27,8 @@ use super::leftovers::TestRun;
 use super::look::Look;
 use crate::Error;
 
-/// Between the first two tries of a check that waits; the pauses get longer up to a second, so that what was asked in vain
-/// does not fill the log.
+/// Between the first two tries of a check that waits; the pauses get longer up to a second, so that what was asked in
+/// vain does not fill the log.
 const INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -412,8 +412,8 @@ impl Bench<'_> {
         })
     }
 
-    /// Sends the stop signal; before that, waits until it is healthy where that can be told, since a process that is not
-    /// up yet does not hear it.
+    /// Sends the stop signal; before that, waits until it is healthy where that can be told, since a process that is
+    /// not up yet does not hear it.
     async fn stops(&self, within: Option<Millis>, code: i64) -> Result<Verdict, Error> {
         let expected = format!("an end with exit code {code}");
         let tells = self.subject.tells_ready || self.config().await?.has_healthcheck;
@@ -456,7 +456,8 @@ impl Bench<'_> {
         })
     }
 
-    /// A program beside what the image has started; what is wrong when there is no such program, or nothing to be beside.
+    /// A program beside what the image has started; what is wrong when there is no such program, or nothing to be
+    /// beside.
     async fn exec(&self, argv: &[&str], user: Option<&str>) -> Result<Result<ExecOutput, String>, Error> {
         let id = &self.running().id;
         match self.tester.containers.exec_as(id, argv, user).await {

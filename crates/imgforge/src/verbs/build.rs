@@ -16,9 +16,9 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 
 /// Build what changed and run its tests, in parallel, parents first
 ///
-/// Every image whose inputs are those of an image that the engine or the workspace's registry holds is fresh and left alone; its tests are run when
-/// they have not passed yet. A failure skips only what stands on it. Release tags move when an image is built and its
-/// tests have passed.
+/// Every image whose inputs are those of an image that the engine or the workspace's registry holds is fresh and left
+/// alone; its tests are run when they have not passed yet. A failure skips only what stands on it. Release tags move
+/// when an image is built and its tests have passed.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge build\n  imgforge build guestbook\n  imgforge build 'webapp-base+' --exclude notes -j4\n  imgforge build --locked --format json > report.json\n  imgforge build --push\n  imgforge build --secret id=token,src=token.txt --ssh default"

@@ -16,9 +16,9 @@ use crate::verbs::open;
 
 /// Write the files that run an image under a scheduler, or images as files
 ///
-/// With --to: ports, volumes, environment, user, resources, probes and the time to stop come from the manifests of the image's chain;
-/// nothing is built and no engine is asked. What the format cannot say is said on stderr. Templates of the same names in
-/// templates/export/ of the workspace come before the built-in ones.
+/// With --to: ports, volumes, environment, user, resources, probes and the time to stop come from the manifests of
+/// the image's chain; nothing is built and no engine is asked. What the format cannot say is said on stderr.
+/// Templates of the same names in templates/export/ of the workspace come before the built-in ones.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge export guestbook --to compose > compose.yaml\n  imgforge export guestbook --to kubernetes --content-tag | kubectl apply -f -\n  imgforge export guestbook --to quadlet -o ~/.config/containers/systemd\n  imgforge export guestbook --oci out/            skopeo copy oci:out docker://...\n  imgforge export web+ --docker-archive web.tar   docker load -i web.tar"

@@ -15,9 +15,9 @@ use crate::verbs::{Format, json};
 
 /// Make a workspace of the Dockerfiles, bake files and Compose files below a folder
 ///
-/// Writes imgforge.kdl and an image.kdl beside each Dockerfile, and touches nothing else. Parents are found by repository and tag.
-/// Prints what was taken over, what was left out and why, and what a person should look at. Run again, it adds what is new, says
-/// what is gone, and leaves what people have written.
+/// Writes imgforge.kdl and an image.kdl beside each Dockerfile, and touches nothing else. Parents are found by
+/// repository and tag. Prints what was taken over, what was left out and why, and what a person should look at. Run
+/// again, it adds what is new, says what is gone, and leaves what people have written.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge import --dry-run\n  imgforge import && imgforge graph\n  imgforge import services/web"

@@ -15,9 +15,9 @@ use crate::verbs::{Format, Selection, json, open};
 
 /// Look for what is allowed and still goes wrong one day
 ///
-/// Reads manifests, Dockerfiles and the files that these name; no engine is asked. A finding stands at the line that causes it and is told once. A rule is
-/// silenced in the manifest of an image, for it and what stands on it: lint { allow "IF005" reason="..." }.
-/// Ends with 1 when there is an error, or a warning with --deny warnings.
+/// Reads manifests, Dockerfiles and the files that these name; no engine is asked. A finding stands at the line that
+/// causes it and is told once. A rule is silenced in the manifest of an image, for it and what stands on it: lint {
+/// allow "IF005" reason="..." }. Ends with 1 when there is an error, or a warning with --deny warnings.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge lint\n  imgforge lint guestbook --deny warnings\n  imgforge lint --format json | jq -r '.findings[] | \"\\(.code) \\(.file):\\(.line)\"'\n  imgforge lint --explain IF005"

@@ -17,8 +17,8 @@ use crate::verbs::{Format, json, open, reporter};
 
 /// Show which locked packages and outside images have newer versions, and which images these would rebuild
 ///
-/// Asks repositories and registries as `update` does (signatures are checked), and writes nothing. Updates from security
-/// suites come first. Ends with 10 when there is something to do and with 0 when there is not.
+/// Asks repositories and registries as `update` does (signatures are checked), and writes nothing. Updates from
+/// security suites come first. Ends with 10 when there is something to do and with 0 when there is not.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge outdated\n  imgforge outdated --format json\n  imgforge outdated || imgforge update --security\n  imgforge outdated --registry"

@@ -16,8 +16,9 @@ use crate::verbs::{Format, Selection, json, open};
 
 /// Show what would be built and tested and why, without doing it
 ///
-/// Asks the engine once what it holds, and the workspace's registry for what the engine lacks. An image whose parent is the only reason is shown with that parent's name;
-/// the cause stands where it starts. With --format json every reason has its old and new value.
+/// Asks the engine once what it holds, and the workspace's registry for what the engine lacks. An image whose parent
+/// is the only reason is shown with that parent's name; the cause stands where it starts. With --format json every
+/// reason has its old and new value.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge plan\n  imgforge plan guestbook --format json\n  imgforge plan --exit-code || echo 'there is work'"

@@ -17,9 +17,10 @@ use crate::verbs::{Format, json, open};
 
 /// Remove images, downloaded packages and content tags that nobody needs any more
 ///
-/// Shows what would go; with --yes it goes. Kept is what the workspace describes now, what has a release tag (or any tag
-/// of your own), and what a container was made from. With --registry, content tags in the registry go too, but not
-/// those of images that others stand on, that earlier promotions led to, that a commit of --keep describes, or that are young.
+/// Shows what would go; with --yes it goes. Kept is what the workspace describes now, what has a release tag (or any
+/// tag of your own), and what a container was made from. With --registry, content tags in the registry go too, but
+/// not those of images that others stand on, that earlier promotions led to, that a commit of --keep describes, or
+/// that are young.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge prune\n  imgforge prune --yes\n  imgforge prune --registry --keep-promotions 20 --keep-days 30\n  imgforge prune --registry --keep main --keep v1.0..release --yes"
@@ -34,7 +35,8 @@ pub(crate) struct Prune {
     /// How many promotions can still be gone back to
     #[arg(long, value_name = "N", default_value_t = 10)]
     keep_promotions: usize,
-    /// Keep what was pushed in these days; what an imgforge has pushed that kept no record of it counts from the first prune
+    /// Keep what was pushed in these days; what an imgforge has pushed that kept no record of it counts from the
+    /// first prune
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     keep_days: u32,
     /// Keep in the registry what the workspace describes at this git revision or range of revisions (repeatable)

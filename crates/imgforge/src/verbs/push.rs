@@ -16,8 +16,8 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 
 /// Push images to the registry, each under its content tag
 ///
-/// What the registry lacks of the selected images and of all that they stand on is pushed, parents first; a layer that is
-/// there is not sent. Nothing is built, and no release tag moves: that is for `imgforge promote`.
+/// What the registry lacks of the selected images and of all that they stand on is pushed, parents first; a layer
+/// that is there is not sent. Nothing is built, and no release tag moves: that is for `imgforge promote`.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge push\n  imgforge push guestbook --dry-run\n  imgforge push --packages"

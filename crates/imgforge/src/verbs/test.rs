@@ -16,8 +16,8 @@ use crate::verbs::{Format, Selection, json, open, reporter};
 /// Run the tests of images that are built
 ///
 /// Builds nothing and moves no tag. Every test of what is selected is run in real containers, whether it has passed
-/// before or not; `build` then knows what came of it. Ends with 1 when a test fails, and with 2 when an image is not built
-/// as the workspace describes it now.
+/// before or not; `build` then knows what came of it. Ends with 1 when a test fails, and with 2 when an image is not
+/// built as the workspace describes it now.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge test\n  imgforge test guestbook -v\n  imgforge test 'group:web' --junit tests.xml\n  imgforge test --format json | jq '.targets[].tests[] | select(.passed | not)'"

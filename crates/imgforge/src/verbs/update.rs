@@ -16,9 +16,10 @@ use crate::verbs::{Format, json, open, reporter};
 
 /// Lock packages and images from outside anew and write imgforge.lock: all of them, or only some
 ///
-/// Asks the repositories (their signatures are checked) for the newest versions that fit together, and registries for the
-/// digests of tags, and prints what differs from the lock that was there. With names, --security or --image only those
-/// move, and what they cannot do without: every other line of the lock stays as it is. Builds read the lock and never ask.
+/// Asks the repositories (their signatures are checked) for the newest versions that fit together, and registries for
+/// the digests of tags, and prints what differs from the lock that was there. With names, --security or --image only
+/// those move, and what they cannot do without: every other line of the lock stays as it is. Builds read the lock and
+/// never ask.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  imgforge update\n  imgforge update openssl libssl3\n  imgforge update alpine:3.22\n  imgforge update --security --dry-run\n  imgforge update --security openssl libssl3\n  imgforge update --image webapp-base --format json"

@@ -231,8 +231,8 @@ pub struct Copy {
 /// One source of COPY or ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopySource {
-    /// A path in `from`, relative to its root, maybe with `*`, `?` and `[...]`; `.` for the root. With `--parents`, what
-    /// stands before `/./` is not kept.
+    /// A path in `from`, relative to its root, maybe with `*`, `?` and `[...]`; `.` for the root. With `--parents`,
+    /// what stands before `/./` is not kept.
     Path(String),
     /// A heredoc.
     Inline {

@@ -154,8 +154,8 @@ proptest! {
     }
 }
 
-/// A view without what one layer of several does not keep: the time of folders in which nothing is left, and that a file
-/// has had another name.
+/// A view without what one layer of several does not keep: the time of folders in which nothing is left, and that a
+/// file has had another name.
 fn lasting(mut view: BTreeMap<PathBuf, Seen>) -> BTreeMap<PathBuf, Seen> {
     let mut names: BTreeMap<PathBuf, usize> = BTreeMap::new();
     view.values().for_each(|seen| *names.entry(seen.same.clone()).or_default() += 1);

@@ -3,8 +3,8 @@
 //! A call comes with the ABI through which it was made, its number and its arguments. The numbers of an ABI fall into
 //! spans with the same answer, which are searched by halves.
 //!
-//! What no rule speaks of ends with `EPERM`; and with `ENOSYS` beyond the largest number that one speaks of, as runc has it
-//! (`libcontainer/seccomp/patchbpf`), so that programs fall back from calls that are newer than the profile.
+//! What no rule speaks of ends with `EPERM`; and with `ENOSYS` beyond the largest number that one speaks of, as runc
+//! has it (`libcontainer/seccomp/patchbpf`), so that programs fall back from calls that are newer than the profile.
 
 use imgforge_seccomp::Instruction;
 
@@ -26,8 +26,8 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-// Where things are in `struct seccomp_data`; the lower half of an argument comes first on all machines that have a column
-// in `numbers.txt`.
+// Where things are in `struct seccomp_data`; the lower half of an argument comes first on all machines that have a
+// column in `numbers.txt`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -151,8 +151,8 @@ fn with(code: u16, k: u32) -> Instruction {
     Instruction { code, jt: 0, jf: 0, k }
 }
 
-/// Passes over what `block` adds, when a comparison says so. A comparison itself reaches 255 instructions far, and a jump
-/// all of them; so it decides about the jump that follows it.
+/// Passes over what `block` adds, when a comparison says so. A comparison itself reaches 255 instructions far, and a
+/// jump all of them; so it decides about the jump that follows it.
 fn skip(
     program: &mut Vec<Instruction>,
     comparison: Instruction,

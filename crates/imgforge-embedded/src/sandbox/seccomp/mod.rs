@@ -1,10 +1,10 @@
 //! The system calls that a program in a sandbox may make: those of Docker's default profile, which is data
 //! (`docker.profile`, `numbers.txt`).
 //!
-//! [`profile`] reads it, for the capabilities and the kernel that there are; [`compile`] makes the program that the kernel
-//! runs at each call. Both are done in the process that becomes the program, which is a new one for each step: they take
-//! 0.2 ms (1.2 ms unoptimised), no more than to hand the program on would. The kernel remembers for each number
-//! whether it is always allowed, and does not run the program for it.
+//! [`profile`] reads it, for the capabilities and the kernel that there are; [`compile`] makes the program that the
+//! kernel runs at each call. Both are done in the process that becomes the program, which is a new one for each step:
+//! they take 0.2 ms (1.2 ms unoptimised), no more than to hand the program on would. The kernel remembers for each
+//! number whether it is always allowed, and does not run the program for it.
 
 mod compile;
 mod profile;

@@ -1,5 +1,5 @@
-//! What people are told when a target is not built: what is wrong, at the line of the manifest or Dockerfile that can be
-//! mended.
+//! What people are told when a target is not built: what is wrong, at the line of the manifest or Dockerfile that can
+//! be mended.
 
 #[cfg(test)]
 mod tests;
