@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use imgforge_oci::TagOrDigest;
+use imgforge_oci::{Descriptor, Manifest, TagOrDigest};
 use imgforge_registry::{Credentials, Options, ProgressSink, PushImage};
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
 use imgforge_testkit::registry::{Registry, Setup};
@@ -146,6 +146,11 @@ fn a_promotion_that_is_late_ends_what_a_later_one_has_begun_also_when_that_was_k
     assert_eq!(released(server.host(), &name), wanted);
 }
 
+/// The blob with the text of a record: an artifact's file, or an image's configuration.
+pub(crate) fn content(record: &Manifest) -> &Descriptor {
+    record.layers().first().unwrap_or(record.config().unwrap())
+}
+
 /// The records of pushes: their tags, and what they say.
 pub(crate) fn pushes(host: &str, name: &str) -> Vec<(TagOrDigest, Value)> {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
@@ -153,13 +158,14 @@ pub(crate) fn pushes(host: &str, name: &str) -> Vec<(TagOrDigest, Value)> {
     let read = |tag: &String| {
         let tag = TagOrDigest::tag(tag).unwrap();
         let manifest = run(client.manifest(&place, &tag)).unwrap().unwrap();
-        let text = run(client.blob(&place, manifest.config().unwrap(), 1 << 20)).unwrap();
+        let text = run(client.blob(&place, content(&manifest), 1 << 20)).unwrap();
         (TagOrDigest::Digest(manifest.digest().clone()), serde_json::from_slice(&text).unwrap())
     };
     tags.iter().map(read).collect()
 }
 
-/// Has every push of the registry happened at another time; forgets it when none is given.
+/// Has every push of the registry happened at another time; forgets it when none is given. The records that it writes
+/// are images, as they were before there were artifacts.
 pub(crate) fn set_times(host: &str, name: &str, time: Option<&str>) {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     for (number, (reference, mut record)) in pushes(host, name).into_iter().enumerate() {

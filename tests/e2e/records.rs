@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imgforge_oci::TagOrDigest;
 use imgforge_registry::{ProgressSink, PushImage};
+use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use serde_json::json;
 
 use crate::IMGFORGE;
 use crate::promoting::{
-    IMAGES, checkout, client, embedded, fingerprints, pushes, registry, released, run, set_times,
+    IMAGES, checkout, client, content, embedded, fingerprints, pushes, registry, released, run, set_times,
 };
 
 /// Long before any test.
@@ -34,7 +35,7 @@ fn contents(workspace: &TestWorkspace) -> BTreeSet<(String, String)> {
     fingerprints(workspace).into_iter().map(|(image, print)| (image, format!("f-{}", &print[..32]))).collect()
 }
 
-/// Writes a record as it is, under this id.
+/// Writes a record as it is, under this id: an image, as records were before there were artifacts.
 fn keep(host: &str, place: &str, id: &str, text: &str) {
     let client = client(host);
     let image = PushImage { config: text.into(), layers: Vec::new(), annotations: BTreeMap::new() };
@@ -66,6 +67,50 @@ fn prune_text(workspace: &TestWorkspace, args: &[&str]) -> Ran {
 fn promotions(workspace: &TestWorkspace) -> Vec<String> {
     let listed = embedded(workspace, &["promote", "--list", "--format", "json"]).ok().json();
     listed.as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn records_are_artifacts_and_images_where_the_registry_takes_no_artifacts() {
+    let server = registry();
+    let (proxy, name) =
+        (FaultProxy::start(server.host()).unwrap(), imgforge_testkit::unique("imgforge-test"));
+    let [one, two] = ["one", "two"].map(|content| checkout(&proxy.host(), &name, content));
+    embedded(&one, &["build", "--push"]).ok();
+    // What a registry says that takes none: this one does, so the answer is made up.
+    let answer = br#"{"errors":[{"code":"MANIFEST_INVALID","message":"unknown media type"}]}"#;
+    for kind in ["pushes", "promotions"] {
+        let place = format!("imgforge.{kind}/manifests/sha256:");
+        proxy.fail("PUT", &place, Fault::StatusAnswer(400, answer.to_vec()), 1);
+    }
+    embedded(&two, &["build", "--push"]).ok();
+    assert_eq!(proxy.met(), 2);
+    let client = client(server.host());
+    for (kind, media_type) in [
+        ("pushes", "application/vnd.imgforge.pushes.v1+json"),
+        ("promotions", "application/vnd.imgforge.promotion.v1+json"),
+    ] {
+        let place = format!("{name}/imgforge.{kind}");
+        let mut tags = run(client.tags(&place)).unwrap();
+        tags.sort();
+        let forms = tags.iter().map(|tag| {
+            let tag = TagOrDigest::tag(tag).unwrap();
+            let manifest = run(client.manifest(&place, &tag)).unwrap().unwrap();
+            let image = manifest.image().unwrap();
+            let file = image.layers.first().map(|file| file.media_type.to_string());
+            (image.artifact_type.as_ref().map(ToString::to_string), image.config.media_type.to_string(), file)
+        });
+        let artifact = Some(media_type.to_owned());
+        let expected = [
+            (artifact.clone(), "application/vnd.oci.empty.v1+json".to_owned(), artifact),
+            (None, "application/vnd.oci.image.config.v1+json".to_owned(), None),
+        ];
+        assert_eq!(forms.collect::<Vec<_>>(), expected);
+    }
+    // Either is read.
+    assert_eq!(promotions(&one).len(), 2);
+    assert_eq!(released(server.host(), &name), fingerprints(&two));
+    embedded(&two, &["rollback"]).ok();
+    assert_eq!(released(server.host(), &name), fingerprints(&one));
 }
 
 #[test]
@@ -165,7 +210,7 @@ fn a_record_of_a_promotion_that_is_lost_stops_only_who_asks_for_it() {
     let [first, lost, last] = &ids[..] else { panic!("{ids:?}") };
     let (client, place) = (client(host), format!("{name}/imgforge.promotions"));
     let manifest = run(client.manifest(&place, &TagOrDigest::tag(lost).unwrap())).unwrap().unwrap();
-    std::fs::remove_file(server.blob_file(manifest.config().unwrap().digest.hex())).unwrap();
+    std::fs::remove_file(server.blob_file(content(&manifest).digest.hex())).unwrap();
 
     let told = |ran: &Ran| {
         let line = ran.stderr.lines().find(|line| line.contains(lost.as_str())).unwrap_or_default();
@@ -215,7 +260,7 @@ fn a_record_of_a_push_that_is_lost_leaves_its_images_young() {
     let (client, place) = (client(host), format!("{name}/imgforge.pushes"));
     for (reference, _) in pushes(host, &name) {
         let manifest = run(client.manifest(&place, &reference)).unwrap().unwrap();
-        std::fs::remove_file(server.blob_file(manifest.config().unwrap().digest.hex())).unwrap();
+        std::fs::remove_file(server.blob_file(content(&manifest).digest.hex())).unwrap();
     }
     let shown = prune(&family, &args);
     assert_eq!(shown.json()["manifests"], json!([]));

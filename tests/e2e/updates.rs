@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use camino::Utf8Path;
+use imgforge_oci::TagOrDigest;
 use imgforge_testkit::apt::{Key, Package, Repository};
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::http::Server;
@@ -12,6 +13,7 @@ use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use serde_json::{Value, json};
 
 use crate::packages::{append, essential};
+use crate::promoting::{client, run};
 use crate::{IMGFORGE, with_action};
 
 /// `os` <- `app` <- `site`, `os` <- `other`: `app` has `libfoo` and `libfoo-tool`, which needs exactly its version.
@@ -506,6 +508,14 @@ fn packages_kept_in_the_registry_are_there_when_no_mirror_has_them() {
     assert_eq!(kept["packages"], 5, "{kept}");
     let again = family.run(&["push", "os", "--packages"]).ok().stderr;
     assert!(again.contains("Kept 5 packages, 0 B sent"), "{again}");
+    let client = client(registry.host());
+    let place = format!("{}/imgforge.packages", family.workspace.name());
+    let tags = run(client.tags(&place)).unwrap();
+    assert_eq!(tags.len(), 1, "{tags:?}");
+    let kept = run(client.manifest(&place, &TagOrDigest::tag(&tags[0]).unwrap())).unwrap().unwrap();
+    let kind = kept.image().unwrap().artifact_type.as_ref().map(ToString::to_string);
+    assert_eq!(kind.as_deref(), Some("application/vnd.imgforge.packages.v1"));
+    assert_eq!(kept.layers().len(), 5);
 
     // Nobody else has it any more.
     let before = family.lock();

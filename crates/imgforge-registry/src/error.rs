@@ -178,6 +178,12 @@ impl Error {
         matches!(self.kind(), Kind::Unreachable | Kind::Authentication)
     }
 
+    /// Whether the registry says that it does not take such content, as one does that takes images and no artifacts: by
+    /// MANIFEST_INVALID or UNSUPPORTED (distribution specification, "Error Codes"), or by a status alone that says so.
+    pub fn is_refusal_of_content(&self) -> bool {
+        matches!(self, Self::Refused { status: 400 | 405 | 406 | 415 | 422, .. })
+    }
+
     pub(crate) fn io(path: &Utf8Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Io { path: path.to_owned(), error }
     }

@@ -34,6 +34,6 @@ pub use error::{Error, Kind};
 pub use http::Traffic;
 pub use layout::Layout;
 pub use progress::{Moved, ProgressSink};
-pub use push::{PushImage, PushLayer, Pushed};
+pub use push::{PushArtifact, PushImage, PushLayer, Pushed};
 pub use registry::{Options, Registry};
 pub use retry::Retry;

@@ -11,7 +11,7 @@ use imgforge_core::lock::LockedPackage;
 use imgforge_oci::annotation::TITLE;
 use imgforge_oci::{Descriptor, Digest, TagOrDigest};
 use imgforge_packages::Cache;
-use imgforge_registry::{ProgressSink, PushImage, PushLayer, Retry};
+use imgforge_registry::{ProgressSink, PushArtifact, PushImage, PushLayer, Retry};
 
 use crate::progress::{EventProgress, pump};
 use crate::registry::FamilyRegistry;
@@ -19,7 +19,9 @@ use crate::{Error, Session};
 
 /// The repository of packages, beside the images. No image has such a name by accident.
 const REPOSITORY: &str = "imgforge.packages";
-/// The media type of a Debian package as a layer.
+/// The type of the artifact that the packages of a lock are.
+const ARTIFACT: &str = "application/vnd.imgforge.packages.v1";
+/// The media type of a Debian package as a file of it.
 const MEDIA_TYPE: &str = "application/vnd.debian.binary-package";
 /// And one of Alpine, for which no type is registered.
 const ALPINE_MEDIA_TYPE: &str = "application/octet-stream";
@@ -61,9 +63,8 @@ impl Session {
             Some(PushLayer { descriptor, file, mount_from: Vec::new() })
         };
         let layers: Vec<PushLayer> = files.values().filter_map(|package| layer(package)).collect();
-        let image = PushImage { config: b"{}".to_vec(), layers, annotations: BTreeMap::new() };
-        let packages = image.layers.len();
-        let sent = crate::build::runtime()?.block_on(keep(&registry, &image))?;
+        let packages = layers.len();
+        let sent = crate::build::runtime()?.block_on(keep(&registry, layers))?;
         Ok(Kept { packages, sent })
     }
 
@@ -126,18 +127,26 @@ impl Session {
     }
 }
 
-/// Pushes the artifact of a lock, unless it is there; the bytes that were sent.
-async fn keep(registry: &FamilyRegistry, image: &PushImage) -> Result<u64, Error> {
+/// Pushes the artifact of a lock, unless it is there or an image with the same packages is, as there was before
+/// artifacts. Returns the bytes that were sent.
+async fn keep(registry: &FamilyRegistry, files: Vec<PushLayer>) -> Result<u64, Error> {
     let repository = registry.repository(REPOSITORY);
-    let manifest = image.manifest();
-    let tag = TagOrDigest::tag(&format!("lock-{}", &manifest.digest().hex()[..32]))?;
-    if registry.client.digest(&repository, &tag).await?.as_ref() == Some(manifest.digest()) {
-        return Ok(0);
+    let image = PushImage { config: b"{}".to_vec(), layers: files.clone(), annotations: BTreeMap::new() };
+    let artifact = PushArtifact { kind: ARTIFACT.into(), text: None, files };
+    for manifest in [artifact.manifest(), image.manifest()] {
+        let there = registry.client.digest(&repository, &tag_of(manifest.digest())?).await?;
+        if there.as_ref() == Some(manifest.digest()) {
+            return Ok(0);
+        }
     }
-    let pushed = registry.client.push_image(&repository, image, ProgressSink::silent()).await?;
+    let pushed = registry.push_artifact(&repository, &artifact, &image).await?;
     // What has no tag may be cleaned away.
-    registry.client.put_manifest(&repository, &tag, &pushed.manifest).await?;
+    registry.client.put_manifest(&repository, &tag_of(&pushed.digest)?, &pushed.manifest).await?;
     Ok(pushed.sent)
+}
+
+fn tag_of(digest: &Digest) -> Result<TagOrDigest, Error> {
+    Ok(TagOrDigest::tag(&format!("lock-{}", &digest.hex()[..32]))?)
 }
 
 fn descriptor(package: &LockedPackage) -> Option<Descriptor> {

@@ -24,7 +24,11 @@ use crate::registry::{AT_ONCE, FINGERPRINT, FamilyRegistry, Remote};
 use crate::{Error, Session};
 
 /// The place of records of promotions.
-pub(super) const PROMOTIONS: Kind = Kind { repository: "imgforge.promotions", prefix: "p-" };
+pub(super) const PROMOTIONS: Kind = Kind {
+    repository: "imgforge.promotions",
+    prefix: "p-",
+    media_type: "application/vnd.imgforge.promotion.v1+json",
+};
 /// The number of times that tags are moved again which somebody else has moved without a record that says why.
 const ROUNDS: usize = 10;
 /// While tags move, others' records are looked for when the last look is so long ago.

@@ -24,7 +24,11 @@ use crate::registry::records::{Kept, Kind, Records, Unread};
 use crate::registry::{AT_ONCE, FamilyRegistry};
 
 /// The place of the records.
-pub(super) const PUSHES: Kind = Kind { repository: "imgforge.pushes", prefix: "t-" };
+pub(super) const PUSHES: Kind = Kind {
+    repository: "imgforge.pushes",
+    prefix: "t-",
+    media_type: "application/vnd.imgforge.pushes.v1+json",
+};
 /// The version of the record's JSON shape.
 const VERSION: u32 = 1;
 /// More records than this, besides full ones, are made few.

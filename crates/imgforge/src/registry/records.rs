@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use imgforge_oci::{Digest, TagOrDigest};
-use imgforge_registry::{ProgressSink, PushImage};
+use imgforge_registry::{ProgressSink, PushArtifact, PushImage, Pushed};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -29,6 +29,8 @@ pub(super) struct Kind {
     pub(super) repository: &'static str,
     /// The beginning of their tags.
     pub(super) prefix: &'static str,
+    /// The type of the artifact that each of them is, and of its only file.
+    pub(super) media_type: &'static str,
 }
 
 /// A record as it lies in the registry.
@@ -103,12 +105,33 @@ impl FamilyRegistry {
     ) -> Result<(String, Digest), Error> {
         let repository = self.repository(kind.repository);
         let last = self.record_ids(kind).await?.pop();
-        let config = serde_json::to_vec(record).expect("a record is plain data");
-        let id = id_after(kind.prefix, last.as_deref(), Timestamp::now(), &config);
-        let image = PushImage { config, layers: Vec::new(), annotations: BTreeMap::new() };
-        let pushed = self.client.push_image(&repository, &image, ProgressSink::silent()).await?;
+        let text = serde_json::to_vec(record).expect("a record is plain data");
+        let id = id_after(kind.prefix, last.as_deref(), Timestamp::now(), &text);
+        let artifact = PushArtifact {
+            kind: kind.media_type.into(),
+            text: Some((kind.media_type.into(), text.clone())),
+            files: Vec::new(),
+        };
+        let image = PushImage { config: text, layers: Vec::new(), annotations: BTreeMap::new() };
+        let pushed = self.push_artifact(&repository, &artifact, &image).await?;
         self.client.put_manifest(&repository, &TagOrDigest::tag(&id)?, &pushed.manifest).await?;
         Ok((id, pushed.digest))
+    }
+
+    /// Pushes an artifact, or where the registry takes none, an image with the same in it.
+    pub(super) async fn push_artifact(
+        &self,
+        repository: &str,
+        artifact: &PushArtifact,
+        image: &PushImage,
+    ) -> Result<Pushed, Error> {
+        let silent = ProgressSink::silent;
+        match self.client.push_artifact(repository, artifact, silent()).await {
+            Err(error) if error.is_refusal_of_content() => {
+                Ok(self.client.push_image(repository, image, silent()).await?)
+            }
+            pushed => Ok(pushed?),
+        }
     }
 
     /// The ids of all records, the oldest first.
@@ -161,10 +184,18 @@ impl FamilyRegistry {
             Err(error) => return Err(error.into()),
         };
         let digest = Some(manifest.digest().clone());
-        let Some(config) = manifest.config() else {
+        let Some(image) = manifest.image() else {
             return unread(digest, "it is an index of images".into(), false);
         };
-        let text = match self.client.blob(&repository, config, MAX_RECORD).await {
+        // Before there were artifacts, and where a registry takes none, a record is the configuration of an image.
+        let content = match (&image.artifact_type, image.layers.first()) {
+            (None, _) => &image.config,
+            (Some(_), Some(file)) => file,
+            (Some(kind), None) => {
+                return unread(digest, format!("it is an artifact of the type {kind} without a file"), false);
+            }
+        };
+        let text = match self.client.blob(&repository, content, MAX_RECORD).await {
             Ok(text) => text,
             Err(error) if is_about_content(&error) => {
                 return unread(digest, error.to_string(), is_lost(&error));
