@@ -20,7 +20,8 @@ fuzz_target!(|text: &str| {
             sources.for_each(|span| lies_in(text, span));
             dockerfile.base(&args);
             for number in 0..dockerfile.stage_names().len() {
-                let reduced = dockerfile.reduced(text, &number.to_string(), &args).expect("there is such a stage");
+                let reduced =
+                    dockerfile.reduced(text, &number.to_string(), &args).expect("there is such a stage");
                 assert_eq!(reduced.text.len(), text.len());
             }
         }
@@ -34,7 +35,9 @@ fuzz_target!(|text: &str| {
 
 fn told(text: &str, problems: &[ParseProblem]) {
     assert!(!problems.is_empty());
-    problems.iter().for_each(|problem| lies_in(text, problem.span));
+    for problem in problems {
+        lies_in(text, problem.span);
+    }
 }
 
 fn lies_in(text: &str, span: Span) {

@@ -1,13 +1,13 @@
 //! Alpine: services on an image whose programs are busybox's, packages that are locked, and those that apk chooses.
 //!
-//! `IMGFORGE_TEST_ALPINE` names a tar of Alpine's minimal root file system; without it there is nothing to test. s6
-//! comes from Debian's package, with the C library that it needs, in place of Alpine's own package of the same
+//! s6 comes from Debian's package, with the C library that it needs, in place of Alpine's own package of the same
 //! programs.
 
 use camino::Utf8Path;
 use imgforge_testkit::apk::Repository;
 use imgforge_testkit::docker::{Container, Docker};
 use imgforge_testkit::http::Server;
+use imgforge_testkit::needs;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
@@ -49,10 +49,6 @@ const SERVICES: &str = r#"
 
 #[test]
 fn services_run_on_busybox() {
-    let Some(tar) = std::env::var_os("IMGFORGE_TEST_ALPINE") else {
-        eprintln!("skipped: IMGFORGE_TEST_ALPINE does not name a tar of Alpine's minimal root");
-        return;
-    };
     let workspace = TestWorkspace::new();
     let described = std::fs::read_to_string(workspace.root().join("imgforge.kdl")).unwrap();
     workspace.write(
@@ -62,7 +58,7 @@ fn services_run_on_busybox() {
     workspace.image("s6-debian", "    root \"debian\"\n    packages \"debian\" \"s6\"");
     workspace.image("alpine", "    dockerfile \"Dockerfile\"");
     workspace.write("alpine/Dockerfile", DOCKERFILE);
-    std::fs::copy(tar, workspace.root().join("alpine/alpine.tar.gz")).unwrap();
+    std::fs::copy(needs::alpine(), workspace.root().join("alpine/alpine.tar.gz")).unwrap();
     workspace.image("app", SERVICES);
     imgforge(&workspace, &["build", "app"]).ok();
 
@@ -97,10 +93,6 @@ fn services_run_on_busybox() {
 
 #[test]
 fn apk_installs_exactly_the_pinned_versions_and_leaves_nothing_else() {
-    let Some(tar) = std::env::var_os("IMGFORGE_TEST_ALPINE") else {
-        eprintln!("skipped: IMGFORGE_TEST_ALPINE does not name a tar of Alpine's minimal root");
-        return;
-    };
     let workspace = TestWorkspace::new();
     let described = std::fs::read_to_string(workspace.root().join("imgforge.kdl")).unwrap();
     workspace.write("imgforge.kdl", &format!("{described}apk \"local\"\n"));
@@ -110,7 +102,7 @@ fn apk_installs_exactly_the_pinned_versions_and_leaves_nothing_else() {
         "FROM scratch\nADD alpine.tar.gz /\nCOPY repository /srv/repository\n\
          RUN cp /srv/repository/test.rsa.pub /etc/apk/keys/ && echo /srv/repository > /etc/apk/repositories\n",
     );
-    std::fs::copy(tar, workspace.root().join("alpine/alpine.tar.gz")).unwrap();
+    std::fs::copy(needs::alpine(), workspace.root().join("alpine/alpine.tar.gz")).unwrap();
     let mut repository = Repository::new(&workspace.root().join("alpine/repository")).unwrap();
     for version in ["1.0-r0", "1.1-r0"] {
         let file = [("usr/share/tool/version", version)];
@@ -161,10 +153,6 @@ struct Locked {
     folder: tempfile::TempDir,
 }
 
-/// What the base has, where it is not Alpine itself.
-const INSTALLED: &str = "C:Q1zz=\nP:apk-tools\nV:2.14.4-r0\nA:x86_64\nS:1\n\nC:Q1zz=\nP:musl\nV:1.2.5-r0\nA:x86_64\n\
-                         p:so:libc.musl-x86_64.so.1=1\nF:lib\nR:ld-musl-x86_64.so.1\n\n";
-
 impl Locked {
     /// `tool` needs a library by the name of its file, which `libtool-test` has; `tool-extra` comes along with it.
     fn new() -> Self {
@@ -184,15 +172,9 @@ impl Locked {
         let reference = format!("{}/alpine:3.20", registry.host());
 
         let maker = TestWorkspace::new();
-        if let Some(tar) = std::env::var_os("IMGFORGE_TEST_ALPINE") {
-            maker.image("base", "    dockerfile \"Dockerfile\"");
-            maker.write("base/Dockerfile", "FROM scratch\nADD alpine.tar.gz /\n");
-            std::fs::copy(tar, maker.root().join("base/alpine.tar.gz")).unwrap();
-        } else {
-            maker.busybox_base("tools");
-            maker.image("base", "    from \"tools\"\n    copy \"installed\" \"/lib/apk/db/installed\"");
-            maker.write("base/installed", INSTALLED);
-        }
+        maker.image("base", "    dockerfile \"Dockerfile\"");
+        maker.write("base/Dockerfile", "FROM scratch\nADD alpine.tar.gz /\n");
+        std::fs::copy(needs::alpine(), maker.root().join("base/alpine.tar.gz")).unwrap();
         imgforge(&maker, &["build", "base"]).ok();
         push(&maker.repository("base"), &reference);
 
@@ -268,14 +250,10 @@ fn packages_of_alpine_are_locked_with_all_that_they_need() {
 
 #[test]
 fn versions_of_alpine_compare_as_apk_itself_compares_them() {
-    let Some(tar) = std::env::var_os("IMGFORGE_TEST_ALPINE") else {
-        eprintln!("skipped: IMGFORGE_TEST_ALPINE does not name a tar of Alpine's minimal root");
-        return;
-    };
     let workspace = TestWorkspace::new();
     workspace.image("alpine", "    dockerfile \"Dockerfile\"");
     workspace.write("alpine/Dockerfile", "FROM scratch\nADD alpine.tar.gz /\n");
-    std::fs::copy(tar, workspace.root().join("alpine/alpine.tar.gz")).unwrap();
+    std::fs::copy(needs::alpine(), workspace.root().join("alpine/alpine.tar.gz")).unwrap();
     imgforge(&workspace, &["build"]).ok();
     let bases = ["0.9", "1", "1.0", "1.0.0", "1.00", "1.01", "1.010", "1.09", "1.1", "1.10", "01.1", "2.0"];
     let ends = ["", "a", "_alpha", "_beta2", "_rc1", "_rc10", "_git20240101", "_p", "_p1", "_p1_rc2"];
@@ -373,10 +351,6 @@ fn packages_of_alpine_that_are_not_what_is_signed_are_refused() {
 
 #[test]
 fn locked_packages_of_alpine_are_installed_without_a_network() {
-    if std::env::var_os("IMGFORGE_TEST_ALPINE").is_none() {
-        eprintln!("skipped: IMGFORGE_TEST_ALPINE does not name a tar of Alpine's minimal root");
-        return;
-    }
     let mut family = Locked::new();
     family.workspace.image(
         "site",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::engine::SecondEngine;
+use imgforge_testkit::needs;
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
 use crate::building::wait_until;
@@ -49,7 +50,7 @@ fn ends(mut child: Child) -> Ran {
 
 #[test]
 fn a_full_disk_is_named_nothing_is_tagged_and_with_room_the_build_goes_on() {
-    let Some(engine) = SecondEngine::start(40) else { return };
+    let engine = SecondEngine::start(40);
     let family = family_with_a_big_one();
     let full = Ran::of(on(&engine, &family, &["build"]).output().unwrap());
     assert_eq!(full.code, 1, "{}", full.stderr);
@@ -68,7 +69,7 @@ fn a_full_disk_is_named_nothing_is_tagged_and_with_room_the_build_goes_on() {
 
 #[test]
 fn a_command_that_finds_the_disk_full_is_told_from_one_that_is_wrong() {
-    let Some(engine) = SecondEngine::start(70) else { return };
+    let engine = SecondEngine::start(70);
     let family = family_with_a_big_one();
     family.image(
         "big",
@@ -83,7 +84,7 @@ fn a_command_that_finds_the_disk_full_is_told_from_one_that_is_wrong() {
 
 #[test]
 fn a_daemon_that_dies_during_a_build_ends_the_build_with_its_name() {
-    let Some(mut engine) = SecondEngine::start(400) else { return };
+    let mut engine = SecondEngine::start(400);
     let family = small_family();
     let marker = (6_000_000 + std::process::id()).to_string();
     family.image("mid", &format!("    from \"base\"\n    run \"sleep {marker}\""));
@@ -310,8 +311,7 @@ fn a_workspace_that_cannot_be_written_to_is_planned_and_built() {
     let binary = family.root().parent().unwrap().join(imgforge_testkit::unique("imgforge-for-all"));
     std::fs::copy(IMGFORGE, &binary).unwrap();
     let run = |args: &[&str]| {
-        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        let mut command = if is_root {
+        let mut command = if needs::is_root() {
             let group = std::fs::metadata("/var/run/docker.sock").unwrap().gid();
             let mut command = family.command("setpriv", &["--reuid=65534", "--clear-groups"]);
             command.arg(format!("--regid={group}")).arg(&binary).args(args);

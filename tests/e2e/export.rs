@@ -1,13 +1,14 @@
 //! An image as the files of a scheduler, read by the schedulers' own programs where there are some.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use imgforge_testkit::docker::Docker;
+use imgforge_testkit::needs;
 use imgforge_testkit::workspace::TestWorkspace;
 
 use crate::building::wait_until;
-use crate::{IMGFORGE, imgforge};
+use crate::imgforge;
 
 /// Values that some reader of some format takes for something else.
 const VALUES: [(&str, &str); 7] = [
@@ -116,15 +117,6 @@ fn docker_compose_reads_the_file_of_every_example() {
     }
 }
 
-/// Quadlet of Podman 5, from the package or where `cargo xtask test` puts it.
-fn quadlet() -> PathBuf {
-    let installed = Path::new("/usr/libexec/podman/quadlet");
-    if installed.exists() {
-        return installed.to_owned();
-    }
-    Path::new(IMGFORGE).parent().unwrap().parent().unwrap().join("tools/quadlet")
-}
-
 /// The words of an `ExecStart=` as systemd reads them: quotes, C escapes, `%%` and `$$` (systemd.service(5),
 /// "Command lines").
 fn words(line: &str) -> Vec<String> {
@@ -172,7 +164,7 @@ fn quadlet_makes_units_of_what_is_exported_and_systemd_takes_them() {
         imgforge(workspace, &["export", image, "--to", "quadlet", "-o", "quadlet"]).ok();
         let units = workspace.root().join("units");
         std::fs::create_dir_all(&units).unwrap();
-        let mut command = Command::new(quadlet());
+        let mut command = Command::new(needs::quadlet());
         command.env("QUADLET_UNIT_DIRS", workspace.root().join("quadlet")).arg("-no-kmsg-log").arg(&units);
         let said = ran(&mut command).stderr;
         let said = String::from_utf8_lossy(&said);

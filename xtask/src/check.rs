@@ -1,9 +1,11 @@
 //! The checks that every commit on main passes.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use imgforge_testkit::needs;
 
 /// Debian packages that tests use, and a file by which each is known to be there.
 pub(crate) const TOOLS: &[(&str, &str)] = &[
@@ -30,32 +32,65 @@ pub(crate) const TOOLS: &[(&str, &str)] = &[
 
 /// Formatting, lints, documentation, tests: stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
+    ensure!(needs::is_root(), "the tests take root, for mounts and namespaces: run this as root");
     install(TOOLS)?;
     crate::quadlet::install()?;
+    crate::alpine::install()?;
     mount_control_groups();
     start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    fuzz_targets()?;
     test()?;
     cargo(&["test", "--workspace", "--doc"])?;
     cargo(&["doc", "--workspace", "--no-deps", "--quiet"])
 }
 
+/// The targets of `fuzz/`, which are no members of the workspace: they compile without a warning, with the versions of
+/// their own lock. In the folder of the workspace, for what both stand on.
+fn fuzz_targets() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
+    let (manifest, tools) = (root.join("fuzz/Cargo.toml"), needs::tools());
+    let target = tools.parent().context("the target folder")?;
+    let [manifest, target] = [&manifest, target].map(|path| path.display().to_string());
+    let place = ["--locked", "--manifest-path", &manifest, "--target-dir", &target];
+    cargo(&[&["clippy"], &place[..], &["--", "-D", "warnings"]].concat())
+}
+
 /// All tests. What those that failed have printed comes again at the end, where it is found; without stack traces,
 /// which say less than the message and its place and would bury it, unless they are asked for with
-/// `RUST_BACKTRACE=full`.
+/// `RUST_BACKTRACE=full`. A test that skips something fails, unless `IMGFORGE_TEST_STRICT` is `0`: then what was
+/// skipped is told at the end.
 fn test() -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|asked| asked != "full") {
         command.env("RUST_BACKTRACE", "0");
     }
+    if std::env::var_os(needs::STRICT).is_none() {
+        command.env(needs::STRICT, "1");
+    }
+    let skipped = tempfile::NamedTempFile::new()?;
+    command.env(needs::SKIPPED, skipped.path());
     let all = ["--workspace", "--no-fail-fast"];
     let told = ["--failure-output", "immediate-final", "--final-status-level", "flaky"];
-    if has_nextest() {
-        check(&mut command, &[&["nextest", "run"], &all[..], &told].concat())
+    let has_s6_overlay = std::env::var_os("IMGFORGE_TEST_S6_OVERLAY").is_some();
+    let (runner, ignored) = if has_nextest() {
+        ([&["nextest", "run"], &all[..], &told].concat(), &["--run-ignored", "all"][..])
     } else {
-        check(&mut command, &[&["test"], &all[..]].concat())
+        ([&["test", "--tests"], &all[..]].concat(), &["--", "--include-ignored"][..])
+    };
+    let result = check(&mut command, &[&runner[..], if has_s6_overlay { ignored } else { &[] }].concat());
+    let mut skipped: Vec<String> = fs::read_to_string(&skipped)?.lines().map(str::to_owned).collect();
+    if !has_s6_overlay {
+        skipped.push(
+            "the supervisor s6-overlay: IMGFORGE_TEST_S6_OVERLAY names no tar of it, and no package holds it"
+                .into(),
+        );
     }
+    for reason in skipped {
+        eprintln!("   Skipped {reason}");
+    }
+    result
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
@@ -106,7 +141,7 @@ fn start_docker() -> Result<()> {
 fn mount_control_groups() {
     let dir = Path::new("/sys/fs/cgroup/systemd");
     let is_version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    if is_version_2 || dir.join("cgroup.procs").exists() || std::fs::create_dir_all(dir).is_err() {
+    if is_version_2 || dir.join("cgroup.procs").exists() || fs::create_dir_all(dir).is_err() {
         return;
     }
     eprintln!("     Mount {}", dir.display());

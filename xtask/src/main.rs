@@ -1,5 +1,6 @@
 //! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz|kernel|roots`.
 
+mod alpine;
 mod bench;
 mod check;
 mod engine;

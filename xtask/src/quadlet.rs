@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use imgforge_testkit::needs;
 
 /// Where the package has it.
 const INSTALLED: &str = "usr/libexec/podman/quadlet";
@@ -13,15 +14,13 @@ const INSTALLED: &str = "usr/libexec/podman/quadlet";
 /// The release whose Podman has Quadlet.
 const RELEASE: &str = "trixie";
 
-/// Puts `tools/quadlet` into the target folder, unless the machine has one.
+/// Puts it where the tests find it, unless the machine has one.
 pub(crate) fn install() -> Result<()> {
-    let tools = std::env::current_exe()?;
-    let tools = tools.ancestors().nth(2).context("the target folder")?.join("tools");
-    let quadlet = tools.join("quadlet");
-    if Path::new("/").join(INSTALLED).exists() || quadlet.exists() {
+    if needs::find_quadlet().is_some() {
         return Ok(());
     }
     eprintln!("   Install quadlet");
+    let tools = needs::tools();
     let work = tools.join("apt");
     fs::create_dir_all(work.join("lists/partial"))?;
     let sources = work.join("sources.list");
@@ -39,7 +38,7 @@ pub(crate) fn install() -> Result<()> {
     let root = work.join("root");
     let unpack = Command::new("dpkg-deb").arg("-x").arg(package.context("the package")?).arg(&root).status();
     ensure!(unpack?.success(), "the package of podman cannot be unpacked");
-    fs::rename(root.join(INSTALLED), &quadlet)?;
+    fs::rename(root.join(INSTALLED), tools.join("quadlet"))?;
     fs::remove_dir_all(&work)?;
     Ok(())
 }

@@ -16,8 +16,10 @@ use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, Secrets, StepEvent, StepSink, labels,
+    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, Secrets, Sent, StepEvent, StepSink, labels,
 };
+use tokio::net::{TcpListener, UnixStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -32,11 +34,14 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(Docker::connect().await.expect("a Docker daemon runs here"))
+    }
+
+    fn with(docker: Docker) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
         fs::copy(BUSYBOX, dir.path().join("busybox")).expect("busybox-static is installed");
-        let docker = Docker::connect().await.expect("a Docker daemon runs here");
         let prefix = format!("imgforge-test-{}-{number}", std::process::id());
         Self { docker, dir, prefix, made: Mutex::default() }
     }
@@ -484,7 +489,7 @@ async fn ten_builds_at_once_do_not_mix() {
 async fn a_daemon_that_is_not_there_is_named_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let socket = Utf8Path::from_path(dir.path()).unwrap().join("none.sock");
-    let error = Docker::connect_socket(&socket).await.unwrap_err();
+    let error = Docker::connect_to(&format!("unix://{socket}")).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }));
     let text = error.to_string();
     assert!(text.contains(&format!("unix://{socket}")) && text.contains("systemctl start docker"), "{text}");
@@ -492,7 +497,59 @@ async fn a_daemon_that_is_not_there_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn the_engine_says_what_and_where_it_is() {
-    let docker = Docker::connect_socket(Utf8Path::new("/var/run/docker.sock")).await.unwrap();
+    let docker = Docker::connect_to("unix:///var/run/docker.sock").await.unwrap();
     let text = docker.describe();
     assert!(text.starts_with("Docker ") && text.ends_with(" at unix:///var/run/docker.sock"), "{text}");
+}
+
+/// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
+async fn over_tcp() -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut far = UnixStream::connect("/var/run/docker.sock").await.unwrap();
+                // A connection that breaks is seen by those who use it.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (host, tasks)
+}
+
+#[tokio::test]
+async fn a_daemon_behind_tcp_builds_as_one_behind_a_socket() {
+    let (host, _forwarding) = over_tcp().await;
+    let bench = Bench::with(Docker::connect_to(&host).await.unwrap());
+    assert!(bench.docker.describe().ends_with(&host));
+    let content = format!("of {}", bench.prefix);
+    let mut request = bench.request("");
+    request.dockerfile = "FROM scratch\nCOPY folder /\n".into();
+    request.entries = vec![];
+    let bytes = SuppliedContent::Bytes(content.clone().into());
+    request.supplied = vec![SuppliedFile { path: "folder/file".into(), executable: false, content: bytes }];
+    let image = bench.build(request).await.0.unwrap();
+    assert_eq!(bench.read(&image, "/file").await.unwrap(), content);
+    assert_eq!(bench.docker.sent(), Sent { files: 1, bytes: content.len() as u64 });
+    bench.clean().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_ends_the_build() {
+    let (host, mut forwarding) = over_tcp().await;
+    let bench = Bench::with(Docker::connect_to(&host).await.unwrap());
+    let request = bench.request(&format!("RUN echo begun; exec busybox sleep 99{}\n", std::process::id()));
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let sink: StepSink = Arc::new(move |event| drop(sender.send(event)));
+    let docker = bench.docker.clone();
+    let build = tokio::spawn(async move { docker.build(request, sink, CancellationToken::new()).await });
+    let mut event = async || events.recv().await.expect("the step begins before the build ends");
+    while !matches!(event().await, StepEvent::Log { line, .. } if line == "begun") {}
+    forwarding.shutdown().await;
+    let error = build.await.unwrap().unwrap_err();
+    assert!(matches!(&error, BuildError::Engine(Error::Connection { .. })), "{error:?}");
+    bench.clean().await;
 }

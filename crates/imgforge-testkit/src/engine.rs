@@ -20,17 +20,12 @@ pub struct SecondEngine {
 }
 
 impl SecondEngine {
-    /// Starts a daemon whose data have `megabytes` of space, and waits until it answers. `None`, and a message that
-    /// says so, when the test does not run as root, which a daemon needs.
+    /// Starts a daemon whose data have `megabytes` of space, and waits until it answers.
     ///
     /// # Panics
-    /// When the daemon does not come up; with its log.
-    pub fn start(megabytes: u32) -> Option<Self> {
-        let id = Command::new("id").arg("-u").output().expect("id runs").stdout;
-        if id.trim_ascii() != b"0" {
-            eprintln!("skipped: a second Docker Engine needs root");
-            return None;
-        }
+    /// When the test does not run as root; when the daemon does not come up, with its log.
+    pub fn start(megabytes: u32) -> Self {
+        crate::needs::root("a second Docker Engine");
         let dir = tempfile::tempdir().expect("a temporary folder");
         let at = Utf8Path::from_path(dir.path()).expect("UTF-8");
         std::fs::create_dir(at.join("data")).expect("the data folder");
@@ -62,7 +57,7 @@ impl SecondEngine {
             .expect("setpriv and unshare of util-linux are installed");
         let mut engine = Self { dir, daemon };
         engine.wait_until_it_answers();
-        Some(engine)
+        engine
     }
 
     /// What `DOCKER_HOST` says for it.

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod fault_proxy;
 pub mod http;
 pub mod machine;
+pub mod needs;
 pub mod registry;
 pub mod socket_proxy;
 pub mod token_server;

@@ -20,8 +20,9 @@ pub(super) fn docker_options(supervisor: &str) -> &'static [&'static str] {
 }
 
 /// A tar of what s6-overlay adds to a root file system; no Debian package holds it.
-pub(super) fn s6_overlay() -> Option<OsString> {
+fn s6_overlay() -> OsString {
     std::env::var_os("IMGFORGE_TEST_S6_OVERLAY")
+        .expect("set IMGFORGE_TEST_S6_OVERLAY to a tar of what s6-overlay adds to a root file system")
 }
 
 /// `say NAME EVENT`.
@@ -98,11 +99,11 @@ pub(super) fn family(supervisor: &str) -> TestWorkspace {
     for (name, text) in PROGRAMS {
         workspace.write(&format!("mid/{name}"), text);
     }
-    let (base, install) = match (supervisor, s6_overlay()) {
-        ("s6-overlay", Some(tar)) => {
+    let (base, install) = match supervisor {
+        "s6-overlay" => {
             workspace.image("overlay", "    from \"os\"\n    dockerfile \"Dockerfile\"");
             workspace.write("overlay/Dockerfile", "FROM os\nADD overlay.tar /\n");
-            std::fs::copy(tar, workspace.root().join("overlay/overlay.tar")).unwrap();
+            std::fs::copy(s6_overlay(), workspace.root().join("overlay/overlay.tar")).unwrap();
             ("overlay", " install=#false")
         }
         _ => ("os", ""),

@@ -223,12 +223,7 @@ fn systemd() {
 }
 
 #[test]
-fn s6_overlay_where_it_is_given() {
-    if images::s6_overlay().is_none() {
-        eprintln!(
-            "skipped: IMGFORGE_TEST_S6_OVERLAY names no tar of what s6-overlay adds to a root file system"
-        );
-        return;
-    }
+#[ignore = "no package holds s6-overlay: it is for those who name a tar of it in IMGFORGE_TEST_S6_OVERLAY"]
+fn s6_overlay() {
     conforms("s6-overlay");
 }

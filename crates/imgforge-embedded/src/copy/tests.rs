@@ -10,6 +10,7 @@ use crate::worker::message::{Content, ContextKind, Tree};
 struct Root(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
 
 fn root() -> Root {
+    imgforge_testkit::needs::root("copying what anybody may own");
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::try_from(folder.path().canonicalize().unwrap()).unwrap();
     Root(folder, path)

@@ -116,6 +116,7 @@ fn two_processes_at_once_do_not_lose_what_the_other_has_done() {
 
 #[test]
 fn a_full_disk_is_told_and_leaves_the_store_whole() {
+    imgforge_testkit::needs::root("a small disk");
     let place = place();
     fs::create_dir(&place.1).unwrap();
     std::thread::scope(|scope| {

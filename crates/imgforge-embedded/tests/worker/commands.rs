@@ -123,19 +123,3 @@ async fn a_cancelled_worker_leaves_nothing() {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(fixture.path().as_str()), "{mounts}");
 }
-
-/// Run with `--ignored --nocapture`: what a step costs.
-#[tokio::test]
-#[ignore = "measures"]
-async fn a_trivial_step_takes_so_long() {
-    let fixture = Fixture::new();
-    for _ in 0..5 {
-        fixture.sh("true").await;
-    }
-    let begun = std::time::Instant::now();
-    for _ in 0..100 {
-        let (reply, ..) = fixture.sh("true").await;
-        assert!(matches!(reply, Reply::Step(None)), "{reply:?}");
-    }
-    println!("{:?} a step", begun.elapsed() / 100);
-}

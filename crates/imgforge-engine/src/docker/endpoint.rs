@@ -54,7 +54,8 @@ impl Endpoint {
         }
     }
 
-    fn parse(host: &str, from: &str, tls: bool) -> Result<Self, Error> {
+    /// Reads an address that `from` has given.
+    pub(super) fn parse(host: &str, from: &str, tls: bool) -> Result<Self, Error> {
         match host.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("tcp" | "http", address)) if !tls && !address.is_empty() => {

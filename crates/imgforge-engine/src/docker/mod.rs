@@ -65,12 +65,12 @@ impl Docker {
         Self::connect_endpoint(endpoint).await
     }
 
-    /// Connects to the daemon on a unix socket.
+    /// Connects to the daemon at an address as `DOCKER_HOST` has it: `unix:///PATH` or `tcp://HOST:PORT`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`].
-    pub async fn connect_socket(path: &Utf8Path) -> Result<Self, Error> {
-        Self::connect_endpoint(Endpoint::Unix(path.to_owned())).await
+    /// Those of [`connect`](Self::connect).
+    pub async fn connect_to(host: &str) -> Result<Self, Error> {
+        Self::connect_endpoint(Endpoint::parse(host, "the address", false)?).await
     }
 
     /// Returns how much the daemon has asked for in all builds of this engine and its clones. Files that it had kept
@@ -226,90 +226,4 @@ async fn config(docker: &Docker, image: &str) -> Result<ImageConfig, Error> {
         env: config.env.into_iter().map(pair).collect(),
         has_healthcheck: config.healthcheck.test.first().is_some_and(|word| word != "NONE"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    use imgforge_core::context::{SuppliedContent, SuppliedFile};
-    use imgforge_core::manifest::{Compression, Layers, Network};
-    use imgforge_core::name::ImageName;
-    use tokio::net::{TcpListener, UnixStream};
-
-    use super::*;
-    use crate::{Secrets, StepEvent};
-
-    /// Gives the daemon of this machine an address on the network, for as long as the returned tasks are kept.
-    async fn over_tcp() -> (String, tokio::task::JoinSet<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((mut near, _)) = listener.accept().await {
-                connections.spawn(async move {
-                    let mut far = UnixStream::connect("/var/run/docker.sock").await.unwrap();
-                    // A connection that breaks is seen by those who use it.
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                });
-            }
-        });
-        (address, tasks)
-    }
-
-    fn request(dockerfile: &str, supplied: Vec<SuppliedFile>) -> BuildRequest {
-        BuildRequest {
-            target: ImageName::new("app").unwrap(),
-            dockerfile: format!("FROM scratch\n{dockerfile}"),
-            root: "/".into(),
-            entries: vec![],
-            supplied,
-            args: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            network: Network::None,
-            layers: Layers::default(),
-            compression: Compression::default(),
-            platform: "linux/amd64".into(),
-            secrets: Secrets::default(),
-            anew: false,
-        }
-    }
-
-    fn supplied(path: &str, executable: bool, content: SuppliedContent) -> SuppliedFile {
-        SuppliedFile { path: path.into(), executable, content }
-    }
-
-    #[tokio::test]
-    async fn a_daemon_behind_tcp_builds_as_one_behind_a_socket() {
-        let (address, _forwarding) = over_tcp().await;
-        let docker = Docker::connect_endpoint(Endpoint::Tcp(address.clone())).await.unwrap();
-        assert!(docker.describe().ends_with(&format!("tcp://{address}")));
-        let content = format!("of process {}", std::process::id()).into_bytes();
-        let file = supplied("folder/file", false, SuppliedContent::Bytes(content.clone()));
-        let request = request("COPY folder /\n", vec![file]);
-        let image = docker.build(request, Arc::new(|_| ()), CancellationToken::new()).await.unwrap();
-        assert_eq!(docker.read_file(image.id.as_str(), "/file").await.unwrap().unwrap(), content);
-        assert_eq!(docker.sent(), Sent { files: 1, bytes: content.len() as u64 });
-        docker.untag(image.id.as_str()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_breaks_ends_the_build() {
-        let (address, mut forwarding) = over_tcp().await;
-        let docker = Docker::connect_endpoint(Endpoint::Tcp(address)).await.unwrap();
-        let shell = supplied("sh", true, SuppliedContent::File("/bin/busybox".into()));
-        let steps = format!("COPY sh /bin/\nRUN echo begun; exec sleep 99{}\n", std::process::id());
-        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
-        let sink: StepSink = Arc::new(move |event| drop(sender.send(event)));
-        let build = tokio::spawn(async move {
-            docker.build(request(&steps, vec![shell]), sink, CancellationToken::new()).await
-        });
-        let mut event = async || events.recv().await.expect("the step begins before the build ends");
-        while !matches!(event().await, StepEvent::Log { line, .. } if line == "begun") {}
-        forwarding.shutdown().await;
-        let error = build.await.unwrap().unwrap_err();
-        assert!(matches!(&error, BuildError::Engine(Error::Connection { .. })), "{error:?}");
-    }
 }

@@ -31,6 +31,7 @@ const CLAMP: Clamp = Clamp { since: 1_750_000_000, epoch: EPOCH };
 struct Place(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
 
 fn place() -> Place {
+    imgforge_testkit::needs::root("making layers of what anybody may own");
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::try_from(folder.path().canonicalize().unwrap()).unwrap();
     Place(folder, path)
