@@ -4,8 +4,8 @@ use std::path::Path;
 
 use imgforge::core::name::ImageName;
 use imgforge::core::render;
-use imgforge::core::source::WorkTree;
 use imgforge::core::testing;
+use imgforge::core::worktree::WorkTree;
 use imgforge::{OpenOptions, Session};
 
 /// `(path, text)` of the fenced blocks whose opening line has a path after the language.

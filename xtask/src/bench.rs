@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use camino::Utf8Path;
 use imgforge::core::name::ImageName;
 use imgforge::core::render;
-use imgforge::core::source::WorkTree;
+use imgforge::core::worktree::WorkTree;
 use imgforge::{OpenOptions, Session};
 use rayon::prelude::*;
 

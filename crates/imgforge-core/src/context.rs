@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use camino::{Utf8Path, Utf8PathBuf};
 
 use self::lister::Lister;
 use crate::diagnostic::Span;
@@ -237,21 +237,4 @@ fn is_private_key(source: &dyn Source, path: &Utf8Path, size: u64) -> bool {
 
 fn whole(sources: &[ContextSource], message: &str) -> ContextProblem {
     ContextProblem { span: sources[0].span, message: message.to_owned(), help: None }
-}
-
-/// A context path without `.`, `..` and leading `/`; `None` when it leads outside.
-pub fn clean(path: &str) -> Option<Utf8PathBuf> {
-    let mut out = Utf8PathBuf::new();
-    for component in Utf8Path::new(path).components() {
-        match component {
-            Utf8Component::Normal(name) => out.push(name),
-            Utf8Component::ParentDir => {
-                if !out.pop() {
-                    return None;
-                }
-            }
-            Utf8Component::CurDir | Utf8Component::RootDir | Utf8Component::Prefix(_) => {}
-        }
-    }
-    Some(out)
 }

@@ -5,9 +5,8 @@ use std::io;
 use camino::Utf8Path;
 use regex::Regex;
 
-use crate::context::clean;
 use crate::glob::Class;
-use crate::source::Source;
+use crate::source::{Source, clean};
 
 /// The patterns of one image folder, in order; the last that matches decides.
 #[derive(Debug, Default)]

@@ -7,9 +7,9 @@ use imgforge_core::graph::ImageGraph;
 use imgforge_core::manifest::ManifestCache;
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
-use imgforge_core::source::WorkTree;
 use imgforge_core::state::{FOLDER, StateDir};
 use imgforge_core::workspace::{self, Workspace};
+use imgforge_core::worktree::WorkTree;
 
 use crate::Error;
 use crate::engines::EngineChoice;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fingerprint::Fingerprint;
-use crate::source::WorkTree;
+use crate::worktree::WorkTree;
 
 struct Tree(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
 

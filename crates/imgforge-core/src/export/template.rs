@@ -7,8 +7,8 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 
 use super::quote;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
-use crate::render::{FUEL, bounded, describe};
 use crate::source::{Kind, Source};
+use crate::template::{FUEL, bounded, describe, syntax};
 use crate::text;
 
 /// A workspace's own templates lie here, by the names of the built-in ones.
@@ -30,7 +30,7 @@ const TEMPLATES: [(&str, &str); 7] = [
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_syntax(crate::render::syntax());
+    env.set_syntax(syntax());
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.add_filter("yaml", |text: &str| quote::yaml(text));

@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::source::WorkTree;
 use crate::workspace::Workspace;
 use crate::workspace::testing::{good, root, shown, written};
+use crate::worktree::WorkTree;
 
 const ALL: [Scheduler; 6] = [
     Scheduler::Compose,

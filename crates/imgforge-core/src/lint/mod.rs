@@ -5,7 +5,6 @@
 //! silences a rule for an image and for what stands on it.
 
 mod process;
-mod rule;
 mod services;
 mod shell;
 #[cfg(test)]
@@ -16,11 +15,10 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 
-pub use self::rule::{Level, Rule};
 use crate::container::Container;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::graph::ImageGraph;
-use crate::manifest::{Allow, Network};
+use crate::manifest::{Allow, Level, Network, Rule};
 use crate::name::{ImageName, ServiceName, nearest};
 use crate::services::Field;
 use crate::workspace::{External, Workspace};

@@ -2,9 +2,8 @@
 
 use super::reader::Node;
 use super::service::{parse_size, service_name};
-use super::{Allow, Resources};
+use super::{Allow, Resources, Rule};
 use crate::diagnostic::{Located, Problem};
-use crate::lint::Rule;
 
 /// What may stand in a `lint`.
 pub(super) const IN_LINT: &[&str] = &["allow"];

@@ -9,6 +9,7 @@ mod cache;
 mod image;
 mod nodes;
 mod reader;
+mod rule;
 mod run;
 mod service;
 mod strings;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cache::ManifestCache;
 pub use self::image::{ReadImages, read_images};
 pub use self::nodes::NODES;
+pub use self::rule::{Level, Rule};
 pub use self::service::{
     GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
     ServiceType, Stop, Supervisor, SupervisorChoice, Wait,
@@ -33,7 +35,6 @@ pub use self::service::{
 pub use self::test::{Check, CommandCheck, FileCheck, FileKind, HttpCheck, Test, UserCheck};
 pub use self::workspace::read_workspace;
 use crate::diagnostic::{Located, SourceFile, Span};
-use crate::lint::Rule;
 use crate::name::{ImageName, ServiceName};
 use crate::tag::TagTemplate;
 

@@ -10,7 +10,6 @@ mod values;
 
 use camino::Utf8Path;
 
-pub(crate) use self::template::{FUEL, bounded, describe, syntax};
 use crate::context::GeneratedFile;
 use crate::diagnostic::{Problem, Problems, Span};
 use crate::graph::ImageGraph;

@@ -1,20 +1,17 @@
 //! minijinja, set up for Dockerfiles: strict, no escaping, and no file outside the image's folder and `templates/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
-use std::io;
 use std::sync::{Arc, LazyLock};
 
 use camino::Utf8Path;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Template, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use super::values::escape_word;
 use super::{Origin, template_problem};
-use crate::context::clean;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::name::nearest;
-use crate::source::{Kind, Source};
+use crate::source::{Kind, Source, clean};
+use crate::template::{FUEL, bounded, describe, syntax};
 use crate::workspace::Image;
 
 /// The name of the built-in template.
@@ -42,63 +39,6 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_template(BUILT_IN, BUILT_IN_TEXT).expect("the built-in template is one");
     env
 });
-
-/// How many steps (minijinja's instructions) a template may take. The built-in ones take some hundreds for an image.
-pub(crate) const FUEL: u64 = 10_000_000;
-/// What a template may write, in bytes. The longest Dockerfile of the example family has 3 kB.
-const OUTPUT: usize = 16 << 20;
-
-/// Renders a template, within [`FUEL`] (of its environment) and [`OUTPUT`].
-///
-/// # Errors
-/// What is wrong with the template, and a limit that it goes beyond.
-pub(crate) fn bounded(template: &Template<'_, '_>, values: &Value) -> Result<String, Error> {
-    let mut out = Bounded(Vec::new());
-    template.render_captured_to(values, &mut out)?;
-    String::from_utf8(out.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "it is not UTF-8"))
-}
-
-/// What is wrong with a template, in words.
-pub(crate) fn describe(error: &Error) -> String {
-    let mut cause = error;
-    // What another template has been included for is not what is wrong.
-    while let Some(deeper) = cause.source().and_then(|source| source.downcast_ref::<Error>()) {
-        cause = deeper;
-    }
-    let why = match (cause.kind(), cause.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!("it takes more than {FUEL} steps, the most that one may"),
-        (ErrorKind::WriteFailure, _) => {
-            format!("it writes more than {} MiB, the most that one may", OUTPUT >> 20)
-        }
-        (kind, Some(detail)) => format!("{kind}: {detail}"),
-        (kind, None) => kind.to_string(),
-    };
-    format!("the template cannot be rendered: {why}")
-}
-
-/// A text that does not grow beyond [`OUTPUT`].
-struct Bounded(Vec<u8>);
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A line that holds just a tag leaves no line behind, and the end of a text stays as it is.
-pub(crate) fn syntax() -> SyntaxConfig {
-    let mut builder = SyntaxConfig::builder();
-    builder.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
-    builder.build().expect("the usual delimiters")
-}
 
 /// A value as the mark that `at(...)` leaves in the text.
 pub(super) fn mark(span: Span) -> String {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::graph::ImageGraph;
-use crate::source::WorkTree;
 use crate::workspace::testing::{root, written};
+use crate::worktree::WorkTree;
 
 #[test]
 fn apk_gets_the_packages_sorted_and_only_the_repositories_of_the_source() {

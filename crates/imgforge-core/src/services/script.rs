@@ -81,7 +81,7 @@ macro_rules! templates {
 static SCRIPTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_syntax(crate::render::syntax());
+    env.set_syntax(crate::template::syntax());
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.add_filter("sh", |word: &str| quote(word));
     // env where the scripts' own programs are, whatever PATH is now, and the emptied environment that it gives.

@@ -11,9 +11,9 @@ use super::*;
 use crate::graph::ImageGraph;
 use crate::manifest::{GiveUp, Probe, RestartBound};
 use crate::render::render;
-use crate::source::WorkTree;
 use crate::workspace::load;
 use crate::workspace::testing::{loaded, root, shown, written as written_files};
+use crate::worktree::WorkTree;
 
 fn field<T>(value: T) -> Field<T> {
     let file = Arc::new(SourceFile { path: "web/image.kdl".into(), text: String::new() });

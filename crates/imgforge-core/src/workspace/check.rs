@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::load::Unread;
-use super::{Image, Workspace};
+use super::{Image, Workspace, image_tests};
 use crate::diagnostic::{Located, Problem, Problems};
 use crate::dockerfile::EdgeKind;
 use crate::manifest::{Base, Network};
 use crate::name::{ImageName, nearest};
-use crate::testing;
 
 pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();
@@ -29,7 +28,7 @@ pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
             check_users(image, &chain, &mut problems);
             chain.reverse();
             if !is_unresolved(workspace, chain[0]) {
-                problems.extend(testing::check(workspace, &chain));
+                problems.extend(image_tests::check(workspace, &chain));
             }
         }
     }

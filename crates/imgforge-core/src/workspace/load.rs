@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::resolve::Names;
 use super::{ContextFolder, HandWritten, Image, Workspace, check};
-use crate::context::clean;
+
 use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
 use crate::dockerfile::Dockerfile;
 use crate::manifest::{
@@ -17,7 +17,7 @@ use crate::manifest::{
     read_workspace,
 };
 use crate::name::{ImageName, nearest};
-use crate::source::{Hidden, Kind, Led, Source, follow};
+use crate::source::{Hidden, Kind, Led, Source, clean, follow};
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "imgforge.kdl";

@@ -1,6 +1,7 @@
 //! All manifests of a workspace with their names resolved: which images there are, and what each stands on.
 
 mod check;
+mod image_tests;
 mod load;
 mod resolve;
 #[cfg(test)]
@@ -20,6 +21,8 @@ use crate::dockerfile::{Dockerfile, EdgeKind, Reduced};
 use crate::manifest::{ImageManifest, Network, WorkspaceManifest};
 use crate::name::ImageName;
 
+pub use self::image_tests::ImageTest;
+pub(crate) use self::image_tests::of_chain as tests_of_chain;
 pub use self::load::{IMAGE_FILE, LOCK_FILE, WORKSPACE_FILE, load, read_file};
 
 /// The images of a workspace and what is said for all of them.

@@ -8,7 +8,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use super::{Workspace, load};
 use crate::diagnostic::{Problem, Problems};
 use crate::graph::ImageGraph;
-use crate::source::WorkTree;
+use crate::worktree::WorkTree;
 
 /// A workspace that has to be a good one.
 pub(crate) fn good(files: &[(&str, &str)]) -> Workspace {

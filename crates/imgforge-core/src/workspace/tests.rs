@@ -3,8 +3,8 @@ use insta::assert_snapshot;
 use super::testing::{good, loaded, problems_of, root, shown, written};
 use super::*;
 use crate::manifest::ManifestCache;
-use crate::source::WorkTree;
 use crate::state::{Key, StateDir};
+use crate::worktree::WorkTree;
 
 const WORKSPACE: (&str, &str) = (
     "imgforge.kdl",

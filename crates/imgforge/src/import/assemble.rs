@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8Path;
-use imgforge_core::context::clean;
+
 use imgforge_core::dockerfile::program::Program;
 use imgforge_core::manifest::Network;
-use imgforge_core::source::Source;
+use imgforge_core::source::{Source, clean};
 use imgforge_core::text;
 use imgforge_core::workspace::WORKSPACE_FILE;
 use imgforge_oci::reference::Parts;

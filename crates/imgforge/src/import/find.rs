@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::context::clean;
+
 use imgforge_core::glob;
 use imgforge_core::manifest::Network;
-use imgforge_core::source::{Kind, Source};
+use imgforge_core::source::{Kind, Source, clean};
 use serde_json::{Map, Value};
 
 use super::bake::{self, Bake};

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::context::clean;
+
 use imgforge_core::diagnostic::{Located, Problem, Span};
 use imgforge_core::graph::ImageGraph;
 use imgforge_core::manifest::{Base, DockerfilePlace, ImageManifest, Network, read_images, read_workspace};
-use imgforge_core::source::{Hidden, Kind, Source, WorkTree};
+use imgforge_core::source::{Hidden, Kind, Source, clean};
 use imgforge_core::workspace::{self, IMAGE_FILE, WORKSPACE_FILE};
+use imgforge_core::worktree::WorkTree;
 
 use super::candidate::{Candidate, Read};
 use super::overlay::Overlay;

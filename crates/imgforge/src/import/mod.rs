@@ -30,8 +30,9 @@ use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::cache_file;
-use imgforge_core::source::{Hidden, Source, WorkTree};
+use imgforge_core::source::{Hidden, Source};
 use imgforge_core::workspace::WORKSPACE_FILE;
+use imgforge_core::worktree::WorkTree;
 use schemars::JsonSchema;
 use serde::Serialize;
 

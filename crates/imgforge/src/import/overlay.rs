@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::source::{ContentHash, Hidden, Kind, Source, WorkTree};
+use imgforge_core::source::{ContentHash, Hidden, Kind, Source};
+use imgforge_core::worktree::WorkTree;
 
 /// Files over a work tree.
 pub(super) struct Overlay<'t> {

@@ -13,7 +13,8 @@ use crate::lock::Closure;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::name::ImageName;
 use imgforge_core::services::READY;
-use imgforge_core::testing::{self, ImageTest, TestsHash};
+use imgforge_core::testing::{self, TestsHash};
+use imgforge_core::workspace::ImageTest;
 use imgforge_engine::containers::RunRequest;
 
 pub(crate) use self::leftovers::{TestRun, may_be_there, remove as remove_leftovers};

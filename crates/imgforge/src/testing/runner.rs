@@ -10,7 +10,8 @@ use imgforge_core::diagnostic::Located;
 use imgforge_core::event::Event;
 use imgforge_core::manifest::{Check, CommandCheck, HttpCheck, Millis};
 use imgforge_core::services::READY;
-use imgforge_core::testing::{CheckFailure, ImageTest, TestResult};
+use imgforge_core::testing::{CheckFailure, TestResult};
+use imgforge_core::workspace::ImageTest;
 use imgforge_engine::containers::{
     ContainerState, ExecOutput, Health, OutputSink, RunRequest, Started, Stream,
 };

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use imgforge::core::lint::{Finding, Findings, Level, Rule};
+use imgforge::core::lint::{Finding, Findings};
+use imgforge::core::manifest::{Level, Rule};
 use imgforge::core::name::nearest;
 use schemars::JsonSchema;
 use serde::Serialize;

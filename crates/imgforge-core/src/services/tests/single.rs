@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::render::{RenderedImage, render};
-use crate::source::WorkTree;
+use crate::worktree::WorkTree;
 
 /// Renders images `i0`, `i1`, ... that stand on one another, the first one on `base`.
 fn rendered(base: &str, bodies: &[&str]) -> Vec<RenderedImage> {

@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use crate::source::{ContentHash, hash_file};
+use super::hash_file;
+use crate::source::ContentHash;
 use crate::state::{Sealed, StateDir};
 
 /// How old a file's times must be before they are trusted to tell of its next change.

@@ -1,4 +1,4 @@
-//! The rules by name: code, level, what each says in one line, and its page.
+//! The rules of [`lint`](mod@crate::lint) by name, since a manifest may silence one: code, level, and the page that says more.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
