@@ -11,7 +11,7 @@
 //! | `folder`     | path in the context      | the mode sent                                            |
 //! | `link`       | path in the context      | its target                                               |
 //! | `package`    | `NAME:ARCHITECTURE`      | version and SHA-256 from the lock                        |
-//! | `installer`  | `packages`               | BLAKE3 of the scripts that install packages              |
+//! | `installer`  | `packages`, `world`      | BLAKE3 of the scripts that install packages; the names asked for, of Alpine's |
 //! | `arg`        | name of a build argument | its value                                                |
 //! | `label`      | key                      | its value                                                |
 //! | `parent`     | image name               | the parent's fingerprint                                 |

@@ -8,7 +8,7 @@
 //! Workspace     -> ImageGraph      graph::ImageGraph     edges; cycles refused
 //! ImageGraph    -> Selection       select::select        which images the user means
 //! image         -> RenderedImage   render::render        Dockerfile + context entries
-//! RenderedImage -> InputManifest   fingerprint           every input, named and hashed
+//! RenderedImage -> InputManifest   inputs::Inputs        every input, named and hashed
 //! Fingerprints  -> Plan            plan::plan            compared with the inventory
 //! Plan          -> Schedule        schedule::Schedule    "what may start now?"
 //! ```
@@ -30,6 +30,7 @@ pub mod fingerprint;
 mod git_index;
 pub mod glob;
 pub mod graph;
+pub mod inputs;
 mod kdl_text;
 pub mod lint;
 pub mod lock;

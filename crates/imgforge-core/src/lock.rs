@@ -7,6 +7,7 @@
 mod canonical;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use imgforge_oci::Digest;
 use kdl::{KdlDocument, KdlNode, KdlValue};
 use serde::{Deserialize, Serialize};
 
+pub use self::view::LockView;
 use crate::diagnostic::{Problem, Problems, SourceFile, Span};
 use crate::kdl_text;
 use crate::name::ImageName;

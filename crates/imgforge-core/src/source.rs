@@ -4,6 +4,9 @@
 //! as in a build's context; one that leads out of it, a device, a pipe, and what is larger than any such file are
 //! errors.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use std::fmt;
 use std::io;
 
@@ -11,7 +14,7 @@ use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// How many links one path may pass through, as in the kernel (`ELOOP`).
-pub(crate) const MAX_LINKS: usize = 40;
+pub const MAX_LINKS: usize = 40;
 /// BLAKE3 of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContentHash([u8; 32]);
@@ -125,7 +128,8 @@ pub trait Source: Sync {
 }
 
 /// What a path leads to when the links on it are followed.
-pub(crate) enum Led {
+#[derive(Debug)]
+pub enum Led {
     /// A path without links, and what lies there.
     To(Utf8PathBuf, Kind),
     /// Out of the tree, by the link at this path (or by the path's own `..`).
@@ -136,7 +140,7 @@ pub(crate) enum Led {
 ///
 /// # Errors
 /// What the system says, and a path through more than [`MAX_LINKS`] links.
-pub(crate) fn follow(source: &dyn Source, path: &Utf8Path) -> io::Result<Led> {
+pub fn follow(source: &dyn Source, path: &Utf8Path) -> io::Result<Led> {
     let Some(mut path) = clean(path.as_str()) else { return Ok(Led::Outside(path.to_owned())) };
     for _ in 0..=MAX_LINKS {
         let Some((link, target)) = first_link(source, &path)? else {
@@ -165,6 +169,14 @@ fn first_link(source: &dyn Source, path: &Utf8Path) -> io::Result<Option<(Utf8Pa
         }
     }
     Ok(None)
+}
+
+/// Returns the error of a path that a link leads out of the tree.
+pub fn leads_outside(link: &Utf8Path) -> io::Error {
+    let message = format!(
+        "the link {link} leads out of the workspace, where nothing is read; put the file itself into the workspace"
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 /// Returns a path without `.`, `..` and leading `/`; `None` when it leads out of the tree.

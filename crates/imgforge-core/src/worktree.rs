@@ -1,5 +1,6 @@
 //! The files as they lie on the disk, as a [`Source`].
 
+pub mod manifests;
 mod stat_cache;
 
 use std::fs;
@@ -12,7 +13,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use self::stat_cache::StatCache;
 use crate::file;
 use crate::modes::Tracked;
-use crate::source::{ContentHash, Hidden, Kind, Led, Node, Source, follow};
+use crate::source::{ContentHash, Hidden, Kind, Led, Node, Source, follow, leads_outside};
 use crate::state::StateDir;
 
 /// Folders that no search looks into: git's, and what imgforge remembers.
@@ -156,13 +157,6 @@ impl Source for WorkTree {
     fn disk_path(&self, path: &Utf8Path) -> Option<Utf8PathBuf> {
         Some(self.root.join(path))
     }
-}
-
-fn leads_outside(link: &Utf8Path) -> io::Error {
-    let message = format!(
-        "the link {link} leads out of the workspace, where nothing is read; put the file itself into the workspace"
-    );
-    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 /// Whether the files that say what is ignored in a folder can be read to their ends: the walk reads them by itself

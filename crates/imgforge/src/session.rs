@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::graph::ImageGraph;
-use imgforge_core::manifest::ManifestCache;
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
 use imgforge_core::state::{FOLDER, StateDir};
 use imgforge_core::workspace::{self, Workspace};
-use imgforge_core::worktree::WorkTree;
+use imgforge_core::worktree::{WorkTree, manifests};
 
 use crate::Error;
 use crate::engines::EngineChoice;
@@ -58,7 +57,7 @@ impl Session {
             (false, true) => WorkTree::cached(&root, &state),
             (false, false) => WorkTree::uncached(&root),
         };
-        let cache = options.cache.then(|| ManifestCache::load(&state));
+        let cache = options.cache.then(|| manifests::remembered(&state));
         let (workspace, is_tracked) = rayon::join(
             || workspace::load(&source, cache.as_ref()),
             // git is asked meanwhile, of a folder that is there.
@@ -69,7 +68,7 @@ impl Session {
         }
         let workspace = workspace?;
         if let Some(cache) = cache {
-            cache.save(workspace.images.len());
+            manifests::remember(&cache, workspace.images.len(), &state);
         }
         let graph = ImageGraph::new(&workspace)?;
         Ok(Self {

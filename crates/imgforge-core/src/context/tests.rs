@@ -1,44 +1,31 @@
-use std::os::unix::fs::PermissionsExt;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::fingerprint::Fingerprint;
-use crate::worktree::WorkTree;
+use crate::source::Kind;
+use crate::source::memory::Memory;
 
-struct Tree(#[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir, Utf8PathBuf);
+fn tree(files: &[(&str, &str)]) -> Memory {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
+    Memory::of(&files)
+}
 
-impl Tree {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let tree = Self(dir, root);
-        for (path, content) in files {
-            let full = tree.1.join(path);
-            std::fs::create_dir_all(full.parent().unwrap()).unwrap();
-            std::fs::write(full, content).unwrap();
-        }
-        tree
-    }
-
-    fn list(&self, dockerfile: &str, is_rendered: bool) -> Result<Vec<String>, Vec<String>> {
-        let file = Dockerfile::parse(dockerfile).unwrap();
-        let nested = [Utf8PathBuf::from("i/nested")];
-        let source = WorkTree::uncached(&self.1);
-        of(&source, &file, &nested, is_rendered)
-            .list()
-            .map(|listing| listing.entries.into_iter().map(|entry| entry.path.into_string()).collect())
-            .map_err(|problems| problems.into_iter().map(|p| p.message).collect())
-    }
+fn list(tree: &Memory, dockerfile: &str, is_rendered: bool) -> Result<Vec<String>, Vec<String>> {
+    let file = Dockerfile::parse(dockerfile).unwrap();
+    let nested = [Utf8PathBuf::from("i/nested")];
+    of(tree, &file, &nested, is_rendered)
+        .list()
+        .map(|listing| listing.entries.into_iter().map(|entry| entry.path.into_string()).collect())
+        .map_err(|problems| problems.into_iter().map(|p| p.message).collect())
 }
 
 #[test]
 fn just_what_the_dockerfile_reaches_is_listed() {
     let files = ["a", "b.txt", "d/x", "d/y/z", "nested/n", "image.kdl", ".hidden", "c.txt"];
     let paths: Vec<String> = files.iter().map(|file| format!("i/{file}")).collect();
-    let mut tree: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "content")).collect();
-    tree.push(("outside", "secret"));
-    let tree = Tree::new(&tree);
+    let mut files: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "content")).collect();
+    files.push(("outside", "secret"));
+    let tree = tree(&files);
     for (copy, expected) in [
         ("a /", &["a"][..]),
         ("d /", &["d", "d/x", "d/y", "d/y/z"]),
@@ -50,20 +37,20 @@ fn just_what_the_dockerfile_reaches_is_listed() {
         ("image.kdl /", &["image.kdl"]),
     ] {
         let sources = copy.replace("/a/ ", "/a ");
-        assert_eq!(tree.list(&format!("FROM scratch\nCOPY {sources}"), false).unwrap(), expected, "{copy}");
+        assert_eq!(list(&tree, &format!("FROM scratch\nCOPY {sources}"), false).unwrap(), expected, "{copy}");
     }
     assert!(
-        tree.list("FROM scratch\nCOPY ../outside /", false).unwrap_err()[0]
+        list(&tree, "FROM scratch\nCOPY ../outside /", false).unwrap_err()[0]
             .contains("outside the image's folder")
     );
-    let nested = tree.list("FROM scratch\nCOPY nested/n /", true).unwrap_err();
+    let nested = list(&tree, "FROM scratch\nCOPY nested/n /", true).unwrap_err();
     assert!(nested[0].contains("another image's folder"));
     assert_eq!(
-        tree.list("FROM scratch\nCOPY bb.txt nothing* /", false).unwrap_err(),
+        list(&tree, "FROM scratch\nCOPY bb.txt nothing* /", false).unwrap_err(),
         ["there is no \"bb.txt\" in i", "nothing matches \"nothing*\""]
     );
     for copy in [". /", "* /", "./ /", ".* /"] {
-        let refused = tree.list(&format!("FROM scratch\nCOPY {copy}"), true).unwrap_err();
+        let refused = list(&tree, &format!("FROM scratch\nCOPY {copy}"), true).unwrap_err();
         assert!(refused[0].contains("takes the whole image folder"), "{copy}");
     }
 }
@@ -73,12 +60,11 @@ fn a_hand_written_dockerfile_takes_nested_folders_and_leaves_what_imgforge_reads
     let files =
         ["a", "image.kdl", "nested/n", "nested/image.kdl", "nested/deep/image.kdl", "other/image.kdl"];
     let paths: Vec<String> = files.iter().map(|file| format!("i/{file}")).collect();
-    let tree: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "content")).collect();
-    let tree = Tree::new(&tree);
+    let files: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "content")).collect();
+    let tree = tree(&files);
     let mut passed_over: Vec<Utf8PathBuf> =
         vec!["i/nested/image.kdl".into(), "i/nested/deep/image.kdl".into()];
     passed_over.sort();
-    let source = WorkTree::uncached(&tree.1);
     for (copy, expected) in [
         (". /", &["a", "nested", "nested/deep", "nested/n", "other", "other/image.kdl"][..]),
         ("nested /", &["nested", "nested/deep", "nested/n"]),
@@ -86,7 +72,7 @@ fn a_hand_written_dockerfile_takes_nested_folders_and_leaves_what_imgforge_reads
         ("nested/image.kdl image.kdl /", &["image.kdl", "nested", "nested/image.kdl"]),
     ] {
         let file = Dockerfile::parse(&format!("FROM scratch\nCOPY {copy}")).unwrap();
-        let found = of(&source, &file, &passed_over, false).list().unwrap().entries;
+        let found = of(&tree, &file, &passed_over, false).list().unwrap().entries;
         let found: Vec<&str> = found.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(found, expected, "{copy}");
     }
@@ -94,13 +80,12 @@ fn a_hand_written_dockerfile_takes_nested_folders_and_leaves_what_imgforge_reads
 
 #[test]
 fn links_are_kept_and_followed_only_inside() {
-    let tree = Tree::new(&[("i/real/file", "x"), ("outside", "secret")]);
-    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, tree.1.join(name)).unwrap();
-    link("real", "i/folder");
-    link("../outside", "i/escape");
-    link("/etc/passwd", "i/absolute");
-    link("loop", "i/loop");
-    let list = |copy: &str| tree.list(&format!("FROM scratch\nCOPY {copy} /"), true);
+    let mut tree = tree(&[("i/real/file", "x"), ("outside", "secret")]);
+    tree.link("real", "i/folder");
+    tree.link("../outside", "i/escape");
+    tree.link("/etc/passwd", "i/absolute");
+    tree.link("loop", "i/loop");
+    let list = |copy: &str| list(&tree, &format!("FROM scratch\nCOPY {copy} /"), true);
     assert_eq!(list("folder/file").unwrap(), ["folder", "real", "real/file"]);
     assert_eq!(list("folder").unwrap(), ["folder", "real", "real/file"]);
     for escape in ["escape", "absolute", "loop"] {
@@ -110,17 +95,17 @@ fn links_are_kept_and_followed_only_inside() {
 
 #[test]
 fn what_dockerignore_excludes_is_not_listed() {
-    let tree = Tree::new(&[
+    let tree = tree(&[
         ("i/d/a", ""),
         ("i/d/b", ""),
         ("i/d/keep/c", ""),
         ("i/.dockerignore", "d/a\n**/keep\n!d/keep/c\n"),
     ]);
-    assert_eq!(tree.list("FROM scratch\nCOPY d /", false).unwrap(), ["d", "d/b", "d/keep", "d/keep/c"]);
+    assert_eq!(list(&tree, "FROM scratch\nCOPY d /", false).unwrap(), ["d", "d/b", "d/keep", "d/keep/c"]);
 }
 
 fn of<'a>(
-    source: &'a WorkTree,
+    source: &'a Memory,
     dockerfile: &'a Dockerfile,
     nested: &'a [Utf8PathBuf],
     is_rendered: bool,
@@ -139,15 +124,10 @@ fn of<'a>(
     }
 }
 
-fn set_mode(path: &Utf8Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
 /// What a folder is hashed to, and the modes that are sent.
-fn hashed(tree: &Tree) -> (Fingerprint, BTreeMap<String, u32>) {
+fn hashed(tree: &Memory) -> (Fingerprint, BTreeMap<String, u32>) {
     let file = Dockerfile::parse("FROM scratch\nCOPY d /").unwrap();
-    let source = WorkTree::uncached(&tree.1);
-    let entries = of(&source, &file, &[], true).list().unwrap().entries;
+    let entries = of(tree, &file, &[], true).list().unwrap().entries;
     let mut inputs = InputManifest::default();
     insert_inputs(&entries, &mut inputs);
     let modes = entries.iter().filter_map(|entry| {
@@ -157,27 +137,21 @@ fn hashed(tree: &Tree) -> (Fingerprint, BTreeMap<String, u32>) {
     (inputs.fingerprint(), modes.collect())
 }
 
-fn git(tree: &Tree, arguments: &[&str]) {
-    let done = std::process::Command::new("git").current_dir(&tree.1).args(arguments).output().unwrap();
-    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
 /// A folder with what git tracks and what it does not.
-fn half_tracked() -> Tree {
-    let tree = Tree::new(&[("i/d/known", ""), ("i/d/in/known", ""), ("i/d/key", ""), ("i/d/out/key", "")]);
-    git(&tree, &["init", "--quiet"]);
-    git(&tree, &["add", "i/d/known", "i/d/in/known"]);
+fn half_tracked() -> Memory {
+    let mut tree = tree(&[("i/d/known", ""), ("i/d/in/known", ""), ("i/d/key", ""), ("i/d/out/key", "")]);
+    tree.track(&["i/d/known", "i/d/in/known"]);
     tree
 }
 
 #[test]
 fn modes_are_those_of_git_where_it_knows_the_file_and_those_of_the_disk_elsewhere() {
-    let tree = half_tracked();
+    let mut tree = half_tracked();
     for (path, mode) in [("", 0o700), ("/known", 0o600), ("/in", 0o700), ("/in/known", 0o740)] {
-        set_mode(&tree.1.join(format!("i/d{path}")), mode);
+        tree.set_mode(&format!("i/d{path}"), mode);
     }
     for (path, mode) in [("/key", 0o600), ("/out", 0o700), ("/out/key", 0o664)] {
-        set_mode(&tree.1.join(format!("i/d{path}")), mode);
+        tree.set_mode(&format!("i/d{path}"), mode);
     }
     let expected = [
         ("d", 0o755),
@@ -190,7 +164,7 @@ fn modes_are_those_of_git_where_it_knows_the_file_and_those_of_the_disk_elsewher
     ];
     let expected: BTreeMap<String, u32> = expected.map(|(path, mode)| (path.to_owned(), mode)).into();
     assert_eq!(hashed(&tree).1, expected);
-    std::fs::remove_dir_all(tree.1.join(".git")).unwrap();
+    tree.track(&[]);
     let without = hashed(&tree).1;
     assert_eq!((without["d"], without["d/known"], without["d/in/known"]), (0o700, 0o600, 0o740));
 }
@@ -198,23 +172,19 @@ fn modes_are_those_of_git_where_it_knows_the_file_and_those_of_the_disk_elsewher
 #[test]
 fn a_key_that_git_opens_is_told_and_one_that_it_does_not_know_is_closed() {
     let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQ==\n";
-    let tree = Tree::new(&[("i/known", key), ("i/unknown", key), ("i/open", key), ("i/text", "text")]);
-    git(&tree, &["init", "--quiet"]);
-    git(&tree, &["add", "i/known", "i/open", "i/text"]);
+    let mut tree = tree(&[("i/known", key), ("i/unknown", key), ("i/open", key), ("i/text", "text")]);
+    tree.track(&["i/known", "i/open", "i/text"]);
     for path in ["i/known", "i/unknown", "i/text"] {
-        set_mode(&tree.1.join(path), 0o600);
+        tree.set_mode(path, 0o600);
     }
     let file = Dockerfile::parse("FROM scratch\nCOPY known unknown open text /").unwrap();
-    let source = WorkTree::uncached(&tree.1);
-    let context = of(&source, &file, &[], true);
+    let context = of(&tree, &file, &[], true);
     assert_eq!(context.list().unwrap().opened_keys, ["known"]);
     let keys: Vec<Utf8PathBuf> = context.private_keys().into_iter().map(|(_, path)| path).collect();
     assert_eq!(keys, ["known", "unknown", "open"]);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     #[test]
     fn a_mode_changes_the_fingerprint_exactly_when_another_is_sent(
         changes in proptest::collection::vec((0_usize..7, proptest::sample::select(vec![
@@ -222,12 +192,10 @@ proptest! {
         ])), 0..8),
     ) {
         let paths = ["d", "d/in", "d/in/known", "d/key", "d/known", "d/out", "d/out/key"];
-        let tree = half_tracked();
+        let mut tree = half_tracked();
         let before = hashed(&tree);
         for (path, mode) in &changes {
-            // Root reads what nobody else does.
-            let mode = if matches!(paths[*path], "d" | "d/in" | "d/out") { mode | 0o700 } else { *mode };
-            set_mode(&tree.1.join("i").join(paths[*path]), mode);
+            tree.set_mode(&format!("i/{}", paths[*path]), *mode);
         }
         let after = hashed(&tree);
         prop_assert_eq!(before.0 == after.0, before.1 == after.1);
@@ -239,13 +207,11 @@ proptest! {
 
 #[test]
 fn a_socket_is_an_empty_file_and_a_pipe_is_a_pipe() {
-    let tree = Tree::new(&[("i/d/f", "x")]);
-    let _socket = std::os::unix::net::UnixListener::bind(tree.1.join("i/d/s")).unwrap();
-    let made = std::process::Command::new("mkfifo").args(["-m", "640"]).arg(tree.1.join("i/d/p")).status();
-    assert!(made.unwrap().success());
+    let mut tree = tree(&[("i/d/f", "x")]);
+    tree.put("i/d/s", Kind::Socket { mode: 0o755 });
+    tree.put("i/d/p", Kind::Node { node: Node::Pipe, mode: 0o640 });
     let file = Dockerfile::parse("FROM scratch\nCOPY d /").unwrap();
-    let source = WorkTree::uncached(&tree.1);
-    let found = of(&source, &file, &[], true).list().unwrap().entries;
+    let found = of(&tree, &file, &[], true).list().unwrap().entries;
     let kind = |path: &str| found.iter().find(|entry| entry.path == path).unwrap().kind.clone();
     assert!(matches!(kind("d/s"), EntryKind::File { size: 0, origin: Origin::Generated(_), .. }));
     assert_eq!(kind("d/p"), EntryKind::Node { node: Node::Pipe, mode: 0o640 });

@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::*;
+use crate::source::memory::Memory;
 use crate::workspace::Workspace;
-use crate::workspace::testing::{good, root, shown, written};
-use crate::worktree::WorkTree;
+use crate::workspace::testing::{good, shown};
 
 const ALL: [Scheduler; 6] = [
     Scheduler::Compose,
@@ -37,8 +37,7 @@ fn of(workspace: &Workspace, name: &str) -> Workload {
 }
 
 fn exported(workload: &Workload, to: Scheduler) -> Exported {
-    let empty = written(&[]);
-    render(workload, to, &WorkTree::uncached(root(&empty))).unwrap_or_else(|found| panic!("{}", shown(found)))
+    render(workload, to, &Memory::default()).unwrap_or_else(|found| panic!("{}", shown(found)))
 }
 
 /// All that there is to say.
@@ -503,13 +502,12 @@ proptest! {
 #[test]
 fn a_workspaces_own_template_comes_first_and_extends_the_built_in_one() {
     let own = "{% extends \"built-in/compose.j2\" %}\n{% block service %}\n    hostname: {{ workload.slug }}\n{% endblock %}\n";
-    let dir = written(&[("templates/export/compose.j2", own.as_bytes())]);
-    let source = WorkTree::uncached(root(&dir));
+    let source = Memory::of(&[("templates/export/compose.j2", own.as_bytes())]);
     let workload = made(NETWORK);
     let made = render(&workload, Scheduler::Compose, &source).unwrap();
     assert!(made.files[0].text.contains("    hostname: acme-web-app\n"), "{}", made.files[0].text);
     assert!(made.files[0].text.contains("    image: registry.example.com/acme/web.app:1\n"));
-    let dir = written(&[("templates/export/nomad.j2", b"# {{ workload.name }}\n{{ workload.nam }}\n")]);
-    let problems = render(&workload, Scheduler::Nomad, &WorkTree::uncached(root(&dir))).unwrap_err();
+    let source = Memory::of(&[("templates/export/nomad.j2", b"# {{ workload.name }}\n{{ workload.nam }}\n")]);
+    let problems = render(&workload, Scheduler::Nomad, &source).unwrap_err();
     insta::assert_snapshot!(shown(problems));
 }

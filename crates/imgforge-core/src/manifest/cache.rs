@@ -6,28 +6,25 @@ use std::sync::{Arc, Mutex};
 
 use super::ImageManifest;
 use crate::diagnostic::SourceFile;
-use crate::state::{Sealed, StateDir};
-
-/// The cache file. Its version is raised when the manifest types or the meaning of a manifest change.
-const FILE: Sealed = Sealed { name: "cache/manifests", version: 14 };
 
 /// The images of each file.
 type Entries = HashMap<[u8; 32], Vec<ImageManifest>>;
 
-/// Parsed manifests that had no problems. Only ever saves time: what this user has not sealed is not believed.
-#[derive(Debug)]
+/// Parsed manifests that had no problems. Only ever saves time.
+#[derive(Debug, Default)]
 pub struct ManifestCache {
-    state: StateDir,
     known: Entries,
     new: Mutex<Entries>,
 }
 
 impl ManifestCache {
-    /// Reads the cache; empty when there is none, or none of this form.
-    pub fn load(state: &StateDir) -> Self {
-        let body = state.read_sealed(&FILE).ok().flatten();
-        let known = body.and_then(|body| postcard::from_bytes(&body).ok()).unwrap_or_default();
-        Self { state: state.clone(), known, new: Mutex::default() }
+    /// The version of [`to_bytes`](Self::to_bytes)' form: raised when the manifest types or the meaning of a manifest
+    /// change.
+    pub const VERSION: u32 = 14;
+
+    /// Reads what [`to_bytes`](Self::to_bytes) has written; empty when it is not of this form.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self { known: postcard::from_bytes(bytes).unwrap_or_default(), new: Mutex::default() }
     }
 
     fn key(file: &SourceFile) -> [u8; 32] {
@@ -47,19 +44,17 @@ impl ManifestCache {
         new.insert(Self::key(file), images.to_vec());
     }
 
-    /// Writes what is new, and forgets what `in_use` does not name.
-    pub fn save(&self, in_use: usize) {
+    /// Returns what the next run should know, of which the workspace has `in_use` manifests; `None` when nothing is
+    /// new.
+    pub fn to_bytes(&self, in_use: usize) -> Option<Vec<u8>> {
         let mut new = self.new.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if new.is_empty() {
-            return;
+            return None;
         }
         // Old versions of manifests pile up slowly; start again when most entries are of no use any more.
         if self.known.len() < 4 * in_use {
             new.extend(self.known.iter().map(|(key, images)| (*key, images.clone())));
         }
-        // A cache that cannot be written costs time in the next run, nothing else.
-        if let Ok(body) = postcard::to_stdvec(&*new) {
-            let _ = self.state.replace_sealed(&FILE, &body);
-        }
+        postcard::to_stdvec(&*new).ok()
     }
 }

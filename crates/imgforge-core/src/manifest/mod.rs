@@ -38,6 +38,9 @@ use crate::diagnostic::{Located, SourceFile, Span};
 use crate::name::{ImageName, ServiceName};
 use crate::tag::TagTemplate;
 
+/// The platform of a workspace that names none.
+const DEFAULT_PLATFORM: &str = "linux/amd64";
+
 /// What `imgforge.kdl` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkspaceManifest {
@@ -151,6 +154,18 @@ pub struct ApkSource {
     pub repositories: Vec<Located<String>>,
     /// `keys "FOLDER"`: the public keys that may sign the indexes, under the names that signatures give.
     pub keys: Option<Located<Utf8PathBuf>>,
+}
+
+impl WorkspaceManifest {
+    /// Returns the platform that is built for.
+    pub fn platform(&self) -> &str {
+        self.platform.as_ref().map_or(DEFAULT_PLATFORM, |platform| &platform.value)
+    }
+
+    /// Returns the apk source of this name, if its packages are locked.
+    pub fn locked_apk(&self, source: &str) -> Option<&ApkSource> {
+        self.apk.iter().find(|apk| apk.name.value == source && apk.keys.is_some())
+    }
 }
 
 /// What one `image.kdl` says.

@@ -1,7 +1,6 @@
 use super::*;
 use crate::graph::ImageGraph;
-use crate::workspace::testing::{root, written};
-use crate::worktree::WorkTree;
+use crate::source::memory::Memory;
 
 #[test]
 fn apk_gets_the_packages_sorted_and_only_the_repositories_of_the_source() {
@@ -9,8 +8,7 @@ fn apk_gets_the_packages_sorted_and_only_the_repositories_of_the_source() {
                  \"nginx=1.26.2-r0\"\n    packages \"alpine\" \"curl=8.9.1-r2\" \"nginx=1.26.2-r0\"\n}\n";
     let command = |source: &str| {
         let kdl = format!("workspace \"acme\"\napk \"alpine\" {source}\n");
-        let dir = written(&[("imgforge.kdl", kdl.as_bytes()), ("web/image.kdl", image.as_bytes())]);
-        let source = WorkTree::uncached(root(&dir));
+        let source = Memory::of(&[("imgforge.kdl", kdl.as_bytes()), ("web/image.kdl", image.as_bytes())]);
         let workspace = crate::workspace::load(&source, None).unwrap();
         let graph = ImageGraph::new(&workspace).unwrap();
         let rendered = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap();
@@ -33,8 +31,8 @@ fn a_step_names_its_secrets_as_a_dockerfile_does() {
     let image = "image \"web\" {\n    from \"scratch\"\n    run \"make\" {\n        secret \"token\"\n        secret \"key\" \
                  target=\"/etc/key\" mode=\"440\" uid=7 gid=8 required=#false\n        ssh\n        ssh \"deploy\" \
                  target=\"/agent\"\n    }\n}\n";
-    let dir = written(&[("imgforge.kdl", b"workspace \"acme\"\n"), ("web/image.kdl", image.as_bytes())]);
-    let source = WorkTree::uncached(root(&dir));
+    let source =
+        Memory::of(&[("imgforge.kdl", b"workspace \"acme\"\n"), ("web/image.kdl", image.as_bytes())]);
     let workspace = crate::workspace::load(&source, None).unwrap();
     let graph = ImageGraph::new(&workspace).unwrap();
     let rendered = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap();
@@ -53,8 +51,7 @@ fn a_template_without_end_is_told_which_limit_it_reached() {
         let image = "image \"web\" {\n    from \"scratch\"\n    template \"own.j2\"\n}\n";
         let files =
             [("imgforge.kdl", "workspace \"acme\"\n"), ("web/image.kdl", image), ("web/own.j2", template)];
-        let dir = written(&files.map(|(path, text)| (path, text.as_bytes())));
-        let source = WorkTree::uncached(root(&dir));
+        let source = Memory::of(&files.map(|(path, text)| (path, text.as_bytes())));
         let workspace = crate::workspace::load(&source, None).unwrap();
         let graph = ImageGraph::new(&workspace).unwrap();
         let problems = render(&workspace, &graph, &ImageName::new("web").unwrap(), &source).unwrap_err();

@@ -11,9 +11,9 @@ use super::*;
 use crate::graph::ImageGraph;
 use crate::manifest::{GiveUp, Probe, RestartBound};
 use crate::render::render;
+use crate::source::memory::Memory;
 use crate::workspace::load;
-use crate::workspace::testing::{loaded, root, shown, written as written_files};
-use crate::worktree::WorkTree;
+use crate::workspace::testing::{loaded, shown};
 
 fn field<T>(value: T) -> Field<T> {
     let file = Arc::new(SourceFile { path: "web/image.kdl".into(), text: String::new() });
@@ -449,8 +449,7 @@ fn a_child_of_a_single_process_has_its_own() {
         ("b/image.kdl", "image \"b\" {\n    from \"a\"\n    service \"main\" { command \"/b\" }\n}\n"),
         ("c/image.kdl", "image \"c\" {\n    from \"b\"\n}\n"),
     ];
-    let dir = written_files(&files.map(|(path, text)| (path, text.as_bytes())));
-    let source = WorkTree::uncached(root(&dir));
+    let source = Memory::of(&files.map(|(path, text)| (path, text.as_bytes())));
     let workspace = load(&source, None).unwrap();
     let graph = ImageGraph::new(&workspace).unwrap();
     let cmd = |name: &str| {

@@ -1,14 +1,11 @@
 //! For tests: workspaces from (path, text) pairs, and problems as a person sees them.
 
-use std::fs;
-
-use camino::Utf8Path;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use super::{Workspace, load};
 use crate::diagnostic::{Problem, Problems};
 use crate::graph::ImageGraph;
-use crate::worktree::WorkTree;
+use crate::source::memory::Memory;
 
 /// A workspace that has to be a good one.
 pub(crate) fn good(files: &[(&str, &str)]) -> Workspace {
@@ -32,23 +29,7 @@ pub(crate) fn problems_of_image(text: &str) -> String {
 
 pub(crate) fn loaded(files: &[(&str, &str)]) -> Result<Workspace, Problems> {
     let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
-    let dir = written(&files);
-    load(&WorkTree::uncached(root(&dir)), None)
-}
-
-/// The files in a folder of their own.
-pub(crate) fn written(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    for (path, bytes) in files {
-        let path = dir.path().join(path);
-        fs::create_dir_all(path.parent().expect("it is below the folder")).expect("a folder");
-        fs::write(path, bytes).expect("a file");
-    }
-    dir
-}
-
-pub(crate) fn root(dir: &tempfile::TempDir) -> &Utf8Path {
-    Utf8Path::from_path(dir.path()).expect("temporary folders have plain names")
+    load(&Memory::of(&files), None)
 }
 
 /// All problems, sorted, as miette draws them without colour.

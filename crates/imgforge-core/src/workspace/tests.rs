@@ -1,10 +1,9 @@
 use insta::assert_snapshot;
 
-use super::testing::{good, loaded, problems_of, root, shown, written};
+use super::testing::{good, loaded, problems_of, shown};
 use super::*;
 use crate::manifest::ManifestCache;
-use crate::state::{Key, StateDir};
-use crate::worktree::WorkTree;
+use crate::source::memory::Memory;
 
 const WORKSPACE: (&str, &str) = (
     "imgforge.kdl",
@@ -75,11 +74,11 @@ fn two_images_of_one_name_are_both_shown() {
 
 #[test]
 fn a_file_that_is_not_utf8_is_shown_with_the_line_of_the_byte() {
-    let dir = written(&[
+    let source = Memory::of(&[
         ("imgforge.kdl", b"workspace \"acme\"\n"),
         ("web/image.kdl", b"image \"web\" {\n    from \"scratch\"\n    label \"a\" \"\xff\"\n}\n"),
     ]);
-    let problems = load(&WorkTree::uncached(root(&dir)), None).unwrap_err();
+    let problems = load(&source, None).unwrap_err();
     assert_snapshot!(shown(problems));
 }
 
@@ -206,7 +205,7 @@ fn dockerfiles_and_templates_that_are_not_there_or_lie_outside_are_refused() {
 
 #[test]
 fn links_that_lead_out_of_the_folder_are_refused() {
-    let dir = written(&[
+    let mut source = Memory::of(&[
         ("imgforge.kdl", b"workspace \"acme\"\n"),
         ("elsewhere/Dockerfile", b"FROM scratch\n"),
         ("a/image.kdl", b"image \"a\" {\n    dockerfile \"sub/Dockerfile\"\n}\n"),
@@ -214,11 +213,10 @@ fn links_that_lead_out_of_the_folder_are_refused() {
         ("c/image.kdl", b"image \"c\" {\n    dockerfile \"Dockerfile\"\n}\n"),
         ("c/real/Dockerfile", b"FROM scratch\n"),
     ]);
-    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, dir.path().join(at)).unwrap();
-    link("../elsewhere", "a/sub");
-    link("/etc/passwd", "b/Dockerfile");
-    link("real/Dockerfile", "c/Dockerfile");
-    let problems = load(&WorkTree::uncached(root(&dir)), None).unwrap_err();
+    source.link("../elsewhere", "a/sub");
+    source.link("/etc/passwd", "b/Dockerfile");
+    source.link("real/Dockerfile", "c/Dockerfile");
+    let problems = load(&source, None).unwrap_err();
     assert_snapshot!(shown(problems));
 }
 
@@ -374,7 +372,7 @@ fn a_dockerfiles_parents_are_those_that_the_manifest_names() {
 
 #[test]
 fn a_cached_manifest_is_the_manifest() {
-    let dir = written(&[
+    let mut source = Memory::of(&[
         ("imgforge.kdl", WORKSPACE.1.as_bytes()),
         ("images/os/image.kdl", OS.1.as_bytes()),
         (
@@ -382,27 +380,25 @@ fn a_cached_manifest_is_the_manifest() {
             b"image \"web\" {\n    from \"os-base\"\n    user \"web\" uid=5\n    run \"x\"\n}\n",
         ),
     ]);
-    let source = WorkTree::uncached(root(&dir));
-    let state = StateDir::at(&root(&dir).join(".imgforge")).with_key(Key::of(&[7; 32]));
-    let load = |cache: Option<&ManifestCache>| load(&source, cache).unwrap();
-    let plain = load(None);
-    let first = ManifestCache::load(&state);
-    load(Some(&first));
-    first.save(2);
-    let second = ManifestCache::load(&state);
-    let cached = load(Some(&second));
+    let plain = load(&source, None).unwrap();
+    let first = ManifestCache::default();
+    load(&source, Some(&first)).unwrap();
+    let bytes = first.to_bytes(2).unwrap();
+    let second = ManifestCache::from_bytes(&bytes);
+    let cached = load(&source, Some(&second)).unwrap();
     assert!(second.get(&plain.images["web"].manifest.file).is_some());
+    assert_eq!(second.to_bytes(2), None, "nothing is new");
     for (name, image) in &plain.images {
         assert_eq!(image.manifest, cached.images[name].manifest);
         assert_eq!(image.parents, cached.images[name].parents);
     }
     // A manifest with a problem is never remembered: it is told again.
-    std::fs::write(root(&dir).join("web/image.kdl"), "image \"web\" {\n    from \"os-base\"\n    x\n}\n")
-        .unwrap();
+    source.write("web/image.kdl", b"image \"web\" {\n    from \"os-base\"\n    x\n}\n");
+    let mut bytes = bytes;
     for _ in 0..2 {
-        let cache = ManifestCache::load(&state);
-        assert!(super::load(&source, Some(&cache)).is_err());
-        cache.save(2);
+        let cache = ManifestCache::from_bytes(&bytes);
+        assert!(load(&source, Some(&cache)).is_err());
+        bytes = cache.to_bytes(2).unwrap_or(bytes);
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
+use imgforge_core::inputs::external_input;
+use imgforge_core::lock::{Lock, LockView, LockedExternal, LockedPackage};
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
 use imgforge_oci::Digest;
 
 use crate::Session;
-use crate::lock::LockView;
 
 /// One package in two locks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ impl Session {
             .map(|name| {
                 let (was, is) = (old.externals.get(name), new.externals.get(name));
                 let input = |locked: Option<&LockedExternal>, image: &Image| {
-                    locked.map(|locked| self.external_input(image, locked).to_owned())
+                    locked.map(|locked| external_input(&self.workspace, image, locked).to_owned())
                 };
                 ExternalChange {
                     reference: name.clone(),

@@ -7,12 +7,12 @@ pub(crate) mod places;
 pub(crate) mod resolve;
 mod usable;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8Path;
 use imgforge_core::cache_file;
 use imgforge_core::diagnostic::Problem;
-use imgforge_core::lock::{Lock, LockedExternal, LockedPackage};
+use imgforge_core::lock::{Lock, LockView, LockedPackage};
 use imgforge_core::manifest::{ApkSource, AptSource, Base, RootInclude};
 use imgforge_core::name::ImageName;
 use imgforge_core::services;
@@ -51,35 +51,6 @@ pub(crate) struct ImageRequest {
     /// Over all of this, the source's own description and the parent's request: when it is another one, the image
     /// must be locked again.
     pub(crate) hash: String,
-}
-
-/// A lock's packages by the name that images use for them.
-pub(crate) struct LockView<'l> {
-    lock: &'l Lock,
-    packages: HashMap<(&'l str, String), &'l LockedPackage>,
-}
-
-impl<'l> LockView<'l> {
-    pub(crate) fn new(lock: &'l Lock) -> Self {
-        let key = |package: &'l LockedPackage| (package.source.as_str(), package.entry());
-        Self { lock, packages: lock.packages.iter().map(|package| (key(package), package)).collect() }
-    }
-
-    /// The packages that an image adds to its parents, by the lock.
-    pub(crate) fn added_by(&self, name: &ImageName) -> Vec<&'l LockedPackage> {
-        let Some(image) = self.lock.images.get(name) else { return Vec::new() };
-        image.packages.iter().filter_map(|entry| self.line(&image.source, entry)).collect()
-    }
-
-    /// The images from outside.
-    pub(crate) fn externals(&self) -> &'l BTreeMap<String, LockedExternal> {
-        &self.lock.externals
-    }
-
-    /// The line of a package, by its source and its [`entry`](LockedPackage::entry).
-    pub(crate) fn line(&self, source: &str, entry: &str) -> Option<&'l LockedPackage> {
-        self.packages.get(&(source, entry.to_owned())).copied()
-    }
 }
 
 impl Session {
@@ -180,8 +151,7 @@ impl Session {
 
     /// The apk source of this name whose packages are locked.
     fn apk(&self, source: &str) -> Option<&ApkSource> {
-        let mut apk = self.workspace.manifest.apk.iter();
-        apk.find(|apk| apk.name.value == source && apk.keys.is_some())
+        self.workspace.manifest.locked_apk(source)
     }
 
     /// Whose packages a source has.

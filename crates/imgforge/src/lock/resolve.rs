@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::event::Reporter;
-use imgforge_core::lock::{Lock, LockedExternal, LockedImage, LockedPackage};
+use imgforge_core::lock::{Lock, LockView, LockedExternal, LockedImage, LockedPackage};
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::workspace::Image;
 use imgforge_oci::Digest;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request, Seen};
 
 use crate::lock::externals::names_external;
-use crate::lock::{ImageRequest, LockView, check_packages, request_sum};
+use crate::lock::{ImageRequest, check_packages, request_sum};
 use crate::progress::{EventProgress, pump};
 use crate::{Error, Session};
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::render::{RenderedImage, render};
-use crate::worktree::WorkTree;
+use crate::source::memory::Memory;
 
 /// Renders images `i0`, `i1`, ... that stand on one another, the first one on `base`.
 fn rendered(base: &str, bodies: &[&str]) -> Vec<RenderedImage> {
@@ -15,7 +15,7 @@ fn rendered(base: &str, bodies: &[&str]) -> Vec<RenderedImage> {
     files.extend(images.iter().map(|(path, text)| (path.as_str(), text.as_str())));
     let workspace = loaded(&files).unwrap();
     let graph = ImageGraph::new(&workspace).unwrap();
-    let source = WorkTree::uncached("/".into());
+    let source = Memory::default();
     let names = (0..bodies.len()).map(|n| ImageName::new(format!("i{n}")).unwrap());
     names.map(|name| render(&workspace, &graph, &name, &source).unwrap()).collect()
 }

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use imgforge_core::context::SuppliedFile;
 use imgforge_core::fingerprint::Fingerprint;
+use imgforge_core::inputs::wanted;
+use imgforge_core::lock::LockView;
 use imgforge_core::manifest::Base;
 use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
 use imgforge_engine::{BuildRequest, Secrets};
 use imgforge_packages::Scheme;
 
-use crate::lock::{Closure, LockView};
-use crate::prepare::{Prepared, wanted};
+use crate::lock::Closure;
+use crate::prepare::Prepared;
 use crate::testing::Subject;
 use crate::{Error, Session};
 
