@@ -52,9 +52,9 @@ fn family() -> Memory {
         (
             "imgforge.kdl",
             b"workspace \"w\" {\n    arg \"A\" \"1\"\n    label \"vendor\" \"x\"\n    compression \"zstd\"\n}\n\
-              apt \"debian\" { suite \"bookworm\" }\napk \"alpine\" { keys \"keys\" }\n",
+              apt \"debian\" { suite \"bookworm\" }\napk \"alpine\" { repository \"https://a/main\"; keys \"keys\"; }\n",
         ),
-        ("os/image.kdl", b"image \"os\" {\n    root \"debian\"\n    layers \"one\"\n    keep-docs #true\n}\n"),
+        ("os/image.kdl", b"image \"os\" {\n    root \"debian\"\n    layers \"one\"\n    docs #true\n}\n"),
         ("app/image.kdl", b"image \"app\" {\n    dockerfile \"Dockerfile\"\n    arg \"A\" \"2\"\n}\n"),
         ("app/Dockerfile", b"ARG A\nFROM os\nCOPY --from=debian:12 /x /x\nCOPY d /d\n"),
         ("app/d/file", b"text"),
