@@ -118,7 +118,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Utf8Path::from_path(dir.path()).unwrap();
         let state = StateDir::at(store);
-        assert_eq!(find(&state, &BTreeSet::new(), true).unwrap(), Leftovers::default());
+        // Control groups are the whole machine's: those of a worker that was killed elsewhere are none of this store.
+        assert!(find(&state, &BTreeSet::new(), true).unwrap().folders.is_empty());
         let id = |digit: &str| digit.repeat(64);
         let (made, ended, held, broken) = (id("a"), id("b"), id("c"), id("d"));
         for id in [&made, &ended, &held, &broken] {
@@ -137,7 +138,7 @@ mod tests {
         }
         let left = |is_alone| -> Vec<String> {
             let found = find(&state, &BTreeSet::from([held.clone()]), is_alone).unwrap();
-            assert!(found.bytes > 0 && found.groups.is_empty());
+            assert!(found.bytes > 0);
             found.folders.iter().map(|path| path.file_name().unwrap_or_default().to_owned()).collect()
         };
         let others = [volumes[0].clone(), volumes[2].clone()];
