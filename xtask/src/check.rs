@@ -1,6 +1,5 @@
 //! The checks that every commit on main passes.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -35,7 +34,6 @@ pub(crate) fn run() -> Result<()> {
     ensure!(needs::is_root(), "the tests take root, for mounts and namespaces: run this as root");
     install(TOOLS)?;
     crate::quadlet::install()?;
-    crate::alpine::install()?;
     mount_control_groups();
     start_docker()?;
     cargo(&["fmt", "--all", "--check"])?;
@@ -57,40 +55,45 @@ fn fuzz_targets() -> Result<()> {
     cargo(&[&["clippy"], &place[..], &["--", "-D", "warnings"]].concat())
 }
 
+/// Tests that need what no package holds: the variable that names it, part of their paths, and what it is.
+const IGNORED: &[(&str, &str, &str)] = &[
+    (needs::ALPINE, "alpine::", "a tar of Alpine's minimal root file system"),
+    (needs::S6_OVERLAY, "s6_overlay", "a tar of what s6-overlay adds to a root file system"),
+];
+
 /// All tests. What those that failed have printed comes again at the end, where it is found; without stack traces,
 /// which say less than the message and its place and would bury it, unless they are asked for with
-/// `RUST_BACKTRACE=full`. A test that skips something fails, unless `IMGFORGE_TEST_STRICT` is `0`: then what was
-/// skipped is told at the end.
+/// `RUST_BACKTRACE=full`. Tests that are ignored run where the variable that they need is set; of others, the end says
+/// what they lack.
 fn test() -> Result<()> {
+    let mut lacking = Vec::new();
+    let mut result = run_tests(&[], &[]);
+    for (variable, part, what) in IGNORED {
+        if std::env::var_os(variable).is_some() {
+            result = result.and(run_tests(&["--run-ignored", "only", part], &["--ignored", part]));
+        } else {
+            lacking.push(format!("{part}: {variable} names {what}"));
+        }
+    }
+    for tests in lacking {
+        eprintln!("   Ignored {tests}");
+    }
+    result
+}
+
+/// Runs tests, with these arguments to nextest, or those to the tests themselves where there is no nextest.
+fn run_tests(nextest: &[&str], plain: &[&str]) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|asked| asked != "full") {
         command.env("RUST_BACKTRACE", "0");
     }
-    if std::env::var_os(needs::STRICT).is_none() {
-        command.env(needs::STRICT, "1");
-    }
-    let skipped = tempfile::NamedTempFile::new()?;
-    command.env(needs::SKIPPED, skipped.path());
     let all = ["--workspace", "--no-fail-fast"];
     let told = ["--failure-output", "immediate-final", "--final-status-level", "flaky"];
-    let has_s6_overlay = std::env::var_os("IMGFORGE_TEST_S6_OVERLAY").is_some();
-    let (runner, ignored) = if has_nextest() {
-        ([&["nextest", "run"], &all[..], &told].concat(), &["--run-ignored", "all"][..])
+    if has_nextest() {
+        check(&mut command, &[&["nextest", "run"], &all[..], &told, nextest].concat())
     } else {
-        ([&["test", "--tests"], &all[..]].concat(), &["--", "--include-ignored"][..])
-    };
-    let result = check(&mut command, &[&runner[..], if has_s6_overlay { ignored } else { &[] }].concat());
-    let mut skipped: Vec<String> = fs::read_to_string(&skipped)?.lines().map(str::to_owned).collect();
-    if !has_s6_overlay {
-        skipped.push(
-            "the supervisor s6-overlay: IMGFORGE_TEST_S6_OVERLAY names no tar of it, and no package holds it"
-                .into(),
-        );
+        check(&mut command, &[&["test", "--tests"], &all[..], &["--"], plain].concat())
     }
-    for reason in skipped {
-        eprintln!("   Skipped {reason}");
-    }
-    result
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
@@ -141,7 +144,7 @@ fn start_docker() -> Result<()> {
 fn mount_control_groups() {
     let dir = Path::new("/sys/fs/cgroup/systemd");
     let is_version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    if is_version_2 || dir.join("cgroup.procs").exists() || fs::create_dir_all(dir).is_err() {
+    if is_version_2 || dir.join("cgroup.procs").exists() || std::fs::create_dir_all(dir).is_err() {
         return;
     }
     eprintln!("     Mount {}", dir.display());

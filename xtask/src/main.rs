@@ -1,6 +1,5 @@
 //! What CI and maintainers run: `cargo xtask test|ci|images|bench|fuzz|kernel|roots`.
 
-mod alpine;
 mod bench;
 mod check;
 mod engine;

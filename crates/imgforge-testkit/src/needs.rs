@@ -1,33 +1,13 @@
 //! What tests need of the machine. What is not there fails the test that needs it, with words that say how to get it.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-/// The variable with which nothing may be skipped: `1`, as `cargo xtask test` sets it.
-pub const STRICT: &str = "IMGFORGE_TEST_STRICT";
-
-/// The variable that names a file for the reasons of what is skipped, a line each.
-pub const SKIPPED: &str = "IMGFORGE_TEST_SKIPPED";
-
-/// The variable that names a tar of Alpine's minimal root file system, in place of the one that `cargo xtask test`
-/// fetches.
+/// The variable that names a tar of Alpine's minimal root file system, which no Debian package holds: the tests that
+/// need it are ignored, and `cargo xtask test` runs them where the variable is set.
 pub const ALPINE: &str = "IMGFORGE_TEST_ALPINE";
 
-/// Says on stderr that the rest of a test is skipped: only for what not every machine can have, since a program that
-/// can be installed is not skipped. The reason says what is not there, and what to do about it. A line with it is
-/// added to the file that [`SKIPPED`] names.
-///
-/// # Panics
-/// Where nothing may be skipped: when [`STRICT`] is `1`.
-pub fn skip(reason: &str) {
-    let is_strict = std::env::var_os(STRICT).is_some_and(|value| value == "1");
-    assert!(!is_strict, "with {STRICT}=1 nothing is skipped: {reason}");
-    eprintln!("skipped: {reason}");
-    if let Some(file) = std::env::var_os(SKIPPED) {
-        let file = std::fs::File::options().append(true).create(true).open(file);
-        file.and_then(|mut file| writeln!(file, "{reason}")).expect("the file of what is skipped");
-    }
-}
+/// The variable that names a tar of what s6-overlay adds to a root file system; the same holds.
+pub const S6_OVERLAY: &str = "IMGFORGE_TEST_S6_OVERLAY";
 
 /// Fails a test that is run by somebody else than root.
 ///
@@ -69,18 +49,11 @@ pub fn quadlet() -> PathBuf {
         .expect("Quadlet of Podman 5 is needed: `cargo xtask test` takes it out of Debian's package podman")
 }
 
-/// Returns a tar of Alpine's minimal root file system: the one that [`ALPINE`] names, or the one that `cargo xtask
-/// test` has fetched; `None` when neither is there.
-pub fn find_alpine() -> Option<PathBuf> {
-    let place = std::env::var_os(ALPINE).map_or_else(|| tools().join("alpine.tar.gz"), PathBuf::from);
-    place.exists().then_some(place)
-}
-
 /// Returns a tar of Alpine's minimal root file system.
 ///
 /// # Panics
-/// When there is none.
+/// When [`ALPINE`] names none.
 pub fn alpine() -> PathBuf {
-    let needed = "a tar of Alpine's minimal root file system is needed";
-    find_alpine().unwrap_or_else(|| panic!("{needed}: `cargo xtask test` fetches it, or {ALPINE} names it"))
+    let tar = std::env::var_os(ALPINE).map(PathBuf::from).filter(|tar| tar.exists());
+    tar.unwrap_or_else(|| panic!("{ALPINE} names no tar of Alpine's minimal root file system"))
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use imgforge_testkit::needs;
 use imgforge_testkit::workspace::TestWorkspace;
 
 use super::{behaviours, variables};
@@ -21,7 +22,7 @@ pub(super) fn docker_options(supervisor: &str) -> &'static [&'static str] {
 
 /// A tar of what s6-overlay adds to a root file system; no Debian package holds it.
 fn s6_overlay() -> OsString {
-    std::env::var_os("IMGFORGE_TEST_S6_OVERLAY")
+    std::env::var_os(needs::S6_OVERLAY)
         .expect("set IMGFORGE_TEST_S6_OVERLAY to a tar of what s6-overlay adds to a root file system")
 }
 
