@@ -2,6 +2,7 @@
 //! `docker-registry` on loopback, and what is pushed to it is what a `docker push` pushes.
 
 use imgforge_testkit::docker::Docker;
+use imgforge_testkit::http::ask;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::TestWorkspace;
 
@@ -198,8 +199,8 @@ fn packages_on_an_image_without_dpkg_are_refused() {
 fn pushed(registry: &Registry, repository: &str, tag: &str) -> (String, u64) {
     let uri = format!("http://{}/v2/{repository}/manifests/{tag}", registry.host());
     let accept = "application/vnd.docker.distribution.manifest.v2+json";
-    let answer = ureq::head(uri).header("Accept", accept).call().unwrap();
-    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    let reply = ask("HEAD", &uri, &[("Accept", accept)], "").unwrap();
+    let header = |name: &str| reply.header(name).unwrap().to_owned();
     (header("docker-content-digest"), header("content-length").parse().unwrap())
 }
 
@@ -223,8 +224,8 @@ fn push_index(
     let media_type = "application/vnd.oci.image.index.v1+json";
     let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
     let uri = format!("http://{}/v2/{repository}/manifests/{tag}", registry.host());
-    let answer = ureq::put(uri).header("Content-Type", media_type).send(index.to_string()).unwrap();
-    answer.headers()["docker-content-digest"].to_str().unwrap().to_owned()
+    let reply = ask("PUT", &uri, &[("Content-Type", media_type)], &index.to_string()).unwrap();
+    reply.header("docker-content-digest").unwrap().to_owned()
 }
 
 #[test]

@@ -3,20 +3,22 @@
 use std::path::Path;
 
 use imgforge_testkit::docker::{Container, Docker};
+use imgforge_testkit::http::ask;
 use imgforge_testkit::workspace::TestWorkspace;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::building::wait_until;
 use crate::{imgforge, with_action};
 
 fn get(url: &str) -> Option<(u16, String)> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let mut answer = agent.get(url).call().ok()?;
-    Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
+    let reply = ask("GET", url, &[], "").ok()?;
+    Some((reply.status, String::from_utf8(reply.body).ok()?))
 }
 
 fn post_entry(url: &str, text: &str) -> u16 {
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    agent.post(url).send_form([("text", text)]).expect("an answer").status().as_u16()
+    let form = format!("text={}", utf8_percent_encode(text, NON_ALPHANUMERIC));
+    let kind = ("Content-Type", "application/x-www-form-urlencoded");
+    ask("POST", url, &[kind], &form).expect("an answer").status
 }
 
 /// The process of a service, as `/etc/imgforge/status` has it; `-` when there is none.

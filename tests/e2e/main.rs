@@ -28,6 +28,7 @@ mod promoting;
 mod recorded;
 mod records;
 mod registry;
+mod requests;
 mod roots;
 mod running;
 mod secrets;

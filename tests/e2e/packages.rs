@@ -35,7 +35,9 @@ pub(crate) fn essential() -> &'static [(Utf8PathBuf, String)] {
         let apt = &session.workspace().manifest.apt[0];
         let machine = imgforge_packages::Machine::read().unwrap();
         let repository = machine.repository(apt, root, "amd64").unwrap();
-        imgforge_packages::fetch(&lock.packages, &[repository], &cache, &imgforge_packages::Silent).unwrap();
+        let network = imgforge_packages::Network::new(session.runtime().unwrap().handle()).unwrap();
+        let silent = &imgforge_packages::Silent;
+        imgforge_packages::fetch(&lock.packages, &[repository], &cache, &network, silent).unwrap();
         let file = |package: &imgforge::core::lock::LockedPackage| {
             let name = package.path.rsplit('/').next().expect("a path has a last part").to_owned();
             (cache.file(&package.sha256), name)

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use imgforge_testkit::docker::Docker;
 use imgforge_testkit::engine::SecondEngine;
 use imgforge_testkit::fault_proxy::{Fault, FaultProxy};
+use imgforge_testkit::http::ask;
 use imgforge_testkit::registry::{PASSWORD, Registry, Setup, USER};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
@@ -33,13 +34,12 @@ fn registry() -> Registry {
 /// What a registry answers to a request of its interface.
 fn get(host: &str, path: &str) -> Option<serde_json::Value> {
     let accept = "application/vnd.oci.image.manifest.v1+json";
-    let answer = ureq::get(format!("http://{host}/v2/{path}")).header("Accept", accept).call();
-    let mut answer = match answer {
-        Ok(answer) => answer,
-        Err(ureq::Error::StatusCode(404)) => return None,
-        Err(error) => panic!("{path}: {error}"),
-    };
-    Some(serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap())
+    let reply = ask("GET", &format!("http://{host}/v2/{path}"), &[("Accept", accept)], "").unwrap();
+    if reply.status == 404 {
+        return None;
+    }
+    assert_eq!(reply.status, 200, "{path}");
+    Some(serde_json::from_slice(&reply.body).unwrap())
 }
 
 /// What a tag says that it is: the fingerprint of its manifest.
@@ -111,11 +111,9 @@ fn what_was_pushed_is_fresh_elsewhere_and_a_change_builds_on_pulled_parents() {
     // Each manifest says what it stands on.
     let leaf = get(host, &format!("{}/leaf/manifests/latest", family.name())).unwrap();
     let base = leaf["annotations"]["org.opencontainers.image.base.digest"].as_str().unwrap();
-    let head = ureq::head(format!("http://{host}/v2/{}/mid/manifests/latest", family.name()))
-        .header("Accept", "application/vnd.oci.image.manifest.v1+json")
-        .call()
-        .unwrap();
-    assert_eq!(head.headers()["docker-content-digest"], base);
+    let uri = format!("http://{host}/v2/{}/mid/manifests/latest", family.name());
+    let head = ask("HEAD", &uri, &[("Accept", "application/vnd.oci.image.manifest.v1+json")], "").unwrap();
+    assert_eq!(head.header("docker-content-digest"), Some(base));
 }
 
 #[test]
@@ -503,10 +501,9 @@ fn the_registry_alone_tells_what_stands_on_an_old_parent() {
     let place = format!("{}/mid/manifests/latest", family.name());
     let mut manifest = get(registry.host(), &place).unwrap();
     manifest["annotations"]["org.example.job"] = "another".into();
-    let sent = ureq::put(format!("http://{}/v2/{place}", registry.host()))
-        .header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
-        .send(manifest.to_string());
-    assert_eq!(sent.unwrap().status(), 201);
+    let kind = ("Content-Type", "application/vnd.oci.image.manifest.v1+json");
+    let uri = format!("http://{}/v2/{place}", registry.host());
+    assert_eq!(ask("PUT", &uri, &[kind], &manifest.to_string()).unwrap().status, 201);
     assert_eq!(imgforge(&family, &["outdated", "--registry"]).code, 0);
     family.write("mid/mid.conf", "two\n");
     // Only the parent is promoted: what stands on it is old now.

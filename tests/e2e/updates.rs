@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use imgforge_oci::TagOrDigest;
 use imgforge_testkit::apt::{Key, Package, Repository};
 use imgforge_testkit::docker::Docker;
-use imgforge_testkit::http::Server;
+use imgforge_testkit::http::{Server, ask};
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 use serde_json::{Value, json};
@@ -316,10 +316,9 @@ fn the_script_of_the_page_on_nightly_jobs_pushes_and_commits_a_fix_and_nothing_e
     let released = |family: &Family| {
         ["os", "app", "site", "other"].map(|image| {
             let place = format!("{}/{image}", family.workspace.name());
-            let request = ureq::head(format!("http://{}/v2/{place}/manifests/latest", registry.host()));
-            let answer =
-                request.header("Accept", "application/vnd.oci.image.manifest.v1+json").call().unwrap();
-            answer.headers()["docker-content-digest"].to_str().unwrap().to_owned()
+            let uri = format!("http://{}/v2/{place}/manifests/latest", registry.host());
+            let accept = ("Accept", "application/vnd.oci.image.manifest.v1+json");
+            ask("HEAD", &uri, &[accept], "").unwrap().header("docker-content-digest").unwrap().to_owned()
         })
     };
     let (lock, before) = (family.lock(), released(&family));

@@ -181,6 +181,7 @@ fn index() -> Result<Index> {
         &repository,
         &imgforge_packages::Seen::default(),
         &Cache::user().context("no cache folder")?,
+        &imgforge_packages::Network::new(session.runtime()?.handle())?,
         &Silent,
     )?)
 }

@@ -37,7 +37,6 @@ pub mod lock;
 pub mod manifest;
 pub mod modes;
 pub mod name;
-pub mod pace;
 pub mod plan;
 pub mod private_key;
 pub mod promotion;

@@ -15,15 +15,16 @@ use regex::Regex;
 const CRATES: &[(&str, &[&str])] = &[
     ("imgforge-testkit", &[]),
     ("imgforge-oci", &[]),
+    ("imgforge-http", &[]),
     ("imgforge-seccomp", &[]),
     ("imgforge-core", &["imgforge-oci"]),
     ("imgforge-report", &["imgforge-core"]),
     ("imgforge-engine", &["imgforge-core", "imgforge-oci"]),
-    ("imgforge-registry", &["imgforge-core", "imgforge-oci"]),
-    ("imgforge-packages", &["imgforge-core", "imgforge-oci"]),
+    ("imgforge-registry", &["imgforge-core", "imgforge-http", "imgforge-oci"]),
+    ("imgforge-packages", &["imgforge-core", "imgforge-http", "imgforge-oci"]),
     (
         "imgforge-embedded",
-        &["imgforge-core", "imgforge-engine", "imgforge-oci", "imgforge-registry", "imgforge-seccomp"],
+        &["imgforge-core", "imgforge-engine", "imgforge-http", "imgforge-oci", "imgforge-registry", "imgforge-seccomp"],
     ),
     (
         "imgforge",

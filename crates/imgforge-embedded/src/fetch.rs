@@ -1,17 +1,12 @@
 //! What ADD takes from a URL.
 
-use std::io::Read;
-use std::time::Duration;
-
-use imgforge_core::pace::Paced;
 use imgforge_engine::{BuildError, CancellationToken};
+use imgforge_http::header::LAST_MODIFIED;
+use imgforge_http::{Client, Failure, Method, NoAnswer, Options};
 use imgforge_oci::Digest;
 
 /// The size of the largest file that ADD fetches.
 const MAX: u64 = 4 << 30;
-
-/// The time for which a server may say nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file that was fetched.
 pub(crate) struct Fetched {
@@ -28,36 +23,55 @@ pub(crate) async fn fetch(
     checksum: Option<&str>,
     cancel: &CancellationToken,
 ) -> Result<Fetched, BuildError> {
-    let (owned, expected) = (url.to_owned(), checksum.map(str::to_owned));
-    let fetching = tokio::task::spawn_blocking(move || get(&owned, expected.as_deref()));
     let fetched = tokio::select! {
-        fetched = fetching => fetched.unwrap_or_else(|error| Err(error.to_string())),
+        fetched = get(url, checksum) => fetched,
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
     };
     fetched.map_err(|why| BuildError::Refused { message: format!("ADD {url}: {why}") })
 }
 
-fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
-    let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE));
-    let agent = ureq::Agent::new_with_config(config.build());
-    let mut answer = agent.get(url).call().map_err(|error| error.to_string())?;
-    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let time = header("last-modified")
-        .and_then(|text| jiff::fmt::rfc2822::parse(text).ok())
-        .map(|zoned| zoned.timestamp().as_second());
+async fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
+    let client = Client::new(Options::default())?;
+    let mut tries = client.tries(|reason| reason);
+    let mut fetched = loop {
+        match get_once(&client, url).await {
+            Ok(fetched) => break fetched,
+            Err(failure) => tries.again(failure).await?,
+        }
+    };
+    let Some(expected) = checksum else { return Ok(fetched) };
+    let hashed = tokio::task::spawn_blocking(move || {
+        let found = Digest::sha256(&fetched.bytes);
+        (found, fetched)
+    });
+    let found;
+    (found, fetched) = hashed.await.map_err(|error| error.to_string())?;
+    if found.as_str() != expected {
+        return Err(format!("it is {found}, not {expected}"));
+    }
+    Ok(fetched)
+}
+
+async fn get_once(client: &Client, url: &str) -> Result<Fetched, Failure<String>> {
+    let answer =
+        client.send(client.request(Method::GET, url), None).await.map_err(|failure| match failure {
+            NoAnswer::Busy(response, retry_after) => {
+                Failure::Passing { reason: format!("the server answers {}", response.status()), retry_after }
+            }
+            NoAnswer::Cut(reason) => Failure::passing(reason),
+            NoAnswer::Plain => Failure::Final("the server does not speak TLS".to_owned()),
+            NoAnswer::Untrusted(reason) | NoAnswer::Refused(reason) => Failure::Final(reason),
+        })?;
+    if !answer.status().is_success() {
+        return Err(Failure::Final(format!("the server answers {}", answer.status())));
+    }
+    let time = answer.headers().get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
+    let time = time.and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("download").to_owned();
-    let mut bytes = Vec::new();
-    let body = answer.body_mut().with_config().limit(MAX).reader();
-    Paced::new(body, PATIENCE).take(MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if let Some(expected) = checksum {
-        let found = Digest::sha256(&bytes);
-        if found.as_str() != expected {
-            return Err(format!("it is {found}, not {expected}"));
-        }
+    let bytes = client.body(answer).start(MAX + 1).await.map_err(Failure::passing)?;
+    if bytes.len() as u64 > MAX {
+        return Err(Failure::Final(format!("it is larger than {} GiB, the most that is fetched", MAX >> 30)));
     }
-    Ok(Fetched { name, bytes, time })
+    Ok(Fetched { name, bytes, time: time.map(|zoned| zoned.timestamp().as_second()) })
 }

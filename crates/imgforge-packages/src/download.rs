@@ -5,21 +5,20 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use camino::Utf8Path;
 use imgforge_core::lock::LockedPackage;
-use imgforge_core::pace::Paced;
+use imgforge_http::StatusCode;
 use jiff::ToSpan;
 use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
-use ureq::http::StatusCode;
 
 use crate::cache::{Cache, make_parent};
 use crate::error::Error;
-use crate::http::{self, Client, Failure};
+use crate::http::{self, Client, Failure, Network};
 use crate::machine::Repository;
 use crate::progress::{Meter, Progress};
 use crate::release::TIMESTAMP;
@@ -46,6 +45,7 @@ pub fn fetch(
     packages: &[LockedPackage],
     repositories: &[Repository],
     cache: &Cache,
+    network: &Network,
     progress: &dyn Progress,
 ) -> Result<Fetched, Error> {
     let mut missing: Vec<&LockedPackage> =
@@ -65,7 +65,7 @@ pub fn fetch(
         archive: Mutex::default(),
         failed: Mutex::default(),
     };
-    let servers = Servers { agent: Client::of(repositories), repositories, down: Mutex::default() };
+    let servers = Servers { agent: Client::of(network, repositories), repositories, down: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| work.run(|package| fetch_one(&servers, package, cache, &meter)));
@@ -136,7 +136,7 @@ enum Found {
 
 /// The servers of one run.
 struct Servers<'a> {
-    agent: Client,
+    agent: Client<'a>,
     repositories: &'a [Repository],
     /// Those that did not answer, and how: nobody waits for them again.
     down: Mutex<HashMap<String, String>>,
@@ -155,11 +155,11 @@ impl Servers<'_> {
         if let Some(reason) = self.down.lock().expect(UNPOISONED).get(root.server) {
             return Err(Error::Unreachable { url, reason: reason.clone() });
         }
-        let got = http::retry(&url, || download(&self.agent, &url, package, partial, meter));
+        let got = self.agent.wait(download(&self.agent, &url, package, partial, meter));
         if let Err(Error::Unreachable { reason, .. }) = &got {
             self.down.lock().expect(UNPOISONED).insert(root.server.to_owned(), reason.clone());
         }
-        Ok(got?.is_some())
+        got
     }
 }
 
@@ -251,59 +251,85 @@ fn open_partial(package: &LockedPackage, cache: &Cache) -> Result<Option<File>, 
     }
 }
 
-/// One try: goes on with `file` where it ends, and checks the whole.
-fn download(
-    agent: &Client,
+/// Goes on with `file` where it ends, as often as it takes, and checks the whole. `Ok(false)` when the server does not
+/// have it.
+async fn download(
+    agent: &Client<'_>,
     url: &str,
     package: &LockedPackage,
     file: &mut File,
     meter: &Meter<'_>,
-) -> Result<(), Failure> {
+) -> Result<bool, Error> {
+    let mut tries = agent.tries(url);
+    let mut furthest = 0;
+    loop {
+        match download_once(agent, url, package, file, meter).await {
+            Ok(is_there) => return Ok(is_there),
+            Err(failure) => {
+                let length = file.metadata().map_or(0, |found| found.len());
+                if length > furthest {
+                    furthest = length;
+                    tries.moved_on();
+                }
+                tries.again(failure).await?;
+            }
+        }
+    }
+}
+
+async fn download_once(
+    agent: &Client<'_>,
+    url: &str,
+    package: &LockedPackage,
+    file: &mut File,
+    meter: &Meter<'_>,
+) -> Result<bool, Failure> {
     let local = |error: io::Error| Failure::Final(Error::Io { path: package.sha256.as_str().into(), error });
     let (mut hash, mut length) = hash_of(file).map_err(local)?;
     if length >= package.size {
         file.set_len(0).map_err(local)?;
         (hash, length) = (Sha256::new(), 0);
     }
-    let mut response = http::send(agent, url, length)?;
+    let Some(response) = agent.send(url, length).await? else { return Ok(false) };
     if length > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
         file.set_len(0).map_err(local)?;
         (hash, length) = (Sha256::new(), 0);
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Failure::Passing("the server refuses to go on where it was cut".to_owned()));
+            return Err(Failure::passing("the server refuses to go on where it was cut"));
         }
     }
     let start = length;
     meter.had(start);
-    let mut reader = Paced::new(response.body_mut().as_reader(), http::IDLE).take(package.size + 1 - start);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) => {
+    let mut body = agent.body(response);
+    // A byte too many is enough to see that it is not the one.
+    while length <= package.size {
+        let mut bytes = match body.chunk().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(reason) => {
                 meter.lost(length);
-                return Err(Failure::Passing(error.to_string()));
+                return Err(Failure::passing(reason));
             }
         };
-        file.write_all(&buffer[..read]).map_err(local)?;
-        hash.update(&buffer[..read]);
-        length += read as u64;
-        meter.got(read as u64);
+        bytes.truncate(usize::try_from(package.size + 1 - length).unwrap_or(usize::MAX));
+        file.write_all(&bytes).map_err(local)?;
+        hash.update(&bytes);
+        length += bytes.len() as u64;
+        meter.got(bytes.len() as u64);
     }
     if length < package.size {
         meter.lost(length);
-        return Err(Failure::Passing(format!("cut after {length} of {} bytes", package.size)));
+        return Err(Failure::passing(format!("cut after {length} of {} bytes", package.size)));
     }
     let found = hex::encode(hash.finalize());
     if found == package.sha256 && length == package.size {
-        return Ok(());
+        return Ok(true);
     }
     meter.lost(length);
     file.set_len(0).map_err(local)?;
     if start > 0 {
         // The part that was there may have been the wrong one.
-        return Err(Failure::Passing("what was resumed has the wrong hash".to_owned()));
+        return Err(Failure::passing("what was resumed has the wrong hash"));
     }
     if found == package.sha256 {
         return Err(Failure::Final(Error::Size { what: url.to_owned(), expected: package.size }));

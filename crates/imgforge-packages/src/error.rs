@@ -174,6 +174,9 @@ pub enum Error {
         /// What the system says.
         error: io::Error,
     },
+    /// Nothing can be asked for at all.
+    #[error("no request can be made: {0}")]
+    Network(String),
     /// There is no place for the cache.
     #[error("no folder for the cache is known: set IMGFORGE_CACHE, XDG_CACHE_HOME or HOME")]
     NoCache,

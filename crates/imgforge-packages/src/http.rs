@@ -1,32 +1,18 @@
-//! Requests that are tried again when trying again may help.
+//! Requests to repositories, and what their answers mean.
 
-use std::io::Read;
 use std::time::Duration;
 
-use imgforge_core::pace::Paced;
+use imgforge_http::header::{AUTHORIZATION, HeaderValue, RANGE};
+use imgforge_http::{Method, NoAnswer, Response, Retry, StatusCode, Tries};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use ureq::http::{Response, StatusCode};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body};
+use tokio::runtime::Handle;
 
 use crate::address::Login;
 use crate::error::Error;
 use crate::machine::Repository;
-use crate::resolver::Remembering;
-
-/// How often something is tried in all.
-pub(crate) const TRIES: u32 = 3;
 
 /// What came of one try.
-pub(crate) enum Failure {
-    /// The server does not have it (404, 410).
-    Absent,
-    /// Trying again may help: no answer, a cut, 429, 5xx.
-    Passing(String),
-    /// It will not.
-    Final(Error),
-}
+pub(crate) type Failure = imgforge_http::Failure<Error>;
 
 /// What apt escapes in the paths that an index names (`Acquire::URIEncode`: `+` and `~` for servers that read a plus
 /// as a space), and what would end the path.
@@ -38,110 +24,129 @@ pub(crate) fn encode(path: &str) -> String {
     utf8_percent_encode(path, ESCAPED).to_string()
 }
 
-/// How long nothing may come.
-pub(crate) const IDLE: Duration = Duration::from_secs(30);
+/// Connections to repositories.
+#[derive(Debug)]
+pub struct Network {
+    http: imgforge_http::Client,
+    runtime: Handle,
+}
 
-/// Connections, and the logins that repositories have.
-pub(crate) struct Client {
-    agent: Agent,
+impl Network {
+    /// Prepares to ask repositories; nothing is sent yet. The connections are looked after by the threads of
+    /// `runtime`; those that fetch and wait must be others.
+    ///
+    /// # Errors
+    /// [`Error::Network`].
+    pub fn new(runtime: &Handle) -> Result<Self, Error> {
+        // Files lie ready there: a server that is silent for so long has no reason to be.
+        Self::with(runtime, Retry { idle: Duration::from_secs(30), ..Retry::default() })
+    }
+
+    /// The same, with another patience.
+    ///
+    /// # Errors
+    /// [`Error::Network`].
+    pub fn with(runtime: &Handle, retry: Retry) -> Result<Self, Error> {
+        let http = imgforge_http::Client::new(imgforge_http::Options { ca: None, retry });
+        Ok(Self { http: http.map_err(Error::Network)?, runtime: runtime.clone() })
+    }
+}
+
+/// A network, and the logins that repositories have.
+pub(crate) struct Client<'n> {
+    network: &'n Network,
     /// By the address that they are for.
     logins: Vec<(String, Login)>,
 }
 
-impl Client {
+impl<'n> Client<'n> {
     /// For requests to these repositories and their archives.
-    pub(crate) fn of<'r>(repositories: impl IntoIterator<Item = &'r Repository>) -> Self {
+    pub(crate) fn of<'r>(
+        network: &'n Network,
+        repositories: impl IntoIterator<Item = &'r Repository>,
+    ) -> Self {
         let logins = repositories.into_iter().flat_map(Repository::logins);
-        Self {
-            agent: agent(),
-            logins: logins.map(|(address, login)| (address.to_owned(), login.clone())).collect(),
-        }
+        let logins = logins.map(|(address, login)| (address.to_owned(), login.clone())).collect();
+        Self { network, logins }
     }
 
     fn login(&self, url: &str) -> Option<&Login> {
         let is_below = |address: &str| url.strip_prefix(address).is_some_and(|rest| rest.starts_with('/'));
         self.logins.iter().find(|(address, _)| is_below(address)).map(|(_, login)| login)
     }
-}
 
-fn agent() -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .accept_encoding("identity")
-        .user_agent(concat!("imgforge/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(Duration::from_secs(15)))
-        .timeout_recv_response(Some(Duration::from_secs(30)))
-        .timeout_per_read(Some(IDLE))
-        .max_idle_connections(16)
-        .max_idle_connections_per_host(16)
-        .build();
-    Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default())
-}
+    /// Waits for `work` in this thread.
+    pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.network.runtime.block_on(work)
+    }
 
-/// Sends one request, for the bytes from `offset` on.
-pub(crate) fn send(client: &Client, url: &str, offset: u64) -> Result<Response<Body>, Failure> {
-    let mut request = client.agent.get(url);
-    if let Some(login) = client.login(url) {
-        // Where it is sent on to, this is left out.
-        request = request.header("Authorization", login.basic());
+    /// Counts tries of one file.
+    pub(crate) fn tries<'a>(&'a self, url: &'a str) -> Tries<'a, impl Fn(String) -> Error> {
+        self.network.http.tries(|reason| Error::Unreachable { url: url.to_owned(), reason })
     }
-    if offset > 0 {
-        request = request.header("Range", format!("bytes={offset}-"));
-    }
-    let response = request.call().map_err(|e| Failure::Passing(e.to_string()))?;
-    match response.status() {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
-        StatusCode::NOT_FOUND | StatusCode::GONE => Err(Failure::Absent),
-        status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-            Err(Failure::Passing(format!("the server answers {status}")))
+
+    /// Sends one request, for the bytes from `offset` on. `None` when the server does not have the file (404, 410).
+    pub(crate) async fn send(&self, url: &str, offset: u64) -> Result<Option<Response>, Failure> {
+        let unreachable = |reason: String| Failure::Final(Error::Unreachable { url: url.to_owned(), reason });
+        let mut request = self.network.http.request(Method::GET, url);
+        if let Some(login) = self.login(url) {
+            let mut login = HeaderValue::from_str(login.basic()).expect("Base64 is a header's value");
+            login.set_sensitive(true);
+            // Where it is sent on to another host, this is left out.
+            request = request.header(AUTHORIZATION, login);
         }
-        status => Err(Failure::Final(Error::Unreachable {
-            url: url.to_owned(),
-            reason: format!("the server answers {status}"),
-        })),
-    }
-}
-
-/// Calls `attempt` until it succeeds, fails for good, or has been tried [`TRIES`] times. `Ok(None)` when the server
-/// does not have it.
-pub(crate) fn retry<T>(
-    url: &str,
-    mut attempt: impl FnMut() -> Result<T, Failure>,
-) -> Result<Option<T>, Error> {
-    let mut last = String::new();
-    for number in 0..TRIES {
-        if number > 0 {
-            std::thread::sleep(Duration::from_millis(300) * 3_u32.pow(number - 1));
+        if offset > 0 {
+            request = request.header(RANGE, format!("bytes={offset}-"));
         }
-        match attempt() {
-            Ok(value) => return Ok(Some(value)),
-            Err(Failure::Absent) => return Ok(None),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Passing(reason)) => last = reason,
+        let response = self.network.http.send(request, None).await.map_err(|failure| match failure {
+            NoAnswer::Busy(response, retry_after) => {
+                Failure::Passing { reason: format!("the server answers {}", response.status()), retry_after }
+            }
+            NoAnswer::Cut(reason) => Failure::passing(reason),
+            NoAnswer::Plain => unreachable("the server does not speak TLS".to_owned()),
+            NoAnswer::Untrusted(reason) | NoAnswer::Refused(reason) => unreachable(reason),
+        })?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(Some(response))
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status => Err(unreachable(format!("the server answers {status}"))),
         }
     }
-    Err(Error::Unreachable { url: url.to_owned(), reason: format!("{last} ({TRIES} tries)") })
-}
 
-/// The whole of a small file; `None` when the server does not have it. One of more than `limit` bytes is an error.
-pub(crate) fn get(client: &Client, url: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-    let found = get_start(client, url, limit + 1)?;
-    if found.as_ref().is_some_and(|bytes| bytes.len() as u64 > limit) {
-        let reason = format!("it is larger than {} MiB, the most that is read of it", limit >> 20);
-        return Err(Error::Metadata { url: url.to_owned(), reason });
+    /// What a file has below its headers.
+    pub(crate) fn body(&self, response: Response) -> imgforge_http::Body<'_> {
+        self.network.http.body(response)
     }
-    Ok(found)
-}
 
-/// The first `limit` bytes of a file, or all when there are fewer; `None` when the server does not have it.
-pub(crate) fn get_start(client: &Client, url: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-    retry(url, || {
-        let mut response = send(client, url, 0)?;
-        let mut bytes = Vec::new();
-        let reader = Paced::new(response.body_mut().as_reader(), IDLE);
-        reader.take(limit).read_to_end(&mut bytes).map_err(|e| Failure::Passing(e.to_string()))?;
-        Ok(bytes)
-    })
+    /// The whole of a small file; `None` when the server does not have it. One of more than `limit` bytes is an error.
+    pub(crate) fn get(&self, url: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let found = self.get_start(url, limit + 1)?;
+        if found.as_ref().is_some_and(|bytes| bytes.len() as u64 > limit) {
+            let reason = format!("it is larger than {} MiB, the most that is read of it", limit >> 20);
+            return Err(Error::Metadata { url: url.to_owned(), reason });
+        }
+        Ok(found)
+    }
+
+    /// The first `limit` bytes of a file, or all when there are fewer; `None` when the server does not have it.
+    pub(crate) fn get_start(&self, url: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        self.wait(async {
+            let mut tries = self.tries(url);
+            loop {
+                match self.try_start(url, limit).await {
+                    Ok(found) => return Ok(found),
+                    Err(failure) => tries.again(failure).await?,
+                }
+            }
+        })
+    }
+
+    async fn try_start(&self, url: &str, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(response) = self.send(url, 0).await? else { return Ok(None) };
+        self.body(response).start(limit).await.map(Some).map_err(Failure::passing)
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +163,9 @@ mod tests {
     #[test]
     fn a_login_goes_to_the_repository_that_has_it_and_to_no_other() {
         let login = crate::address::split("http://user:p%40ss@one/debian").1.unwrap();
-        let client = Client { agent: agent(), logins: vec![("http://one/debian".to_owned(), login)] };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let network = Network::new(runtime.handle()).unwrap();
+        let client = Client { network: &network, logins: vec![("http://one/debian".to_owned(), login)] };
         assert!(client.login("http://one/debian/dists/x/InRelease").is_some());
         for other in [
             "http://one/debian-security/x",

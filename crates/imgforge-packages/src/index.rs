@@ -14,7 +14,7 @@ use crate::cache::{Cache, sha256};
 use crate::control::{Paragraph, paragraphs};
 use crate::deb::{Deb, Depth};
 use crate::error::Error;
-use crate::http::{self, Client};
+use crate::http::{self, Client, Network};
 use crate::machine::{Repository, RepositorySuite};
 use crate::progress::{Meter, Progress};
 use crate::relation::Scheme;
@@ -254,13 +254,14 @@ pub fn fetch_index(
     repository: &Repository,
     seen: &Seen,
     cache: &Cache,
+    network: &Network,
     progress: &dyn Progress,
 ) -> Result<Index, Error> {
     if repository.scheme == Scheme::Alpine {
-        return apk::fetch(repository, seen, progress);
+        return apk::fetch(repository, seen, network, progress);
     }
     let meter = Meter::new(progress, "package indexes", 0);
-    let agent = Client::of([repository]);
+    let agent = Client::of(network, [repository]);
     let suites: Vec<Result<Suite, Error>> = std::thread::scope(|scope| {
         let threads: Vec<_> = repository
             .suites
@@ -292,7 +293,7 @@ struct Suite {
 }
 
 fn fetch_suite(
-    agent: &Client,
+    agent: &Client<'_>,
     repository: &Repository,
     suite: &RepositorySuite,
     seen: &Seen,
@@ -305,7 +306,7 @@ fn fetch_suite(
         |reason: String| Error::Keyring { suite: suite.name.clone(), path: suite.keyring.clone(), reason };
     let keys = file::read(&suite.keyring, file::MAX_KEYS).map_err(|e| keyring(e.to_string()))?;
     let keys = signature::read_keyring(&keys).map_err(keyring)?;
-    let signed = http::get(agent, &url, INRELEASE_LIMIT)?.ok_or_else(|| Error::Unreachable {
+    let signed = agent.get(&url, INRELEASE_LIMIT)?.ok_or_else(|| Error::Unreachable {
         url: url.clone(),
         reason: "the server has no such suite".to_owned(),
     })?;
@@ -331,7 +332,7 @@ fn fetch_suite(
 
 /// The entries of one `Packages` file: from the cache when they are there.
 fn read_index(
-    agent: &Client,
+    agent: &Client<'_>,
     folder: &str,
     file: &IndexFile,
     suite: &RepositorySuite,
@@ -358,14 +359,14 @@ fn read_index(
 }
 
 /// By its hash where the repository has that (a mirror may be in the middle of an update), else by its name.
-fn fetch_verified(agent: &Client, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
+fn fetch_verified(agent: &Client<'_>, folder: &str, file: &IndexFile) -> Result<Vec<u8>, Error> {
     let by_name = format!("{folder}/{}", http::encode(&file.path));
     let parent = by_name.rsplit_once('/').map_or("", |(parent, _)| parent);
     let by_hash = format!("{parent}/by-hash/SHA256/{}", file.sha256);
     let mut failure =
         Error::Unreachable { url: by_name.clone(), reason: "the server does not have it".to_owned() };
     for url in [&by_hash, &by_name].into_iter().skip(usize::from(!file.by_hash)) {
-        let Some(bytes) = http::get_start(agent, url, file.size + 1)? else { continue };
+        let Some(bytes) = agent.get_start(url, file.size + 1)? else { continue };
         let found = sha256(&bytes);
         if found == file.sha256 && bytes.len() as u64 == file.size {
             return Ok(bytes);

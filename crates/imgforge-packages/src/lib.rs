@@ -13,7 +13,7 @@
 //! ```
 //!
 //! It is apart from the core since it reads the machine, the network and the clock. It blocks, and uses threads:
-//! nothing here needs to wait for thousands of things at once.
+//! nothing here needs to wait for thousands of things at once. Only connections belong to a runtime, which somebody else has.
 
 mod address;
 pub mod apk;
@@ -32,7 +32,6 @@ mod relation;
 mod release;
 mod replay;
 mod resolve;
-mod resolver;
 mod root;
 
 mod scripts;
@@ -45,6 +44,7 @@ pub use compare::{Difference, compare};
 pub use download::{Fetched, fetch};
 pub use error::Error;
 pub use foreign::{database_paths, installed_packages, keep_database, kept_database, package_database};
+pub use http::Network;
 pub use index::{Index, IndexEntry, fetch_index};
 pub use machine::{Machine, Repository, RepositorySuite};
 pub use progress::{Progress, Silent};

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests, helpers and all")]
 
 use std::fs;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,12 +11,23 @@ use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::AptSource;
+use imgforge_http::Retry;
 use imgforge_packages::{
-    Cache, Error, Fetched, Index, Machine, Repository, RepositorySuite, Request, Seen, Silent, fetch,
-    fetch_index,
+    Cache, Error, Fetched, Index, Machine, Network, Repository, RepositorySuite, Request, Seen, Silent,
+    fetch, fetch_index,
 };
 use imgforge_testkit::apt::{self, Compression, Key, Package, sha256};
 use imgforge_testkit::http::{Fault, Server};
+use tokio::runtime::Runtime;
+
+/// The threads of connections; tests fetch in their own.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// Few and short waits.
+static NETWORK: LazyLock<Network> = LazyLock::new(|| {
+    let retry = Retry { tries: 3, delay: Duration::from_millis(20), ..Retry::default() };
+    Network::with(RUNTIME.handle(), retry).unwrap()
+});
 
 /// A served repository that holds `lib` 2.0, and an empty cache.
 struct World {
@@ -81,7 +93,7 @@ impl World {
     }
 
     fn index(&self) -> Result<Index, Error> {
-        fetch_index(&self.repository(), &Seen::default(), &self.cache(), &Silent)
+        fetch_index(&self.repository(), &Seen::default(), &self.cache(), &NETWORK, &Silent)
     }
 
     fn lock(&self, wanted: &[&str]) -> Result<Vec<LockedPackage>, Error> {
@@ -90,7 +102,7 @@ impl World {
     }
 
     fn fetch(&self, packages: &[LockedPackage]) -> Result<Fetched, Error> {
-        fetch(packages, &[self.repository()], &self.cache(), &Silent)
+        fetch(packages, &[self.repository()], &self.cache(), &NETWORK, &Silent)
     }
 
     fn asked_for(&self, end: &str) -> usize {
@@ -173,7 +185,7 @@ fn a_component_that_is_not_there_is_named() -> Result<()> {
     let world = World::new()?;
     let mut repository = world.repository();
     repository.components = vec!["contrib".into()];
-    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err();
+    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent).unwrap_err();
     assert!(error.to_string().contains("no packages of component \"contrib\""), "{error}");
     Ok(())
 }
@@ -219,7 +231,7 @@ fn a_server_that_is_not_there_is_named() -> Result<()> {
     // Nobody listens there any more.
     let gone = Server::start("/nonexistent")?.uri();
     repository.suites[0].uri.clone_from(&gone);
-    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err();
+    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent).unwrap_err();
     assert!(matches!(&error, Error::Unreachable { url, .. } if url.starts_with(&gone)), "{error:?}");
     Ok(())
 }
@@ -336,7 +348,7 @@ fn an_older_index_that_is_signed_as_well_is_refused_until_it_is_accepted() -> Re
     assert_eq!(index.dates().values().collect::<Vec<_>>(), ["20201127T090000Z"]);
 
     let mut seen = Seen { dates: index.dates().clone(), is_any_taken: false };
-    let fetched = |seen: &Seen| fetch_index(&world.repository(), seen, &world.cache(), &Silent);
+    let fetched = |seen: &Seen| fetch_index(&world.repository(), seen, &world.cache(), &NETWORK, &Silent);
     fetched(&seen)?;
     fs::write(world.inrelease(), old)?;
     let error = fetched(&seen).unwrap_err();
@@ -367,7 +379,7 @@ fn a_password_in_an_address_is_sent_and_never_shown() -> Result<()> {
         snapshots: vec![located(&address)],
     };
     let repository = machine.repository(&source("stable"), Utf8Path::new("/"), "amd64")?;
-    let index = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent)?;
+    let index = fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent)?;
     assert!(
         world.server.logins().iter().all(|login| login == "Basic dXNlcjpodW50ZXIy"),
         "{:?}",
@@ -381,16 +393,20 @@ fn a_password_in_an_address_is_sent_and_never_shown() -> Result<()> {
         world.server.fail("InRelease", fault, 3);
         shown += &format!(
             "{0} {0:?}",
-            fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err()
+            fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent).unwrap_err()
         );
     }
     world.server.fail("Packages.gz", Fault::Body(b"wrong".to_vec()), 6);
     let elsewhere = Cache::new(world.path("other-cache"));
-    shown +=
-        &format!("{0} {0:?}", fetch_index(&repository, &Seen::default(), &elsewhere, &Silent).unwrap_err());
+    shown += &format!(
+        "{0} {0:?}",
+        fetch_index(&repository, &Seen::default(), &elsewhere, &NETWORK, &Silent).unwrap_err()
+    );
     let nonsense = machine.repository(&source("other"), Utf8Path::new("/"), "amd64")?;
-    shown +=
-        &format!("{0} {0:?}", fetch_index(&nonsense, &Seen::default(), &elsewhere, &Silent).unwrap_err());
+    shown += &format!(
+        "{0} {0:?}",
+        fetch_index(&nonsense, &Seen::default(), &elsewhere, &NETWORK, &Silent).unwrap_err()
+    );
     assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::context::{SuppliedContent, SuppliedFile};
@@ -11,9 +12,14 @@ use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::{AptSource, RootInclude};
 use imgforge_packages::{
-    Cache, Machine, Options, Request, Scheme, Seen, Silent, compare, fetch, fetch_index, is_configurable,
-    stage_packages, stage_root,
+    Cache, Machine, Network, Options, Request, Scheme, Seen, Silent, compare, fetch, fetch_index,
+    is_configurable, stage_packages, stage_root,
 };
+use tokio::runtime::Runtime;
+
+/// The threads of connections; tests fetch in their own.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+static NETWORK: LazyLock<Network> = LazyLock::new(|| Network::new(RUNTIME.handle()).unwrap());
 
 /// The package set that the essential root gets, and what is installed on it.
 const CHILD: [&str; 4] = ["apt", "nginx-light", "ruby", "s6"];
@@ -109,11 +115,11 @@ fn a_root_is_made_of_packages_alone_and_more_packages_are_installed_on_it_withou
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::new(Utf8Path::from_path(folder.path()).unwrap());
     let repository = Machine::read().unwrap().repository(&debian(), Utf8Path::new("/"), "amd64").unwrap();
-    let index = fetch_index(&repository, &Seen::default(), &cache, &Silent).unwrap();
+    let index = fetch_index(&repository, &Seen::default(), &cache, &NETWORK, &Silent).unwrap();
     let request = Request { include: Some(RootInclude::Essential), ..Request::default() };
     let root = index.resolve(&request).unwrap();
     assert!(is_configurable(&root));
-    fetch(&root, std::slice::from_ref(&repository), &cache, &Silent).unwrap();
+    fetch(&root, std::slice::from_ref(&repository), &cache, &NETWORK, &Silent).unwrap();
 
     let build = Build::new("root");
     let staged = stage_root(&root, Options::default(), &cache).unwrap();
@@ -148,7 +154,7 @@ fn install_on(
     let request = Request { include: None, wanted: CHILD.map(str::to_owned).into(), installed: root };
     let added = index.resolve(&request).unwrap();
     assert!(added.iter().all(|package| root.iter().all(|parent| parent.name != package.name)));
-    fetch(&added, std::slice::from_ref(repository), cache, &Silent).unwrap();
+    fetch(&added, std::slice::from_ref(repository), cache, &NETWORK, &Silent).unwrap();
     let child = Build::new("child");
     child.supply(stage_packages(&added, Options::default(), cache).unwrap());
     let output = child.run(&format!(

@@ -3,17 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "these are tests, helpers and all")]
 
 use std::fs;
+use std::sync::LazyLock;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::lock::LockedPackage;
+use imgforge_http::Retry;
 use imgforge_packages::{
-    Cache, Error, Index, Progress, Repository, RepositorySuite, Request, Seen, Silent, fetch, fetch_index,
+    Cache, Error, Index, Network, Progress, Repository, RepositorySuite, Request, Seen, Silent, fetch,
+    fetch_index,
 };
 use imgforge_testkit::apt::{self, Key, Package};
 use imgforge_testkit::http::{Fault, Server};
+use tokio::runtime::Runtime;
+
+/// The threads of connections; tests fetch in their own.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// Few and short waits.
+static NETWORK: LazyLock<Network> = LazyLock::new(|| {
+    let retry = Retry { tries: 3, delay: Duration::from_millis(20), ..Retry::default() };
+    Network::with(RUNTIME.handle(), retry).unwrap()
+});
 
 /// A served repository with two packages, and an empty cache.
 struct World {
@@ -80,7 +93,7 @@ impl World {
     }
 
     fn index(&self) -> Result<Index, Error> {
-        fetch_index(&self.repository(), &Seen::default(), &self.cache(), &Silent)
+        fetch_index(&self.repository(), &Seen::default(), &self.cache(), &NETWORK, &Silent)
     }
 
     fn locked(&self) -> Result<Vec<LockedPackage>, Error> {
@@ -88,7 +101,7 @@ impl World {
     }
 
     fn fetch(&self, packages: &[LockedPackage]) -> Result<imgforge_packages::Fetched, Error> {
-        fetch(packages, &[self.repository()], &self.cache(), &Silent)
+        fetch(packages, &[self.repository()], &self.cache(), &NETWORK, &Silent)
     }
 
     fn asked_for(&self, end: &str) -> usize {
@@ -183,7 +196,7 @@ fn a_suite_under_another_name_is_refused() -> Result<()> {
     fs::rename(dists.join("stable"), dists.join("other"))?;
     let mut repository = world.repository();
     repository.suites[0].name = "other".into();
-    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent).unwrap_err();
+    let error = fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent).unwrap_err();
     assert!(matches!(error, Error::Metadata { .. }), "{error}");
     Ok(())
 }
@@ -210,7 +223,7 @@ fn a_package_that_moved_to_another_suite_s_server_is_found_there() -> Result<()>
     fs::rename(old.path("gone"), new.path("repository/pool"))?;
     let mut repository = old.repository();
     repository.suites.push(RepositorySuite { name: "archive".into(), ..new.repository().suites.remove(0) });
-    assert_eq!(fetch(&locked, &[repository], &old.cache(), &Silent)?.files, 2);
+    assert_eq!(fetch(&locked, &[repository], &old.cache(), &NETWORK, &Silent)?.files, 2);
     Ok(())
 }
 
@@ -232,7 +245,7 @@ impl Past {
         world.publish(&world.key, &[("Date", "Thu, 26 Nov 2026 21:00:05 UTC")])?;
         let archive = Server::start(world.path("archive"))?;
         let repository = Repository { snapshots: vec![archive.uri()], ..world.repository() };
-        let index = fetch_index(&repository, &Seen::default(), &world.cache(), &Silent)?;
+        let index = fetch_index(&repository, &Seen::default(), &world.cache(), &NETWORK, &Silent)?;
         let locked = index.resolve(&Request { include: None, wanted: vec!["app".into()], installed: &[] })?;
         let place = world.path("archive").join(state);
         fs::create_dir_all(&place)?;
@@ -241,7 +254,7 @@ impl Past {
     }
 
     fn fetch(&self) -> Result<imgforge_packages::Fetched, Error> {
-        fetch(&self.locked, std::slice::from_ref(&self.repository), &self.world.cache(), &Silent)
+        fetch(&self.locked, std::slice::from_ref(&self.repository), &self.world.cache(), &NETWORK, &Silent)
     }
 
     fn app_in(&self, state: &str) -> String {
@@ -316,7 +329,7 @@ fn an_archive_that_does_not_answer_is_given_up_after_one_package() -> Result<()>
     let past = Past::new(INDEXED)?;
     let uri = past.archive.uri();
     drop(past.archive);
-    let error = fetch(&past.locked, &[past.repository], &past.world.cache(), &Silent).unwrap_err();
+    let error = fetch(&past.locked, &[past.repository], &past.world.cache(), &NETWORK, &Silent).unwrap_err();
     let Error::Vanished { packages, archive: Some(reason) } = &error else { panic!("{error:?}") };
     assert_eq!(packages.len(), 2);
     assert!(matches!(&**reason, Error::Unreachable { url, .. } if url.starts_with(&uri)), "{reason}");
@@ -439,7 +452,7 @@ fn progress_begins_with_nothing_and_ends_with_everything() -> Result<()> {
     let locked = world.locked()?;
     let total = locked.iter().map(|package| package.size).sum();
     let heard = Heard::default();
-    fetch(&locked, &[world.repository()], &world.cache(), &heard)?;
+    fetch(&locked, &[world.repository()], &world.cache(), &NETWORK, &heard)?;
     let heard = heard.0.into_inner().unwrap();
     assert_eq!(heard.first(), Some(&("packages".to_owned(), 0, total)));
     assert_eq!(heard.last(), Some(&("packages: 2 files".to_owned(), total, total)));

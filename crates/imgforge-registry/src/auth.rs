@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{StatusCode, Url};
+use imgforge_http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use imgforge_http::{Method, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
+use crate::Failure;
 use crate::challenge::{self, Challenge};
 use crate::credentials::{Credentials, Found, Secret};
 use crate::error::{Error, clean};
 use crate::http::Http;
 use crate::insecure;
-use crate::retry::Failure;
 
 /// How long a token lasts that does not say it (token specification, "Token Response Fields", `expires_in`).
 const LIFETIME: u64 = 60;
@@ -213,13 +213,13 @@ impl Auth {
                     ("client_id", "imgforge"),
                     ("refresh_token", token),
                 ];
-                http.client().post(realm).form(&form)
+                http.client().request(Method::POST, realm).form(&form)
             }
             secret => {
                 let mut query = vec![("service", service)];
                 query.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
                 query.extend(secret.as_ref().and_then(Secret::user).map(|user| ("account", user)));
-                let request = http.client().get(realm).query(&query);
+                let request = http.client().request(Method::GET, realm).query(&query);
                 match secret.as_ref().and_then(Secret::basic) {
                     Some(basic) => request.header(AUTHORIZATION, basic),
                     None => request,

@@ -4,17 +4,17 @@
 use std::io::{Seek, SeekFrom, Write};
 
 use camino::Utf8Path;
-use imgforge_core::pace::Pace;
+use imgforge_http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use imgforge_http::{Client, Method, StatusCode, Url};
 use imgforge_oci::{Descriptor, Digest, Hasher};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
-use reqwest::{Client, StatusCode, Url};
 use tempfile::NamedTempFile;
 
+use crate::Failure;
 use crate::auth::Scope;
-use crate::error::Error;
+use crate::error::{Error, clean};
+use crate::http::Answer;
 use crate::progress::{Meter, ProgressSink};
 use crate::registry::{Registry, check, named};
-use crate::retry::Failure;
 
 /// A file that grows, beside the place where it will be.
 struct Part {
@@ -53,7 +53,7 @@ impl Registry {
         repository: &str,
         blob: &Descriptor,
     ) -> Result<Vec<u8>, Failure> {
-        let answer = self.call(what, scope, |client| client.get(url.clone()), None).await?;
+        let answer = self.call(what, scope, |client| client.request(Method::GET, url.clone()), None).await?;
         match answer.response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(self.absent(repository, &blob.digest).into()),
@@ -79,7 +79,7 @@ impl Registry {
         check(repository)?;
         let what = named("the blob", repository, digest);
         let url = self.blob_url(repository, digest);
-        let request = |client: &Client| client.head(url.clone());
+        let request = |client: &Client| client.request(Method::HEAD, url.clone());
         let (status, headers) = self.ask(&what, &Scope::pull(repository), request).await?;
         match status {
             StatusCode::NOT_FOUND => Ok(None),
@@ -126,7 +126,11 @@ impl Registry {
         }
         let found = part.hash.finish();
         if found != blob.digest {
-            return Err(Error::Digest { what, expected: blob.digest.clone(), found: found.to_string() });
+            return Err(Error::Digest {
+                what: what.clone(),
+                expected: blob.digest.clone(),
+                found: found.to_string(),
+            });
         }
         part.file.persist(to).map_err(|error| Error::Io { path: to.to_owned(), error: error.error })?;
         Ok(())
@@ -145,10 +149,10 @@ impl Registry {
         meter: &Meter,
     ) -> Result<(), Failure> {
         let request = |client: &Client| {
-            let request = client.get(url.clone());
+            let request = client.request(Method::GET, url.clone());
             if part.length == 0 { request } else { request.header(RANGE, format!("bytes={}-", part.length)) }
         };
-        let mut answer = self.call(what, &Scope::pull(repository), request, None).await?;
+        let answer = self.call(what, &Scope::pull(repository), request, None).await?;
         let goes_on = match answer.response.status() {
             StatusCode::OK => false,
             StatusCode::PARTIAL_CONTENT => {
@@ -171,8 +175,9 @@ impl Registry {
             }
         }
         meter.set(part.length);
-        let mut pace = Pace::default();
-        while let Some(bytes) = self.0.http.chunk(&mut answer.response, &mut pace).await? {
+        let Answer { response, _permit } = answer;
+        let mut body = self.0.http.client().body(response);
+        while let Some(bytes) = body.chunk().await.map_err(|reason| Failure::passing(clean(&reason)))? {
             part.length += bytes.len() as u64;
             if part.length > blob.size {
                 return Err(self.answer(what, format!("it is larger than {} bytes", blob.size)).into());

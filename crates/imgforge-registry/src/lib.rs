@@ -25,15 +25,16 @@ mod manifests;
 mod progress;
 mod push;
 mod registry;
-mod retry;
 mod tags;
 mod upload;
 
 pub use credentials::Credentials;
 pub use error::{Error, Kind};
-pub use http::Traffic;
 pub use layout::Layout;
 pub use progress::{Moved, ProgressSink};
 pub use push::{PushArtifact, PushImage, PushLayer, Pushed};
 pub use registry::{Options, Registry};
-pub use retry::Retry;
+
+/// What came of one try.
+type Failure = imgforge_http::Failure<Error>;
+pub use imgforge_http::{Retry, Traffic};

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
+use imgforge_http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use imgforge_http::{Client, Method, RequestBuilder, StatusCode, Url};
 use imgforge_oci::{Digest, Manifest, TagOrDigest, media_type};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
+use crate::Failure;
 use crate::auth::Scope;
 use crate::error::Error;
 use crate::registry::{Registry, check, named};
-use crate::retry::Failure;
 
 /// The longest manifest (distribution specification, "Pushing Manifests": registries take at least 4 MiB).
 const MANIFEST: u64 = 4 << 20;
@@ -60,7 +60,8 @@ impl Registry {
         url: &Url,
         reference: &TagOrDigest,
     ) -> Result<Option<Manifest>, Failure> {
-        let request = |client: &Client| client.get(url.clone()).header(ACCEPT, media_type::ACCEPT);
+        let request =
+            |client: &Client| client.request(Method::GET, url.clone()).header(ACCEPT, media_type::ACCEPT);
         let answer = self.call(what, scope, request, None).await?;
         match answer.response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
@@ -104,7 +105,8 @@ impl Registry {
         check(repository)?;
         let what = named("the manifest", repository, reference);
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
-        let request = |client: &Client| client.head(url.clone()).header(ACCEPT, media_type::ACCEPT);
+        let request =
+            |client: &Client| client.request(Method::HEAD, url.clone()).header(ACCEPT, media_type::ACCEPT);
         let scope = Scope::pull(repository);
         let (status, headers) = self.ask(&what, &scope, request).await?;
         match status {
@@ -144,9 +146,12 @@ impl Registry {
         }
         let url = self.0.http.url(&format!("{repository}/manifests/{reference}"));
         let request = |client: &Client| {
-            self.0.http.counters.sent(manifest.bytes().len() as u64);
+            self.0.http.client().sent(manifest.bytes().len() as u64);
             let body = manifest.bytes().clone();
-            client.put(url.clone()).header(CONTENT_TYPE, manifest.media_type().as_ref()).body(body)
+            client
+                .request(Method::PUT, url.clone())
+                .header(CONTENT_TYPE, manifest.media_type().as_ref())
+                .body(body)
         };
         let headers = self.send_manifest(&what, &Scope::push(repository), request).await?;
         if let Some(said) = self.said_digest(&what, &headers)?
@@ -266,7 +271,10 @@ impl Registry {
         let scope = Scope::delete(repository);
         let mut tries = self.tries(&what);
         loop {
-            let failure = match self.call(&what, &scope, |client| client.delete(url.clone()), None).await {
+            let failure = match self
+                .call(&what, &scope, |client| client.request(Method::DELETE, url.clone()), None)
+                .await
+            {
                 Ok(answer) => match answer.response.status() {
                     StatusCode::ACCEPTED
                     | StatusCode::OK

@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use camino::Utf8PathBuf;
+use imgforge_http::header::{AUTHORIZATION, HeaderMap};
+use imgforge_http::{Client, Clock, RequestBuilder, Response, Retry, StatusCode, Traffic, Tries, Url};
 use imgforge_oci::{Digest, reference};
-use reqwest::header::{AUTHORIZATION, HeaderMap};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
+use crate::Failure;
 use crate::auth::{Auth, Scope};
 use crate::credentials::Credentials;
 use crate::error::Error;
-use crate::http::{Answer, Clock, Http, Traffic};
-use crate::retry::{Failure, Retry, Tries};
+use crate::http::{Answer, Http};
 
 /// How to reach a registry.
 #[derive(Debug, Clone)]
@@ -66,7 +66,6 @@ pub(crate) struct Inner {
     host: String,
     pub(crate) http: Http,
     auth: Auth,
-    retry: Retry,
     pub(crate) chunk: u64,
     /// Set when it has refused the first chunk of an upload.
     pub(crate) takes_no_chunks: AtomicBool,
@@ -90,12 +89,11 @@ impl Registry {
     pub fn new(options: Options) -> Result<Self, Error> {
         let http = Http::new(&options)?;
         let auth = Auth::new(&options.host, options.credentials);
-        let (host, retry, chunk) = (options.host, options.retry, options.chunk.max(1));
+        let (host, chunk) = (options.host, options.chunk.max(1));
         Ok(Self(Arc::new(Inner {
             host,
             http,
             auth,
-            retry,
             chunk,
             takes_no_chunks: AtomicBool::new(false),
             uploads: Mutex::default(),
@@ -109,13 +107,17 @@ impl Registry {
 
     /// What has gone over the network so far.
     pub fn sent(&self) -> Traffic {
-        self.0.http.counters.traffic()
+        self.0.http.client().traffic()
     }
 
     // What the other modules send with.
 
-    pub(crate) fn tries<'a>(&'a self, what: &'a str) -> Tries<'a> {
-        Tries::new(&self.0.retry, &self.0.host, what)
+    pub(crate) fn tries<'a>(&'a self, what: &'a str) -> Tries<'a, impl Fn(String) -> Error> {
+        self.0.http.client().tries(|reason| Error::Unreachable {
+            registry: self.0.host.clone(),
+            what: what.to_owned(),
+            reason,
+        })
     }
 
     /// One try of one request, with a login when the registry wants one. Answers 401 and 403 are errors.

@@ -1,13 +1,13 @@
 //! The tags of a repository, page by page.
 
-use reqwest::header::LINK;
-use reqwest::{StatusCode, Url};
+use imgforge_http::header::LINK;
+use imgforge_http::{Method, StatusCode, Url};
 use serde::Deserialize;
 
+use crate::Failure;
 use crate::auth::Scope;
 use crate::error::Error;
 use crate::registry::{Registry, check};
-use crate::retry::Failure;
 
 /// The longest page of tags, in bytes.
 const PAGE: u64 = 4 << 20;
@@ -72,7 +72,7 @@ impl Registry {
         scope: &Scope,
         url: &Url,
     ) -> Result<Option<(Vec<String>, Option<Url>)>, Failure> {
-        let answer = self.call(what, scope, |client| client.get(url.clone()), None).await?;
+        let answer = self.call(what, scope, |client| client.request(Method::GET, url.clone()), None).await?;
         match answer.response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             StatusCode::OK => {}

@@ -13,18 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use imgforge_http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
+use imgforge_http::{Client, Clock, Method, RequestBody, RequestBuilder, StatusCode, Url};
 use imgforge_oci::{Descriptor, Hasher};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
-use reqwest::{Body, Client, RequestBuilder, StatusCode, Url};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::Failure;
 use crate::auth::Scope;
 use crate::error::{Error, Kind};
-use crate::http::Clock;
 use crate::progress::{Meter, ProgressSink};
 use crate::registry::{Registry, named};
-use crate::retry::Failure;
 
 /// Bytes that are read from a file at once.
 const READ: usize = 1 << 17;
@@ -157,7 +156,7 @@ impl Registry {
         let what = named("the mount of the blob", repository, &blob.digest);
         let mut url = self.0.http.url(&format!("{repository}/blobs/uploads/"));
         url.query_pairs_mut().append_pair("mount", blob.digest.as_str()).append_pair("from", from);
-        let request = |client: &Client| client.post(url.clone()).header(CONTENT_LENGTH, 0);
+        let request = |client: &Client| client.request(Method::POST, url.clone()).header(CONTENT_LENGTH, 0);
         match self.ask(&what, &Scope::mount(repository, from), request).await {
             Ok((StatusCode::CREATED, _)) => Ok(Mount::Done),
             Ok((StatusCode::ACCEPTED, headers)) => Ok(Mount::Opened(self.session(&what, &url, &headers)?)),
@@ -177,7 +176,7 @@ impl Registry {
 
     /// A session that nobody needs. One that stays is removed by the registry some day.
     async fn cancel(&self, repository: &str, session: Session) {
-        let request = |client: &Client| client.delete(session.url.clone());
+        let request = |client: &Client| client.request(Method::DELETE, session.url.clone());
         if self.0.http.is_ours(&session.url) {
             drop(self.call("the end of an upload", &Scope::push(repository), request, None).await);
         }
@@ -258,7 +257,8 @@ impl Upload<'_> {
         let size = self.blob.size;
         let Some(open) = session else {
             let url = self.registry.0.http.url(&format!("{}/blobs/uploads/", self.repository));
-            let request = |client: &Client| client.post(url.clone()).header(CONTENT_LENGTH, 0);
+            let request =
+                |client: &Client| client.request(Method::POST, url.clone()).header(CONTENT_LENGTH, 0);
             let answer = self.registry.call(&self.what, &self.scope, request, None).await?;
             if answer.response.status() != StatusCode::ACCEPTED {
                 return Err(self.registry.refused(&self.what, answer).await);
@@ -280,7 +280,11 @@ impl Upload<'_> {
         self.check_file().await?;
         let (start, length) = (open.offset, end - open.offset);
         let request = |client: &Client| {
-            let request = if is_last { client.put(url.clone()) } else { client.patch(url.clone()) };
+            let request = if is_last {
+                client.request(Method::PUT, url.clone())
+            } else {
+                client.request(Method::PATCH, url.clone())
+            };
             let request =
                 request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, length);
             let is_part = length > 0 && length < size;
@@ -311,7 +315,7 @@ impl Upload<'_> {
     }
 
     /// A part of the blob as a body that counts what is taken from it.
-    fn body(&self, start: u64, length: u64, clock: &Arc<Clock>) -> Body {
+    fn body(&self, start: u64, length: u64, clock: &Arc<Clock>) -> RequestBody {
         let bytes = match self.source {
             Source::File(path) => stream::once(open(path.clone(), start, length)).try_flatten().boxed(),
             Source::Bytes(bytes) => {
@@ -323,12 +327,12 @@ impl Upload<'_> {
         };
         let (clock, meter, sent) = (Arc::clone(clock), Arc::clone(&self.meter), Arc::clone(&self.sent));
         let registry = self.registry.clone();
-        Body::wrap_stream(bytes.inspect_ok(move |part: &Bytes| {
+        RequestBody::wrap_stream(bytes.inspect_ok(move |part: &Bytes| {
             let length = part.len() as u64;
             clock.moved();
             meter.add(length);
             sent.fetch_add(length, Ordering::Relaxed);
-            registry.0.http.counters.sent(length);
+            registry.0.http.client().sent(length);
         }))
     }
 
@@ -362,7 +366,7 @@ impl Upload<'_> {
         if self.registry.has(self.repository, self.blob).await? {
             return Ok(Step::Done);
         }
-        let request = |client: &Client| client.get(open.url.clone());
+        let request = |client: &Client| client.request(Method::GET, open.url.clone());
         let clock = Clock::start();
         let answer = self.transfer(&open.url, request, &clock).await?;
         if !answer.response.status().is_success() {

@@ -1,4 +1,4 @@
-//! A file server on loopback that can also fail in the ways that servers do.
+//! A file server on loopback that can also fail in the ways that servers do, and requests to servers.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,6 +10,54 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
+
+/// What a server answers.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The names in small letters.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The value of a header, whose name is in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Sends one request over a connection of its own, by plain HTTP/1.0, so that the end of the answer is that of the
+/// connection.
+///
+/// # Errors
+/// When there is no answer.
+pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Reply> {
+    let rest = url.strip_prefix("http://").context("plain HTTP")?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = TcpStream::connect(host)?;
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )?;
+    let mut answer = BufReader::new(stream);
+    let mut lines = answer.by_ref().lines();
+    let first = lines.next().context("no answer")??;
+    let status = first.split(' ').nth(1).context("no status")?.parse()?;
+    let mut headers = Vec::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut body = Vec::new();
+    answer.read_to_end(&mut body)?;
+    Ok(Reply { status, headers, body })
+}
 
 /// What a server does instead of answering as it should.
 #[derive(Debug, Clone)]

@@ -10,7 +10,6 @@ use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write
 use imgforge_engine::{Docker, Engine, Host};
 use imgforge_oci::Digest;
 
-use crate::build::runtime;
 use crate::{Error, Session};
 
 /// The place that images are written to.
@@ -29,7 +28,7 @@ impl Session {
     /// [`Error::NotBuilt`] for images that are not there as the workspace describes them; a target that cannot be
     /// written.
     pub fn export_images(&self, selected: &BTreeSet<ImageName>, to: &ArchiveTarget) -> Result<usize, Error> {
-        runtime()?.block_on(async {
+        self.runtime()?.block_on(async {
             let engine = self.engine().await?;
             let named = self.held(&*engine, selected).await?;
             let taken = take(&*engine, &named, &self.state).await?;
@@ -49,7 +48,7 @@ impl Session {
     /// [`Error::NotBuilt`] for images that are not there as the workspace describes them; a daemon that does not answer
     /// or does not take them.
     pub fn load(&self, selected: &BTreeSet<ImageName>) -> Result<usize, Error> {
-        runtime()?.block_on(async {
+        self.runtime()?.block_on(async {
             let docker = Docker::connect().await?;
             let engine = self.finder().embedded("")?;
             let named = self.held(&engine, selected).await?;

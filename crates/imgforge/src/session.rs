@@ -1,6 +1,7 @@
 //! An opened workspace: manifests read, names resolved, the graph made.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::graph::ImageGraph;
@@ -9,8 +10,11 @@ use imgforge_core::select;
 use imgforge_core::state::{FOLDER, StateDir};
 use imgforge_core::workspace::{self, Workspace};
 use imgforge_core::worktree::{WorkTree, manifests};
+use imgforge_packages::Network;
+use tokio::runtime::Runtime;
 
 use crate::Error;
+use crate::build::runtime;
 use crate::engines::EngineChoice;
 use crate::git::Git;
 use crate::tags::Outside;
@@ -41,6 +45,7 @@ pub struct Session {
     pub(crate) graph: ImageGraph,
     pub(crate) outside: Outside,
     pub(crate) engine: EngineChoice,
+    runtime: OnceLock<Runtime>,
 }
 
 impl Session {
@@ -79,6 +84,7 @@ impl Session {
             graph,
             outside: Outside::default(),
             engine: options.engine,
+            runtime: OnceLock::new(),
         })
     }
 
@@ -107,6 +113,24 @@ impl Session {
 }
 
 impl Session {
+    /// Returns the threads that engines and servers are talked to from: the same for all that this session does, and
+    /// made when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system gives none.
+    pub fn runtime(&self) -> Result<&Runtime, Error> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = runtime()?;
+        Ok(self.runtime.get_or_init(|| runtime))
+    }
+
+    /// Returns the way to repositories of packages.
+    pub(crate) fn network(&self) -> Result<Network, Error> {
+        Ok(Network::new(self.runtime()?.handle())?)
+    }
+
     /// Returns a warning where nothing can be sealed: what is built and tested then is so again in each run, without
     /// a word.
     pub(crate) fn key_warning(&self) -> Option<String> {

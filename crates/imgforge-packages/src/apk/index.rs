@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{files, signature, version};
 use crate::control::{Paragraph, paragraphs};
 use crate::error::Error;
-use crate::http::{self, Client};
+use crate::http::{Client, Network};
 use crate::index::{Index, IndexEntry};
 use crate::machine::{Repository, RepositorySuite};
 use crate::progress::{Meter, Progress};
@@ -29,9 +29,14 @@ type Dated = (Vec<IndexEntry>, Option<String>);
 ///
 /// # Errors
 /// Servers, signatures and metadata.
-pub(crate) fn fetch(repository: &Repository, seen: &Seen, progress: &dyn Progress) -> Result<Index, Error> {
+pub(crate) fn fetch(
+    repository: &Repository,
+    seen: &Seen,
+    network: &Network,
+    progress: &dyn Progress,
+) -> Result<Index, Error> {
     let meter = Meter::new(progress, "package indexes", 0);
-    let agent = Client::of([repository]);
+    let agent = Client::of(network, [repository]);
     let fetched =
         repository.suites.par_iter().map(|suite| fetch_one(&agent, repository, suite, seen, &meter));
     let found: Vec<Result<Dated, Error>> = fetched.collect();
@@ -47,7 +52,7 @@ pub(crate) fn fetch(repository: &Repository, seen: &Seen, progress: &dyn Progres
 }
 
 fn fetch_one(
-    agent: &Client,
+    agent: &Client<'_>,
     repository: &Repository,
     suite: &RepositorySuite,
     seen: &Seen,
@@ -59,7 +64,7 @@ fn fetch_one(
         let (suite, path) = (suite.name.clone(), suite.keyring.clone());
         return Err(Error::Keyring { suite, path, reason: "it is no folder of public keys".to_owned() });
     }
-    let bytes = http::get(agent, &url, LIMIT)?.ok_or_else(|| Error::Unreachable {
+    let bytes = agent.get(&url, LIMIT)?.ok_or_else(|| Error::Unreachable {
         url: url.clone(),
         reason: format!("the server has no index for {architecture}"),
     })?;

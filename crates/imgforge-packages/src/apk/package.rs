@@ -11,7 +11,7 @@ use super::index::depends;
 use super::{files, member};
 use crate::cache::{self, Cache, sha256};
 use crate::error::Error;
-use crate::http::{self, Client};
+use crate::http::{Client, Network};
 use crate::index::IndexEntry;
 use crate::machine::Repository;
 use crate::progress::{Meter, Progress};
@@ -33,6 +33,7 @@ pub fn complete<'p>(
     packages: impl IntoIterator<Item = &'p mut LockedPackage>,
     repository: &Repository,
     cache: &Cache,
+    network: &Network,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     let unknown: Vec<&mut LockedPackage> = packages.into_iter().filter(|p| p.sha256.is_empty()).collect();
@@ -40,7 +41,7 @@ pub fn complete<'p>(
         return Ok(());
     }
     let meter = Meter::new(progress, "packages", unknown.iter().map(|package| package.size).sum());
-    let agent = Client::of([repository]);
+    let agent = Client::of(network, [repository]);
     let fetched: Vec<Result<(), Error>> = unknown
         .into_par_iter()
         .map(|package| {
@@ -56,12 +57,12 @@ pub fn complete<'p>(
     fetched.into_iter().collect()
 }
 
-fn fetch(agent: &Client, package: &LockedPackage, repository: &Repository) -> Result<Vec<u8>, Error> {
+fn fetch(agent: &Client<'_>, package: &LockedPackage, repository: &Repository) -> Result<Vec<u8>, Error> {
     let of_suite = repository.suites.iter().filter(|suite| suite.name == package.suite);
     let others = repository.suites.iter().filter(|suite| suite.name != package.suite);
     for suite in of_suite.chain(others) {
         let url = format!("{}/{}", suite.uri, package.path);
-        let Some(bytes) = http::get_start(agent, &url, package.size + 1)? else { continue };
+        let Some(bytes) = agent.get_start(&url, package.size + 1)? else { continue };
         return match check(&bytes, package) {
             Ok(()) => Ok(bytes),
             Err(reason) => {

@@ -105,7 +105,7 @@ impl Session {
         reporter: &mut dyn Reporter,
     ) -> Result<BuildReport, Error> {
         let started = Instant::now();
-        let runtime = runtime()?;
+        let runtime = self.runtime()?;
         let mut lock = self.usable_lock(options.locked, reporter)?;
         // Once: an index may name a file that its server lacks, and locking anew would name it again.
         let (mut relocked, mut may_relock) =
@@ -133,7 +133,7 @@ impl Session {
                 Err(error) => return Err(error),
             }
         };
-        self.load_layouts(&runtime, &planned, reporter)?;
+        self.load_layouts(runtime, &planned, reporter)?;
         let way = Way { record, options, only_tests: false };
         runtime.block_on(self.carry_out(planned, &lock, way, started, reporter))
     }
@@ -150,7 +150,7 @@ impl Session {
         reporter: &mut dyn Reporter,
     ) -> Result<BuildReport, Error> {
         let started = Instant::now();
-        let runtime = runtime()?;
+        let runtime = self.runtime()?;
         let lock = self.read_lock()?;
         self.check_lock(&lock)?;
         let has_tests = |name: &&ImageName| !testing::of(&self.workspace, &self.graph, name).is_empty();
@@ -193,7 +193,7 @@ pub(crate) async fn while_telling<T>(
     done
 }
 
-/// The threads that engines are talked to from.
+/// Makes the threads that engines and servers are talked to from.
 ///
 /// # Errors
 /// [`Error::Io`] when the system gives none.

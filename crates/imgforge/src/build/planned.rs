@@ -13,7 +13,7 @@ use imgforge_engine::Host;
 use imgforge_registry::Retry;
 use rayon::prelude::*;
 
-use crate::build::{runtime, shortened};
+use crate::build::shortened;
 use crate::prepare::{Prepared, Tags};
 use crate::registry::{FamilyRegistry, Remote};
 use crate::testing::TestRecord;
@@ -70,7 +70,7 @@ impl Session {
         let record = TestRecord::load(&self.state);
         let registry = if local { AskRegistry::No } else { AskRegistry::ForMissing };
         let planned = self.planned(selected, &lock, &[], Ask::Unless(&record), registry, force);
-        Ok(runtime()?.block_on(planned)?.plan)
+        Ok(self.runtime()?.block_on(planned)?.plan)
     }
 
     /// Returns what is known of the tests of each target.

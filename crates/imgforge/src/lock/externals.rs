@@ -158,8 +158,8 @@ impl Session {
             let place = places.get(*reference);
             async move { (*reference, self.lock_external(reference, used, *locked, *stays, place).await) }
         });
-        let answers: Vec<_> = crate::build::runtime()?
-            .block_on(futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).collect());
+        let answers: Vec<_> =
+            self.runtime()?.block_on(futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).collect());
         let mut problems = Problems::default();
         for (reference, answer) in answers {
             match answer {
@@ -288,7 +288,7 @@ impl Session {
         }
         let places = self.places(missing.iter().map(|(reference, _)| *reference))?;
         let outside = self.outside();
-        crate::build::runtime()?.block_on(async {
+        self.runtime()?.block_on(async {
             for (reference, digest) in missing {
                 let (Some(place), Some(used)) = (places.get(reference), outside.get(reference)) else {
                     continue;
@@ -334,7 +334,7 @@ impl Session {
             }
         });
         let answers: Vec<Result<_, Error>> =
-            crate::build::runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
+            self.runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
         answers.into_iter().collect()
     }
 }

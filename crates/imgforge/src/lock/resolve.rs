@@ -108,11 +108,11 @@ impl Session {
     fn complete(&self, lock: &mut Lock, progress: &dyn Progress) -> Result<(), Error> {
         let incomplete = lock.packages.iter().filter(|package| package.sha256.is_empty());
         let sources: BTreeSet<String> = incomplete.map(|package| package.source.clone()).collect();
-        let cache = Cache::user()?;
+        let (cache, network) = (Cache::user()?, self.network()?);
         for source in sources {
             let repository = self.repository_of(&source)?;
             let of_source = lock.packages.iter_mut().filter(|package| package.source == source);
-            imgforge_packages::apk::complete(of_source, &repository, &cache, progress)?;
+            imgforge_packages::apk::complete(of_source, &repository, &cache, &network, progress)?;
         }
         Ok(())
     }
@@ -126,13 +126,13 @@ impl Session {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, Index>, Error> {
         self.fetch_databases(externals)?;
-        let cache = Cache::user()?;
+        let (cache, network) = (Cache::user()?, self.network()?);
         let sources: BTreeSet<&String> = requests.values().map(|request| &request.source).collect();
         let mut indexes = BTreeMap::new();
         for source in sources {
             let repository = self.repository_of(source)?;
             let seen = Seen { dates: old.dates(source), is_any_taken: dates == IndexDates::Any };
-            let mut index = imgforge_packages::fetch_index(&repository, &seen, &cache, progress)
+            let mut index = imgforge_packages::fetch_index(&repository, &seen, &cache, &network, progress)
                 .map_err(|error| self.at_keys(source, error))?;
             index.recall(&old.packages, &cache);
             let bases = externals.values().chain(old.externals.values());

@@ -64,7 +64,7 @@ impl Session {
         };
         let layers: Vec<PushLayer> = files.values().filter_map(|package| layer(package)).collect();
         let packages = layers.len();
-        let sent = crate::build::runtime()?.block_on(keep(&registry, layers))?;
+        let sent = self.runtime()?.block_on(keep(&registry, layers))?;
         Ok(Kept { packages, sent })
     }
 
@@ -85,7 +85,8 @@ impl Session {
         }
         let fetched = self.repositories(packages).and_then(|repositories| {
             pump(reporter, |events| {
-                imgforge_packages::fetch(packages, &repositories, &cache, &EventProgress::new(events))?;
+                let (network, progress) = (self.network()?, EventProgress::new(events));
+                imgforge_packages::fetch(packages, &repositories, &cache, &network, &progress)?;
                 Ok(())
             })
         });
@@ -122,7 +123,7 @@ impl Session {
         };
         let asked: Vec<_> = missing.iter().map(|package| fetch(package)).collect();
         let left: Vec<Option<LockedPackage>> =
-            crate::build::runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
+            self.runtime()?.block_on(futures_util::stream::iter(asked).buffered(AT_ONCE).collect());
         Ok(left.into_iter().flatten().collect())
     }
 }

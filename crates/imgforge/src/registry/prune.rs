@@ -13,7 +13,6 @@ use imgforge_oci::reference::Parts;
 use imgforge_oci::{Digest, Manifest, TagOrDigest};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::build::runtime;
 use crate::prepare::Tags;
 use crate::registry::promote::{Known, PROMOTIONS};
 use crate::registry::pushes::{Content, PUSHES, PushTimes};
@@ -118,7 +117,7 @@ impl Session {
             .collect();
         // Before anything is asked: what is not known is not removed.
         let kept = self.content_tags_at(&options.keep)?;
-        runtime()?.block_on(async {
+        self.runtime()?.block_on(async {
             let mut pruned = Pruned::default();
             let engine = self.engine().await?;
             let inventory = engine.inventory(&self.workspace.manifest.name.value).await?;

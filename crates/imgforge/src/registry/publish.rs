@@ -9,9 +9,10 @@ use imgforge_core::plan::{Target, Tests};
 use imgforge_core::testing;
 use imgforge_engine::{CancellationToken, Engine, EventSender};
 use imgforge_oci::Digest;
+use tokio::runtime::Runtime;
 
 use crate::build::planned::{Ask, AskRegistry};
-use crate::build::{runtime, while_telling};
+use crate::build::while_telling;
 use crate::registry::promote::{OldBase, Promotion, Promotions};
 use crate::registry::push::{PushOutcome, ToPush, push};
 use crate::registry::records::Unread;
@@ -145,7 +146,7 @@ impl Session {
         let record = TestRecord::load(&self.state);
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-        runtime()?.block_on(async {
+        self.runtime()?.block_on(async {
             let ask = Ask::Unless(&record);
             let planned = self.planned(&all, &lock, &[], ask, AskRegistry::ForAll, false).await?;
             for message in &planned.plan.warnings {
@@ -194,7 +195,7 @@ impl Session {
         let targets: Vec<Target> = prepared.into_iter().map(|prepared| prepared.target).collect();
         let record = TestRecord::load(&self.state);
         let registry = self.needed_registry()?;
-        telling(options, reporter, async |events| {
+        telling(self.runtime()?, options, reporter, async |events| {
             if let Some(message) = self.key_warning() {
                 events(Event::Warning { message });
             }
@@ -239,7 +240,7 @@ impl Session {
     ) -> Result<Promotion, Error> {
         let registry = self.needed_registry()?;
         let selected = self.parents_first(selected);
-        telling(options, reporter, async |events| {
+        telling(self.runtime()?, options, reporter, async |events| {
             self.roll_back(&registry, &selected, to, options.dry_run, &events).await
         })
     }
@@ -250,7 +251,7 @@ impl Session {
     /// [`Error::NoRegistry`]; a registry that cannot be reached.
     pub fn outdated_in_registry(&self) -> Result<Vec<OldBase>, Error> {
         let registry = self.needed_registry()?;
-        runtime()?.block_on(self.old_bases(&registry))
+        self.runtime()?.block_on(self.old_bases(&registry))
     }
 
     /// The records of all promotions, the oldest first.
@@ -259,7 +260,7 @@ impl Session {
     /// A registry that cannot be reached.
     pub fn promotions(&self) -> Result<Promotions, Error> {
         let registry = self.needed_registry()?;
-        let known = runtime()?.block_on(self.records(&registry))?;
+        let known = self.runtime()?.block_on(self.records(&registry))?;
         let warnings = known.unread.iter().map(Unread::warning).collect();
         Ok(Promotions { records: known.records, warnings })
     }
@@ -277,13 +278,14 @@ impl Session {
 
 /// Does something with the registry, and gives its events to the reporter meanwhile.
 fn telling<T>(
+    runtime: &Runtime,
     options: &PublishOptions,
     reporter: &mut dyn Reporter,
     work: impl AsyncFnOnce(EventSender) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<Event>();
     let events: EventSender = Arc::new(move |event| drop(sender.send(event)));
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let work = async {
             tokio::select! {
                 done = work(events) => done,

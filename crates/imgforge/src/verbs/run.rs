@@ -14,7 +14,7 @@ use imgforge::core::services::Services;
 use imgforge::engine::Host;
 use imgforge::engine::containers::{OutputSink, PublishedPort, RunRequest, Started};
 use imgforge::report::{clean, human_duration};
-use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode, runtime};
+use imgforge::{BuildOptions, CancellationToken, Error, Session, TestMode};
 
 use crate::Global;
 use crate::console::{BAD, DIM, GOOD, WARN, WORK, print, say};
@@ -115,7 +115,8 @@ impl Run {
         let Some(planned) = planned.filter(|_| report.succeeded()) else { return Ok(ExitCode::from(1)) };
         let request = self.request(session.run_request(&name, planned.fingerprint)?);
         let kill = interrupt.guard();
-        let code = runtime()?.block_on(self.container(&session, &name, request, &cancel, &kill, global))?;
+        let code =
+            session.runtime()?.block_on(self.container(&session, &name, request, &cancel, &kill, global))?;
         Ok(ExitCode::from(code))
     }
 

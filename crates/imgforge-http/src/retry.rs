@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-use crate::error::Error;
-
-/// How patient a [`Registry`](crate::Registry) is.
+/// How patient a [`Client`](crate::Client) is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// How often something is tried in all, at least 1. A transfer that moves on between two failures begins to count
@@ -17,7 +15,7 @@ pub struct Retry {
     pub delay: Duration,
     /// The longest such wait.
     pub max_delay: Duration,
-    /// The longest `Retry-After` that is waited for; a registry that asks for more gets an error.
+    /// The longest `Retry-After` that is waited for; a server that asks for more is an error.
     pub max_retry_after: Duration,
     /// How long a connection may be made.
     pub connect: Duration,
@@ -38,41 +36,48 @@ impl Default for Retry {
     }
 }
 
-/// What came of one try.
-pub(crate) enum Failure {
+/// What came of one try that did not succeed.
+#[derive(Debug)]
+pub enum Failure<E> {
     /// Trying again may help.
-    Passing { reason: String, retry_after: Option<Duration> },
+    Passing {
+        /// Why, in a few words.
+        reason: String,
+        /// The wait that the server asks for.
+        retry_after: Option<Duration>,
+    },
     /// It will not.
-    Final(Error),
+    Final(E),
 }
 
-impl Failure {
-    pub(crate) fn passing(reason: impl Into<String>) -> Self {
+impl<E> Failure<E> {
+    /// One that may pass, of a server that asks for no wait.
+    pub fn passing(reason: impl Into<String>) -> Self {
         Self::Passing { reason: reason.into(), retry_after: None }
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
         Self::Final(error)
     }
 }
 
 /// Counts tries of one thing.
-pub(crate) struct Tries<'a> {
+pub struct Tries<'a, F> {
     retry: &'a Retry,
-    registry: &'a str,
-    what: &'a str,
+    unreachable: F,
     failed: u32,
 }
 
-impl<'a> Tries<'a> {
-    pub(crate) fn new(retry: &'a Retry, registry: &'a str, what: &'a str) -> Self {
-        Self { retry, registry, what, failed: 0 }
+impl<'a, F> Tries<'a, F> {
+    /// None was made yet; `unreachable` makes an error of the last reason when there is none left.
+    pub fn new(retry: &'a Retry, unreachable: F) -> Self {
+        Self { retry, unreachable, failed: 0 }
     }
 
     /// It has moved on: what failed before counts no more.
-    pub(crate) fn moved_on(&mut self) {
+    pub fn moved_on(&mut self) {
         self.failed = 0;
     }
 
@@ -80,22 +85,25 @@ impl<'a> Tries<'a> {
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) async fn again(&mut self, failure: Failure) -> Result<(), Error> {
+    pub async fn again<E>(&mut self, failure: Failure<E>) -> Result<(), E>
+    where
+        F: Fn(String) -> E,
+    {
         let (reason, retry_after) = match failure {
             Failure::Final(error) => return Err(error),
             Failure::Passing { reason, retry_after } => (reason, retry_after),
         };
-        let unreachable = |reason| {
-            Err(Error::Unreachable { registry: self.registry.to_owned(), what: self.what.to_owned(), reason })
-        };
         self.failed += 1;
         if self.failed >= self.retry.tries {
             let tries = self.failed;
-            return unreachable(if tries == 1 { reason } else { format!("{reason} ({tries} tries)") });
+            let reason = if tries == 1 { reason } else { format!("{reason} ({tries} tries)") };
+            return Err((self.unreachable)(reason));
         }
         if let Some(wait) = retry_after.filter(|wait| *wait > self.retry.max_retry_after) {
             let seconds = wait.as_secs();
-            return unreachable(format!("{reason} and asks to wait {seconds} s: do it again then"));
+            return Err((self.unreachable)(format!(
+                "{reason} and asks to wait {seconds} s: do it again then"
+            )));
         }
         tokio::time::sleep(self.backoff().max(retry_after.unwrap_or_default())).await;
         Ok(())
@@ -143,7 +151,7 @@ mod tests {
             Retry { delay: Duration::from_secs(1), max_delay: Duration::from_secs(5), ..Retry::default() };
         for (failed, whole) in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 5.0), (40, 5.0)] {
             for _ in 0..50 {
-                let wait = Tries { retry: &retry, registry: "", what: "", failed }.backoff().as_secs_f64();
+                let wait = Tries { retry: &retry, unreachable: (), failed }.backoff().as_secs_f64();
                 assert!(wait > whole * 0.499 && wait <= whole, "{wait} after {failed}");
             }
         }

@@ -1,14 +1,13 @@
 //! How fast a body must come: a server that sends a byte now and then would hold a run for ever.
 
-use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes a second, on average over the time in which nothing at all may come. A modem of 1990 does better.
 const SLOWEST: u64 = 1 << 10;
 
 /// What has come of one body since it was last looked at.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// The time spent waiting; what is done with the bytes meanwhile does not count.
     waited: Duration,
     bytes: u64,
@@ -19,7 +18,7 @@ impl Pace {
     ///
     /// # Errors
     /// In words, that fewer bytes than the least a second came during `window`.
-    pub fn took(&mut self, waited: Duration, bytes: u64, window: Duration) -> Result<(), String> {
+    pub(crate) fn took(&mut self, waited: Duration, bytes: u64, window: Duration) -> Result<(), String> {
         self.waited += waited;
         self.bytes += bytes;
         if self.waited < window {
@@ -33,33 +32,6 @@ impl Pace {
             ));
         }
         Ok(())
-    }
-}
-
-/// A body that fails where it comes too slowly; that nothing at all comes, its reader notices by itself.
-#[derive(Debug)]
-pub struct Paced<R> {
-    body: R,
-    window: Duration,
-    pace: Pace,
-}
-
-impl<R: Read> Paced<R> {
-    /// Looks at the pace of `body` each time that it was waited for as long as `window`.
-    pub fn new(body: R, window: Duration) -> Self {
-        Self { body, window, pace: Pace::default() }
-    }
-}
-
-impl<R: Read> Read for Paced<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let asked = Instant::now();
-        let read = self.body.read(buffer)?;
-        match self.pace.took(asked.elapsed(), read as u64, self.window) {
-            _ if read == 0 => Ok(0),
-            Ok(()) => Ok(read),
-            Err(reason) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
-        }
     }
 }
 
