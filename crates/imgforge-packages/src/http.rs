@@ -104,7 +104,10 @@ impl<'n> Client<'n> {
             }
             NoAnswer::Cut(reason) => Failure::passing(reason),
             NoAnswer::Plain => unreachable("the server does not speak TLS".to_owned()),
-            NoAnswer::Untrusted(reason) | NoAnswer::Refused(reason) => unreachable(reason),
+            NoAnswer::Untrusted(reason) => unreachable(format!(
+                "{reason}: the CA that signs its certificate has to be among this machine's"
+            )),
+            NoAnswer::Refused(reason) => unreachable(reason),
         })?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
