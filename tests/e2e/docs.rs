@@ -5,8 +5,8 @@ use std::path::Path;
 use imgforge::core::name::ImageName;
 use imgforge::core::render;
 use imgforge::core::testing;
-use imgforge::core::worktree::WorkTree;
 use imgforge::{OpenOptions, Session};
+use imgforge_worktree::WorkTree;
 
 /// `(path, text)` of the fenced blocks whose opening line has a path after the language.
 fn files(markdown: &str) -> Vec<(String, String)> {

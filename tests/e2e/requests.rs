@@ -107,4 +107,3 @@ fn packages_and_registries_are_tried_again_by_the_same_rules() {
         assert_eq!(server.asked(), tries, "{answer}: {error}");
     }
 }
-

@@ -10,8 +10,8 @@ use anyhow::{Result, ensure};
 use camino::Utf8Path;
 use imgforge::core::name::ImageName;
 use imgforge::core::render;
-use imgforge::core::worktree::WorkTree;
 use imgforge::{OpenOptions, Session};
+use imgforge_worktree::WorkTree;
 use rayon::prelude::*;
 
 use crate::family::Family;

@@ -13,9 +13,9 @@
 //! Plan          -> Schedule        schedule::Schedule    "what may start now?"
 //! ```
 //!
-//! Nothing here touches the network, the clock, the environment or a daemon.
+//! Nothing here touches the disk, the network, the clock, the environment or a daemon: files come from a
+//! [`source::Source`].
 
-pub mod cache_file;
 pub mod cause;
 pub mod container;
 pub mod context;
@@ -25,9 +25,7 @@ pub mod dockerfile;
 pub mod dockerignore;
 pub mod event;
 pub mod export;
-pub mod file;
 pub mod fingerprint;
-mod git_index;
 pub mod glob;
 pub mod graph;
 pub mod inputs;
@@ -45,10 +43,8 @@ pub mod schedule;
 pub mod select;
 pub mod services;
 pub mod source;
-pub mod state;
 pub mod tag;
 mod template;
 pub mod testing;
 pub mod text;
 pub mod workspace;
-pub mod worktree;

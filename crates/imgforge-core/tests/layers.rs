@@ -17,14 +17,24 @@ const CRATES: &[(&str, &[&str])] = &[
     ("imgforge-oci", &[]),
     ("imgforge-http", &[]),
     ("imgforge-seccomp", &[]),
+    ("imgforge-state", &[]),
     ("imgforge-core", &["imgforge-oci"]),
+    ("imgforge-worktree", &["imgforge-core", "imgforge-state"]),
     ("imgforge-report", &["imgforge-core"]),
     ("imgforge-engine", &["imgforge-core", "imgforge-oci"]),
-    ("imgforge-registry", &["imgforge-core", "imgforge-http", "imgforge-oci"]),
-    ("imgforge-packages", &["imgforge-core", "imgforge-http", "imgforge-oci"]),
+    ("imgforge-registry", &["imgforge-core", "imgforge-http", "imgforge-oci", "imgforge-state"]),
+    ("imgforge-packages", &["imgforge-core", "imgforge-http", "imgforge-oci", "imgforge-state"]),
     (
         "imgforge-embedded",
-        &["imgforge-core", "imgforge-engine", "imgforge-http", "imgforge-oci", "imgforge-registry", "imgforge-seccomp"],
+        &[
+            "imgforge-core",
+            "imgforge-engine",
+            "imgforge-http",
+            "imgforge-oci",
+            "imgforge-registry",
+            "imgforge-seccomp",
+            "imgforge-state",
+        ],
     ),
     (
         "imgforge",
@@ -36,6 +46,8 @@ const CRATES: &[(&str, &[&str])] = &[
             "imgforge-packages",
             "imgforge-registry",
             "imgforge-report",
+            "imgforge-state",
+            "imgforge-worktree",
         ],
     ),
     (
@@ -47,6 +59,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "imgforge-packages",
             "imgforge-registry",
             "imgforge-testkit",
+            "imgforge-worktree",
         ],
     ),
 ];
@@ -111,6 +124,22 @@ fn the_modules_of_the_core_have_no_circle() {
     }
     assert!(arrows.len() > modules.len(), "most modules stand on others: {arrows:?}");
     assert_eq!(circle(&arrows), None);
+}
+
+/// What reaches the disk, the clock, the network, other processes and the environment.
+const OUTSIDE: &str =
+    r"\bstd::(fs|env|process|os)\b|\b(Instant|SystemTime|TcpStream|UdpSocket|rustix|tokio)\b";
+
+#[test]
+fn the_core_reads_neither_disk_nor_clock() {
+    let outside = Regex::new(OUTSIDE).unwrap();
+    let mut told = Vec::new();
+    for file in &files() {
+        for line in file.text.lines().filter(|line| !is_comment(line) && outside.is_match(line)) {
+            told.push(format!("{}: {}", file.path.display(), line.trim()));
+        }
+    }
+    assert_eq!(told, [""; 0], "files come from a `Source`, and times as arguments");
 }
 
 #[test]
@@ -182,10 +211,14 @@ fn read(path: &Path) -> String {
     }
 }
 
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
 /// Returns the top-level modules that a text names, `depth` modules deep in the crate.
 fn used_by(text: &str, depth: usize) -> BTreeSet<String> {
     static PATH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bcrate::(\w+|\{)").unwrap());
-    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code: Vec<&str> = text.lines().filter(|line| !is_comment(line)).collect();
     let code = code.join("\n").replace(&"super::".repeat(depth), "crate::");
     let mut used = BTreeSet::new();
     for found in PATH.captures_iter(&code) {

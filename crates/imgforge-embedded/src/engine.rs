@@ -9,12 +9,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use imgforge_core::plan::Inventory;
-use imgforge_core::state::StateDir;
 use imgforge_engine::{
     BuildError, BuildRequest, BuiltImage, CancellationToken, Engine, Error, Exported, Named, PullRequest,
     StepSink, Stored, export, labels,
 };
 use imgforge_oci::{Digest, ImageConfig, chain_id};
+use imgforge_state::StateDir;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::build::{self, engine_error, store_error};

@@ -12,10 +12,10 @@ use imgforge_core::context::{ContextEntry, EntryKind, Origin};
 use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
-use imgforge_core::state::StateDir;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, PublishedPort, RunRequest};
 use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, Secrets};
+use imgforge_state::StateDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_imgforge-worker");

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::Key;
+use imgforge_state::Key;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imgforge_core::file;
 use imgforge_core::lock::{LockedPackage, is_security_suite};
+use imgforge_state::file;
 use serde::{Deserialize, Serialize};
 
 use crate::apk;

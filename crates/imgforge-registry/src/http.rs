@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use imgforge_core::file;
 use imgforge_http::{Client, Clock, NoAnswer, RequestBuilder, Response, Url, is_loopback};
 use imgforge_oci::reference::{DOCKER_HUB, check_host};
+use imgforge_state::file;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

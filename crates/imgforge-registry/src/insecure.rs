@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use camino::Utf8PathBuf;
-use imgforge_core::file;
+use imgforge_state::file;
 use serde::Deserialize;
 
 /// A variable with hosts, with commas or spaces between them.

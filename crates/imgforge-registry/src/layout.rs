@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::file;
 use imgforge_oci::annotation::{CONTAINERD_NAME, REF_NAME};
 use imgforge_oci::layout::{INDEX, MARKER};
 use imgforge_oci::{Descriptor, Digest, Hasher, Manifest};
+use imgforge_state::file;
 
 use crate::error::{Error, clean};
 

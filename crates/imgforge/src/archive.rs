@@ -5,10 +5,10 @@ use std::io::BufWriter;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::name::ImageName;
-use imgforge_core::state::StateDir;
 use imgforge_engine::export::{ExportError, Exported, Named, write_archive, write_layout};
 use imgforge_engine::{Docker, Engine, Host};
 use imgforge_oci::Digest;
+use imgforge_state::StateDir;
 
 use crate::{Error, Session};
 

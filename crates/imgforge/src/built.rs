@@ -6,9 +6,9 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::Trust;
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::Inventory;
-use imgforge_core::state::StateDir;
 use imgforge_engine::{Engine, Host};
 use imgforge_oci::{Digest, Manifest};
+use imgforge_state::StateDir;
 
 use crate::registry::{FINGERPRINT, Remote};
 use crate::{Error, Session};
@@ -116,7 +116,7 @@ impl Built {
 mod tests {
     use camino::Utf8Path;
     use imgforge_core::fingerprint::InputManifest;
-    use imgforge_core::state::Key;
+    use imgforge_state::Key;
 
     use super::*;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use camino::Utf8Path;
-use imgforge_core::state::StateDir;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::{Docker, Host};
+use imgforge_state::StateDir;
 
 use crate::{Error, Session, session};
 

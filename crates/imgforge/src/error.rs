@@ -3,7 +3,7 @@
 use camino::Utf8PathBuf;
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::select::SelectError;
-use imgforge_core::state::{ForeignWorkspace, SAFE_DIRECTORY, StateError};
+use imgforge_state::{ForeignWorkspace, SAFE_DIRECTORY, StateError};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]

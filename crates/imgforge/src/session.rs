@@ -7,10 +7,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::graph::ImageGraph;
 use imgforge_core::name::{ImageName, nearest};
 use imgforge_core::select;
-use imgforge_core::state::{FOLDER, StateDir};
 use imgforge_core::workspace::{self, Workspace};
-use imgforge_core::worktree::{WorkTree, manifests};
 use imgforge_packages::Network;
+use imgforge_state::{FOLDER, StateDir};
+use imgforge_worktree::{WorkTree, manifests};
 use tokio::runtime::Runtime;
 
 use crate::Error;

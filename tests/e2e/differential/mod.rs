@@ -18,10 +18,10 @@ use futures_util::{StreamExt, stream};
 use imgforge::CancellationToken;
 use imgforge::core::manifest::{Compression, Layers, Network};
 use imgforge::core::name::ImageName;
-use imgforge::core::state::StateDir;
 use imgforge::embedded::{Embedded, Settings};
 use imgforge::engine::{BuildRequest, BuiltImage, Docker, Engine, Exported, Secrets};
 use imgforge_oci::Digest;
+use imgforge_state::StateDir;
 use imgforge_testkit::{docker, unique};
 
 use self::tree::Tree;

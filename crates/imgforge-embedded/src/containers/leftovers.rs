@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::StateDir;
 use imgforge_oci::Digest;
+use imgforge_state::StateDir;
 
 use super::record::{Folder, Record, Status};
 use crate::cgroup;

@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::{StateDir, identity};
 use imgforge_oci::{Digest, Healthcheck};
+use imgforge_state::{StateDir, identity};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{sealed, unsealed};

@@ -1,8 +1,8 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::{KeyError, StateError};
 use imgforge_oci::Digest;
+use imgforge_state::{KeyError, StateError};
 
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 
 use camino::Utf8PathBuf;
-use imgforge_core::file::{MAX_STATE, rest};
-use imgforge_core::state::{Key, KeyError, OFlags, StateDir, identity};
 use imgforge_oci::Digest;
+use imgforge_state::file::{MAX_STATE, rest};
+use imgforge_state::{Key, KeyError, OFlags, StateDir, identity};
 use serde::{Deserialize, Serialize};
 
 use super::images::ImageRecord;

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::identity;
 use imgforge_oci::Digest;
+use imgforge_state::identity;
 
 use super::{Store, StoreError, hex, sealed, unsealed, write_in};
 use crate::worker::message::Layer;

@@ -14,7 +14,7 @@
 //! when its end is there, so that a process that is killed leaves everything as it was or as it should be.
 //!
 //! What is said here is believed when this user has said it: each line of the journal, each step, each layer is
-//! sealed with the user's key ([`imgforge_core::state::Key`]). A store that comes with a repository or out of a
+//! sealed with the user's key ([`imgforge_state::Key`]). A store that comes with a repository or out of a
 //! shared cache gives blobs, which are compared with their digests, and nothing else. Files without a digest, those
 //! of unpacked layers and of caches, count only in the folder that was made here.
 //!
@@ -46,8 +46,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::{Key, KeyError, OFlags, StateDir, StateError, identity};
 use imgforge_oci::{Digest, layout};
+use imgforge_state::{Key, KeyError, OFlags, StateDir, StateError, identity};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::StoreError;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::state::{StateDir, StateError};
+use imgforge_state::{StateDir, StateError};
 
 use super::StoreError;
 

@@ -1,7 +1,7 @@
 //! Signatures of indexes: PKCS #1 v1.5 with a key of the repository's, in a segment before what is signed.
 
 use camino::Utf8Path;
-use imgforge_core::file;
+use imgforge_state::file;
 use rsa::pkcs8::DecodePublicKey;
 use rsa::{Pkcs1v15Sign, RsaPublicKey};
 use sha1::Sha1;

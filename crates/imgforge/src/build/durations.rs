@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use imgforge_core::name::ImageName;
-use imgforge_core::state::StateDir;
+use imgforge_state::StateDir;
 
 /// The time that an image which was never built here is taken to need.
 const UNKNOWN: Duration = Duration::from_secs(5);

@@ -13,7 +13,6 @@ use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::lock::{Lock, LockView};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Inventory, Plan, PlannedTarget, Reason};
-use imgforge_core::state::StateDir;
 use imgforge_core::testing::TestsHash;
 use imgforge_engine::{
     BoxFuture, BuildError, CancellationToken, Engine, EventSender, Failed, Login, PullRequest, Secrets,
@@ -21,6 +20,7 @@ use imgforge_engine::{
 };
 use imgforge_oci::Digest;
 use imgforge_oci::reference::Parts;
+use imgforge_state::StateDir;
 
 pub use self::failures::TargetFailure;
 use self::failures::{Stop, explain, test_failures, tests_message};

@@ -9,7 +9,7 @@ use imgforge_core::graph::ImageGraph;
 use imgforge_core::manifest::{Base, DockerfilePlace, ImageManifest, Network, read_images, read_workspace};
 use imgforge_core::source::{Hidden, Kind, Source, clean};
 use imgforge_core::workspace::{self, IMAGE_FILE, WORKSPACE_FILE};
-use imgforge_core::worktree::WorkTree;
+use imgforge_worktree::WorkTree;
 
 use super::candidate::{Candidate, Read};
 use super::overlay::Overlay;

@@ -29,10 +29,10 @@ mod write;
 use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::cache_file;
 use imgforge_core::source::{Hidden, Source};
 use imgforge_core::workspace::WORKSPACE_FILE;
-use imgforge_core::worktree::WorkTree;
+use imgforge_state::cache_file;
+use imgforge_worktree::WorkTree;
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::source::{ContentHash, Hidden, Kind, Source};
-use imgforge_core::worktree::WorkTree;
+use imgforge_worktree::WorkTree;
 
 /// Files over a work tree.
 pub(super) struct Overlay<'t> {

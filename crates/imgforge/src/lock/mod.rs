@@ -10,7 +10,6 @@ mod usable;
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8Path;
-use imgforge_core::cache_file;
 use imgforge_core::diagnostic::Problem;
 use imgforge_core::lock::{Lock, LockView, LockedPackage};
 use imgforge_core::manifest::{ApkSource, AptSource, Base, RootInclude};
@@ -19,6 +18,7 @@ use imgforge_core::services;
 use imgforge_core::source::Source;
 use imgforge_core::workspace::{self, Image, read_file};
 use imgforge_packages::{Machine, Repository, Scheme};
+use imgforge_state::cache_file;
 
 pub use self::changes::{ExternalChange, LockChange};
 pub use self::outdated::{Outdated, OutdatedExternal, OutdatedPackage};

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imgforge_core::state::{OFlags, StateDir, StateError};
 use imgforge_engine::{Containers, labels};
+use imgforge_state::{OFlags, StateDir, StateError};
 
 use crate::Error;
 

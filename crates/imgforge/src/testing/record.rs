@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::state::StateDir;
 use imgforge_core::testing::TestsHash;
+use imgforge_state::StateDir;
 
 /// The file.
 const FILE: &str = "cache/tests/results";
@@ -110,7 +110,7 @@ fn read(line: &str) -> Option<([u8; 32], Known)> {
 mod tests {
     use camino::Utf8Path;
     use imgforge_core::fingerprint::InputManifest;
-    use imgforge_core::state::Key;
+    use imgforge_state::Key;
 
     use super::*;
 

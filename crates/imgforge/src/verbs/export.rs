@@ -152,7 +152,7 @@ fn joined(files: &[ExportedFile]) -> String {
 fn write(session: &Session, folder: &Utf8Path, files: &[ExportedFile], quiet: bool) -> Result<(), Error> {
     for file in files {
         let path = folder.join(&file.name);
-        imgforge::core::cache_file::replace(&path, file.text.as_bytes())
+        imgforge_state::cache_file::replace(&path, file.text.as_bytes())
             .map_err(|error| Error::Io { path: path.clone(), error })?;
         if !quiet {
             let shown = path.strip_prefix(session.root()).unwrap_or(&path);

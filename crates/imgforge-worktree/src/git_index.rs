@@ -9,9 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
-
-use crate::file;
-use crate::state::Owners;
+use imgforge_state::{Owners, file};
 
 /// The longest path that Linux takes (`PATH_MAX`). An entry of version 4 repeats the one before it in a few bytes, so
 /// that a small file could stand for any number of long ones.
@@ -343,7 +341,7 @@ mod tests {
         std::fs::write(root.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
         let own = rustix::process::geteuid().as_raw();
         assert!(git_folder(root, &Owners::of_process()).unwrap().is_some());
-        assert_eq!(git_folder(root, &crate::state::owners_only(own + 1)).unwrap(), None);
+        assert_eq!(git_folder(root, &Owners::only(own + 1)).unwrap(), None);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! sockets of agents, and secrets' neighbours. Once a path below it has been checked, nobody else can change where it
 //! leads, so that it may be used as a path too.
 
+pub mod cache_file;
+pub mod file;
 mod key;
 mod owners;
 #[cfg(test)]
@@ -22,11 +24,7 @@ pub use rustix::fs::OFlags;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, Stat, StatxFlags};
 use rustix::io::Errno;
 
-use crate::file;
-
 pub use self::key::{KEY_VARIABLE, Key, KeyError};
-#[cfg(test)]
-pub(crate) use self::owners::only as owners_only;
 pub use self::owners::{ForeignWorkspace, Owners, SAFE_DIRECTORY};
 
 /// The folder in a workspace.
@@ -88,11 +86,11 @@ impl From<StateError> for io::Error {
 
 /// A file that only ever saves time, and is believed when this user has sealed it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sealed {
+pub struct Sealed {
     /// Its name below the folder.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The version of its form.
-    pub(crate) version: u32,
+    pub version: u32,
 }
 
 /// A folder of imgforge's own. Nothing is made before it is needed.
@@ -233,7 +231,10 @@ impl StateDir {
 
     /// What a file holds that [`Self::replace_sealed`] has written; `None` when it is not there, or of another
     /// version or another user, or not whole.
-    pub(crate) fn read_sealed(&self, file: &Sealed) -> Result<Option<Vec<u8>>, StateError> {
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_sealed(&self, file: &Sealed) -> Result<Option<Vec<u8>>, StateError> {
         let Some(mut bytes) = self.read(file.name)? else { return Ok(None) };
         let Some((seal, body)) = bytes.split_first_chunk::<{ blake3::OUT_LEN }>() else { return Ok(None) };
         let parts = [&file.version.to_le_bytes()[..], body];
@@ -245,7 +246,10 @@ impl StateDir {
     }
 
     /// Writes a file that [`Self::read_sealed`] believes.
-    pub(crate) fn replace_sealed(&self, file: &Sealed, body: &[u8]) -> Result<(), KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn replace_sealed(&self, file: &Sealed, body: &[u8]) -> Result<(), KeyError> {
         let seal = self.key.seal(file.name, &[&file.version.to_le_bytes(), body])?;
         self.replace(file.name, &[seal.as_bytes(), body].concat())?;
         Ok(())

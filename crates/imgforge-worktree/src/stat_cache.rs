@@ -14,11 +14,11 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::source::ContentHash;
+use imgforge_state::{Sealed, StateDir};
 use serde::{Deserialize, Serialize};
 
-use super::hash_file;
-use crate::source::ContentHash;
-use crate::state::{Sealed, StateDir};
+use crate::hash_file;
 
 /// How old a file's times must be before they are trusted to tell of its next change.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -110,8 +110,9 @@ impl StatCache {
 mod tests {
     use std::fs::{File, FileTimes};
 
+    use imgforge_state::Key;
+
     use super::*;
-    use crate::state::Key;
 
     fn state(dir: &Utf8Path) -> StateDir {
         StateDir::at(&dir.join("state")).with_key(Key::of(&[7; 32]))

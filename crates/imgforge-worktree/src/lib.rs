@@ -1,7 +1,9 @@
-//! The files as they lie on the disk, as a [`Source`].
+//! A workspace's files as they lie on the disk, as a [`Source`]: found, read, hashed, and remembered for the next run.
 
+mod git_index;
 pub mod manifests;
 mod stat_cache;
+mod tracked;
 
 use std::fs;
 use std::io;
@@ -9,12 +11,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::source::{ContentHash, Hidden, Kind, Led, Node, Source, follow, leads_outside};
+use imgforge_state::{StateDir, file};
 
 use self::stat_cache::StatCache;
-use crate::file;
-use crate::modes::Tracked;
-use crate::source::{ContentHash, Hidden, Kind, Led, Node, Source, follow, leads_outside};
-use crate::state::StateDir;
+use self::tracked::Tracked;
 
 /// Folders that no search looks into: git's, and what imgforge remembers.
 const OWN_FOLDERS: [&str; 2] = [".git", ".imgforge"];

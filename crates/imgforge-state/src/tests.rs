@@ -160,7 +160,7 @@ fn what_belongs_to_another_user_is_refused_wherever_it_is() {
     state.replace("a/file", b"x").unwrap();
     let own = rustix::process::geteuid().as_raw();
     let of = |uid: u32| StateDir { owners: Owners::of_process().and(uid), ..state.clone() };
-    let stranger = StateDir { owners: owners::only(own + 1), ..state.clone() };
+    let stranger = StateDir { owners: Owners::only(own + 1), ..state.clone() };
     assert!(matches!(stranger.read("a/file"), Err(StateError::Foreign { uid, .. }) if uid == own));
     assert!(matches!(stranger.folder("a"), Err(StateError::Foreign { .. })));
     assert_eq!(stranger.strange().unwrap().len(), 1);

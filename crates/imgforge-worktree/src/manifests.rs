@@ -1,7 +1,7 @@
 //! Keeps parsed manifests for the next run. Only ever saves time: what this user has not sealed is not believed.
 
-use crate::manifest::ManifestCache;
-use crate::state::{Sealed, StateDir};
+use imgforge_core::manifest::ManifestCache;
+use imgforge_state::{Sealed, StateDir};
 
 /// The cache file.
 const FILE: Sealed = Sealed { name: "cache/manifests", version: ManifestCache::VERSION };

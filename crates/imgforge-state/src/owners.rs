@@ -36,9 +36,18 @@ impl Owners {
         Self::new(uid, std::env::var(SUDO_UID).ok().as_deref())
     }
 
+    /// One user alone.
+    pub fn only(uid: u32) -> Self {
+        Self(vec![uid])
+    }
+
     fn new(uid: u32, sudo: Option<&str>) -> Self {
         let sudo = sudo.filter(|_| uid == 0).and_then(|text| text.parse().ok());
-        Self([uid].into_iter().chain(sudo).collect())
+        let own = Self::only(uid);
+        match sudo {
+            Some(sudo) => own.and(sudo),
+            None => own,
+        }
     }
 
     /// Another user too.
@@ -90,12 +99,6 @@ fn is_named(list: &str, folder: &Utf8Path) -> bool {
     })
 }
 
-/// Files of this user alone.
-#[cfg(test)]
-pub(crate) fn only(uid: u32) -> Owners {
-    Owners(vec![uid])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,8 +117,8 @@ mod tests {
         let root = Utf8Path::from_path(dir.path()).unwrap().canonicalize_utf8().unwrap();
         std::fs::write(root.join("imgforge.kdl"), "").unwrap();
         let own = rustix::process::geteuid().as_raw();
-        let as_stranger = |safe: &str| only(own + 1).with_workspace(&root, safe);
-        assert_eq!(only(own).with_workspace(&root, ""), Ok(only(own)));
+        let as_stranger = |safe: &str| Owners::only(own + 1).with_workspace(&root, safe);
+        assert_eq!(Owners::only(own).with_workspace(&root, ""), Ok(Owners::only(own)));
         for safe in ["", "/", "/nonexistent:relative", ".", root.parent().unwrap().as_str()] {
             assert!(as_stranger(safe).is_err(), "{safe}");
         }
