@@ -64,9 +64,9 @@ const HOSTS: &str = r"127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhos
 const LARGEST: usize = 150;
 
 /// What is not compared, with everything below: apt's own files, caches and logs, what the container runtime makes,
-/// what packages wrote of the network that they saw, what depends on which package was configured first
-/// (`/usr/local`, whose folders base-files makes) or on how a file system orders its folders (GHC's cache), and
-/// backups.
+/// what packages wrote of the network that they saw, the formats of TeX, which have the minute in them, what depends
+/// on which package was configured first (`/usr/local`, whose folders base-files makes) or on how a file system orders
+/// its folders (GHC's cache), and backups.
 const PASSED_OVER: &[&str] = &[
     "",
     "boot/",
@@ -106,6 +106,7 @@ const PASSED_OVER: &[&str] = &[
     "var/lib/dpkg/lock-frontend",
     "var/lib/dpkg/statoverride-old",
     "var/lib/dpkg/status-old",
+    "var/lib/texmf/",
     "var/lib/ghc/package.conf.d/package.cache",
 ];
 
