@@ -65,8 +65,9 @@ const LARGEST: usize = 150;
 
 /// What is not compared, with everything below: apt's own files, caches and logs, what the container runtime makes,
 /// what packages wrote of the network that they saw, the formats of TeX, which have the minute in them, what depends
-/// on which package was configured first (`/usr/local`, whose folders base-files makes) or on how a file system orders
-/// its folders (GHC's cache), and backups.
+/// on which package was unpacked or configured first (`/usr/local`, whose folders base-files makes; the empty cache of
+/// ucf, which the preinst of libsensors5 calls where it is there already) or on how a file system orders its folders
+/// (GHC's cache), and backups.
 const PASSED_OVER: &[&str] = &[
     "",
     "boot/",
@@ -107,6 +108,7 @@ const PASSED_OVER: &[&str] = &[
     "var/lib/dpkg/statoverride-old",
     "var/lib/dpkg/status-old",
     "var/lib/texmf/",
+    "var/lib/ucf/cache",
     "var/lib/ghc/package.conf.d/package.cache",
 ];
 

@@ -3,8 +3,8 @@
 use crate::apk;
 use crate::relation::Scheme;
 
-/// Changes whenever a root archive of the same packages gets other bytes.
-const ROOT_FORMAT: u32 = 2;
+/// Changes whenever a root archive of the same packages gets other bytes, or packages are unpacked in another order.
+const ROOT_FORMAT: u32 = 3;
 
 const BEGIN: &str = include_str!("../../../templates/debian/begin.sh");
 const CONFIGURE: &str = include_str!("../../../templates/debian/configure.sh");

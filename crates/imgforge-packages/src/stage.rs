@@ -52,14 +52,16 @@ pub(crate) fn file_name(package: &LockedPackage) -> String {
     format!("{}_{}_{}.deb", package.name, package.version.replace(':', "%3a"), package.architecture)
 }
 
-/// One line for each batch: the file names of packages that one run of dpkg installs.
+/// One line for each batch: the file names of packages that one run of dpkg installs. It unpacks them in this order:
+/// what a package depends on comes before it, as apt has it, since many a preinst uses what its package only depends on.
 fn batches(packages: &[LockedPackage], debs: &[Deb]) -> String {
-    let numbers = Relations::of(debs).batch_numbers();
+    let relations = Relations::of(debs);
+    let (numbers, depth) = (relations.batch_numbers(), relations.depths());
     let mut text = String::new();
-    for batch in 0..=numbers.iter().copied().max().unwrap_or(0) {
-        let mut names: Vec<String> =
-            packages.iter().zip(&numbers).filter(|(_, n)| **n == batch).map(|(p, _)| file_name(p)).collect();
-        names.sort();
+    for number in 0..=numbers.iter().copied().max().unwrap_or(0) {
+        let mut batch: Vec<usize> = (0..packages.len()).filter(|at| numbers[*at] == number).collect();
+        batch.sort_by_key(|at| depth[*at]);
+        let names: Vec<String> = batch.iter().map(|at| file_name(&packages[*at])).collect();
         if !names.is_empty() {
             let _ = writeln!(text, "{}", names.join(" "));
         }

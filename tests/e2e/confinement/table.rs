@@ -28,14 +28,14 @@ pub(super) fn compare(report: &Report) {
     let (tables, after) = rest.split_once(END).expect("the second mark");
     let versions = versions();
     let found = format!("\n{versions}\n{}", render(report));
-    if std::env::var_os("IMGFORGE_UPDATE_DOCS").is_some() {
+    if std::env::var_os("IMGFORGE_TEST_UPDATE_DOCS").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{found}{END}{after}")).unwrap();
         return;
     }
     // Another kernel knows other calls, and another Docker lets through others: then it is compared with Docker alone.
     assert!(tables.contains("Found with Docker "), "docs/engines.md says with which versions");
     if !tables.contains(&versions) {
-        let told = "docs/engines.md has the results of other versions; with IMGFORGE_UPDATE_DOCS=1 this test writes those of here";
+        let told = "docs/engines.md has the results of other versions; with IMGFORGE_TEST_UPDATE_DOCS=1 this test writes those of here";
         eprintln!("{told}. {versions}");
         return;
     }
@@ -46,7 +46,7 @@ pub(super) fn compare(report: &Report) {
     let changed = [only(tables, &found, '-'), only(&found, tables, '+')].concat();
     assert!(
         tables == found,
-        "docs/engines.md says something else of what steps and containers may do; with IMGFORGE_UPDATE_DOCS=1 this test corrects it:\n{}",
+        "docs/engines.md says something else of what steps and containers may do; with IMGFORGE_TEST_UPDATE_DOCS=1 this test corrects it:\n{}",
         changed.join("\n")
     );
 }

@@ -2,7 +2,7 @@
 //! table of it in `docs/supervisors.md`.
 //!
 //! Each behaviour is an image on one that has a service `main` already. What a supervisor cannot express must be
-//! refused before anything is built; the table then shows the error. With `IMGFORGE_UPDATE_DOCS=1` the tests write
+//! refused before anything is built; the table then shows the error. With `IMGFORGE_TEST_UPDATE_DOCS=1` the tests write
 //! their columns instead of comparing them; `IMGFORGE_TEST_BEHAVIOUR="clean stop"` takes the rows with these words
 //! only.
 

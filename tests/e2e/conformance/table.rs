@@ -23,7 +23,7 @@ pub(super) fn compare(supervisor: &str, cells: &BTreeMap<&'static str, Found>) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/supervisors.md");
     let own: BTreeMap<String, Found> =
         cells.iter().map(|(name, cell)| ((*name).to_owned(), cell.clone())).collect();
-    if std::env::var_os("IMGFORGE_UPDATE_DOCS").is_some() {
+    if std::env::var_os("IMGFORGE_TEST_UPDATE_DOCS").is_some() {
         // Other supervisors' tests write to it too.
         let lock = fs::File::create(std::env::temp_dir().join("imgforge-docs.lock")).unwrap();
         lock.lock().unwrap();
@@ -41,7 +41,7 @@ pub(super) fn compare(supervisor: &str, cells: &BTreeMap<&'static str, Found>) {
     column.retain(|name, _| own.contains_key(name) || !behaviours::all().any(|row| row.name == name));
     assert_eq!(
         column, own,
-        "docs/supervisors.md says something else of {supervisor}; with IMGFORGE_UPDATE_DOCS=1 this test corrects it"
+        "docs/supervisors.md says something else of {supervisor}; with IMGFORGE_TEST_UPDATE_DOCS=1 this test corrects it"
     );
 }
 

@@ -32,13 +32,13 @@ impl Steps {
     /// The steps for packages, each with its control files.
     pub(crate) fn of(packages: &[LockedPackage], debs: &[Deb]) -> Self {
         let relations = Relations::of(debs);
+        let depth = relations.depths();
         let foundation = foundation(packages, debs, &relations);
         let has_preinst = |at: &usize| debs[*at].info("preinst").is_some();
         let waits = |at: usize| relations.pre_depends[at].iter().any(|other| !foundation.contains(other));
         let mut first: Vec<usize> = foundation.iter().copied().filter(has_preinst).collect();
         let is_later = |at: &usize| !foundation.contains(at) && (has_preinst(at) || waits(*at));
         // base-passwd makes `/etc/passwd` in its preinst, which others look into.
-        let depth = relations.depths();
         first.sort_by_key(|at| (packages[*at].name != "base-passwd", depth[*at], packages[*at].name.clone()));
         let by_dpkg = (0..debs.len()).filter(is_later).collect();
         let mut steps = Self { by_dpkg, foundation: foundation.clone(), text: String::new() };
@@ -46,8 +46,8 @@ impl Steps {
             steps.run_preinst(&packages[at], &debs[at]);
         }
         // Scripts of all others take for granted that these are set up: PAM, for one, which is not essential itself.
-        steps.step("configure", foundation.iter().map(|at| qualified_name(&packages[*at])));
-        steps.unpack_in_batches(packages, &relations);
+        steps.configure(packages, foundation.iter().copied());
+        steps.unpack_in_batches(packages, &relations, &depth);
         steps
     }
 
@@ -56,28 +56,32 @@ impl Steps {
         let _ = writeln!(self.text, "preinst {name} {architecture} {}", deb.info_prefix());
     }
 
-    /// Each batch after what it pre-depends on is configured: that, and all that it depends on.
-    fn unpack_in_batches(&mut self, packages: &[LockedPackage], relations: &Relations) {
+    /// Each batch after what it pre-depends on is configured: that, and all that it depends on. In a batch, what a
+    /// package depends on is unpacked before it, as apt has it: many a preinst uses what its package only depends on.
+    fn unpack_in_batches(&mut self, packages: &[LockedPackage], relations: &Relations, depth: &[usize]) {
         let numbers = relations.batch_numbers();
         let mut configured = self.foundation.clone();
         let batches: BTreeSet<usize> = self.by_dpkg.iter().map(|at| numbers[*at]).collect();
         for number in batches {
-            let batch: Vec<usize> =
+            let mut batch: Vec<usize> =
                 self.by_dpkg.iter().copied().filter(|at| numbers[*at] == number).collect();
+            batch.sort_by_key(|at| depth[*at]);
             let is_unpacked = |at: &usize| !self.by_dpkg.contains(at) || numbers[*at] < number;
             let before = batch.iter().flat_map(|at| relations.pre_depends[*at].iter().copied());
             let needed = relations.closure(before).into_iter().filter(is_unpacked);
             let needed: Vec<usize> = needed.filter(|at| configured.insert(*at)).collect();
-            self.step("configure", needed.iter().map(|at| qualified_name(&packages[*at])));
-            self.step("unpack", batch.iter().map(|at| file_name(&packages[*at])));
+            self.configure(packages, needed.into_iter());
+            let files: Vec<String> = batch.iter().map(|at| file_name(&packages[*at])).collect();
+            let _ = writeln!(self.text, "unpack {}", files.join(" "));
         }
     }
 
-    fn step(&mut self, verb: &str, words: impl Iterator<Item = String>) {
-        let mut words: Vec<String> = words.collect();
-        words.sort();
-        if !words.is_empty() {
-            let _ = writeln!(self.text, "{verb} {}", words.join(" "));
+    /// dpkg itself finds the order in which it configures packages.
+    fn configure(&mut self, packages: &[LockedPackage], which: impl Iterator<Item = usize>) {
+        let mut names: Vec<String> = which.map(|at| qualified_name(&packages[at])).collect();
+        names.sort();
+        if !names.is_empty() {
+            let _ = writeln!(self.text, "configure {}", names.join(" "));
         }
     }
 }
@@ -169,6 +173,18 @@ mod tests {
             "configure dpkg\nunpack data_1_all.deb\nconfigure data lib:amd64 tool\nunpack app_1_all.deb\nconfigure app\n\
              unpack late_1_all.deb\nconfigure late\nunpack waits_1_all.deb\n"
         );
+    }
+
+    #[test]
+    fn what_a_package_depends_on_is_unpacked_before_it() {
+        // The preinst of jabber-muc calls adduser, which calls the programs of passwd.
+        let text = steps(&[
+            "dpkg",
+            "adduser; Depends: passwd; preinst",
+            "jabber-muc; Depends: adduser; preinst",
+            "passwd; preinst",
+        ]);
+        assert_eq!(text, "configure dpkg\nunpack passwd_1_all.deb adduser_1_all.deb jabber-muc_1_all.deb\n");
     }
 
     proptest::proptest! {
