@@ -112,18 +112,21 @@ impl Client {
                 child.wait(),
             )
         };
-        let mut talk = std::pin::pin!(talk);
         let mut was_cancelled = false;
-        let ended = tokio::select! {
-            (.., status) = &mut talk => Some(status),
-            () = cancel.cancelled() => {
-                was_cancelled = true;
-                drop(stdin.take());
-                tokio::time::timeout(PATIENCE, &mut talk).await.ok().map(|(.., status)| status)
+        let ended = {
+            let mut talk = std::pin::pin!(talk);
+            tokio::select! {
+                (.., status) = &mut talk => Some(status),
+                () = cancel.cancelled() => {
+                    was_cancelled = true;
+                    drop(stdin.take());
+                    tokio::time::timeout(PATIENCE, &mut talk).await.ok().map(|(.., status)| status)
+                }
             }
         };
         let Some(status) = ended else {
-            // Dropping the child kills it; the kernel ends what it has started with it.
+            // The kernel ends what it has started with it.
+            child.kill().await.map_err(system("the worker"))?;
             return Err(WorkerError::Cancelled);
         };
         let status = status.map_err(system("the worker"))?;

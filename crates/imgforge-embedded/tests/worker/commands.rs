@@ -108,14 +108,12 @@ async fn a_cancelled_worker_leaves_nothing() {
             (reply, _) = asked => assert!(matches!(reply, Err(WorkerError::Cancelled)), "{reply:?}"),
             () = stop => assert_eq!(how, "dropped"),
         }
-        if how == "dropped" {
-            // The kernel needs a moment for what was killed.
-            for _ in 0..200 {
-                if !runs(&long) {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        // The kernel needs a moment for what was killed.
+        for _ in 0..200 {
+            if !runs(&long) {
+                break;
             }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         assert!(!runs(&long), "{how}: a process is left");
         assert!(!layer.exists());

@@ -26,7 +26,7 @@ pub struct Test {
     /// For all its checks together.
     pub timeout: Millis,
     /// `start=`: whether the image's own command is started for its checks; what follows when it is not given is in
-    /// [`ImageTest`](crate::testing::ImageTest).
+    /// [`ImageTest`](crate::workspace::ImageTest).
     pub start: Option<Located<bool>>,
     /// In the order of the manifest.
     pub checks: Vec<Located<Check>>,
