@@ -238,13 +238,6 @@ fn a_record_of_a_promotion_that_is_lost_stops_only_who_asks_for_it() {
     // The one that it went back to stood before, and nothing is in question.
     embedded(family, &["rollback"]).ok();
     assert_eq!(released(host, &name), fingerprints(family));
-
-    let young = prune_text(family, &["--yes"]);
-    told(&young);
-    assert!(!young.stdout.contains("record"), "{}", young.stdout);
-    let gone = prune_text(family, &["--keep-days", "0", "--yes"]);
-    assert!(gone.stdout.contains(&format!("  record    imgforge.promotions:{lost}\n")), "{}", gone.stdout);
-    assert_eq!(embedded(family, &["promote", "--list"]).ok().stderr, "");
 }
 
 #[test]
