@@ -233,11 +233,19 @@ fn a_record_of_a_promotion_that_is_lost_stops_only_who_asks_for_it() {
     let back = embedded(family, &["rollback", "--to", first]).ok();
     told(&back);
     assert_eq!(released(host, &name), fingerprints(family));
-    embedded(&commits[1], &["promote"]).ok();
-    assert_eq!(released(host, &name), fingerprints(&commits[1]));
+    // Another one than the lost promotion: the same in the same second would be the same record, and bring it back.
+    embedded(&commits[2], &["promote"]).ok();
+    assert_eq!(released(host, &name), fingerprints(&commits[2]));
     // The one that it went back to stood before, and nothing is in question.
     embedded(family, &["rollback"]).ok();
     assert_eq!(released(host, &name), fingerprints(family));
+
+    let young = prune_text(family, &["--yes"]);
+    told(&young);
+    assert!(!young.stdout.contains("record"), "{}", young.stdout);
+    let gone = prune_text(family, &["--keep-days", "0", "--yes"]);
+    assert!(gone.stdout.contains(&format!("  record    imgforge.promotions:{lost}\n")), "{}", gone.stdout);
+    assert_eq!(embedded(family, &["promote", "--list"]).ok().stderr, "");
 }
 
 #[test]
