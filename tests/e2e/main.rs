@@ -35,6 +35,7 @@ mod secrets;
 mod services;
 mod testing;
 mod updates;
+mod vanished;
 
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 

@@ -1,62 +1,24 @@
 //! What is tried again: the same for packages and for registries.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::Utf8Path;
 use imgforge::core::lock::LockedPackage;
 use imgforge_packages::{Cache, Network, Repository, RepositorySuite, Scheme, Silent, fetch};
 use imgforge_registry::{Credentials, Registry, Retry};
-
-/// Answers each request with a head that never changes, and keeps those of the requests.
-struct Server {
-    host: String,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn start(answer: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let heads = Arc::<Mutex<Vec<String>>>::default();
-        let (kept, answer) = (Arc::clone(&heads), format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (kept, answer) = (Arc::clone(&kept), answer.clone());
-                std::thread::spawn(move || {
-                    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-                    loop {
-                        let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-                        if head.is_empty() {
-                            return;
-                        }
-                        kept.lock().unwrap().push(head.join("\n"));
-                        (&stream).write_all(answer.as_bytes()).unwrap();
-                    }
-                });
-            }
-        });
-        Self { host, heads }
-    }
-
-    fn asked(&self) -> usize {
-        std::mem::take(&mut *self.heads.lock().unwrap()).len()
-    }
-}
+use imgforge_testkit::http::Answering;
 
 fn quick() -> Retry {
     Retry { tries: 3, delay: Duration::from_millis(1), ..Retry::default() }
 }
 
 /// A package of a server's repository.
-fn fetched(server: &Server, network: &Network) -> String {
+fn fetched(server: &Answering, network: &Network) -> String {
     let folder = tempfile::tempdir().unwrap();
     let folder = Utf8Path::from_path(folder.path()).unwrap();
     let suite = RepositorySuite {
         name: "stable".into(),
-        uri: format!("http://{}", server.host),
+        uri: format!("http://{}", server.host()),
         login: None,
         keyring: folder.join("none"),
     };
@@ -93,17 +55,17 @@ fn packages_and_registries_are_tried_again_by_the_same_rules() {
         ("400 -", 1, "400"),
         ("501 -", 1, "501"),
     ] {
-        let server = Server::start(answer);
+        let server = Answering::start(answer).unwrap();
         let options = imgforge_registry::Options {
             retry: quick(),
-            ..imgforge_registry::Options::new(server.host.clone(), Credentials::anonymous())
+            ..imgforge_registry::Options::new(server.host(), Credentials::anonymous())
         };
         let registry = Registry::new(options).unwrap();
         let error = runtime.block_on(registry.tags("acme/web")).unwrap_err().to_string();
         assert!(error.contains(said), "{answer}: {error}");
-        assert_eq!(server.asked(), tries, "{answer}: {error}");
+        assert_eq!(server.take_heads().len(), tries, "{answer}: {error}");
         let error = fetched(&server, &network);
         assert!(error.contains(said), "{answer}: {error}");
-        assert_eq!(server.asked(), tries, "{answer}: {error}");
+        assert_eq!(server.take_heads().len(), tries, "{answer}: {error}");
     }
 }

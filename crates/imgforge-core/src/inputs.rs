@@ -47,13 +47,20 @@ pub struct Inputs<'a> {
     pub installer: &'a dyn Installer,
 }
 
-/// What one image is made of, and what else a build of it needs.
+/// What one image is made of.
 #[derive(Debug)]
 pub struct ImageInputs {
     /// Every input but its parents' fingerprints, which [`insert_parents`](Self::insert_parents) adds.
     pub inputs: InputManifest,
     /// The text of each instruction, as it is hashed.
     pub instructions: Vec<String>,
+    /// What a build of it takes.
+    pub build: BuildInputs,
+}
+
+/// What a build of an image takes, beside the texts that were rendered.
+#[derive(Debug)]
+pub struct BuildInputs {
     /// The Dockerfile that the image is built from, parsed.
     pub dockerfile: Dockerfile,
     /// The files of the build: exactly those that are hashed.
@@ -117,7 +124,8 @@ impl Inputs<'_> {
         let externals = self.insert_externals(image, &mut inputs);
         let Parsed { dockerfile, args, .. } = parsed;
         let (entries, opened_keys) = (listing.entries, listing.opened_keys);
-        Ok(ImageInputs { inputs, instructions, dockerfile, entries, opened_keys, args, packages, externals })
+        let build = BuildInputs { dockerfile, entries, opened_keys, args, packages, externals };
+        Ok(ImageInputs { inputs, instructions, build })
     }
 
     fn insert_installer(&self, image: &Image, packages: &[LockedPackage], inputs: &mut InputManifest) {

@@ -2,7 +2,7 @@
 
 use imgforge_engine::{BuildError, CancellationToken};
 use imgforge_http::header::LAST_MODIFIED;
-use imgforge_http::{Client, Failure, Method, NoAnswer, Options};
+use imgforge_http::{Client, Failure, Method, Options};
 use imgforge_oci::Digest;
 
 /// The size of the largest file that ADD fetches.
@@ -53,15 +53,8 @@ async fn get(url: &str, checksum: Option<&str>) -> Result<Fetched, String> {
 }
 
 async fn get_once(client: &Client, url: &str) -> Result<Fetched, Failure<String>> {
-    let answer =
-        client.send(client.request(Method::GET, url), None).await.map_err(|failure| match failure {
-            NoAnswer::Busy(response, retry_after) => {
-                Failure::Passing { reason: format!("the server answers {}", response.status()), retry_after }
-            }
-            NoAnswer::Cut(reason) => Failure::passing(reason),
-            NoAnswer::Plain => Failure::Final("the server does not speak TLS".to_owned()),
-            NoAnswer::Untrusted(reason) | NoAnswer::Refused(reason) => Failure::Final(reason),
-        })?;
+    let answer = client.send(client.request(Method::GET, url), None).await;
+    let answer = answer.map_err(|none| none.failure(|reason| reason))?;
     if !answer.status().is_success() {
         return Err(Failure::Final(format!("the server answers {}", answer.status())));
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::pace::Pace;
 use crate::proxies::proxies;
 use crate::resolver::{Remembering, System};
-use crate::retry::{Retry, Tries, retry_after};
+use crate::retry::{Failure, Retry, Tries, retry_after};
 use crate::tls;
 
 /// How often one request may be sent on.
@@ -64,6 +64,28 @@ pub enum NoAnswer {
     Plain,
     /// What cannot be asked for, or is sent on where nobody goes: in words.
     Refused(String),
+}
+
+impl NoAnswer {
+    /// Returns what to do about it, where a status says all that the server has to say: `unreachable` makes an error of
+    /// what trying again does not mend.
+    pub fn failure<E>(self, unreachable: impl FnOnce(String) -> E) -> Failure<E> {
+        let reason = match self {
+            Self::Busy(response, retry_after) => {
+                return Failure::Passing {
+                    reason: format!("the server answers {}", response.status()),
+                    retry_after,
+                };
+            }
+            Self::Cut(reason) => return Failure::passing(reason),
+            Self::Plain => "the server does not speak TLS".to_owned(),
+            Self::Untrusted(reason) => {
+                format!("{reason}: the CA that signs its certificate has to be among this machine's")
+            }
+            Self::Refused(reason) => reason,
+        };
+        Failure::Final(unreachable(reason))
+    }
 }
 
 /// When a body that is being sent last moved.

@@ -6,8 +6,8 @@ use reqwest::{NoProxy, Proxy};
 /// A proxy would look for these on its own machine.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
-/// Returns the proxies that `variable` names, each with its login. One that cannot be understood is left out, as curl
-/// and others do it.
+/// Returns the proxies that `variable` names, each with its login. One that cannot be understood is left out, as
+/// reqwest's own reading of the environment leaves it out.
 pub(crate) fn proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<Proxy> {
     let read = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase()));
     let direct = format!("{},{LOOPBACK}", read("NO_PROXY").unwrap_or_default());

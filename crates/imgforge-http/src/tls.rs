@@ -7,16 +7,18 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Those of the system, read once.
-static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
-    LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
+static SYSTEM: LazyLock<RootCertStore> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+});
 
 /// Returns what connections are encrypted with. A system without certificates is no error here: plain HTTP needs none.
 ///
 /// # Errors
 /// In words, when `more`, in PEM, holds no certificate or a broken one.
 pub(crate) fn config(more: Option<&[u8]>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(SYSTEM.iter().cloned());
+    let mut roots = SYSTEM.clone();
     if let Some(pem) = more {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
         let found = found.map_err(|error| error.to_string())?;

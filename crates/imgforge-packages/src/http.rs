@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use imgforge_http::header::{AUTHORIZATION, HeaderValue, RANGE};
-use imgforge_http::{Method, NoAnswer, Response, Retry, StatusCode, Tries};
+use imgforge_http::{Method, Response, Retry, StatusCode, Tries};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::runtime::Handle;
 
@@ -87,7 +87,7 @@ impl<'n> Client<'n> {
 
     /// Sends one request, for the bytes from `offset` on. `None` when the server does not have the file (404, 410).
     pub(crate) async fn send(&self, url: &str, offset: u64) -> Result<Option<Response>, Failure> {
-        let unreachable = |reason: String| Failure::Final(Error::Unreachable { url: url.to_owned(), reason });
+        let unreachable = |reason: String| Error::Unreachable { url: url.to_owned(), reason };
         let mut request = self.network.http.request(Method::GET, url);
         if let Some(login) = self.login(url) {
             let mut login = HeaderValue::from_str(login.basic()).expect("Base64 is a header's value");
@@ -98,23 +98,14 @@ impl<'n> Client<'n> {
         if offset > 0 {
             request = request.header(RANGE, format!("bytes={offset}-"));
         }
-        let response = self.network.http.send(request, None).await.map_err(|failure| match failure {
-            NoAnswer::Busy(response, retry_after) => {
-                Failure::Passing { reason: format!("the server answers {}", response.status()), retry_after }
-            }
-            NoAnswer::Cut(reason) => Failure::passing(reason),
-            NoAnswer::Plain => unreachable("the server does not speak TLS".to_owned()),
-            NoAnswer::Untrusted(reason) => unreachable(format!(
-                "{reason}: the CA that signs its certificate has to be among this machine's"
-            )),
-            NoAnswer::Refused(reason) => unreachable(reason),
-        })?;
+        let response = self.network.http.send(request, None).await;
+        let response = response.map_err(|none| none.failure(unreachable))?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 Ok(Some(response))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-            status => Err(unreachable(format!("the server answers {status}"))),
+            status => Err(Failure::Final(unreachable(format!("the server answers {status}")))),
         }
     }
 

@@ -52,19 +52,12 @@ pub(crate) fn file_name(package: &LockedPackage) -> String {
     format!("{}_{}_{}.deb", package.name, package.version.replace(':', "%3a"), package.architecture)
 }
 
-/// One line for each batch: the file names of packages that one run of dpkg installs. It unpacks them in this order:
-/// what a package depends on comes before it, as apt has it, since many a preinst uses what its package only depends on.
+/// One line for each batch: the file names of packages that one run of dpkg installs.
 fn batches(packages: &[LockedPackage], debs: &[Deb]) -> String {
-    let relations = Relations::of(debs);
-    let (numbers, depth) = (relations.batch_numbers(), relations.depths());
     let mut text = String::new();
-    for number in 0..=numbers.iter().copied().max().unwrap_or(0) {
-        let mut batch: Vec<usize> = (0..packages.len()).filter(|at| numbers[*at] == number).collect();
-        batch.sort_by_key(|at| depth[*at]);
+    for batch in Relations::of(debs).batches() {
         let names: Vec<String> = batch.iter().map(|at| file_name(&packages[*at])).collect();
-        if !names.is_empty() {
-            let _ = writeln!(text, "{}", names.join(" "));
-        }
+        let _ = writeln!(text, "{}", names.join(" "));
     }
     text
 }
@@ -101,9 +94,18 @@ impl Relations {
         found
     }
 
+    /// The batches in which packages are installed, none of them empty. In each, what a package depends on comes before
+    /// it, as apt has it: dpkg unpacks in this order, and many a preinst uses what its package only depends on.
+    pub(crate) fn batches(&self) -> Vec<Vec<usize>> {
+        let (numbers, depths) = (self.batch_numbers(), self.depths());
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|at| (numbers[*at], depths[*at]));
+        order.chunk_by(|a, b| numbers[*a] == numbers[*b]).map(<[usize]>::to_vec).collect()
+    }
+
     /// Which batch each package is installed in. dpkg unpacks a whole batch before it configures any of it, so what a
     /// package pre-depends on has to be in an earlier one, and what that depends on not in a later one.
-    pub(crate) fn batch_numbers(&self) -> Vec<usize> {
+    fn batch_numbers(&self) -> Vec<usize> {
         let mut numbers = vec![0; self.len()];
         // Each round settles at least one batch; more batches than packages would be a circle of Pre-Depends, which
         // policy 7.2 forbids, and which dpkg then names.

@@ -132,9 +132,7 @@ impl Server {
     pub fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
     }
-}
 
-impl Server {
     /// The values of `Authorization` that have come, each as often as it came.
     pub fn logins(&self) -> Vec<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).logins.clone()
@@ -148,6 +146,56 @@ impl Drop for Server {
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Answers every request on loopback with one head, and keeps those of the requests.
+pub struct Answering {
+    host: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Answering {
+    /// Begins to answer `HTTP/1.1 ANSWER`, where the answer is a status and maybe lines of headers, without a body.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn start(answer: &str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let host = listener.local_addr()?.to_string();
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let (kept, answer) = (Arc::clone(&heads), format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (kept, answer) = (Arc::clone(&kept), answer.clone());
+                std::thread::spawn(move || answer_all(&stream, &answer, &kept));
+            }
+        });
+        Ok(Self { host, heads })
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The heads of the requests since this was last asked, each with its lines.
+    pub fn take_heads(&self) -> Vec<String> {
+        std::mem::take(&mut *self.heads.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn answer_all(mut stream: &TcpStream, answer: &str, kept: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    loop {
+        let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        if head.is_empty() {
+            return;
+        }
+        kept.lock().unwrap_or_else(PoisonError::into_inner).push(head.join("\n"));
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
         }
     }
 }

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8PathBuf;
-use imgforge_core::context::ContextEntry;
 use imgforge_core::diagnostic::{Problems, Span};
-use imgforge_core::dockerfile::Dockerfile;
 use imgforge_core::fingerprint::Fingerprint;
-use imgforge_core::inputs::{self, ImageInputs, Inputs, Installer, Parsed};
+use imgforge_core::inputs::{self, BuildInputs, ImageInputs, Inputs, Installer, Parsed};
 use imgforge_core::lint::KeyInContext;
-use imgforge_core::lock::{Lock, LockView, LockedPackage};
+use imgforge_core::lock::{Lock, LockView};
 use imgforge_core::name::ImageName;
 use imgforge_core::plan::{Relocked, Target};
 use imgforge_core::render::{self, RenderedImage};
@@ -30,24 +28,14 @@ pub struct Prepared {
     pub target: Target,
     /// The Dockerfile and the files that imgforge writes for it.
     pub rendered: RenderedImage,
-    /// The rendered Dockerfile, parsed.
-    pub dockerfile: Dockerfile,
-    /// The files of the build: exactly those that are hashed.
-    pub entries: Vec<ContextEntry>,
-    /// Private keys among them that more can read in the image than on the disk, since git keeps no such mode.
-    pub opened_keys: Vec<Utf8PathBuf>,
-    /// Build arguments that come from the workspace.
-    pub args: BTreeMap<String, String>,
-    /// The packages that this image adds.
-    pub packages: Vec<LockedPackage>,
-    /// Images from outside, as written, with their digests, as far as anything gives one.
-    pub externals: BTreeMap<String, Digest>,
+    /// What else a build takes.
+    pub build: BuildInputs,
 }
 
 impl Prepared {
     /// Returns whether a step installs packages, also if what it asks for is there already, so that there are none.
     pub(crate) fn installs(&self) -> bool {
-        inputs::installs(&self.rendered, &self.packages)
+        inputs::installs(&self.rendered, &self.build.packages)
     }
 }
 
@@ -169,9 +157,8 @@ impl Session {
         let Alone { rendered, mut made, release_references } = alone;
         let parents: BTreeSet<ImageName> = image.parents.iter().map(|parent| parent.name.clone()).collect();
         made.insert_parents(parents.iter().map(|parent| (parent, fingerprints[parent])));
-        let ImageInputs { inputs, instructions, dockerfile, entries, opened_keys, args, packages, externals } =
-            made;
-        let security = packages.iter().filter(|package| package.security);
+        let ImageInputs { inputs, instructions, build } = made;
+        let security = build.packages.iter().filter(|package| package.security);
         let target = Target {
             name: name.clone(),
             platform: self.platform().to_owned(),
@@ -182,12 +169,12 @@ impl Session {
             instructions,
             relocked: relocked
                 .iter()
-                .filter(|row| packages.iter().any(|p| p.name == row.package && p.version == row.new))
+                .filter(|row| build.packages.iter().any(|p| p.name == row.package && p.version == row.new))
                 .cloned()
                 .collect(),
             security: security.map(inputs::package_input).collect(),
         };
-        Prepared { target, rendered, dockerfile, entries, opened_keys, args, packages, externals }
+        Prepared { target, rendered, build }
     }
 
     /// Returns the platform that is built for: `linux/amd64`.
@@ -244,13 +231,13 @@ impl Session {
     ) -> String {
         let image = &self.workspace.images[&prepared.target.name];
         let mut text = prepared.rendered.dockerfile.clone();
-        let mut references = prepared.dockerfile.references(&prepared.args);
+        let mut references = prepared.build.dockerfile.references(&prepared.build.args);
         references.sort_by_key(|reference| std::cmp::Reverse(reference.span.offset));
         for reference in references {
             let range = reference.span.offset as usize..(reference.span.offset + reference.span.len) as usize;
             let parent = image.parents.iter().find(|parent| parent.as_written == reference.image);
             let Some(parent) = parent else {
-                if let Some(digest) = prepared.externals.get(&reference.image) {
+                if let Some(digest) = prepared.build.externals.get(&reference.image) {
                     text.replace_range(range, &self.engine_reference(&reference.image, digest));
                 }
                 continue;

@@ -116,14 +116,14 @@ fn every_input_comes_from_where_it_is_said() {
     // A hand-written Dockerfile may ask for other platforms.
     assert_eq!(values(app, InputKind::External), [("debian:12", DIGEST)]);
     assert_eq!(values(tool, InputKind::External), [("alpine:3.20", OTHER)]);
-    assert_eq!(tool.externals["alpine:3.20"].as_str(), DIGEST);
+    assert_eq!(tool.build.externals["alpine:3.20"].as_str(), DIGEST);
 }
 
 #[test]
 fn what_is_not_locked_has_no_digest() {
     let found = inputs_of(&family(), &Lock::default());
     assert_eq!(values(&found["app"], InputKind::External), [("debian:12", "")]);
-    assert!(found["app"].externals.is_empty());
+    assert!(found["app"].build.externals.is_empty());
 }
 
 #[test]

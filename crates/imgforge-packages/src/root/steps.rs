@@ -32,13 +32,13 @@ impl Steps {
     /// The steps for packages, each with its control files.
     pub(crate) fn of(packages: &[LockedPackage], debs: &[Deb]) -> Self {
         let relations = Relations::of(debs);
-        let depth = relations.depths();
         let foundation = foundation(packages, debs, &relations);
         let has_preinst = |at: &usize| debs[*at].info("preinst").is_some();
         let waits = |at: usize| relations.pre_depends[at].iter().any(|other| !foundation.contains(other));
         let mut first: Vec<usize> = foundation.iter().copied().filter(has_preinst).collect();
         let is_later = |at: &usize| !foundation.contains(at) && (has_preinst(at) || waits(*at));
         // base-passwd makes `/etc/passwd` in its preinst, which others look into.
+        let depth = relations.depths();
         first.sort_by_key(|at| (packages[*at].name != "base-passwd", depth[*at], packages[*at].name.clone()));
         let by_dpkg = (0..debs.len()).filter(is_later).collect();
         let mut steps = Self { by_dpkg, foundation: foundation.clone(), text: String::new() };
@@ -47,7 +47,7 @@ impl Steps {
         }
         // Scripts of all others take for granted that these are set up: PAM, for one, which is not essential itself.
         steps.configure(packages, foundation.iter().copied());
-        steps.unpack_in_batches(packages, &relations, &depth);
+        steps.unpack_in_batches(packages, &relations);
         steps
     }
 
@@ -56,23 +56,23 @@ impl Steps {
         let _ = writeln!(self.text, "preinst {name} {architecture} {}", deb.info_prefix());
     }
 
-    /// Each batch after what it pre-depends on is configured: that, and all that it depends on. In a batch, what a
-    /// package depends on is unpacked before it, as apt has it: many a preinst uses what its package only depends on.
-    fn unpack_in_batches(&mut self, packages: &[LockedPackage], relations: &Relations, depth: &[usize]) {
-        let numbers = relations.batch_numbers();
+    /// Each batch after what it pre-depends on is configured: that, and all that it depends on.
+    fn unpack_in_batches(&mut self, packages: &[LockedPackage], relations: &Relations) {
         let mut configured = self.foundation.clone();
-        let batches: BTreeSet<usize> = self.by_dpkg.iter().map(|at| numbers[*at]).collect();
-        for number in batches {
-            let mut batch: Vec<usize> =
-                self.by_dpkg.iter().copied().filter(|at| numbers[*at] == number).collect();
-            batch.sort_by_key(|at| depth[*at]);
-            let is_unpacked = |at: &usize| !self.by_dpkg.contains(at) || numbers[*at] < number;
+        let mut unpacked: BTreeSet<usize> =
+            (0..packages.len()).filter(|at| !self.by_dpkg.contains(at)).collect();
+        for mut batch in relations.batches() {
+            batch.retain(|at| self.by_dpkg.contains(at));
+            if batch.is_empty() {
+                continue;
+            }
             let before = batch.iter().flat_map(|at| relations.pre_depends[*at].iter().copied());
-            let needed = relations.closure(before).into_iter().filter(is_unpacked);
+            let needed = relations.closure(before).into_iter().filter(|at| unpacked.contains(at));
             let needed: Vec<usize> = needed.filter(|at| configured.insert(*at)).collect();
             self.configure(packages, needed.into_iter());
             let files: Vec<String> = batch.iter().map(|at| file_name(&packages[*at])).collect();
             let _ = writeln!(self.text, "unpack {}", files.join(" "));
+            unpacked.extend(batch);
         }
     }
 

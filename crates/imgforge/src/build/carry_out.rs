@@ -33,7 +33,7 @@ impl Session {
         let prepared =
             planned.prepared.iter().filter(|prepared| to_build.contains(prepared.target.name.as_str()));
         let packages: BTreeSet<LockedPackage> =
-            prepared.flat_map(|prepared| prepared.packages.iter().cloned()).collect();
+            prepared.flat_map(|prepared| prepared.build.packages.iter().cloned()).collect();
         if packages.is_empty() {
             return Ok(());
         }

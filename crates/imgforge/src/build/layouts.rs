@@ -49,7 +49,7 @@ impl Session {
         for prepared in planned.prepared.iter().filter(|one| to_build.contains(one.target.name.as_str())) {
             for external in &self.workspace.images[&prepared.target.name].externals {
                 if self.layout_of(&external.reference).is_some() {
-                    let digest = &prepared.externals[&external.reference];
+                    let digest = &prepared.build.externals[&external.reference];
                     wanted.insert(&external.reference, (digest, external));
                 }
             }

@@ -217,7 +217,7 @@ fn opened_keys(prepared: &[Prepared]) -> Vec<String> {
                  mode, so that everyone can read it in the image (say which mode it gets there, or keep it out of git)"
             )
         };
-        prepared.opened_keys.iter().map(tell).collect::<Vec<_>>()
+        prepared.build.opened_keys.iter().map(tell).collect::<Vec<_>>()
     };
     prepared.iter().flat_map(of).collect()
 }

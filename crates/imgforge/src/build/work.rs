@@ -320,7 +320,7 @@ impl Builder {
 
     fn sink(&self, name: &ImageName) -> StepSink {
         let (name, events) = (name.clone(), Arc::clone(&self.events));
-        let packages = self.jobs[&name].prepared.packages.len();
+        let packages = self.jobs[&name].prepared.build.packages.len();
         Arc::new(move |event| {
             let target = name.clone();
             events(match event {

@@ -116,10 +116,10 @@ fn gone_external(job: &Job, error: &BuildError) -> Option<Problem> {
         return None;
     }
     let external = job.image.externals.iter().find(|external| {
-        let digest = job.prepared.externals.get(&external.reference);
+        let digest = job.prepared.build.externals.get(&external.reference);
         digest.is_some_and(|digest| told.contains(digest.as_str()))
     })?;
-    let digest = &job.prepared.externals[&external.reference];
+    let digest = &job.prepared.build.externals[&external.reference];
     let used = Parts { digest: Some(digest.as_str()), ..Parts::of(&external.reference) };
     let message = format!("no registry has {used} any more");
     let problem = Problem::at(&external.file, external.span, message, "used here");
@@ -205,6 +205,7 @@ fn failed_instruction<'j>(
 ) -> Option<&'j imgforge_core::dockerfile::Instruction> {
     let steps: Vec<_> = job
         .prepared
+        .build
         .dockerfile
         .instructions()
         .iter()
@@ -212,7 +213,7 @@ fn failed_instruction<'j>(
         // There is nothing to be done for an empty base.
         .filter(|i| !i.text().trim_start_matches(|c: char| !c.is_whitespace()).trim().starts_with("scratch"))
         .collect();
-    let all = job.prepared.dockerfile.instructions();
+    let all = job.prepared.build.dockerfile.instructions();
     let stages = all.iter().filter(|i| i.keyword() == "FROM").count();
     if stages == 1 && steps.len() == total {
         return steps.get(number.checked_sub(1)?).copied();

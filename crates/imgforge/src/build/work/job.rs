@@ -46,9 +46,9 @@ impl Job {
             target: name.clone(),
             dockerfile: session.engine_dockerfile(&prepared, fingerprints),
             root: session.root.clone(),
-            entries: prepared.entries.clone(),
+            entries: prepared.build.entries.clone(),
             supplied: Vec::new(),
-            args: prepared.args.clone(),
+            args: prepared.build.args.clone(),
             labels: session.labels(&prepared),
             network: prepared.rendered.network,
             layers: session.workspace.images[name].manifest.layers,
@@ -69,7 +69,7 @@ pub(super) async fn stage(job: &Job) -> Result<Vec<SuppliedFile>, Error> {
     if !job.prepared.installs() {
         return Ok(Vec::new());
     }
-    let packages = job.prepared.packages.clone();
+    let packages = job.prepared.build.packages.clone();
     let options = imgforge_packages::Options { keep_docs: job.image.manifest.keep_docs };
     let is_root = matches!(job.image.manifest.base.value, Base::Root(_));
     let (scheme, wanted) = (job.closure.scheme, wanted(&job.image.manifest));
