@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use imgforge_core::diagnostic::Span;
-use imgforge_core::dockerfile::program::{Action, Base, Below, Program, Stage};
-use imgforge_core::dockerfile::{Dockerfile, ParseProblem};
+use imgforge_dockerfile::program::{Action, Base, Below, Program, Stage};
+use imgforge_dockerfile::{Dockerfile, ParseProblem};
 use imgforge_oci::ImageConfig;
+use imgforge_syntax::Span;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -79,7 +79,7 @@ impl Target {
         };
         let mut seeds = match self {
             Self::Dockerfile => {
-                let mut seeds = literals(&root.join("crates/imgforge-core/src/dockerfile"))?;
+                let mut seeds = literals(&root.join("crates/imgforge-dockerfile/src"))?;
                 seeds.extend(literals(&root.join("tests/e2e"))?);
                 // An instruction alone is of no use.
                 let staged = |text: Vec<u8>| [b"FROM base\n", text.as_slice()].concat();

@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::diagnostic::{Located, Problems, SourceFile};
-use crate::dockerfile::Command;
+use imgforge_syntax::Located;
+
+use crate::diagnostic::{Problems, SourceFile};
 use crate::graph::ImageGraph;
-use crate::manifest::{Base, Healthcheck};
+use crate::manifest::{Base, Healthcheck, Millis};
 use crate::name::ImageName;
 use crate::services::{self, Field, Services};
 use crate::workspace::{Image, Workspace, build_args};
+use imgforge_dockerfile::Command;
 
 /// The container of an image. Each field names the place that gives it.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +56,7 @@ impl Container {
         let mut container = Self { services: services::merge(workspace, graph, name)?, ..Self::default() };
         let chain: Vec<&Image> = graph.chain(name).into_iter().map(|name| &workspace.images[name]).collect();
         let external =
-            chain[0].externals.iter().find(|external| external.kind == crate::dockerfile::EdgeKind::From);
+            chain[0].externals.iter().find(|external| external.kind == imgforge_dockerfile::EdgeKind::From);
         container.outside = external.map(|external| external.reference.clone());
         let mut is_below_services = false;
         for image in &chain {
@@ -106,7 +108,7 @@ impl Container {
     fn lay_dockerfile(
         &mut self,
         file: &Arc<SourceFile>,
-        config: crate::dockerfile::Config,
+        config: imgforge_dockerfile::Config,
         is_below_services: bool,
     ) {
         if let Some(process) =
@@ -128,7 +130,7 @@ impl Container {
         over(&mut self.user, config.user.as_ref(), file);
         over(&mut self.stop_signal, config.stop_signal.as_ref(), file);
         if let Some(check) = config.healthcheck {
-            let found = check.value.map(|value| Located::new(value, check.span));
+            let found = healthcheck(&check.value).map(|value| Located::new(value, check.span));
             self.healthcheck = found.map(|check| at(&check, file));
         }
     }
@@ -150,6 +152,19 @@ impl Container {
         }
         argv
     }
+}
+
+/// A Dockerfile's HEALTHCHECK in the words of a manifest; `None` for HEALTHCHECK NONE.
+fn healthcheck(check: &imgforge_oci::Healthcheck) -> Option<Healthcheck> {
+    let (kind, argv) = check.test.split_first()?;
+    let time = |nanos: u64| (nanos > 0).then_some(Millis(nanos / 1_000_000));
+    (kind != "NONE").then(|| Healthcheck {
+        argv: argv.to_vec(),
+        interval: time(check.interval),
+        timeout: time(check.timeout),
+        start_period: time(check.start_period),
+        retries: u32::try_from(check.retries).ok().filter(|retries| *retries > 0),
+    })
 }
 
 fn at<T: Clone>(found: &Located<T>, file: &Arc<SourceFile>) -> Field<T> {

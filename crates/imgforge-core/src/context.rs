@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_syntax::Span;
 
 use self::lister::Lister;
-use crate::diagnostic::Span;
-use crate::dockerfile::{ContextSource, Dockerfile};
 use crate::dockerignore::DockerIgnore;
 use crate::fingerprint::{InputKind, InputManifest};
 use crate::private_key;
 use crate::source::{ContentHash, Node, Source};
+use imgforge_dockerfile::{ContextSource, Dockerfile};
 
 /// The folder in the context for files that imgforge writes itself.
 pub const GENERATED: &str = ".imgforge";

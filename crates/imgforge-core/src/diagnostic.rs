@@ -3,49 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_syntax::Span;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceSpan};
 use serde::{Deserialize, Serialize};
 
 use crate::text;
-
-/// A place in one file, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub struct Span {
-    /// Where it starts, in bytes from the start of the file.
-    pub offset: u32,
-    /// Its length in bytes.
-    pub len: u32,
-}
-
-impl Span {
-    /// The span of `len` bytes at `offset`; files beyond 4 GiB are not read.
-    pub fn new(offset: usize, len: usize) -> Self {
-        let clamp = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self { offset: clamp(offset), len: clamp(len) }
-    }
-}
-
-impl From<Span> for SourceSpan {
-    fn from(span: Span) -> Self {
-        (span.offset as usize, span.len as usize).into()
-    }
-}
-
-/// A value and the place in the manifest that it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Located<T> {
-    /// The value.
-    pub value: T,
-    /// Where it stands in its file.
-    pub span: Span,
-}
-
-impl<T> Located<T> {
-    /// `value`, found at `span`.
-    pub fn new(value: T, span: Span) -> Self {
-        Self { value, span }
-    }
-}
 
 /// One file as it was read: its path relative to the workspace root, and its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +37,11 @@ impl SourceFile {
     pub fn at(&self, span: Span) -> String {
         format!("{}:{}", self.path, self.line_column(span.offset).0)
     }
+}
+
+/// A place as miette takes it.
+fn shown(span: Span) -> SourceSpan {
+    (span.offset as usize, span.len as usize).into()
 }
 
 /// One problem: rendered by miette with the file's lines and the span underlined.
@@ -115,7 +82,7 @@ impl Problem {
     ) -> Self {
         let mut problem = Self::new(message);
         problem.file = Some(Arc::clone(file));
-        problem.labels.push(LabeledSpan::new_primary_with_span(Some(one_line(&label.into())), span));
+        problem.labels.push(LabeledSpan::new_primary_with_span(Some(one_line(&label.into())), shown(span)));
         problem
     }
 
@@ -135,7 +102,7 @@ impl Problem {
     /// Underlines a second place in the same file.
     #[must_use]
     pub fn and(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.labels.push(LabeledSpan::new_with_span(Some(one_line(&label.into())), span));
+        self.labels.push(LabeledSpan::new_with_span(Some(one_line(&label.into())), shown(span)));
         self
     }
 

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use imgforge_oci::Digest;
+use imgforge_syntax::Span;
 
 use crate::context::{self, Context, ContextEntry};
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
-use crate::dockerfile::Dockerfile;
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::fingerprint::{FORMAT, Fingerprint, InputKind, InputManifest};
 use crate::lock::{LockView, LockedExternal, LockedPackage};
 use crate::manifest::{Compression, ImageManifest, Layers};
@@ -22,6 +22,7 @@ use crate::name::ImageName;
 use crate::render::RenderedImage;
 use crate::source::Source;
 use crate::workspace::{self, Image, Workspace};
+use imgforge_dockerfile::Dockerfile;
 
 /// The folder that the step that installs packages reads.
 const PACKAGES: &str = ".imgforge/packages";
@@ -87,7 +88,7 @@ impl Inputs<'_> {
             let told = found.into_iter().map(|problem| (problem.span, problem.message, problem.help));
             parsed.placed(told)
         })?;
-        let beyond = parsed.dockerfile.beyond(rendered.network, &parsed.args);
+        let beyond = parsed.dockerfile.beyond(rendered.network.into(), &parsed.args);
         if !beyond.is_empty() {
             let told = beyond.into_iter().map(|problem| (problem.span, problem.message, problem.help));
             return Err(parsed.placed(told));

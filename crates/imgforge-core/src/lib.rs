@@ -19,9 +19,7 @@
 pub mod cause;
 pub mod container;
 pub mod context;
-pub mod csv;
 pub mod diagnostic;
-pub mod dockerfile;
 pub mod dockerignore;
 pub mod event;
 pub mod export;

@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use camino::{Utf8Component, Utf8Path};
 use imgforge_oci::Digest;
+use imgforge_syntax::Span;
 use kdl::{KdlDocument, KdlNode, KdlValue};
 use serde::{Deserialize, Serialize};
 
 pub use self::view::LockView;
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::kdl_text;
 use crate::name::ImageName;
 use crate::text::kdl as quoted;

@@ -111,16 +111,6 @@ fn check_tag(text: &str) -> Result<(), String> {
     })
 }
 
-/// The known word nearest to `word`, for "did you mean": at most a third of its letters differ.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()).div_ceil(3))
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,11 +131,5 @@ mod tests {
         for bad in ["", ".", "..", ".hidden", "a/b", "a b", "-x", "ü"] {
             assert!(ServiceName::new(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_typo_finds_the_nearest_word() {
-        assert_eq!(nearest("webap-base", ["os-base", "webapp-base"]), Some("webapp-base"));
-        assert_eq!(nearest("completely", ["os-base", "webapp-base"]), None);
     }
 }

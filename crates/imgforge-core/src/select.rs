@@ -14,9 +14,10 @@ use std::collections::BTreeSet;
 
 use camino::Utf8Path;
 use globset::GlobBuilder;
+use imgforge_syntax::nearest;
 
 use crate::graph::ImageGraph;
-use crate::name::{ImageName, nearest};
+use crate::name::ImageName;
 use crate::workspace::Workspace;
 
 /// A selector that names nothing.

@@ -12,10 +12,11 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use imgforge_syntax::nearest;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
-use crate::name::{NameError, Tag, nearest};
+use crate::name::{NameError, Tag};
 
 /// What a tag may name.
 const VALUES: &[&str] = &["date", "git.branch", "git.commit", "git.short", "version"];

@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::diagnostic::{SourceFile, Span};
+use imgforge_syntax::Span;
+
+use crate::diagnostic::SourceFile;
 use crate::graph::ImageGraph;
 use crate::manifest::Check;
 use crate::name::ImageName;

@@ -3,7 +3,7 @@
 //! it because nothing in a step sees them.
 
 use blake3::Hasher;
-use imgforge_core::dockerfile::program::{Action, MountKind, Run};
+use imgforge_dockerfile::program::{Action, MountKind, Run};
 use serde::Serialize;
 
 use crate::worker::message::{Content, ContextEntry, ContextKind};
@@ -79,7 +79,7 @@ pub(crate) fn key(action: &Action, inputs: &Inputs<'_>) -> StepKey {
         Action::Copy(copy) => {
             let mut copy = copy.clone();
             // What it comes from is among the inputs, by content.
-            copy.from = imgforge_core::dockerfile::program::From::Context;
+            copy.from = imgforge_dockerfile::program::From::Context;
             add(format!("{copy:?}").as_bytes());
         }
         Action::Workdir { .. } => add(format!("{action:?}").as_bytes()),
@@ -141,7 +141,7 @@ pub(crate) fn context_hash<'a>(
 mod tests {
     use std::collections::BTreeSet;
 
-    use imgforge_core::dockerfile::program::{Copy, CopySource, From, Mount, RunNetwork};
+    use imgforge_dockerfile::program::{Copy, CopySource, From, Mount, RunNetwork};
     use proptest::prelude::*;
 
     use super::*;

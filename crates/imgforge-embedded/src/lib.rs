@@ -1,7 +1,7 @@
 //! The engine that needs no daemon: it carries Dockerfiles out on overlay file systems in namespaces of its own, and
 //! keeps images as an OCI image layout.
 //!
-//! The way of one build: the Dockerfile becomes a program (`imgforge_core::dockerfile::program`); each step that
+//! The way of one build: the Dockerfile becomes a program (`imgforge_dockerfile::program`); each step that
 //! changes files is looked up by everything that it depends on ([`store`]); if it is new, a [`worker`] carries it out
 //! on an overlay mount and packs what has changed as a layer ([`layer`]); configuration, manifest and name are written
 //! last. A worker is a process of its own, which has its own mounts: when it ends, however it ends, they are gone.

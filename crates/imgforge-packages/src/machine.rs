@@ -251,9 +251,9 @@ fn read_one_line(line: &str, configured: &mut Vec<Configured>) {
 
 #[cfg(test)]
 mod tests {
-    use imgforge_core::diagnostic::{Located, Span};
 
     use super::*;
+    use imgforge_syntax::{Located, Span};
 
     fn machine(variable: &str) -> (tempfile::TempDir, Machine) {
         let dir = tempfile::tempdir().unwrap();

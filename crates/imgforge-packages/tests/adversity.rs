@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::AptSource;
 use imgforge_http::Retry;
@@ -16,6 +15,7 @@ use imgforge_packages::{
     Cache, Error, Fetched, Index, Machine, Network, Repository, RepositorySuite, Request, Seen, Silent,
     fetch, fetch_index,
 };
+use imgforge_syntax::{Located, Span};
 use imgforge_testkit::apt::{self, Compression, Key, Package, sha256};
 use imgforge_testkit::http::{Fault, Server};
 use tokio::runtime::Runtime;

@@ -8,13 +8,13 @@ use std::sync::LazyLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::context::{SuppliedContent, SuppliedFile};
-use imgforge_core::diagnostic::{Located, Span};
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::{AptSource, RootInclude};
 use imgforge_packages::{
     Cache, Machine, Network, Options, Request, Scheme, Seen, Silent, compare, fetch, fetch_index,
     is_configurable, stage_packages, stage_root,
 };
+use imgforge_syntax::{Located, Span};
 use tokio::runtime::Runtime;
 
 /// The threads of connections; tests fetch in their own.

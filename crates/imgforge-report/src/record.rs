@@ -96,7 +96,7 @@ pub struct CheckReport {
 
 impl TestReport {
     fn of(result: &TestResult) -> Self {
-        let line = |span: imgforge_core::diagnostic::Span| result.file.line_column(span.offset).0;
+        let line = |span: imgforge_syntax::Span| result.file.line_column(span.offset).0;
         let text = |text: &str| clean(text).into_owned();
         let failure = |failure: &CheckFailure| CheckReport {
             check: text(&failure.check),

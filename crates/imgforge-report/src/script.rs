@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use imgforge_core::diagnostic::{SourceFile, Span};
+use imgforge_core::diagnostic::SourceFile;
 use imgforge_core::event::{Activity, Event, Outcome};
 use imgforge_core::name::ImageName;
 use imgforge_core::testing::{CheckFailure, TestResult};
+use imgforge_syntax::Span;
 
 /// Events with their times since the start.
 pub(crate) type Script = Vec<(Duration, Event)>;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8PathBuf;
-use imgforge_core::diagnostic::{Problems, Span};
+use imgforge_core::diagnostic::Problems;
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::inputs::{self, BuildInputs, ImageInputs, Inputs, Installer, Parsed};
 use imgforge_core::lint::KeyInContext;
@@ -16,6 +16,7 @@ use imgforge_engine::labels;
 use imgforge_oci::Digest;
 use imgforge_oci::reference::Parts;
 use imgforge_packages::{Options, Scheme, script_fingerprint};
+use imgforge_syntax::Span;
 use rayon::prelude::*;
 
 use crate::build::layouts::name_in_engine;

@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::graph::ImageGraph;
-use imgforge_core::name::{ImageName, nearest};
+use imgforge_core::name::ImageName;
 use imgforge_core::select;
 use imgforge_core::workspace::{self, Workspace};
 use imgforge_packages::Network;
 use imgforge_state::{FOLDER, StateDir};
+use imgforge_syntax::nearest;
 use imgforge_worktree::{WorkTree, manifests};
 use tokio::runtime::Runtime;
 

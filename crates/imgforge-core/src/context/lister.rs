@@ -5,16 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_syntax::nearest;
 
 use super::{
     Context, ContextEntry, EntryKind, FOLDER, GENERATED, Listing, Origin, generated_mode, is_private_key,
 };
-use crate::dockerfile::ContextSource;
 use crate::dockerignore::DockerIgnore;
 use crate::glob::matches;
 use crate::modes;
-use crate::name::nearest;
 use crate::source::{ContentHash, Kind, MAX_LINKS, clean};
+use imgforge_dockerfile::ContextSource;
 
 /// Where package files lie in the context; their content is in the fingerprint as locked packages.
 const SUPPLIED_LATER: [&str; 2] = [".imgforge/packages", ".imgforge/root.tar"];

@@ -3,10 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_syntax::Span;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use super::quote;
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::source::{Kind, Source};
 use crate::template::{FUEL, bounded, describe, syntax};
 use crate::text;

@@ -4,8 +4,8 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dockerfile::EdgeKind;
 use crate::workspace::testing::{good, problems_of};
+use imgforge_dockerfile::EdgeKind;
 
 /// Images by name with their parents: the first by `from`, the others by `copy`.
 fn family(images: &[(&str, &[&str])]) -> Vec<(String, String)> {

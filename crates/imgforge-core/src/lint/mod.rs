@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use imgforge_syntax::{Span, nearest};
 
 use crate::container::Container;
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::graph::ImageGraph;
 use crate::manifest::{Allow, Level, Network, Rule};
-use crate::name::{ImageName, ServiceName, nearest};
+use crate::name::{ImageName, ServiceName};
 use crate::services::Field;
 use crate::workspace::{External, Workspace};
 

@@ -3,10 +3,10 @@
 use super::shell::Line;
 use super::{Found, Rule, problem};
 use crate::container::Container;
-use crate::dockerfile::Command;
 use crate::manifest::{Process, Supervisor};
 use crate::name::ServiceName;
 use crate::services::Field;
+use imgforge_dockerfile::Command;
 
 const SHELLS: [&str; 8] = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox"];
 

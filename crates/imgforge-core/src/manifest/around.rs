@@ -1,9 +1,11 @@
 //! Reads what an image says to the tools around it, and not to its build: `resources` and `lint`.
 
+use imgforge_syntax::Located;
+
 use super::reader::Node;
 use super::service::{parse_size, service_name};
 use super::{Allow, Resources, Rule};
-use crate::diagnostic::{Located, Problem};
+use crate::diagnostic::Problem;
 
 /// What may stand in a `lint`.
 pub(super) const IN_LINT: &[&str] = &["allow"];

@@ -1,9 +1,11 @@
 //! Reads what an image stands on: `from`, `root` or `dockerfile`.
 
+use imgforge_syntax::{Located, Span};
+
 use super::image::package_names;
 use super::reader::{Node, Once, Reader};
 use super::{Base, DockerfilePlace, ImageManifest, PackageRequest, Root, RootInclude};
-use crate::diagnostic::{Located, Problem, Span};
+use crate::diagnostic::Problem;
 
 /// What may stand in a `root`.
 pub(super) const IN_ROOT: &[&str] = &["include", "packages"];

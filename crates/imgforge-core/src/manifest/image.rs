@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imgforge_syntax::{Located, Span, nearest};
+
 use super::around::{lint, resources};
 use super::base::{Bases, base, dockerfile, root};
 use super::reader::{Node, Once, Reader};
@@ -13,8 +15,8 @@ use super::workspace::pair;
 use super::{
     Base, CopyStep, Healthcheck, ImageManifest, Layers, Network, PackageRequest, Resources, Step, Test, User,
 };
-use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::name::{ImageName, nearest};
+use crate::diagnostic::{Problem, Problems, SourceFile};
+use crate::name::ImageName;
 use crate::tag::TagTemplate;
 
 /// What may stand at the top of an `image.kdl`.

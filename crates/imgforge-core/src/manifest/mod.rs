@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use imgforge_dockerfile::program::RunNetwork;
+use imgforge_syntax::{Located, Span};
 use serde::{Deserialize, Serialize};
 
 pub use self::cache::ManifestCache;
@@ -34,7 +36,7 @@ pub use self::service::{
 };
 pub use self::test::{Check, CommandCheck, FileCheck, FileKind, HttpCheck, Test, UserCheck};
 pub use self::workspace::read_workspace;
-use crate::diagnostic::{Located, SourceFile, Span};
+use crate::diagnostic::SourceFile;
 use crate::name::{ImageName, ServiceName};
 use crate::tag::TagTemplate;
 
@@ -477,6 +479,16 @@ impl Network {
             Self::None => "none",
             Self::Default => "default",
             Self::Host => "host",
+        }
+    }
+}
+
+impl From<Network> for RunNetwork {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::None => Self::None,
+            Network::Default => Self::Default,
+            Network::Host => Self::Host,
         }
     }
 }

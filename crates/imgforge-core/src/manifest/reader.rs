@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imgforge_syntax::{Located, Span, nearest};
 use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 
 use super::{Millis, strings};
-use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::kdl_text;
-use crate::name::nearest;
 
 /// Reads one file and collects all its problems.
 pub(super) struct Reader<'a> {

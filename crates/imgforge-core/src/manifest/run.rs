@@ -1,10 +1,12 @@
 //! Reads the `run` of an image: a command, and what is lent to it.
 
+use imgforge_syntax::Located;
+
 use super::image::octal;
 use super::reader::Node;
 use super::service::absolute;
 use super::{MountFrom, RunStep, SecretKind, SecretMount};
-use crate::diagnostic::{Located, Problem};
+use crate::diagnostic::Problem;
 
 /// What may stand in a `run`.
 pub(super) const IN_RUN: &[&str] = &["mount", "secret", "ssh"];

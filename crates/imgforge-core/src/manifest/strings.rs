@@ -4,9 +4,9 @@
 //! The rules are those of KDL 2.0, "Multi-line Strings": a newline after the opening quotes, the closing quotes alone
 //! on their line, and every line that is not blank begins with the white space that the closing line has.
 
-use std::ops::Range;
+use imgforge_syntax::Span;
 
-use crate::diagnostic::Span;
+use std::ops::Range;
 
 /// A multi-line string that is not well formed.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imgforge_syntax::{Located, Span};
+
 use super::image::network;
 use super::reader::{Node, Once, Reader};
 use super::service::supervisor;
 use super::{
     ApkSource, AptSource, Compression, ExternalPlace, Group, RegistryPlace, Trust, WorkspaceManifest,
 };
-use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::name::ImageName;
 
 pub(super) const TOP: &[&str] = &["workspace", "apt", "apk", "external", "group"];

@@ -9,9 +9,10 @@ mod tests;
 mod values;
 
 use camino::Utf8Path;
+use imgforge_syntax::Span;
 
 use crate::context::GeneratedFile;
-use crate::diagnostic::{Problem, Problems, Span};
+use crate::diagnostic::{Problem, Problems};
 use crate::graph::ImageGraph;
 use crate::manifest::Network;
 use crate::name::ImageName;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use camino::Utf8Path;
+use imgforge_syntax::{Span, nearest};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use super::values::escape_word;
 use super::{Origin, template_problem};
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
-use crate::name::nearest;
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::source::{Kind, Source, clean};
 use crate::template::{FUEL, bounded, describe, syntax};
 use crate::workspace::Image;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_syntax::{Located, Span};
 use minijinja::context;
 use minijinja::value::Value;
 
 use super::template::{exec_form, mark};
-use crate::diagnostic::{Located, Span};
 use crate::graph::ImageGraph;
 use crate::manifest::{
     Base, CopyStep, Healthcheck, ImageManifest, Millis, RootInclude, RunStep, SecretKind, SecretMount, Step,

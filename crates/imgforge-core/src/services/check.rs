@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_syntax::nearest;
+
 use super::merge::Chained;
 use super::{Field, MergedService, ServiceSet};
 use crate::diagnostic::{Problem, Problems};
 use crate::manifest::{Base, RestartPolicy, Supervisor, SupervisorChoice, Wait};
-use crate::name::{ServiceName, nearest};
+use crate::name::ServiceName;
 use crate::workspace::Image;
 
 /// What an image says that does not go with services, or with those of its ancestors.

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imgforge_syntax::Located;
+
 use super::{Field, MergedService, ServiceSet, Services, check};
-use crate::diagnostic::{Located, Problems, SourceFile};
+use crate::diagnostic::{Problems, SourceFile};
 use crate::graph::ImageGraph;
 use crate::manifest::{Base, Service, Supervisor, SupervisorChoice, Wait};
 use crate::name::{ImageName, ServiceName};

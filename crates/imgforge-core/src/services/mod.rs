@@ -24,8 +24,10 @@ use std::sync::Arc;
 
 pub use self::merge::{merge, supervisor, topmost};
 pub(crate) use self::script::{PROBE, quote};
+use imgforge_syntax::Span;
+
 use crate::context::GeneratedFile;
-use crate::diagnostic::{Problem, Problems, SourceFile, Span};
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::manifest::{
     Limit, Log, Millis, Process, Ready, Reload, Restart, RestartPolicy, ServiceType, Stop, Supervisor,
     SupervisorChoice,

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imgforge_syntax::{Located, nearest};
+
 use super::load::Unread;
 use super::{Image, Workspace, image_tests};
-use crate::diagnostic::{Located, Problem, Problems};
-use crate::dockerfile::EdgeKind;
+use crate::diagnostic::{Problem, Problems};
 use crate::manifest::{Base, Network};
-use crate::name::{ImageName, nearest};
+use crate::name::ImageName;
+use imgforge_dockerfile::EdgeKind;
 
 pub(super) fn check(workspace: &Workspace, unread: &Unread) -> Problems {
     let mut problems = Problems::default();

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use imgforge_syntax::{Located, nearest};
+
 use super::{Image, Workspace, build_args};
-use crate::diagnostic::{Located, Problem, Problems, SourceFile};
-use crate::dockerfile::EdgeKind;
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::manifest::{Base, Check, Test};
-use crate::name::{ImageName, nearest};
+use crate::name::ImageName;
+use imgforge_dockerfile::EdgeKind;
 
 /// A test that is run for an image.
 #[derive(Debug, Clone)]
@@ -98,7 +100,7 @@ impl Runs {
             runs.tells |= has_services || manifest.healthcheck.is_some();
             let Some(dockerfile) = &image.dockerfile else { continue };
             let config = dockerfile.parsed.config(&build_args(&workspace.manifest, manifest));
-            let is_healthcheck = config.healthcheck.is_some_and(|check| check.value.is_some());
+            let is_healthcheck = config.healthcheck.is_some_and(|check| check.value.test != ["NONE"]);
             runs.something |= config.entrypoint.is_some() || config.cmd.is_some();
             runs.stays |= !config.ports.is_empty() || is_healthcheck;
             runs.tells |= is_healthcheck;

@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use globset::GlobBuilder;
+use imgforge_syntax::{Located, Span, nearest};
 use rayon::prelude::*;
 
 use super::resolve::Names;
 use super::{ContextFolder, HandWritten, Image, Workspace, check};
 
-use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::dockerfile::Dockerfile;
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::manifest::{
     Base, DockerfilePlace, ImageManifest, ManifestCache, ReadImages, WorkspaceManifest, read_images,
     read_workspace,
 };
-use crate::name::{ImageName, nearest};
+use crate::name::ImageName;
 use crate::source::{Hidden, Kind, Led, Source, clean, follow};
+use imgforge_dockerfile::Dockerfile;
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "imgforge.kdl";

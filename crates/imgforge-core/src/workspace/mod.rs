@@ -15,11 +15,12 @@ use std::sync::Arc;
 use camino::Utf8PathBuf;
 use imgforge_oci::Digest;
 use imgforge_oci::reference::Parts;
+use imgforge_syntax::{Located, Span};
 
-use crate::diagnostic::{Located, SourceFile, Span};
-use crate::dockerfile::{Dockerfile, EdgeKind, Reduced};
+use crate::diagnostic::SourceFile;
 use crate::manifest::{ImageManifest, Network, WorkspaceManifest};
 use crate::name::ImageName;
+use imgforge_dockerfile::{Dockerfile, EdgeKind, Reduced};
 
 pub use self::image_tests::ImageTest;
 pub(crate) use self::image_tests::of_chain as tests_of_chain;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use imgforge_oci::Digest;
 use imgforge_oci::reference::Parts;
+use imgforge_syntax::{Located, Span, nearest};
 
 use super::load::Unread;
 use super::{External, HandWritten, Parent};
-use crate::diagnostic::{Located, Problem, Problems, SourceFile, Span};
-use crate::dockerfile::EdgeKind;
+use crate::diagnostic::{Problem, Problems, SourceFile};
 use crate::manifest::{Base, ImageManifest, Step, WorkspaceManifest};
-use crate::name::{ImageName, nearest};
+use crate::name::ImageName;
+use imgforge_dockerfile::EdgeKind;
 
 /// What an image stands on.
 #[derive(Default)]

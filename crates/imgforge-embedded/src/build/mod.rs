@@ -7,9 +7,9 @@ mod step;
 
 use std::collections::{BTreeMap, HashMap};
 
-use imgforge_core::dockerfile::program::{Action, Base, Below, From, Program, Stage, Step};
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::{Compression, Layers};
+use imgforge_dockerfile::program::{Action, Base, Below, From, Program, Stage, Step};
 use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
 use imgforge_oci::{Digest, History, ImageConfig, chain_id};
 
@@ -290,7 +290,7 @@ fn content(config: &ImageConfig, layers: &[Layer]) -> String {
 }
 
 /// Problems of a Dockerfile, in the words in which BuildKit says where they are.
-fn refused(text: &str, problems: &[imgforge_core::dockerfile::ParseProblem]) -> BuildError {
+fn refused(text: &str, problems: &[imgforge_dockerfile::ParseProblem]) -> BuildError {
     let lines = problems.iter().map(|problem| {
         let before = text.get(..problem.span.offset as usize).unwrap_or_default();
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::dockerfile::program::{From, Mount, MountKind, Run, RunNetwork, Sharing, Step};
 use imgforge_core::manifest::Network;
+use imgforge_dockerfile::program::{From, Mount, MountKind, Run, RunNetwork, Sharing, Step};
 use imgforge_engine::{BuildError, secrets};
 
 use super::{Builder, engine_error, store_error};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use imgforge_core::dockerfile::program::{Action, Copy, CopySource, From, MountKind, Step};
 use imgforge_core::manifest::Network;
+use imgforge_dockerfile::program::{Action, Copy, CopySource, From, MountKind, Step};
 use imgforge_engine::BuildError;
 use imgforge_oci::{Digest, chain_id};
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use imgforge_core::dockerfile::{Dockerfile, FlagValue, mode_of};
+use imgforge_dockerfile::{Dockerfile, FlagValue, mode_of};
 
 use crate::BuildError;
 

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use imgforge_core::lock::LockedPackage;
 use imgforge_core::manifest::RootInclude;
-use imgforge_core::name::nearest;
+use imgforge_syntax::nearest;
 
 use crate::error::Error;
 use crate::index::{Index, IndexEntry};

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8Path;
 
-use imgforge_core::dockerfile::program::Program;
 use imgforge_core::manifest::Network;
 use imgforge_core::source::{Source, clean};
 use imgforge_core::text;
 use imgforge_core::workspace::WORKSPACE_FILE;
+use imgforge_dockerfile::program::Program;
 use imgforge_oci::reference::Parts;
 
 use super::candidate::{Candidate, Read};

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::dockerfile::{Dockerfile, Instruction, Reference};
 use imgforge_core::manifest::Network;
 use imgforge_core::name::ImageName;
+use imgforge_dockerfile::program::RunNetwork;
+use imgforge_dockerfile::{Dockerfile, Instruction, Reference};
 
 /// An image that can be taken over.
 #[derive(Debug, Clone)]
@@ -119,12 +120,12 @@ impl Read {
     /// here reach nothing, all others may.
     pub(super) fn network(&self, candidate: &Candidate) -> Network {
         let args = candidate.values();
-        if !self.parsed.beyond(Network::Default, &args).is_empty() {
+        if !self.parsed.beyond(RunNetwork::Default, &args).is_empty() {
             return Network::Host;
         }
         let runs = self.parsed.instructions().iter().filter(|line| line.keyword() == "RUN");
         let fetches = runs.map(Instruction::text).any(may_fetch);
-        if fetches || !self.parsed.beyond(Network::None, &args).is_empty() {
+        if fetches || !self.parsed.beyond(RunNetwork::None, &args).is_empty() {
             Network::Default
         } else {
             Network::None

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_syntax::{Located, Span};
 
-use imgforge_core::diagnostic::{Located, Problem, Span};
+use imgforge_core::diagnostic::Problem;
 use imgforge_core::graph::ImageGraph;
 use imgforge_core::manifest::{Base, DockerfilePlace, ImageManifest, Network, read_images, read_workspace};
 use imgforge_core::source::{Hidden, Kind, Source, clean};

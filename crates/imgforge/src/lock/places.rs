@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use imgforge_core::diagnostic::{Problem, Span};
+use imgforge_core::diagnostic::Problem;
 use imgforge_core::manifest::ExternalPlace;
 use imgforge_oci::reference::{LATEST, Parts};
 use imgforge_oci::{Descriptor, Digest, Manifest, Reference};
 use imgforge_registry::{Credentials, Layout, Options, ProgressSink, Registry, Retry};
+use imgforge_syntax::Span;
 
 use crate::{Error, Session};
 

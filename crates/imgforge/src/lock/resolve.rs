@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use imgforge_core::diagnostic::{Problem, Problems};
 use imgforge_core::event::Reporter;
 use imgforge_core::lock::{Lock, LockView, LockedExternal, LockedImage, LockedPackage};
-use imgforge_core::name::{ImageName, nearest};
+use imgforge_core::name::ImageName;
 use imgforge_core::workspace::Image;
 use imgforge_oci::Digest;
 use imgforge_packages::{Cache, Index, Partial, Progress, Request, Seen};
+use imgforge_syntax::nearest;
 
 use crate::lock::externals::names_external;
 use crate::lock::{ImageRequest, check_packages, request_sum};

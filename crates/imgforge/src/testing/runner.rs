@@ -6,7 +6,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use imgforge_core::diagnostic::Located;
 use imgforge_core::event::Event;
 use imgforge_core::manifest::{Check, CommandCheck, HttpCheck, Millis};
 use imgforge_core::services::READY;
@@ -17,6 +16,7 @@ use imgforge_engine::containers::{
 };
 use imgforge_engine::{CancellationToken, Containers, Engine, EventSender, ImageConfig};
 use imgforge_report::human_duration;
+use imgforge_syntax::Located;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use imgforge::core::lint::{Finding, Findings};
 use imgforge::core::manifest::{Level, Rule};
-use imgforge::core::name::nearest;
+use imgforge_syntax::nearest;
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -76,7 +76,7 @@ fn read(path: &Utf8Path) -> std::io::Result<Vec<u8>> {
 
 /// Reads the fields of `--secret`. `type` says what `src` is, as in buildx.
 fn source(text: &str) -> Result<(String, Source), String> {
-    let fields = imgforge::core::csv::fields(text).ok_or("its quotes do not hold whole fields")?;
+    let fields = imgforge_syntax::csv::fields(text).ok_or("its quotes do not hold whole fields")?;
     let (mut id, mut kind, mut file, mut variable) = (None, None, None, None);
     for field in &fields {
         let (key, value) = field.split_once('=').ok_or_else(|| format!("{field} is not KEY=VALUE"))?;

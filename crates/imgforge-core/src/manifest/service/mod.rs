@@ -5,11 +5,11 @@ mod read;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use imgforge_syntax::{Located, Span};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::read::{IN_SERVICE, absolute, parse_size, service, service_name, signal, supervisor};
 use super::Millis;
-use crate::diagnostic::{Located, Span};
 use crate::name::ServiceName;
 
 /// What runs an image's services.

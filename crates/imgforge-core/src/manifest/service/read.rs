@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use imgforge_syntax::{Located, Span};
+
 use super::{
     GiveUp, Limit, Log, Need, Probe, Process, Ready, Reload, Restart, RestartBound, RestartPolicy, Service,
     ServiceType, Stop, Supervisor, SupervisorChoice, Wait,
 };
-use crate::diagnostic::{Located, Problem, Span};
+use crate::diagnostic::Problem;
 use crate::manifest::Millis;
 use crate::manifest::reader::{Node, Once};
 use crate::manifest::workspace::pair;

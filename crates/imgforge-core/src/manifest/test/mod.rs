@@ -2,10 +2,10 @@
 
 mod read;
 
+use imgforge_syntax::{Located, Span};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
-use crate::diagnostic::{Located, Span};
 
 pub(super) use self::read::{IN_TEST, test};
 

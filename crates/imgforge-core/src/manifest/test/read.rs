@@ -1,7 +1,9 @@
 //! Reads `test "NAME" { ... }`.
 
+use imgforge_syntax::Located;
+
 use super::{Check, CommandCheck, DEFAULT_TIMEOUT, FileCheck, FileKind, HttpCheck, Test, UserCheck};
-use crate::diagnostic::{Located, Problem};
+use crate::diagnostic::Problem;
 use crate::manifest::image::{account, octal};
 use crate::manifest::reader::Node;
 use crate::manifest::service::absolute;

@@ -4,11 +4,12 @@
 #[cfg(test)]
 mod tests;
 
-use imgforge_core::diagnostic::{Problem, Span};
+use imgforge_core::diagnostic::Problem;
 use imgforge_core::name::ImageName;
 use imgforge_core::testing::TestResult;
 use imgforge_engine::BuildError;
 use imgforge_oci::reference::Parts;
+use imgforge_syntax::Span;
 
 use super::job::Job;
 use crate::Error;
@@ -202,7 +203,7 @@ fn failed_instruction<'j>(
     number: usize,
     total: usize,
     text: &str,
-) -> Option<&'j imgforge_core::dockerfile::Instruction> {
+) -> Option<&'j imgforge_dockerfile::Instruction> {
     let steps: Vec<_> = job
         .prepared
         .build

@@ -4,10 +4,9 @@ use super::RunNetwork;
 use super::golang;
 use super::mount::RawMount;
 use super::read::{self, Heredoc, Raw};
-use crate::diagnostic::{Located, Span};
-use crate::dockerfile::{Command, KEYWORDS, ParseProblem};
-use crate::name::nearest;
+use crate::{Command, KEYWORDS, ParseProblem};
 use imgforge_oci::Healthcheck;
+use imgforge_syntax::{Located, Span, nearest};
 
 /// A word whose variables are not expanded, and where it stands.
 pub(super) type Word = Located<String>;

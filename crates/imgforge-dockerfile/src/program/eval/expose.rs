@@ -1,8 +1,8 @@
 //! EXPOSE.
 
 use super::{Evaluator, missing};
-use crate::dockerfile::program::instruction::{Missing, Word, problem};
-use crate::dockerfile::program::shell;
+use crate::program::instruction::{Missing, Word, problem};
+use crate::program::shell;
 use imgforge_oci::Empty;
 
 impl Evaluator<'_> {

@@ -1,10 +1,10 @@
 //! Lines to instructions: the escape directive, continuation lines, comments inside them, heredocs, JSON words.
 
+use imgforge_syntax::Span;
 use serde::{Deserialize, Serialize};
 
 use super::ParseProblem;
 use super::program::read;
-use crate::diagnostic::Span;
 
 /// A word of an instruction and where each of its bytes stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

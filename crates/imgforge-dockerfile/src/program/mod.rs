@@ -14,7 +14,7 @@
 
 mod action;
 mod eval;
-mod golang;
+pub(super) mod golang;
 mod instruction;
 mod mount;
 mod parse;
@@ -28,6 +28,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use imgforge_oci::ImageConfig;
+use imgforge_syntax::Span;
 
 pub use self::action::{
     Action, Copy, CopySource, From, Mount, MountKind, Run, RunNetwork, Sharing, Stage, Step,
@@ -35,8 +36,7 @@ pub use self::action::{
 use self::eval::Evaluator;
 use self::instruction::{Instruction, Kind, Word, problem};
 use self::shell::{Rules, Value};
-use crate::diagnostic::Span;
-use crate::dockerfile::ParseProblem;
+use crate::ParseProblem;
 
 /// A Dockerfile, ready to be carried out.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ pub enum Below<'a> {
 
 impl Program {
     /// Reads a Dockerfile to be carried out for a platform (`linux/amd64`): like
-    /// [`crate::dockerfile::Dockerfile::parse`], but what is not known to be understood is a problem.
+    /// [`crate::Dockerfile::parse`], but what is not known to be understood is a problem.
     ///
     /// # Errors
     /// Every problem in the file; of what stages do, only in those that are needed.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use imgforge_oci::Healthcheck;
+use imgforge_syntax::Located;
+
+use super::program::golang;
 use super::{Dockerfile, From, Instruction, Scope, Walker, find_stage};
-use crate::diagnostic::Located;
-use crate::manifest::{Healthcheck, Millis};
 
 /// A command in a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +36,8 @@ pub struct Config {
     pub user: Option<Located<String>>,
     /// STOPSIGNAL.
     pub stop_signal: Option<Located<String>>,
-    /// HEALTHCHECK; `None` in it is HEALTHCHECK NONE, which takes that of the base away.
-    pub healthcheck: Option<Located<Option<Healthcheck>>>,
+    /// HEALTHCHECK; `NONE` in it takes that of the base away.
+    pub healthcheck: Option<Located<Healthcheck>>,
     /// Whether CMD stands in this stage: then an ENTRYPOINT does not take it away.
     has_cmd: bool,
 }
@@ -127,53 +129,37 @@ fn ports(text: &str) -> impl Iterator<Item = String> {
 }
 
 /// `--interval=30s CMD LINE`, `CMD ["PROGRAM"]`, `NONE`.
-fn healthcheck(instruction: &Instruction) -> Option<Healthcheck> {
+fn healthcheck(instruction: &Instruction) -> Healthcheck {
     let mut rest = after_keyword(instruction.text());
     while rest.starts_with("--") {
         rest = after_keyword(rest);
     }
-    if !rest.get(..3)?.eq_ignore_ascii_case("CMD") {
-        return None;
+    if !rest.get(..3).is_some_and(|kind| kind.eq_ignore_ascii_case("CMD")) {
+        return Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() };
     }
     let line = rest[3..].trim();
-    let argv = serde_json::from_str(line).unwrap_or_else(|_| vec![line.to_owned()]);
+    let test = match serde_json::from_str::<Vec<String>>(line) {
+        Ok(argv) => ["CMD".to_owned()].into_iter().chain(argv).collect(),
+        Err(_) => vec!["CMD-SHELL".into(), line.to_owned()],
+    };
     let flag = |name: &str| {
         instruction
             .flags()
             .iter()
             .find_map(|flag| flag.text().strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='))
     };
-    Some(Healthcheck {
-        argv,
-        interval: flag("interval").and_then(duration),
-        timeout: flag("timeout").and_then(duration),
-        start_period: flag("start-period").and_then(duration),
-        retries: flag("retries").and_then(|text| text.parse().ok()),
-    })
-}
-
-/// A duration as Go writes it: `1m30s`, `500ms`, `1.5h`; thousandths of a second and below are dropped.
-fn duration(text: &str) -> Option<Millis> {
-    let mut rest = text;
-    let mut millis = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
-        millis += number
-            * match &rest[digits..unit_end] {
-                "ms" => 1.0,
-                "s" => 1e3,
-                "m" => 6e4,
-                "h" => 3.6e6,
-                "us" | "µs" | "ns" => 0.0,
-                _ => return None,
-            };
-        rest = &rest[unit_end..];
+    let time = |name: &str| {
+        let nanos = flag(name).and_then(golang::duration);
+        nanos.and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or_default()
+    };
+    Healthcheck {
+        test,
+        interval: time("interval"),
+        timeout: time("timeout"),
+        start_period: time("start-period"),
+        start_interval: time("start-interval"),
+        retries: flag("retries").and_then(|text| text.parse().ok()).unwrap_or_default(),
     }
-    // Beyond 584 million years it stays there.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "digits have no sign")]
-    Some(Millis(millis as u64))
 }
 
 #[cfg(test)]
@@ -203,23 +189,19 @@ mod tests {
         assert_eq!(config.stop_signal.unwrap().value, "SIGQUIT");
         assert_eq!(config.entrypoint.unwrap().value, Command::Exec(vec!["/init".into(), "a".into()]));
         assert_eq!(config.cmd.unwrap().value, Command::Shell("run it &&   wait".into()));
-        let check = config.healthcheck.unwrap().value.unwrap();
-        assert_eq!(check.argv, ["curl -f x || exit 1"]);
-        assert_eq!((check.interval, check.timeout), (Some(Millis(90_000)), Some(Millis(500))));
-        assert_eq!((check.start_period, check.retries), (None, Some(2)));
+        let check = config.healthcheck.unwrap().value;
+        assert_eq!(check.test, ["CMD-SHELL", "curl -f x || exit 1"]);
+        assert_eq!((check.interval, check.timeout), (90_000_000_000, 500_000_000));
+        assert_eq!((check.start_period, check.retries), (0, 2));
     }
 
     #[test]
     fn an_entrypoint_takes_away_the_command_of_its_base() {
         let found = config("FROM a AS b\nCMD x\nFROM b\nENTRYPOINT [\"y\"]\nHEALTHCHECK NONE\n");
         assert_eq!(found.cmd, None);
-        assert_eq!(found.healthcheck.unwrap().value, None);
+        assert_eq!(found.healthcheck.unwrap().value.test, ["NONE"]);
         let found = config("FROM a\nCMD x\nENTRYPOINT [\"y\"]\n");
         assert_eq!(found.cmd.unwrap().value, Command::Shell("x".into()));
-        assert_eq!(duration("1h2m"), Some(Millis(3_720_000)));
-        assert_eq!(
-            (duration("5"), duration("x"), ports("x").count(), ports("0").count()),
-            (None, None, 0, 0)
-        );
+        assert_eq!((ports("x").count(), ports("0").count()), (0, 0));
     }
 }

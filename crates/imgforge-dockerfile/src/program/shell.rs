@@ -5,7 +5,7 @@
 
 use regex::Regex;
 
-use crate::dockerfile::expand::{MAX_EXPANDED, MAX_SUBSTITUTIONS};
+use crate::expand::{MAX_EXPANDED, MAX_SUBSTITUTIONS};
 
 /// What a variable is.
 #[derive(Debug, Clone, PartialEq, Eq)]

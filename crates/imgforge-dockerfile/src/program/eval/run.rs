@@ -1,12 +1,13 @@
 //! RUN: its mounts, its variables, its heredocs.
 
+use imgforge_syntax::Span;
+
 use super::{Done, Evaluator};
-use crate::diagnostic::Span;
-use crate::dockerfile::Command;
-use crate::dockerfile::program::instruction::{Missing, RunLine, problem};
-use crate::dockerfile::program::mount::Place;
-use crate::dockerfile::program::shell::Value;
-use crate::dockerfile::program::{Action, Mount, MountKind, Program, Run, read};
+use crate::Command;
+use crate::program::instruction::{Missing, RunLine, problem};
+use crate::program::mount::Place;
+use crate::program::shell::Value;
+use crate::program::{Action, Mount, MountKind, Program, Run, read};
 
 /// Build arguments that commands get without an ARG, in the order in which BuildKit gives them.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];

@@ -1,11 +1,11 @@
 //! `RUN --mount`: its fields and what they mean.
 
+use imgforge_syntax::{Located, Span, nearest};
+
 use super::golang;
 use super::instruction::{Missing, Word, problem};
 use super::{From, Mount, MountKind, Sharing};
-use crate::diagnostic::{Located, Span};
-use crate::dockerfile::ParseProblem;
-use crate::name::nearest;
+use crate::ParseProblem;
 
 /// The fields as they are written: `key=value`, or `key`.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl RawMount {
     pub(super) fn of(flag: &Word) -> Result<Self, ParseProblem> {
         let span = flag.span;
         let wrong = |message: String, help: Option<&str>| Err(problem(span, message, help));
-        let Some(fields) = crate::csv::fields(&flag.value) else {
+        let Some(fields) = imgforge_syntax::csv::fields(&flag.value) else {
             return wrong("the quotes in --mount do not hold whole fields".into(), None);
         };
         let mut parsed = Vec::new();

@@ -7,17 +7,17 @@
 
 use imgforge_oci::Reference;
 use imgforge_oci::reference::DOCKER_HUB;
+use imgforge_syntax::{Located, Span};
 
 use super::shell::{self, Rules, Value};
-use crate::diagnostic::{Located, Span};
-use crate::dockerfile::ParseProblem;
-use crate::dockerfile::lex::{Lines, Logical, join};
+use crate::ParseProblem;
+use crate::lex::{Lines, Logical, join};
 
 /// A heredoc with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::dockerfile) struct Heredoc {
+pub(crate) struct Heredoc {
     /// The word that ends it, without quotes.
-    pub(in crate::dockerfile) name: String,
+    pub(crate) name: String,
     /// Whether variables in it count: no part of the name is quoted.
     pub(super) expand: bool,
     /// Whether tabs at the beginning of lines do not count (`<<-`).
@@ -29,11 +29,7 @@ pub(in crate::dockerfile) struct Heredoc {
 impl Heredoc {
     /// Passes over the lines of the content and the one that ends it, and gives each to `each`: where the content ends,
     /// and where that line does. `None` when there is none.
-    pub(in crate::dockerfile) fn pass(
-        &self,
-        lines: &mut Lines<'_>,
-        mut each: impl FnMut(&str),
-    ) -> Option<(usize, usize)> {
+    pub(crate) fn pass(&self, lines: &mut Lines<'_>, mut each: impl FnMut(&str)) -> Option<(usize, usize)> {
         for (_, at, line) in lines.by_ref() {
             each(line);
             let bare = if self.strip_tabs { line.trim_start_matches('\t') } else { line };
@@ -291,7 +287,7 @@ fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), S
 ///
 /// # Errors
 /// A mark without a name that can be read.
-pub(in crate::dockerfile) fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
+pub(crate) fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
     let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::new('\\') };
     // A line with an open quote has no heredocs.
     let words = shell::words(line, rules, &|_| Value::Unset).unwrap_or_default();
@@ -299,7 +295,7 @@ pub(in crate::dockerfile) fn announced(line: &str) -> Result<Vec<Heredoc>, Strin
 }
 
 /// Whether a word is the beginning of a heredoc's mark, with white space between it and the name: `<< EOF`.
-pub(in crate::dockerfile) fn is_open_mark(word: &str) -> bool {
+pub(crate) fn is_open_mark(word: &str) -> bool {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
     rest == "<<"
 }

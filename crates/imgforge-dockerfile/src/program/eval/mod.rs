@@ -12,9 +12,9 @@ use self::run::{is_heredoc, with_shell};
 use super::instruction::{Instruction, Kind, Missing, Word, problem};
 use super::shell::{self, NoValue, Rules, Value};
 use super::{Action, Base, Below, From, Program, Stage, Step, golang, read, signal};
-use crate::diagnostic::Span;
-use crate::dockerfile::{Command, ParseProblem};
+use crate::{Command, ParseProblem};
 use imgforge_oci::{Empty, ImageConfig, RootFs};
+use imgforge_syntax::Span;
 
 /// The PATH of an image that has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,11 +1,12 @@
 //! COPY and ADD.
 
+use imgforge_syntax::Span;
+
 use super::{Done, Evaluator, missing};
-use crate::diagnostic::Span;
-use crate::dockerfile::program::instruction::{CopyLine, Missing, Word, problem};
-use crate::dockerfile::program::shell::{self, Rules};
-use crate::dockerfile::program::{Action, Copy, CopySource, From, golang};
-use crate::dockerfile::{ParseProblem, mode_of};
+use crate::program::instruction::{CopyLine, Missing, Word, problem};
+use crate::program::shell::{self, Rules};
+use crate::program::{Action, Copy, CopySource, From, golang};
+use crate::{ParseProblem, mode_of};
 
 impl Evaluator<'_> {
     pub(super) fn copy(&self, line: &CopyLine, span: Span) -> Result<Done, Missing> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::{Below, Program};
 use super::image;
-use crate::dockerfile::ParseProblem;
+use crate::ParseProblem;
 
 fn problems(text: &str) -> Vec<ParseProblem> {
     Program::new(text, &BTreeMap::new(), "linux/amd64").expect_err(text)

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use imgforge_syntax::Span;
+
 use super::instruction::{Instruction, Kind, Word, problem};
 use super::platform::normal_platform;
 use super::shell::{self, NoValue, Rules, Value};
 use super::{Base, Program, StageText, read};
-use crate::diagnostic::Span;
-use crate::dockerfile::{ParseProblem, platform_args};
+use crate::{ParseProblem, platform_args};
 
 impl Program {
     /// Reads a whole file. What is wrong with it is added to `problems`; the program is what could be read.

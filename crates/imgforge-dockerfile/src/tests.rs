@@ -198,7 +198,7 @@ fn an_address_that_add_fetches_is_known_behind_a_variable_too() {
         let none = BTreeMap::new();
         let sources: Vec<String> =
             file.context_sources(&none).into_iter().map(|source| source.pattern).collect();
-        (file.beyond(Network::None, &none).len(), sources)
+        (file.beyond(RunNetwork::None, &none).len(), sources)
     };
     let nothing: Vec<String> = Vec::new();
     assert_eq!(asks("FROM scratch\nARG SRC=https://h/x\nADD $SRC /x\n"), (1, nothing.clone()));

@@ -97,14 +97,25 @@ pub struct Run {
 }
 
 /// `RUN --network`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunNetwork {
-    /// What the build has.
-    Default,
     /// Loopback only.
     None,
+    /// What the build has.
+    Default,
     /// The host's.
     Host,
+}
+
+impl RunNetwork {
+    /// Returns `none`, `default` or `host`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Default => "default",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// `RUN --mount`.

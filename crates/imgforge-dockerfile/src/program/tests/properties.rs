@@ -8,7 +8,7 @@ use proptest::sample::select;
 use super::super::shell::{Rules, Value, word};
 use super::super::{Action, From, Program};
 use super::{image, stages_on};
-use crate::dockerfile::Dockerfile;
+use crate::Dockerfile;
 
 /// Reads a text and evaluates it: nothing panics, problems lie on characters, and what evaluates is as it should be.
 fn read_and_evaluate(text: &str) -> Result<(), TestCaseError> {

@@ -15,14 +15,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use imgforge_syntax::Span;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{Command, Config};
 pub use self::lex::Instruction;
 use self::lex::Word;
+use self::program::RunNetwork;
 pub use self::target::Reduced;
-use crate::diagnostic::Span;
-use crate::manifest::Network;
 
 /// How a child uses its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -409,7 +409,7 @@ impl Dockerfile {
 
     /// What the file asks for that steps which reach `network` do not have. An ONBUILD is a child's, and asked there.
     /// A source of ADD that begins with a variable which is not known here may be an address.
-    pub fn beyond(&self, network: Network, args: &BTreeMap<String, String>) -> Vec<ParseProblem> {
+    pub fn beyond(&self, network: RunNetwork, args: &BTreeMap<String, String>) -> Vec<ParseProblem> {
         let mut found = Vec::new();
         Walker::new(self, args).walk(|instruction, _, scope| {
             let asked = match instruction.keyword() {
@@ -427,7 +427,8 @@ impl Dockerfile {
                     let operands = instruction.operands();
                     let sources = operands.split_last().map_or(&[][..], |(_, sources)| sources);
                     let fetched = sources.iter().find(may_be_fetched);
-                    fetched.map(|source| (source.span(), format!("ADD {}", source.text()), Network::Default))
+                    fetched
+                        .map(|source| (source.span(), format!("ADD {}", source.text()), RunNetwork::Default))
                 }
                 _ => None,
             };
@@ -480,11 +481,11 @@ fn is_url(text: &str) -> bool {
 }
 
 /// `--network=host`: which network, and its place.
-fn network_flag(flag: &Word) -> Option<(Span, Network)> {
+fn network_flag(flag: &Word) -> Option<(Span, RunNetwork)> {
     let network = match flag.text().strip_prefix("--network=")?.trim_matches('"') {
-        "none" => Network::None,
-        "default" => Network::Default,
-        "host" => Network::Host,
+        "none" => RunNetwork::None,
+        "default" => RunNetwork::Default,
+        "host" => RunNetwork::Host,
         _ => return None,
     };
     Some((flag.span(), network))
@@ -550,7 +551,7 @@ fn check(instruction: &Instruction, in_stage: &mut bool, problems: &mut Vec<Pars
     let mut problem =
         |span, message: String, help: Option<String>| problems.push(ParseProblem { span, message, help });
     if !KEYWORDS.contains(&keyword) {
-        let help = crate::name::nearest(keyword, KEYWORDS).map(|near| format!("did you mean {near}?"));
+        let help = imgforge_syntax::nearest(keyword, KEYWORDS).map(|near| format!("did you mean {near}?"));
         problem(instruction.keyword_span(), format!("there is no instruction {keyword}"), help);
     } else if keyword == "FROM" {
         *in_stage = true;
