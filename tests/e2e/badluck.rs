@@ -368,17 +368,36 @@ fn names_of_folders_and_files_may_hold_spaces_quotes_and_any_letter() {
     assert_eq!(volumes, serde_json::json!({ format!("/v {name}"): {} }).to_string());
 }
 
-#[test]
-fn a_full_disk_of_the_embedded_engine_is_named() {
+/// Builds an image with a step on the embedded engine, whose disk has 16 MB.
+fn on_a_small_disk(step: &str) -> Ran {
     let family = TestWorkspace::new();
     family.busybox_base("base");
-    family.image("big", "    from \"base\"\n    run \"dd if=/dev/zero of=/zeros bs=1M count=64; true\"");
+    family.image("big", &format!("    from \"base\"\n    run \"{step}\""));
     std::fs::create_dir(family.root().join(".imgforge")).unwrap();
     let script = "mount -t tmpfs -o size=16m none .imgforge && \"$0\" build";
     let mut small = Command::new("unshare");
     small.args(["--mount", "sh", "-c", script, IMGFORGE]).current_dir(family.root());
     small.env("IMGFORGE_ENGINE", "embedded").env("NO_COLOR", "1");
-    let full = Ran::of(small.output().unwrap());
+    Ran::of(small.output().unwrap())
+}
+
+#[test]
+fn a_command_that_finds_the_disk_of_the_embedded_engine_full_is_told_from_one_that_is_wrong() {
+    // Nothing of what it prints says so.
+    let full = on_a_small_disk("dd if=/dev/zero of=/zeros bs=1M count=64 2>/dev/null");
+    assert_eq!(full.code, 1, "{}", full.stderr);
+    for part in ["big/image.kdl:3", "the command ended with status 1", "imgforge prune"] {
+        assert!(full.stderr.contains(part), "{part} is missing in\n{}", full.stderr);
+    }
+    // The words alone do not either, while there is room.
+    let roomy = on_a_small_disk("echo No space left on device; exit 1");
+    assert_eq!(roomy.code, 1, "{}", roomy.stderr);
+    assert!(!roomy.stderr.contains("imgforge prune"), "{}", roomy.stderr);
+}
+
+#[test]
+fn a_full_disk_of_the_embedded_engine_is_named() {
+    let full = on_a_small_disk("dd if=/dev/zero of=/zeros bs=1M count=64; true");
     assert_eq!(full.code, 1, "{}", full.stderr);
     for part in ["no space left", "imgforge prune", "1 failed (big), 1 built"] {
         assert!(full.stderr.contains(part), "{part} is missing in\n{}", full.stderr);

@@ -8,6 +8,7 @@ use imgforge_testkit::docker::Docker;
 use imgforge_testkit::registry::{Registry, Setup};
 use imgforge_testkit::workspace::{Ran, TestWorkspace};
 
+use crate::building::wait_until;
 use crate::{IMGFORGE, imgforge, small_family, with_action};
 
 /// The command with the embedded engine.
@@ -495,6 +496,21 @@ fn a_container_runs_answers_and_stops_without_a_daemon() {
     );
     let built = run(&family, &["build"]).ok();
     assert!(built.stderr.contains("1 test"), "{}", built.stderr);
+}
+
+#[test]
+fn a_container_without_services_is_listed_as_one_that_has_none() {
+    let family = TestWorkspace::new();
+    family.busybox_base("base");
+    family.image("plain", "    from \"base\"\n    cmd \"sleep\" \"1000\"");
+    run(&family, &["build"]).ok();
+    let mut child = command(&family, &["run", "plain"]).spawn().unwrap();
+    let containers = || run(&family, &["services", "--format", "json"]).ok().json()["containers"].clone();
+    wait_until("it runs", || containers() != serde_json::json!([]));
+    let found = containers();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((&found[0]["image"], &found[0]["services"]), (&"plain".into(), &serde_json::json!([])));
 }
 
 /// Every image's digest of a family, by name.

@@ -96,12 +96,12 @@ impl Embedded {
         output: Output,
         cancel: &CancellationToken,
     ) -> Result<Reply, BuildError> {
-        let reply = self.client.run(folder, request, output, cancel).await;
-        reply.map_err(|error| match error {
-            WorkerError::Cancelled => BuildError::Cancelled,
-            WorkerError::NoRoom => BuildError::NoSpace,
-            other => engine_error(other.to_string()),
-        })
+        match self.client.run(folder, request, output, cancel).await {
+            Ok(Reply::DiskFull(_)) | Err(WorkerError::NoRoom) => Err(BuildError::NoSpace),
+            Ok(reply) => Ok(reply),
+            Err(WorkerError::Cancelled) => Err(BuildError::Cancelled),
+            Err(other) => Err(engine_error(other.to_string())),
+        }
     }
 
     /// The folders of layers, lowest first. Those that are not unpacked are unpacked.
@@ -171,7 +171,7 @@ impl Embedded {
 
     fn find(&self, image: &str) -> Result<ImageRecord, Error> {
         let found = self.store.find(image).map_err(into_error)?;
-        found.ok_or_else(|| Error::Refused { status: 404, message: format!("No such image: {image}") })
+        found.ok_or_else(|| Error::Absent { message: format!("No such image: {image}") })
     }
 
     async fn read(&self, image: &str, path: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -403,7 +403,7 @@ pub(crate) const FULL: &str =
 pub(crate) fn words(reply: &Reply) -> String {
     match reply {
         Reply::Error(message) => message.clone(),
-        Reply::Failed(code) => format!("it ended with status {code}"),
+        Reply::Failed { code, .. } => format!("it ended with status {code}"),
         other => format!("a worker has answered with {other:?}"),
     }
 }
@@ -412,14 +412,8 @@ pub(crate) fn words(reply: &Reply) -> String {
 pub(crate) fn not_unpacked(what: &str, reply: &Reply) -> BuildError {
     match reply {
         Reply::NoRoom(free) => no_room(&format!("{what}: a layer of it unpacks to more"), *free),
-        Reply::Error(message) if is_full(message) => BuildError::NoSpace,
         other => engine_error(format!("{what} cannot be unpacked: {}", words(other))),
     }
-}
-
-/// Returns whether a worker says that the disk is full, in the words of the system.
-pub(crate) fn is_full(message: &str) -> bool {
-    message.contains("No space left on device") || message.contains("Disk quota exceeded")
 }
 
 /// Something is larger than what the disk has free.

@@ -44,9 +44,7 @@ impl Embedded {
             .manifest(repository, &reference.wanted())
             .await
             .map_err(|error| gone(name, &error))?
-            .ok_or_else(|| BuildError::Refused {
-                message: format!("{name}: not found: the registry has no such image"),
-            })?;
+            .ok_or_else(|| missing(name, "the registry has no such image"))?;
         let manifest = match manifest.entries() {
             Some(entries) => {
                 let platform = platform.unwrap_or("linux/amd64");
@@ -54,9 +52,8 @@ impl Embedded {
                     BuildError::Refused { message: format!("{name} has nothing for {platform}") }
                 })?;
                 let found = registry.manifest(repository, &(&entry.digest).into()).await;
-                found.map_err(|error| gone(name, &error))?.ok_or_else(|| BuildError::Refused {
-                    message: format!("{name}: not found: the registry lacks {}", entry.digest),
-                })?
+                let lacks = || missing(name, &format!("the registry lacks {}", entry.digest));
+                found.map_err(|error| gone(name, &error))?.ok_or_else(lacks)?
             }
             None => manifest,
         };
@@ -180,6 +177,11 @@ impl Embedded {
         }
         options
     }
+}
+
+/// The registry does not have an image.
+fn missing(name: &str, why: &str) -> BuildError {
+    BuildError::MissingImage { reference: name.to_owned(), message: format!("{name}: not found: {why}") }
 }
 
 fn gone(name: &str, error: &impl std::fmt::Display) -> BuildError {

@@ -14,7 +14,7 @@ use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_embedded::{Embedded, Settings};
 use imgforge_engine::containers::{Containers, EntryKind as Kind, Health, PublishedPort, RunRequest};
-use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, Secrets};
+use imgforge_engine::{BuildRequest, CancellationToken, Engine, Error, NotStarted, Secrets};
 use imgforge_state::StateDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -176,22 +176,17 @@ async fn a_program_that_is_not_there_is_the_images_fault() {
     let image = bench.image("CMD [\"nosuch\"]").await;
     let request = RunRequest { image: image.clone(), ..RunRequest::default() };
     let error = bench.engine.start(request).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Refused { message, .. } if message.contains("exec: \"nosuch\": executable file not found")),
-        "{error:?}"
-    );
+    let absent = NotStarted::NoProgram("nosuch".into());
+    assert!(matches!(&error, Error::NotStarted(found) if *found == absent), "{error:?}");
     assert_eq!(std::fs::read_dir(bench.path().join("store/containers")).unwrap().count(), 0);
     let request =
         RunRequest { image: image.clone(), command: words(&["sleep", "1000"]), ..RunRequest::default() };
     let started = bench.engine.start(request).await.unwrap();
     let error = bench.engine.exec(&started.id, &["nosuch"]).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Refused { message, .. } if message.contains("exec: \"nosuch\"")),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::NotStarted(found) if *found == absent), "{error:?}");
     bench.engine.remove(&started.id).await.unwrap();
     let error = bench.engine.exec(&started.id, &["true"]).await.unwrap_err();
-    assert!(matches!(error, Error::Refused { status: 404, .. }));
+    assert!(matches!(error, Error::Absent { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

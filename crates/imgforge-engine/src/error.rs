@@ -1,9 +1,12 @@
 //! What can go wrong: with the engine itself ([`Error`]), or with one build ([`BuildError`]).
 
 use std::error::Error as StdError;
+use std::fmt;
 
-use bollard::errors::Error as Bollard;
 use camino::Utf8PathBuf;
+use imgforge_dockerfile::{Dockerfile, Instruction};
+
+use crate::secrets::{missing_agent, missing_secret};
 
 /// The engine cannot do what was asked, whatever the image.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +35,25 @@ pub enum Error {
         /// The fault, and what to do.
         message: String,
     },
-    /// The engine refuses what was asked of it.
+    /// The engine does not have what was asked for: an image, a container.
+    #[error("the engine refuses: {message}")]
+    Absent {
+        /// The engine's message.
+        message: String,
+    },
+    /// The container does not run, or not any more.
+    #[error("the engine refuses: {message}")]
+    NotRunning {
+        /// The engine's message.
+        message: String,
+    },
+    /// A program cannot be started in a container.
+    #[error("the engine refuses: {0}")]
+    NotStarted(NotStarted),
+    /// The engine refuses what was asked of it, for another reason.
     #[error("the engine refuses: {message}")]
     Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The daemon's message.
+        /// The engine's message.
         message: String,
     },
     /// The connection broke, or the answer makes no sense.
@@ -58,28 +74,39 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the daemon says that the thing is not there.
+    /// Returns whether the engine says that the thing is not there.
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::Refused { status: 404, .. })
+        matches!(self, Self::Absent { .. })
+    }
+
+    /// Returns why the engine refuses what was asked of it; `None` when it has failed itself.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Absent { message } | Self::NotRunning { message } | Self::Refused { message } => {
+                Some(message.clone())
+            }
+            Self::NotStarted(why) => Some(why.to_string()),
+            _ => None,
+        }
     }
 }
 
-impl From<Bollard> for Error {
-    fn from(error: Bollard) -> Self {
-        match error {
-            Bollard::DockerResponseServerError { status_code, message } => {
-                Self::Refused { status: status_code, message }
-            }
-            other => Self::Connection { message: with_causes(&other) },
-        }
-    }
+/// Why a program cannot be started in a container.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotStarted {
+    /// The image has no program of this name.
+    #[error("no program {0} in the image")]
+    NoProgram(String),
+    /// Another reason, in words for people: `/etc: permission denied`.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// Why a build did not give an image.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A step failed.
-    #[error("step {number}/{total} ({text}): {message}")]
+    #[error("step {number}/{total} ({text}): {why}")]
     Step {
         /// Its number in its stage, from 1.
         number: usize,
@@ -87,15 +114,34 @@ pub enum BuildError {
         total: usize,
         /// The instruction.
         text: String,
-        /// The mishap: `the command ended with status 7`.
-        message: String,
+        /// The instruction in the Dockerfile that the engine was given; `None` for what ONBUILD of an image has
+        /// brought, and when the engine cannot tell.
+        place: Option<Place>,
+        /// The reason.
+        why: StepFailure,
         /// The last lines that it printed.
         log_tail: Vec<String>,
     },
-    /// The daemon does not take the Dockerfile, or a base image cannot be had.
+    /// The engine does not take the Dockerfile.
+    #[error("parse error line {line}: {why}")]
+    Source {
+        /// The 1-based line that is wrong.
+        line: usize,
+        /// The fault.
+        why: String,
+    },
+    /// An image that the Dockerfile names is not in the engine, and no registry has it.
+    #[error("{message}")]
+    MissingImage {
+        /// The image, as the Dockerfile names it with ARGs expanded.
+        reference: String,
+        /// The engine's message.
+        message: String,
+    },
+    /// The engine does not build it, for another reason.
     #[error("{message}")]
     Refused {
-        /// The daemon's message.
+        /// The engine's message.
         message: String,
     },
     /// A file is not what it was when it was hashed.
@@ -121,6 +167,68 @@ pub enum BuildError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] Error),
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepFailure {
+    /// The command ended with this status.
+    Exit(i64),
+    /// The image has no program of this name.
+    NoProgram(String),
+    /// The command ended with this status, since it found the engine's disk full.
+    NoSpace {
+        /// The command's status.
+        status: i64,
+    },
+    /// The command needs a secret of this id, which is not given.
+    NoSecret(String),
+    /// The command needs an ssh agent of this id, which is not given.
+    NoAgent(String),
+    /// Another reason, in words for people.
+    Other(String),
+}
+
+impl fmt::Display for StepFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // 128 and the number of SIGKILL.
+            Self::Exit(137) | Self::NoSpace { status: 137 } => {
+                f.write_str("the command was killed (status 137), which is often a lack of memory")
+            }
+            Self::Exit(status) | Self::NoSpace { status } => {
+                write!(f, "the command ended with status {status}")
+            }
+            Self::NoProgram(program) => write!(f, "there is no program {program} in the image"),
+            Self::NoSecret(id) => f.write_str(&missing_secret(id)),
+            Self::NoAgent(id) => f.write_str(&missing_agent(id)),
+            Self::Other(message) => f.write_str(message),
+        }
+    }
+}
+
+/// An instruction of a Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The number of its stage, from 0.
+    pub stage: usize,
+    /// Its number among all instructions of the file, from 0.
+    pub instruction: usize,
+}
+
+impl Place {
+    /// Returns the instructions of all stages with their places; what stands before the first FROM is left out.
+    pub fn all(dockerfile: &Dockerfile) -> Vec<(Self, &Instruction)> {
+        let mut stages = 0;
+        let mut found = Vec::new();
+        for (index, instruction) in dockerfile.instructions().iter().enumerate() {
+            stages += usize::from(instruction.keyword() == "FROM");
+            if let Some(stage) = stages.checked_sub(1) {
+                found.push((Self { stage, instruction: index }, instruction));
+            }
+        }
+        found
+    }
 }
 
 /// An error with all its causes, in one line.

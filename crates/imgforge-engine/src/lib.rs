@@ -3,10 +3,13 @@
 //! [`Engine`] is cut so that a pool of daemons or an engine of our own can stand behind it: it knows nothing of
 //! manifests and plans, and it says what happens only through a [`StepSink`].
 //!
-//! The way of one build: the caller fills a [`BuildRequest`]; the engine offers exactly the files that it
-//! lists (`context`), reads the daemon's progress into steps and lines (`progress`) and returns an image that has
-//! no name. The caller looks into it ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run
-//! that is killed never leaves an unchecked image under a name.
+//! The way of one build: the caller fills a [`BuildRequest`]; the engine offers exactly the files that it lists
+//! (`context`), tells steps and lines as they come, and returns an image that has no name. The caller looks into it
+//! ([`Engine::read_file`]) and only then names it ([`Engine::tag`]), so that a run that is killed never leaves an
+//! unchecked image under a name.
+//!
+//! What goes wrong is told by values ([`BuildError`], [`Error`]). What a daemon and the programs behind it say is read
+//! in `docker`, and nowhere else.
 
 pub mod containers;
 mod context;
@@ -15,7 +18,6 @@ mod docker;
 mod error;
 pub mod export;
 pub mod labels;
-mod progress;
 pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +36,7 @@ pub use tokio_util::sync::CancellationToken;
 pub use containers::Containers;
 pub use dispatcher::{EventSender, Failed, Work, dispatch};
 pub use docker::{Docker, Sent};
-pub use error::{BuildError, Error};
+pub use error::{BuildError, Error, NotStarted, Place, StepFailure};
 pub use export::{Exported, Named};
 pub use secrets::{SecretError, Secrets};
 

@@ -16,7 +16,8 @@ use imgforge_core::manifest::{Compression, Layers, Network};
 use imgforge_core::name::ImageName;
 use imgforge_core::source::ContentHash;
 use imgforge_engine::{
-    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, Secrets, Sent, StepEvent, StepSink, labels,
+    BuildError, BuildRequest, BuiltImage, Docker, Engine, Error, Place, Secrets, Sent, StepEvent,
+    StepFailure, StepSink, labels,
 };
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
@@ -185,16 +186,48 @@ async fn a_failing_step_is_named_with_its_status_and_its_log() {
     let bench = Bench::new().await;
     let (result, _) = bench.build(bench.request("RUN echo before; echo why >&2; exit 7\n")).await;
     match result.unwrap_err() {
-        BuildError::Step { number, total, text, message, log_tail } => {
+        BuildError::Step { number, total, text, place, why, log_tail } => {
             assert_eq!((number, total), (3, 3));
             assert_eq!(text, "RUN echo before; echo why >&2; exit 7");
-            assert_eq!(message, "the command ended with status 7");
+            assert_eq!(place, Some(Place { stage: 0, instruction: 4 }));
+            assert_eq!(why, StepFailure::Exit(7));
             assert!(log_tail.contains(&"before".to_owned()) && log_tail.contains(&"why".to_owned()));
         }
         other => panic!("{other:?}"),
     }
     let (result, _) = bench.build(bench.request("NONSENSE\n")).await;
-    assert!(matches!(result, Err(BuildError::Refused { message }) if message.contains("NONSENSE")));
+    assert!(matches!(result, Err(BuildError::Source { line: 5, why }) if why.contains("NONSENSE")));
+    bench.clean().await;
+}
+
+/// The place of the step at which a build fails.
+async fn failing_place(bench: &Bench, dockerfile: &str) -> Option<Place> {
+    let mut request = bench.request("");
+    request.dockerfile = dockerfile.to_owned();
+    match bench.build(request).await.0.unwrap_err() {
+        BuildError::Step { place, .. } => place,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_instruction_that_fails_is_found_in_its_stage_and_after_what_onbuild_brings() {
+    let bench = Bench::new().await;
+    let shell = "FROM scratch AS Tools\nCOPY busybox /bin/sh\n";
+    let stages = format!("{shell}RUN false\nFROM tools\nRUN true\nFROM scratch\nCOPY --from=tools / /\n");
+    assert_eq!(failing_place(&bench, &stages).await, Some(Place { stage: 0, instruction: 2 }));
+    let stages = format!("{shell}RUN true\nFROM tools\nWORKDIR /x\nRUN exit 3\n");
+    assert_eq!(failing_place(&bench, &stages).await, Some(Place { stage: 1, instruction: 5 }));
+
+    let mut base = bench.request("");
+    base.dockerfile = format!("{shell}ONBUILD ENV A=1\nONBUILD RUN echo brought\nONBUILD WORKDIR /x\n");
+    let built = bench.build(base).await.0.unwrap();
+    let name = format!("{}:onbuild", bench.prefix);
+    bench.docker.tag(built.id.as_str(), &name).await.unwrap();
+    let child = format!("FROM {name}\nRUN true\nENV B=1\nRUN exit 4\n");
+    let found = failing_place(&bench, &child).await;
+    bench.docker.untag(&name).await.unwrap();
+    assert_eq!(found, Some(Place { stage: 0, instruction: 3 }));
     bench.clean().await;
 }
 

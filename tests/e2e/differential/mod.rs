@@ -5,6 +5,7 @@
 //! 20.10 does not know is in [`newer`], with expectations written by hand.
 
 mod cases;
+mod causes;
 mod context;
 mod generate;
 mod newer;

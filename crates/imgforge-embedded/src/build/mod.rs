@@ -9,8 +9,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use imgforge_core::fingerprint::Fingerprint;
 use imgforge_core::manifest::{Compression, Layers};
+use imgforge_dockerfile::Dockerfile;
 use imgforge_dockerfile::program::{Action, Base, Below, From, Program, Stage, Step};
-use imgforge_engine::{BuildError, BuildRequest, BuiltImage, CancellationToken, StepEvent, StepSink, labels};
+use imgforge_engine::{
+    BuildError, BuildRequest, BuiltImage, CancellationToken, Place, StepEvent, StepSink, labels,
+};
 use imgforge_oci::{Digest, History, ImageConfig, chain_id};
 
 use self::context::context;
@@ -62,6 +65,8 @@ struct Builder<'a> {
     context: Vec<ContextEntry>,
     /// The stages that are done, by number.
     stages: BTreeMap<usize, (Stage, State)>,
+    /// The instructions of the Dockerfile, by the line that each begins on.
+    places: BTreeMap<usize, Place>,
     /// Images that are not stages, by the name that the Dockerfile has for them.
     images: HashMap<String, State>,
     epoch: i64,
@@ -78,6 +83,7 @@ pub(crate) async fn build(
 ) -> Result<BuiltImage, BuildError> {
     let program = Program::new(&request.dockerfile, &request.args, &request.platform)
         .map_err(|problems| refused(&request.dockerfile, &problems))?;
+    let places = places(&request.dockerfile);
     let epoch = epoch(&request)?;
     let context = context(&request)?;
     let mut builder = Builder {
@@ -85,6 +91,7 @@ pub(crate) async fn build(
         request,
         context,
         stages: BTreeMap::new(),
+        places,
         images: HashMap::new(),
         epoch,
         events,
@@ -99,6 +106,13 @@ pub(crate) async fn build(
         last = builder.in_one_layer(last).await?;
     }
     builder.finish(last)
+}
+
+/// Finds the instructions of a Dockerfile by the lines that they begin on.
+fn places(text: &str) -> BTreeMap<usize, Place> {
+    let Ok(dockerfile) = Dockerfile::parse(text) else { return BTreeMap::new() };
+    let places = Place::all(&dockerfile).into_iter();
+    places.map(|(place, instruction)| (instruction.line(), place)).collect()
 }
 
 /// Returns the time that a build gives to everything it makes.
@@ -289,18 +303,19 @@ fn content(config: &ImageConfig, layers: &[Layer]) -> String {
     blake3::hash(&bytes).to_hex().to_string()
 }
 
-/// Problems of a Dockerfile, in the words in which BuildKit says where they are.
+/// The first problem of a Dockerfile with its line, and what else is wrong with it.
 fn refused(text: &str, problems: &[imgforge_dockerfile::ParseProblem]) -> BuildError {
-    let lines = problems.iter().map(|problem| {
+    let mut told = problems.iter().map(|problem| {
         let before = text.get(..problem.span.offset as usize).unwrap_or_default();
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        match &problem.help {
-            Some(help) => format!("line {line}: {}; {help}", problem.message),
-            None => format!("line {line}: {}", problem.message),
-        }
+        let help = problem.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+        (line, format!("{}{help}", problem.message))
     });
-    let lines: Vec<String> = lines.collect();
-    BuildError::Refused { message: format!("parse error {}", lines.join("; ")) }
+    let (line, mut why) = told.next().unwrap_or_default();
+    for (line, other) in told {
+        why.push_str(&format!("; line {line}: {other}"));
+    }
+    BuildError::Source { line, why }
 }
 
 pub(crate) fn store_error(error: crate::store::StoreError) -> BuildError {

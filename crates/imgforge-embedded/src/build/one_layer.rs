@@ -57,9 +57,6 @@ impl Builder<'_> {
         });
         let layer = match self.engine.work(scratch.path(), &request, silent(), &self.cancel).await? {
             Reply::Step(layer) => layer,
-            Reply::Error(message) if message.contains("No space left on device") => {
-                return Err(BuildError::NoSpace);
-            }
             other => return Err(engine_error(format!("no one layer: {}", words(&other)))),
         };
         if let Some(layer) = &layer {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_core::manifest::Network;
 use imgforge_dockerfile::program::{From, Mount, MountKind, Run, RunNetwork, Sharing, Step};
-use imgforge_engine::{BuildError, secrets};
+use imgforge_engine::{BuildError, StepFailure};
 
 use super::{Builder, engine_error, store_error};
 use crate::agent;
@@ -171,7 +171,7 @@ impl Gathering<'_> {
     fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {
         match self.builder.request.secrets.content(id) {
             Some(content) => Ok(Some(content.to_vec())),
-            None if required => Err(self.failed(secrets::missing_secret(id))),
+            None if required => Err(self.failed(StepFailure::NoSecret(id.to_owned()))),
             None => Ok(None),
         }
     }
@@ -180,7 +180,8 @@ impl Gathering<'_> {
     fn set(&mut self, variable: &str, id: &str, content: &[u8]) -> Result<(), BuildError> {
         let text = std::str::from_utf8(content).ok().filter(|text| !text.contains('\0'));
         let text = text.ok_or_else(|| {
-            self.failed(format!("the secret \"{id}\" is no text, and so no variable {variable}"))
+            let why = format!("the secret \"{id}\" is no text, and so no variable {variable}");
+            self.failed(StepFailure::Other(why))
         })?;
         self.env.retain(|(name, _)| name != variable);
         self.env.push((variable.to_owned(), text.to_owned()));
@@ -195,7 +196,8 @@ impl Gathering<'_> {
         access: Access,
     ) -> Result<Option<message::MountKind>, BuildError> {
         let Some(agent) = self.builder.request.secrets.agent(id) else {
-            return if required { Err(self.failed(secrets::missing_agent(id))) } else { Ok(None) };
+            let missing = || self.failed(StepFailure::NoAgent(id.to_owned()));
+            return if required { Err(missing()) } else { Ok(None) };
         };
         let name = format!("agent.{}", self.mounts.len());
         let listening = agent::listen(self.place, &name, agent.to_owned())
@@ -205,14 +207,8 @@ impl Gathering<'_> {
         Ok(Some(message::MountKind::Socket { path: self.place.join(name), mode, uid, gid }))
     }
 
-    fn failed(&self, message: String) -> BuildError {
-        BuildError::Step {
-            number: self.step.number,
-            total: self.step.total,
-            text: self.step.label.clone(),
-            message,
-            log_tail: Vec::new(),
-        }
+    fn failed(&self, why: StepFailure) -> BuildError {
+        self.builder.failed(self.step, why, Vec::new())
     }
 }
 

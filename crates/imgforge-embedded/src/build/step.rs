@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use imgforge_core::manifest::Network;
 use imgforge_dockerfile::program::{Action, Copy, CopySource, From, MountKind, Step};
-use imgforge_engine::BuildError;
+use imgforge_engine::{BuildError, StepFailure};
 use imgforge_oci::{Digest, chain_id};
 
 use super::run::Held;
 use super::{Builder, State, engine_error, store_error};
-use crate::engine::is_full;
 use crate::fetch;
 use crate::key::{FilesKey, context_hash};
 use crate::lines::Lines;
-use crate::worker::message::{self, Content, ContextEntry, Layer, Reply, Request, Tree};
+use crate::worker::message::{self, Content, ContextEntry, Layer, NotStarted, Reply, Request, Tree};
 
 /// The number of last lines of a failed step that are kept.
 const TAIL: usize = 20;
@@ -64,13 +63,7 @@ impl Builder<'_> {
         let reply = self.engine.work(scratch.path(), &request, lines.sink(), &self.cancel).await;
         let tail = lines.finish();
         drop(held);
-        let failed = |message: String| BuildError::Step {
-            number: step.number,
-            total: step.total,
-            text: step.label.clone(),
-            message,
-            log_tail: tail.clone(),
-        };
+        let failed = |why: StepFailure| self.failed(step, why, tail);
         match reply? {
             Reply::Step(None) => Ok(None),
             Reply::Step(Some(layer)) => {
@@ -81,12 +74,21 @@ impl Builder<'_> {
                     .map_err(store_error)?;
                 Ok(Some(layer))
             }
-            Reply::Failed(code) => Err(failed(format!("the command ended with status {code}"))),
-            Reply::TimedOut => Err(failed("the command took longer than it may".into())),
-            Reply::Error(message) if is_full(&message) => Err(BuildError::NoSpace),
-            Reply::Error(message) => Err(failed(message)),
+            Reply::Failed { code, is_full: true } => Err(failed(StepFailure::NoSpace { status: code })),
+            Reply::Failed { code, is_full: false } => Err(failed(StepFailure::Exit(code))),
+            Reply::NotStarted(NotStarted::NoProgram(program)) => Err(failed(StepFailure::NoProgram(program))),
+            Reply::Error(message) => Err(failed(StepFailure::Other(message))),
+            Reply::TimedOut => Err(failed(StepFailure::Other("the command took longer than it may".into()))),
             other => Err(engine_error(format!("a step was answered with {other:?}"))),
         }
+    }
+
+    /// The failure of a step.
+    pub(super) fn failed(&self, step: &Step, why: StepFailure, log_tail: Vec<String>) -> BuildError {
+        // What ONBUILD has brought has no line.
+        let place = self.places.get(&step.line).copied();
+        let (number, total, text) = (step.number, step.total, step.label.clone());
+        BuildError::Step { number, total, text, place, why, log_tail }
     }
 
     /// The files that an action reads, in the order of its mounts.

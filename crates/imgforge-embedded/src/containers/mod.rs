@@ -23,7 +23,7 @@ use imgforge_engine::containers::{
     ContainerState, Containers, Entry, EntryKind, ExecOutput, Health, OutputSink, RunRequest,
     RunningContainer, Started, Stream,
 };
-use imgforge_engine::{CancellationToken, Error, labels};
+use imgforge_engine::{CancellationToken, Error, NotStarted, labels};
 use imgforge_oci::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
@@ -288,7 +288,7 @@ impl Embedded {
 
     fn record(&self, container: &str) -> Result<Record, Error> {
         let found = self.folder().find(container).map_err(system)?;
-        found.ok_or_else(|| refused(404, format!("No such container: {container}")))
+        found.ok_or_else(|| Error::Absent { message: format!("No such container: {container}") })
     }
 
     fn status(&self, record: &Record) -> Result<Status, Error> {
@@ -342,8 +342,8 @@ impl Embedded {
                 None => {}
                 // It was so quick that nobody has seen it run.
                 Some(Ok(_)) => break None,
-                Some(Err(Problem::NotStarted(found))) => return Err(not_started(&found)),
-                Some(Err(Problem::Other(message))) => return Err(refused(400, message)),
+                Some(Err(Problem::NotStarted(found))) => return Err(not_started(found)),
+                Some(Err(Problem::Other(message))) => return Err(refused(message)),
             }
             let _ = tokio::time::timeout(Duration::from_millis(2), ended.changed()).await;
         };
@@ -373,7 +373,7 @@ impl Embedded {
             let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
             return match end {
                 Some(Ok(ended)) => Ok(ended),
-                Some(Err(Problem::NotStarted(found))) => Err(not_started(&found)),
+                Some(Err(Problem::NotStarted(found))) => Err(not_started(found)),
                 Some(Err(Problem::Other(message))) => Err(Error::Embedded { message }),
                 None => {
                     Err(Error::Embedded { message: "nobody has seen how the container has ended".into() })
@@ -459,7 +459,7 @@ impl Embedded {
             kept[usize::from(is_error)].extend_from_slice(piece);
         });
         if !matches!(self.status(record)?, Status::Running(_)) {
-            return Err(refused(409, format!("Container {} is not running", record.name)));
+            return Err(Error::NotRunning { message: format!("Container {} is not running", record.name) });
         }
         match self.work(scratch.path(), &request, output, cancel).await.map_err(of_build)? {
             Reply::Exec(code) => {
@@ -467,8 +467,15 @@ impl Embedded {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 Ok(ExecOutput { code, stdout: text(&printed[0]), stderr: text(&printed[1]) })
             }
-            Reply::NotStarted(found) => Err(not_started(&found)),
-            Reply::Error(message) => Err(refused(409, format!("{program} cannot be run: {message}"))),
+            Reply::NotStarted(found) => Err(not_started(found)),
+            Reply::Error(message) => {
+                let message = format!("{program} cannot be run: {message}");
+                Err(match self.status(record)? {
+                    Status::Running(_) => Error::Refused { message },
+                    // It has ended meanwhile.
+                    _ => Error::NotRunning { message },
+                })
+            }
             other => Err(strange(&other)),
         }
     }
@@ -497,7 +504,7 @@ async fn see(mut child: Child, file: File, folder: &Utf8Path) -> Result<Ended, P
     match reply.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
         Some(Reply::Container(ended)) => Ok(ended),
         Some(Reply::NotStarted(found)) => Err(Problem::NotStarted(found)),
-        Some(Reply::Error(message)) => Err(Problem::Other(message)),
+        Some(Reply::Error(message) | Reply::DiskFull(message)) => Err(Problem::Other(message)),
         // It was killed, and the container with it.
         _ if folder.join(crate::worker::container::STATE).exists() => {
             Ok(Ended { code: 137, out_of_memory: false })
@@ -526,19 +533,15 @@ fn entry(found: message::Entry) -> Entry {
     Entry { kind, mode: found.mode, uid: found.uid.into(), gid: found.gid.into() }
 }
 
-fn refused(status: u16, message: String) -> Error {
-    Error::Refused { status, message }
+fn refused(message: String) -> Error {
+    Error::Refused { message }
 }
 
-/// In the words of runc, which whoever asks Docker knows too.
-fn not_started(found: &message::NotStarted) -> Error {
-    let program = found.message.split(": ").next().unwrap_or_default();
-    let message = if found.message.ends_with("there is no such program") {
-        format!("exec: \"{program}\": executable file not found in $PATH")
-    } else {
-        found.message.clone()
-    };
-    refused(400, message)
+fn not_started(found: message::NotStarted) -> Error {
+    Error::NotStarted(match found {
+        message::NotStarted::NoProgram(program) => NotStarted::NoProgram(program),
+        message::NotStarted::NotExecutable { message, .. } => NotStarted::Other(message),
+    })
 }
 
 fn strange(reply: &Reply) -> Error {

@@ -24,18 +24,17 @@ impl Embedded {
     /// Makes a container, with its folder; it does not run yet.
     pub(super) async fn prepare(&self, request: RunRequest) -> Result<(Record, Container), Error> {
         if request.control_groups {
-            return Err(refused(
-                400,
-                "the embedded engine has no control groups to give away, which systemd needs; run it with Docker".into(),
+            return Err(refused("the embedded engine has no control groups to give away, which systemd needs; run it with Docker".into(),
             ));
         }
         let found = self.store.find(&request.image).map_err(into_error)?;
-        let image = found.ok_or_else(|| refused(404, format!("No such image: {}", request.image)))?;
+        let image =
+            found.ok_or_else(|| Error::Absent { message: format!("No such image: {}", request.image) })?;
         let (config, stack) = self.stack(&image).await.map_err(of_build)?;
         let settings = config.config;
         let argv = argv(&request, settings.entrypoint, settings.cmd);
         if argv.is_empty() {
-            return Err(refused(400, "No command specified".into()));
+            return Err(refused("No command specified".into()));
         }
         let id: String = (0..8).map(|_| format!("{:08x}", fastrand::u32(..))).collect();
         let name = self.name(request.name.as_deref(), &id)?;
@@ -71,10 +70,10 @@ impl Embedded {
             workdir: settings.working_dir.clone(),
             user: request.user.unwrap_or(settings.user),
             stop_signal: stop_signal.ok_or_else(|| {
-                refused(
-                    400,
-                    format!("the image's stop signal {} is none", settings.stop_signal.unwrap_or_default()),
-                )
+                refused(format!(
+                    "the image's stop signal {} is none",
+                    settings.stop_signal.unwrap_or_default()
+                ))
             })?,
             healthcheck: settings.healthcheck,
             own_volumes,
@@ -111,10 +110,10 @@ impl Embedded {
         let all = self.folder().all().map_err(system)?;
         match all.iter().find(|record| record.name == name) {
             None => Ok(name.to_owned()),
-            Some(other) => Err(refused(
-                409,
-                format!("The container name {name} is already in use by container {}", &other.id[..12]),
-            )),
+            Some(other) => Err(refused(format!(
+                "The container name {name} is already in use by container {}",
+                &other.id[..12]
+            ))),
         }
     }
 
@@ -125,11 +124,11 @@ impl Embedded {
             [source, target] => (source, target, ""),
             [source, target, options] => (source, target, options),
             _ => {
-                return Err(refused(400, format!("the volume {text} is not NAME:/PATH or /HOST/PATH:/PATH")));
+                return Err(refused(format!("the volume {text} is not NAME:/PATH or /HOST/PATH:/PATH")));
             }
         };
         if !is_absolute(target) {
-            return Err(refused(400, format!("the volume {text} has no absolute path in the container")));
+            return Err(refused(format!("the volume {text} has no absolute path in the container")));
         }
         let is_host = is_absolute(source);
         let is_name = |name: &str| {
@@ -137,7 +136,7 @@ impl Embedded {
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
         };
         if !is_host && !is_name(source) {
-            return Err(refused(400, format!("{source} is no name of a volume")));
+            return Err(refused(format!("{source} is no name of a volume")));
         }
         let path = if is_host {
             Utf8PathBuf::from(source)
@@ -178,16 +177,15 @@ fn env(image: &[String], asked: &BTreeMap<String, String>, host_name: &str) -> V
 
 fn port(published: &PublishedPort) -> Result<(u16, SocketAddr), Error> {
     let (number, kind) = published.container.split_once('/').unwrap_or((&published.container, "tcp"));
-    let number: u16 =
-        number.parse().map_err(|_| refused(400, format!("{} is no port", published.container)))?;
+    let number: u16 = number.parse().map_err(|_| refused(format!("{} is no port", published.container)))?;
     if kind != "tcp" {
-        return Err(refused(
-            400,
-            format!("the embedded engine publishes TCP ports, and {} is none", published.container),
-        ));
+        return Err(refused(format!(
+            "the embedded engine publishes TCP ports, and {} is none",
+            published.container
+        )));
     }
     let ip = if published.host_ip.is_empty() { "0.0.0.0" } else { &published.host_ip };
-    let ip: IpAddr = ip.parse().map_err(|_| refused(400, format!("{ip} is no IP address")))?;
+    let ip: IpAddr = ip.parse().map_err(|_| refused(format!("{ip} is no IP address")))?;
     Ok((number, SocketAddr::from((ip, published.host_port.unwrap_or(0)))))
 }
 

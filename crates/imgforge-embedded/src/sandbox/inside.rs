@@ -22,6 +22,7 @@ use super::{Bind, Network, Source, Spec, Trouble, capabilities, cgroup, device, 
 use crate::accounts::{self, Account};
 use crate::cgroup::Group;
 use crate::network;
+use crate::worker::message::NotStarted;
 
 /// The paths that Docker hides (moby's `oci/defaults.go`).
 const MASKED: [&str; 12] = [
@@ -52,7 +53,7 @@ pub fn main() -> ExitCode {
     };
     let trouble = match prepare(&socket) {
         Ok((spec, account)) => become_program(&spec, &account),
-        Err(error) => Trouble { code: None, message: error.to_string() },
+        Err(error) => Trouble::of(&error, error.to_string()),
     };
     // Whoever would read it has ended when this fails.
     let _ = serde_json::to_writer(&socket, &trouble);
@@ -234,11 +235,11 @@ fn enter_workdir(path: &str) -> io::Result<()> {
 /// Gives up what is not the program's, and becomes it. Returns only when that fails.
 fn become_program(spec: &Spec, account: &Account) -> Trouble {
     if let Err(error) = give_up(account) {
-        return Trouble { code: None, message: error.to_string() };
+        return Trouble::of(&error, error.to_string());
     }
     let variable = |name: &str| spec.env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
     let Some(name) = spec.argv.first() else {
-        return Trouble { code: None, message: "there is no command".into() };
+        return Trouble::Sandbox("there is no command".into());
     };
     let program = match find(name, variable("PATH").map_or(PATH, |path| path)) {
         Ok(program) => program,
@@ -253,18 +254,21 @@ fn become_program(spec: &Spec, account: &Account) -> Trouble {
     let error = command.exec();
     let program = program.display();
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => Trouble {
-            code: Some(127),
-            message: format!(
+        Some(Errno::NOENT) => not_executable(
+            127,
+            format!(
                 "{program} is there, but what it needs to run is not: the interpreter of its first line, or its dynamic loader"
             ),
-        },
-        Some(Errno::NOEXEC) => Trouble {
-            code: Some(126),
-            message: format!("{program} is no program of this machine, and has no `#!` line"),
-        },
-        _ => Trouble { code: Some(126), message: format!("{program} cannot be executed: {error}") },
+        ),
+        Some(Errno::NOEXEC) => {
+            not_executable(126, format!("{program} is no program of this machine, and has no `#!` line"))
+        }
+        _ => not_executable(126, format!("{program} cannot be executed: {error}")),
     }
+}
+
+fn not_executable(code: i64, message: String) -> Trouble {
+    Trouble::NotStarted(NotStarted::NotExecutable { code, message })
 }
 
 /// `/dev/null`, or where something else is mounted at `/dev` that lacks it, a pipe that nobody writes to: not to be
@@ -304,13 +308,11 @@ fn give_up(account: &Account) -> io::Result<()> {
 
 /// The program that a name means, as `execvp` finds it.
 fn find(name: &str, path: &str) -> Result<PathBuf, Trouble> {
-    let absent = || Trouble { code: Some(127), message: format!("{name}: there is no such program") };
-    let denied = |program: &Path| Trouble {
-        code: Some(126),
-        message: format!(
-            "{} may not be executed: it has no mode bit that allows it, or it is a folder",
-            program.display()
-        ),
+    let absent = || Trouble::NotStarted(NotStarted::NoProgram(name.to_owned()));
+    let denied = |program: &Path| {
+        let program = program.display();
+        let why = "it has no mode bit that allows it, or it is a folder";
+        not_executable(126, format!("{program} may not be executed: {why}"))
     };
     if name.contains('/') {
         let program = PathBuf::from(name);

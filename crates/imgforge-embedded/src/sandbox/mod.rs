@@ -32,6 +32,8 @@ pub use self::inside::main as inside;
 use self::overlay::Devices;
 pub(crate) use self::place::{open_in_root, own};
 use crate::cgroup::Group;
+use crate::worker::is_full;
+use crate::worker::message::NotStarted;
 
 /// The name (`argv[0]`) under which this program is called to become a sandboxed one.
 pub const NAME: &str = "imgforge-sandbox";
@@ -119,11 +121,32 @@ pub enum Source {
 
 /// Why a program does not run.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Trouble {
-    /// 127 when there is no such program, 126 when it cannot be executed; `None` when it is the sandbox that failed.
-    pub code: Option<i64>,
-    /// In words for people.
-    pub message: String,
+pub enum Trouble {
+    /// The program cannot be started.
+    NotStarted(NotStarted),
+    /// The sandbox failed, since the disk is full: what, in words for people.
+    DiskFull(String),
+    /// The sandbox failed for another reason: what, in words for people.
+    Sandbox(String),
+}
+
+impl Trouble {
+    /// Of a sandbox that failed with an error of the system.
+    fn of(error: &io::Error, message: String) -> Self {
+        if is_full(error) { Self::DiskFull(message) } else { Self::Sandbox(message) }
+    }
+
+    /// Returns why the program cannot be started.
+    ///
+    /// # Errors
+    /// What the sandbox failed with.
+    pub fn not_started(self) -> io::Result<NotStarted> {
+        match self {
+            Self::NotStarted(found) => Ok(found),
+            Self::DiskFull(message) => Err(io::Error::new(io::ErrorKind::StorageFull, message)),
+            Self::Sandbox(message) => Err(io::Error::other(message)),
+        }
+    }
 }
 
 /// The descriptors that a program's output goes to.
@@ -187,7 +210,7 @@ pub fn run<T>(
         let started = begins.recv();
         let ended = match started {
             Ok(started) => started.and_then(|child| finish(child, wait)),
-            Err(_) => Err(Trouble { code: None, message: "the thread of the sandbox has ended".into() }),
+            Err(_) => Err(Trouble::Sandbox("the thread of the sandbox has ended".into())),
         };
         drop(done);
         ended
@@ -275,7 +298,7 @@ impl Program {
 }
 
 fn trouble(what: &'static str) -> impl Fn(io::Error) -> Trouble {
-    move |error| Trouble { code: None, message: format!("{what}: {error}") }
+    move |error| Trouble::of(&error, format!("{what}: {error}"))
 }
 
 /// Gives the new process what it must know, once it says that it dies with this one. Returns its trouble: it says

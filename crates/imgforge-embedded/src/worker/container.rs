@@ -13,14 +13,14 @@ use camino::Utf8Path;
 use nix::sched::CloneFlags;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
-use super::message::{Alive, Container, Copy, CopySource, Ended, Network, NotStarted, Reply, Tree, Volume};
+use super::message::{Alive, Container, Copy, CopySource, Ended, Network, Reply, Tree, Volume};
 use super::{Stop, start_of, step};
 use crate::cgroup::{Groups, Limits};
 use crate::copy;
 use crate::network::{ADDRESS, Outside};
 use crate::sandbox::overlay::{Devices, Overlay, make_folder};
 use crate::sandbox::stubs::Stubs;
-use crate::sandbox::{self, Bind, Outputs, Program, Source, Spec, Trouble, open_in_root};
+use crate::sandbox::{self, Bind, Outputs, Program, Source, Spec, open_in_root};
 
 /// The socket in a container's folder, through which its ports are reached: whoever connects sends the port (two bytes,
 /// the higher first) and is sent one byte, 0 or the number of the error; from then on it is the connection.
@@ -74,8 +74,7 @@ pub(super) fn carry_out(container: &Container, stop: &Stop) -> io::Result<Reply>
         Ok(code) => {
             Ok(Reply::Container(Ended { code: code.unwrap_or(137), out_of_memory: groups.out_of_memory() }))
         }
-        Err(Trouble { code: Some(code), message }) => Ok(Reply::NotStarted(NotStarted { code, message })),
-        Err(Trouble { code: None, message }) => Err(io::Error::other(message)),
+        Err(trouble) => trouble.not_started().map(Reply::NotStarted),
     }
 }
 

@@ -9,11 +9,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::container::STATE;
-use super::message::{Alive, Exec, NotStarted, Reply};
+use super::message::{Alive, Exec, Reply};
 use super::{Stop, namespace, start_of};
 use crate::cgroup;
 use crate::sandbox::overlay::Devices;
-use crate::sandbox::{self, Outputs, Program, Spec, Trouble};
+use crate::sandbox::{self, Outputs, Program, Spec};
 
 /// Joins the container as far as a process can that still needs this machine's files. It has one thread when it begins.
 pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Result<Reply> {
@@ -51,7 +51,6 @@ pub(super) fn carry_out(exec: &Exec, folder: &Utf8Path, stop: &Stop) -> io::Resu
     };
     match sandbox::enter(&spec, &program, Outputs::own()?, |child| stop.wait(child, None)) {
         Ok(code) => Ok(Reply::Exec(code.unwrap_or(137))),
-        Err(Trouble { code: Some(code), message }) => Ok(Reply::NotStarted(NotStarted { code, message })),
-        Err(Trouble { code: None, message }) => Err(io::Error::other(message)),
+        Err(trouble) => trouble.not_started().map(Reply::NotStarted),
     }
 }

@@ -47,13 +47,20 @@ pub enum Reply {
     Exec(i64),
     /// Done.
     Remove,
-    /// The program of a container, or one that should run in it, cannot be started.
+    /// The program of a step or a container, or one that should run in it, cannot be started.
     NotStarted(NotStarted),
     /// The command of a step has ended with this code.
-    Failed(i64),
+    Failed {
+        /// The code.
+        code: i64,
+        /// Whether the disk was full then.
+        is_full: bool,
+    },
     /// It took longer than it may.
     TimedOut,
-    /// Something went wrong: what, in words for people.
+    /// The disk is full: what could not be written, in words for people.
+    DiskFull(String),
+    /// Something else went wrong: what, in words for people.
     Error(String),
 }
 
@@ -450,11 +457,16 @@ pub struct Ended {
 
 /// Why a program cannot be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotStarted {
-    /// 127 when there is no such program, 126 when it cannot be executed.
-    pub code: i64,
-    /// In words for people.
-    pub message: String,
+pub enum NotStarted {
+    /// There is none of this name.
+    NoProgram(String),
+    /// It is there, and cannot be executed.
+    NotExecutable {
+        /// What a shell ends with then: 126, or 127 when what the program needs to run is not there.
+        code: i64,
+        /// In words for people.
+        message: String,
+    },
 }
 
 /// A program that is run in a container.

@@ -66,7 +66,10 @@ pub fn main(folder: &Utf8Path) -> ExitCode {
     let written = rustix::fs::open(folder.as_std_path(), flags, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|fd| {
-            let reply = answer(folder).unwrap_or_else(|error| Reply::Error(error.to_string()));
+            let reply = answer(folder).unwrap_or_else(|error| {
+                let of = if is_full(&error) { Reply::DiskFull } else { Reply::Error };
+                of(error.to_string())
+            });
             write(&fd, &reply)
         });
     match written {
@@ -74,12 +77,24 @@ pub fn main(folder: &Utf8Path) -> ExitCode {
         Err(error) => {
             // Whoever reads it may be gone.
             let _ = writeln!(io::stderr(), "{folder}/reply.json: {error}");
-            match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ExitCode::from(NO_ROOM),
-                _ => ExitCode::FAILURE,
-            }
+            if is_full(&error) { ExitCode::from(NO_ROOM) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Returns whether an error, or what it was made of, says that a disk is full or that a user has used up their part.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return true;
+    }
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = cause {
+        if inner.downcast_ref().is_some_and(is_full) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 /// Closes what somebody had left open when starting the program: a build should not hold it.

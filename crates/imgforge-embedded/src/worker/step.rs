@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Resolve
 use rustix::io::Errno;
 
 use super::Stop;
-use super::message::{Action, Begin, Mount, MountKind, Network, Reply, Run, Step, Tree};
+use super::message::{Action, Begin, Mount, MountKind, Network, NotStarted, Reply, Run, Step, Tree};
 use crate::cgroup::Groups;
 use crate::network::Outside;
 use crate::sandbox::overlay::{Devices, Overlay, make_folder};
@@ -173,13 +173,24 @@ fn run(
     match sandbox::run(&spec, &program, Outputs::merged()?, network, |child| stop.wait(child, timeout)) {
         Ok(None) => Ok(Some(Reply::TimedOut)),
         Ok(Some(0)) => Ok(None),
-        Ok(Some(code)) => Ok(Some(Reply::Failed(code))),
-        Err(sandbox::Trouble { code: Some(code), message }) => {
-            writeln!(io::stdout(), "{message}")?;
-            Ok(Some(Reply::Failed(code)))
-        }
-        Err(sandbox::Trouble { code: None, message }) => Err(io::Error::other(message)),
+        // What the command has written is still there.
+        Ok(Some(code)) => Ok(Some(Reply::Failed { code, is_full: has_no_room(folder)? })),
+        Err(trouble) => Ok(Some(match trouble.not_started()? {
+            // Told as a shell tells it: in the log, and by its status.
+            NotStarted::NotExecutable { code, message } => {
+                writeln!(io::stdout(), "{message}")?;
+                Reply::Failed { code, is_full: false }
+            }
+            found @ NotStarted::NoProgram(_) => Reply::NotStarted(found),
+        })),
     }
+}
+
+/// Returns whether the disk of a folder has no block, or no inode, for a file that this user would write.
+fn has_no_room(folder: &Utf8Path) -> io::Result<bool> {
+    let disk = rustix::fs::statvfs(folder.as_std_path())?;
+    // Some file systems count no inodes.
+    Ok(disk.f_bavail == 0 || disk.f_files > 0 && disk.f_favail == 0)
 }
 
 /// Makes what is mounted on where it is missing.

@@ -1,7 +1,7 @@
 //! How commands run and end, and what they leave.
 
 use imgforge_embedded::worker::WorkerError;
-use imgforge_embedded::worker::message::{Action, Reply, Run};
+use imgforge_embedded::worker::message::{Action, NotStarted, Reply, Run};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{Fixture, file, list, run, runs, seconds};
@@ -38,7 +38,7 @@ async fn a_command_that_touches_nothing_gives_no_layer() {
 async fn how_a_command_ends_is_told_as_a_shell_tells_it() {
     let fixture = Fixture::new();
     let code = async |script: &str| match fixture.sh(script).await.0 {
-        Reply::Failed(code) => code,
+        Reply::Failed { code, is_full: false } => code,
         other => panic!("{other:?}"),
     };
     assert_eq!(code("exit 7").await, 7);
@@ -50,11 +50,16 @@ async fn how_a_command_ends_is_told_as_a_shell_tells_it() {
         let (request, _) = fixture.step(Action::Run(Run { argv, ..run("") }));
         let (reply, printed) = fixture.ask(&request).await;
         match reply {
-            Ok(Reply::Failed(code)) => (code, printed),
+            Ok(Reply::Failed { code, is_full: false }) => (code, printed),
             other => panic!("{other:?} {printed}"),
         }
     };
-    assert_eq!(exec("nowhere").await, (127, "nowhere: there is no such program\n".into()));
+    let argv = vec!["nowhere".to_owned()];
+    let (request, _) = fixture.step(Action::Run(Run { argv, ..run("") }));
+    let (reply, printed) = fixture.ask(&request).await;
+    let absent = NotStarted::NoProgram("nowhere".into());
+    assert!(matches!(&reply, Ok(Reply::NotStarted(found)) if *found == absent), "{reply:?}");
+    assert_eq!(printed, "");
     std::fs::write(fixture.base().join("bin/text"), "#!/nowhere\n").unwrap();
     assert_eq!(exec("/bin/text").await.0, 126);
     rustix::fs::chmod(fixture.base().join("bin/text").as_std_path(), 0o755.into()).unwrap();

@@ -13,7 +13,7 @@ use imgforge_oci::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::{Docker, wire};
+use super::{Docker, causes, wire};
 use crate::Error;
 
 /// `GET /containers/ID/json`.
@@ -194,7 +194,7 @@ impl Docker {
             }
             let said = serde_json::from_slice::<Said>(&body).map(|said| said.message);
             let message = said.unwrap_or_else(|_| String::from_utf8_lossy(&body).trim().to_owned());
-            return Err(Error::Refused { status, message });
+            return Err(causes::of_status(status, message));
         }
         let strange =
             |error| Error::Connection { message: format!("a strange answer to GET {path}: {error}") };

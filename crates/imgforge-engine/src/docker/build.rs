@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
+use super::progress::Progress;
 use super::session::{Files, METHODS};
+use super::steps::Steps;
 use super::{Docker, wire};
 use crate::context::Folder;
 use crate::error::with_causes;
-use crate::progress::Progress;
 use crate::{BuildError, BuildRequest, BuiltImage, Engine as _, Error, StepSink};
 
 /// The Dockerfile's name in the folder that holds nothing else.
@@ -55,7 +56,7 @@ pub(super) async fn build(
     events: StepSink,
     cancel: CancellationToken,
 ) -> Result<BuiltImage, BuildError> {
-    let mut progress = Progress::new(events);
+    let mut progress = Progress::new(events, Steps::new(&request.dockerfile, &request.args));
     // What is under way is dropped with this future: that closes the connections, upon which the daemon ends the
     // build.
     let end = tokio::select! {

@@ -18,7 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use imgforge_oci::Digest;
 
 use super::ask::{self, Binding, ListedContainer, NetworkSettings, State};
-use super::{Docker, archive};
+use super::{Docker, archive, causes};
 use crate::containers::{
     ContainerState, Containers, Entry, ExecOutput, Health, OutputSink, PublishedPort, RunRequest,
     RunningContainer, Started, Stream,
@@ -174,7 +174,8 @@ async fn create(client: &bollard::Docker, mut request: RunRequest) -> Result<Str
 async fn start(docker: &Docker, request: RunRequest) -> Result<Started, Error> {
     let id = create(&docker.client, request).await?;
     let started = async {
-        docker.client.start_container(&id, None::<StartContainerOptions>).await?;
+        let started = docker.client.start_container(&id, None::<StartContainerOptions>).await;
+        started.map_err(causes::of_start)?;
         docker.container(&id).await
     };
     match started.await {
@@ -305,9 +306,11 @@ async fn exec(
         attach_stderr: Some(true),
         ..ExecConfig::default()
     };
-    let id = client.create_exec(container, config).await?.id;
+    let id = client.create_exec(container, config).await.map_err(causes::of_container)?.id;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    if let StartExecResults::Attached { mut output, .. } = client.start_exec(&id, None).await? {
+    if let StartExecResults::Attached { mut output, .. } =
+        client.start_exec(&id, None).await.map_err(causes::of_container)?
+    {
         while let Some(piece) = output.next().await {
             match piece? {
                 LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
@@ -319,5 +322,9 @@ async fn exec(
     }
     let code = client.inspect_exec(&id).await?.exit_code.unwrap_or(-1);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(ExecOutput { code, stdout: text(stdout), stderr: text(stderr) })
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    match causes::not_executed(code, &stdout) {
+        Some(why) => Err(Error::NotStarted(why)),
+        None => Ok(ExecOutput { code, stdout, stderr }),
+    }
 }

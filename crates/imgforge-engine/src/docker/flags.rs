@@ -18,7 +18,7 @@ const READS_ALL: u32 = 28;
 /// The Dockerfile without variables in these values.
 ///
 /// # Errors
-/// [`BuildError::Refused`] with the line of a value that a daemon of this version might read otherwise.
+/// [`BuildError::Source`] with the line of a value that a daemon of this version might read otherwise.
 pub(super) fn expanded(
     text: String,
     args: &BTreeMap<String, String>,
@@ -33,9 +33,7 @@ pub(super) fn expanded(
     let mut text = text;
     for flag in dockerfile.flag_values(args).iter().rev() {
         let value = if flag.flag == "--chmod=" { number(flag) } else { mount(flag) };
-        let value = value.map_err(|why| BuildError::Refused {
-            message: format!("dockerfile parse error line {}: {why}", flag.line),
-        })?;
+        let value = value.map_err(|why| BuildError::Source { line: flag.line, why })?;
         if value != flag.written {
             let from = flag.span.offset as usize;
             text.replace_range(from..from + flag.span.len as usize, value);

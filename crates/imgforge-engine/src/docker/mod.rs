@@ -3,11 +3,14 @@
 mod archive;
 mod ask;
 mod build;
+mod causes;
 mod containers;
 mod endpoint;
 mod flags;
+mod progress;
 mod read;
 mod session;
+mod steps;
 mod transfer;
 mod wire;
 

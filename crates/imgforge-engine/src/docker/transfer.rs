@@ -92,8 +92,5 @@ pub(super) async fn pull(docker: &Docker, request: PullRequest) -> Result<Stored
     }
     let name = format!("{repository}@{digest}");
     let found = stored(docker, &name).await?;
-    found.ok_or_else(|| Error::Refused {
-        status: 404,
-        message: format!("{name} was pulled, but is not there"),
-    })
+    found.ok_or_else(|| Error::Absent { message: format!("{name} was pulled, but is not there") })
 }

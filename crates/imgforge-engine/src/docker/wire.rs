@@ -49,11 +49,11 @@ pub(super) async fn upgrade(
     let head = ask(&mut wire, path, headers).await.map_err(failed)?;
     let status_line = head.lines().next().unwrap_or_default();
     let mut words = status_line.splitn(3, ' ').skip(1);
-    match words.next().and_then(|status| status.parse().ok()) {
+    match words.next().and_then(|status| status.parse::<u16>().ok()) {
         Some(101) => Ok(wire),
-        Some(status) => {
+        Some(_) => {
             let reason = words.next().unwrap_or_default();
-            Err(Error::Refused { status, message: format!("{reason} to POST {path}: has it no BuildKit?") })
+            Err(Error::Refused { message: format!("{reason} to POST {path}: has it no BuildKit?") })
         }
         None => Err(Error::Connection { message: format!("a strange answer: {status_line:?}") }),
     }

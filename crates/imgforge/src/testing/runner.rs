@@ -247,8 +247,10 @@ impl Bench<'_> {
         }));
         match told.await.expect("the task sends before it ends") {
             Ok(started) => Ok(Ok(started)),
-            Err(imgforge_engine::Error::Refused { message, .. }) => Ok(Err(start_problem(&message))),
-            Err(error) => Err(error.into()),
+            Err(error) => match error.refusal() {
+                Some(why) => Ok(Err(why)),
+                None => Err(error.into()),
+            },
         }
     }
 
@@ -462,15 +464,11 @@ impl Bench<'_> {
     async fn exec(&self, argv: &[&str], user: Option<&str>) -> Result<Result<ExecOutput, String>, Error> {
         let id = &self.running().id;
         match self.tester.containers.exec_as(id, argv, user).await {
-            Ok(output) => {
-                // The daemon says on stdout what keeps a program from being started.
-                let is_not_started = output.code != 0 && output.stdout.starts_with("OCI runtime exec failed");
-                Ok(if is_not_started { Err(start_problem(&output.stdout)) } else { Ok(output) })
-            }
-            Err(imgforge_engine::Error::Refused { message, .. }) => {
-                Ok(Err(self.end().await?.unwrap_or_else(|| start_problem(&message))))
-            }
-            Err(error) => Err(error.into()),
+            Ok(output) => Ok(Ok(output)),
+            Err(error) => match error.refusal() {
+                Some(why) => Ok(Err(self.end().await?.unwrap_or(why))),
+                None => Err(error.into()),
+            },
         }
     }
 
@@ -530,17 +528,6 @@ fn end_of(state: &ContainerState) -> String {
     format!("a container that has ended with exit code {}{why}", state.exit_code)
 }
 
-/// Returns what the daemon says of a program that it cannot start, without what it says of itself.
-fn start_problem(message: &str) -> String {
-    let message = message.trim();
-    let Some((_, rest)) = message.split_once("exec: \"") else { return message.to_owned() };
-    let Some((program, why)) = rest.split_once("\": ") else { return message.to_owned() };
-    if why.contains("no such file or directory") || why.contains("executable file not found") {
-        return format!("no program {program} in the image");
-    }
-    format!("{program}: {}", why.trim_end_matches(": unknown"))
-}
-
 fn http_expectation(check: &HttpCheck) -> String {
     let status = check.status.map_or_else(|| "a status from 200 to 399".into(), |s| format!("status {s}"));
     match &check.contains {
@@ -567,21 +554,5 @@ fn judge(check: &HttpCheck, expected: &str, answer: Result<http::Answer, String>
             mismatch(expected, format!("status {} and the body {}", answer.status, check::quoted(&body)))
         }
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_keeps_a_program_from_being_started_is_told_without_the_runtime() {
-        let told = "OCI runtime exec failed: exec failed: unable to start container process: exec: \"nosuch\": \
-                    executable file not found in $PATH: unknown";
-        assert_eq!(start_problem(told), "no program nosuch in the image");
-        let denied = "OCI runtime create failed: unable to start container process: exec: \"/etc\": \
-                      permission denied: unknown";
-        assert_eq!(start_problem(denied), "/etc: permission denied");
-        assert_eq!(start_problem("something else\n"), "something else");
     }
 }

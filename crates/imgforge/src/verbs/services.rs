@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 use clap::Args;
-use imgforge::engine::Containers;
 use imgforge::engine::containers::RunningContainer;
+use imgforge::engine::{Containers, Error as EngineError};
 use imgforge::report::{clean, human_duration};
 use imgforge::{Error, runtime};
 use schemars::JsonSchema;
@@ -86,13 +86,14 @@ impl ServicesVerb {
         let engine = imgforge::connect(start, global.engine.into()).await?;
         let mut containers = Vec::new();
         for container in self.containers(&*engine).await? {
-            let answer = match engine.exec(&container.id, &[STATUS]).await {
-                Ok(answer) => answer,
+            let services = match engine.exec(&container.id, &[STATUS]).await {
+                Ok(answer) if answer.code == 0 => parse(&answer.stdout),
+                // It has none.
+                Ok(_) | Err(EngineError::NotStarted(_)) => Vec::new(),
                 // It has ended since it was listed.
-                Err(imgforge::engine::Error::Refused { status: 404 | 409, .. }) => continue,
+                Err(EngineError::Absent { .. } | EngineError::NotRunning { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let services = if answer.code == 0 { parse(&answer.stdout) } else { Vec::new() };
             let RunningContainer { id, name, image } = container;
             containers.push(ShownContainer { name, id, image, services });
         }

@@ -1,14 +1,13 @@
-//! Reads BuildKit's progress: which step runs, what it prints, and why it failed.
+//! Reads BuildKit's progress: which step runs, what it prints, and which one failed.
 //!
-//! BuildKit reports vertexes of its graph. Those whose name starts with a bracket that ends in `N/M` are steps of the
-//! Dockerfile (`[builder 2/7] RUN make`, `[linux/amd64 2/3] …`); the others (`[internal] load metadata`) are its own
-//! affairs. Some daemons repeat a vertex in each message, so that every step is told once only.
+//! Some daemons repeat a vertex in each message, so that every step is told once only.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bollard::moby::buildkit::v1::{StatusResponse, Vertex};
 
-use crate::secrets::missing_secret;
+use super::causes;
+use super::steps::{Named, Steps};
 use crate::{BuildError, Error, StepEvent, StepSink};
 
 /// A longer line is told in pieces of this many bytes.
@@ -18,8 +17,10 @@ const MAX_LINE: usize = 16 * 1024;
 const TAIL_LINES: usize = 40;
 
 /// The known state of one build.
-pub(crate) struct Progress {
+pub(super) struct Progress {
     sink: StepSink,
+    dockerfile: Steps,
+    /// By the digest of their vertex.
     steps: HashMap<String, Step>,
     lines: HashMap<(String, i64), LineCutter>,
     /// The vertex that failed first, with its error.
@@ -27,20 +28,19 @@ pub(crate) struct Progress {
 }
 
 struct Step {
-    number: usize,
-    total: usize,
-    text: String,
+    named: Named,
     is_told: bool,
     tail: VecDeque<String>,
 }
 
 impl Progress {
-    pub(crate) fn new(sink: StepSink) -> Self {
-        Self { sink, steps: HashMap::new(), lines: HashMap::new(), failed: None }
+    /// Of a build of the Dockerfile with these steps.
+    pub(super) fn new(sink: StepSink, dockerfile: Steps) -> Self {
+        Self { sink, dockerfile, steps: HashMap::new(), lines: HashMap::new(), failed: None }
     }
 
     /// Takes notice of one message of the daemon.
-    pub(crate) fn update(&mut self, status: &StatusResponse) {
+    pub(super) fn update(&mut self, status: &StatusResponse) {
         for vertex in &status.vertexes {
             self.vertex(vertex);
         }
@@ -57,14 +57,18 @@ impl Progress {
 
     fn vertex(&mut self, vertex: &Vertex) {
         // Steps that are stopped because another failed have an error too.
-        if self.failed.is_none() && !vertex.error.is_empty() && !vertex.error.contains("context canceled") {
+        if self.failed.is_none() && !vertex.error.is_empty() && !causes::is_stopped(&vertex.error) {
             self.failed = Some((vertex.digest.clone(), vertex.error.clone()));
         }
-        let Some(parsed) = Step::parse(&vertex.name) else { return };
-        let step = self.steps.entry(vertex.digest.clone()).or_insert(parsed);
+        let Some(named) = Named::parse(&vertex.name) else { return };
+        let step = self.steps.entry(vertex.digest.clone()).or_insert_with(|| Step {
+            named,
+            is_told: false,
+            tail: VecDeque::new(),
+        });
         if !step.is_told && (vertex.started.is_some() || vertex.cached) {
             step.is_told = true;
-            let (number, total, text) = (step.number, step.total, step.text.clone());
+            let Named { number, total, text, .. } = step.named.clone();
             (self.sink)(StepEvent::Step { number, total, text, cached: vertex.cached });
         }
     }
@@ -75,7 +79,7 @@ impl Progress {
                 step.tail.pop_front();
             }
             step.tail.push_back(line.clone());
-            step.number
+            step.named.number
         });
         (self.sink)(StepEvent::Log { step, line });
     }
@@ -90,7 +94,7 @@ impl Progress {
     }
 
     /// Tells what is left of unfinished lines.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let vertexes: BTreeSet<String> = self.lines.keys().map(|(vertex, _)| vertex.clone()).collect();
         for vertex in &vertexes {
             self.flush(vertex);
@@ -98,64 +102,38 @@ impl Progress {
     }
 
     /// Why the build failed, given what the daemon said at its end.
-    pub(crate) fn failure(mut self, message: String) -> BuildError {
+    pub(super) fn failure(mut self, message: String) -> BuildError {
         self.finish();
-        if message.contains("no space left on device") {
+        if causes::is_full(&message) {
             return BuildError::NoSpace;
         }
-        let Some((digest, error)) = self.failed else { return BuildError::Refused { message } };
-        if error.contains("no space left on device") {
+        let Some((digest, error)) = self.failed.take() else {
+            return causes::refused(message, &self.dockerfile.images);
+        };
+        if causes::is_full(&error) {
             return BuildError::NoSpace;
         }
-        match self.steps.remove(&digest) {
-            Some(step) => BuildError::Step {
-                number: step.number,
-                total: step.total,
-                text: step.text,
-                message: explain(&error),
-                log_tail: step.tail.into(),
-            },
-            None => BuildError::Refused { message: error },
+        let Some(step) = self.steps.remove(&digest) else {
+            return causes::refused(error, &self.dockerfile.images);
+        };
+        if step.named.is_from() {
+            let told = format!("{}: {error}", step.named.text);
+            if let Some(reference) = causes::missing_image(&told, &self.dockerfile.images) {
+                return BuildError::MissingImage { reference, message: error };
+            }
         }
+        let place = self.dockerfile.place(&step.named, self.steps.values().map(|step| &step.named));
+        let log_tail: Vec<String> = step.tail.into();
+        let why = causes::of_step(&error, &log_tail);
+        let Named { number, total, text, .. } = step.named;
+        BuildError::Step { number, total, text, place, why, log_tail }
     }
 
     /// The same, when the connection broke before the daemon said how it ended.
-    pub(crate) fn broken(mut self, error: Error) -> BuildError {
+    pub(super) fn broken(mut self, error: Error) -> BuildError {
         self.finish();
         BuildError::Engine(error)
     }
-}
-
-impl Step {
-    fn parse(name: &str) -> Option<Self> {
-        let (bracket, text) = name.strip_prefix('[')?.split_once("] ")?;
-        let (number, total) = bracket.rsplit(' ').next()?.split_once('/')?;
-        let (number, total) = (number.parse().ok()?, total.parse().ok()?);
-        Some(Self { number, total, text: text.to_owned(), is_told: false, tail: VecDeque::new() })
-    }
-}
-
-/// BuildKit's words in ours. Daemons up to 20.10 say `executor failed running [/bin/sh -c X]: exit code: 7`, later ones
-/// `process "/bin/sh -c X" did not complete successfully: exit code: 7`.
-fn explain(error: &str) -> String {
-    let status = error.rsplit_once("exit code: ").and_then(|(_, status)| status.trim().parse::<u32>().ok());
-    match status {
-        // 128 and the number of SIGKILL.
-        Some(137) => "the command was killed (status 137), which is often a lack of memory".to_owned(),
-        Some(status) => format!("the command ended with status {status}"),
-        None => missing(error).unwrap_or_else(|| error.to_owned()),
-    }
-}
-
-/// The words for a secret or an agent that a step needs and that is not given. The daemon says of a secret that it is
-/// not found, in words of its own, and of an agent what it was told by us.
-fn missing(error: &str) -> Option<String> {
-    if let Some((_, id)) = error.strip_suffix(": not found").and_then(|error| error.rsplit_once("secret ")) {
-        // Daemons up to 20.10 say it twice.
-        return Some(missing_secret(id.strip_suffix(" not found").unwrap_or(id)));
-    }
-    let (_, told) = error.split_once("desc = ")?;
-    told.starts_with("it needs the ssh agent ").then(|| told.to_owned())
 }
 
 /// Cuts a stream of bytes into lines. A carriage return ends a line too, as progress bars use it.
@@ -207,7 +185,10 @@ fn whole_characters(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::{Place, StepFailure};
 
     fn cut(pieces: &[&[u8]]) -> Vec<String> {
         let mut cutter = LineCutter::default();
@@ -230,31 +211,10 @@ mod tests {
         assert_eq!(lines.concat(), text);
     }
 
-    #[test]
-    fn only_numbered_vertexes_are_steps() {
-        let parse = |name: &str| Step::parse(name).map(|step| (step.number, step.total, step.text));
-        assert_eq!(parse("[4/7] RUN nginx -t"), Some((4, 7, "RUN nginx -t".into())));
-        assert_eq!(parse("[builder 2/3] COPY a b"), Some((2, 3, "COPY a b".into())));
-        assert_eq!(parse("[linux/arm64 stage-1 1/2] FROM x"), Some((1, 2, "FROM x".into())));
-        for other in
-            ["[internal] load remote build context", "[auth] library/x", "copy /context /", "exporting"]
-        {
-            assert_eq!(parse(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn exit_codes_are_read_from_old_and_new_daemons() {
-        let new = "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7";
-        let old = "executor failed running [/bin/sh -c exit 7]: exit code: 7";
-        assert_eq!(explain(new), "the command ended with status 7");
-        assert_eq!(explain(old), "the command ended with status 7");
-        assert_eq!(explain("\"/x\" not found"), "\"/x\" not found");
-    }
-
     /// The error of a build in which step 2 failed with `error` after step 3 of another stage was stopped for it.
     fn failure(error: &str, message: &str) -> BuildError {
-        let mut progress = Progress::new(std::sync::Arc::new(|_| ()));
+        let dockerfile = Steps::new("FROM scratch\nRUN x1\nRUN x2\nRUN x3\n", &BTreeMap::new());
+        let mut progress = Progress::new(std::sync::Arc::new(|_| ()), dockerfile);
         let vertex = |number: usize, error: &str| Vertex {
             digest: number.to_string(),
             name: format!("[{number}/3] RUN x{number}"),
@@ -269,7 +229,12 @@ mod tests {
     #[test]
     fn the_step_that_failed_is_told_from_those_that_were_stopped_for_it() {
         let error = "executor failed running [/bin/sh -c x2]: exit code: 137";
-        let told = failure(error, "failed to solve").to_string();
+        let failure = failure(error, "failed to solve");
+        let BuildError::Step { number: 2, total: 3, place, why, .. } = &failure else {
+            panic!("{failure:?}")
+        };
+        assert_eq!((place, why), (&Some(Place { stage: 0, instruction: 2 }), &StepFailure::Exit(137)));
+        let told = failure.to_string();
         assert!(told.starts_with("step 2/3 (RUN x2): the command was killed"), "{told}");
     }
 
