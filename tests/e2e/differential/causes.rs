@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use imgforge::CancellationToken;
-use imgforge::engine::{BuildError, BuildRequest, Engine, Place, StepFailure};
+use imgforge::engine::containers::RunRequest;
+use imgforge::engine::{BuildError, BuildRequest, Engine, Error, Host, NotStarted, Place, StepFailure};
 use imgforge_testkit::registry::{Registry, Setup};
 
 use super::{Engines, block_on};
@@ -74,4 +75,42 @@ fn both_engines_give_the_same_cause_for_a_dockerfile_that_fails() {
         wrong
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What each request for a container that cannot be fulfilled comes to.
+async fn refusals(engine: &dyn Host, image: &str) -> Vec<Error> {
+    let request = |image: &str, argv: &[&str]| {
+        let entrypoint = argv.iter().map(|word| (*word).to_owned()).collect();
+        RunRequest { image: image.into(), entrypoint: Some(entrypoint), ..RunRequest::default() }
+    };
+    let mut found = vec![
+        engine.start(request(&format!("{image}-not"), &["true"])).await.unwrap_err(),
+        engine.start(request(image, &["nosuch"])).await.unwrap_err(),
+        engine.start(request(image, &["/no/such"])).await.unwrap_err(),
+    ];
+    let started = engine.start(request(image, &["sleep", "1000"])).await.unwrap();
+    found.push(engine.exec(&started.id, &["nosuch"]).await.unwrap_err());
+    engine.remove(&started.id).await.unwrap();
+    found.push(engine.exec(&started.id, &["true"]).await.unwrap_err());
+    let ended = engine.start(request(image, &["true"])).await.unwrap();
+    engine.follow(&ended.id, Arc::new(|_, _| ())).await.unwrap();
+    found.push(engine.exec(&ended.id, &["true"]).await.unwrap_err());
+    engine.remove(&ended.id).await.unwrap();
+    found
+}
+
+#[test]
+fn both_engines_give_the_same_cause_for_a_container_that_cannot_be_had() {
+    block_on(async {
+        let engines = Engines::new().await;
+        for engine in [&engines.docker as &dyn Host, &engines.embedded] {
+            let found = refusals(engine, &engines.base).await;
+            let lacks = |error: &Error, name: &str| matches!(error, Error::NotStarted(NotStarted::NoProgram(program)) if program == name);
+            assert!(matches!(&found[0], Error::Absent { .. }), "{found:?}");
+            assert!(lacks(&found[1], "nosuch") && lacks(&found[2], "/no/such"), "{found:?}");
+            assert!(lacks(&found[3], "nosuch"), "{found:?}");
+            assert!(matches!(&found[4], Error::Absent { .. }), "{found:?}");
+            assert!(matches!(&found[5], Error::NotRunning { .. }), "{found:?}");
+        }
+    });
 }

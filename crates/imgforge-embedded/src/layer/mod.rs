@@ -52,11 +52,12 @@ pub enum LayerError {
         /// The path in the layer, or that of the blob.
         path: String,
         /// Why.
+        #[source]
         error: io::Error,
     },
     /// It is no tar, or a broken one.
     #[error("the layer is no tar that can be read: {0}")]
-    Tar(io::Error),
+    Tar(#[source] io::Error),
     /// A path of the layer is none that a layer may have.
     #[error("{path}: {why}")]
     Path {

@@ -248,3 +248,20 @@ fn code(status: std::process::ExitStatus) -> i64 {
     use std::os::unix::process::ExitStatusExt;
     status.code().map_or_else(|| 128 + i64::from(status.signal().unwrap_or(0)), i64::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_the_systems_error_however_it_is_wrapped() {
+        let full = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        let in_layer = || layer::LayerError::Io { path: "etc".into(), error: full() };
+        assert!(is_full(&full()));
+        assert!(is_full(&io::Error::from(rustix::io::Errno::DQUOT)));
+        assert!(is_full(&io::Error::new(full().kind(), format!("etc: {}", full()))));
+        assert!(is_full(&io::Error::other(in_layer())));
+        assert!(is_full(&io::Error::other(io::Error::other(in_layer()))));
+        assert!(!is_full(&io::Error::other(full().to_string())), "words do not count");
+    }
+}

@@ -18,6 +18,9 @@ use crate::sandbox::stubs::{Stubs, resolve};
 use crate::sandbox::{self, Bind, HOST_NAME, Memory, Outputs, Program, Source, Spec, open_in_root};
 use crate::{accounts, copy, layer, network};
 
+/// The number of bytes below which a disk counts as full: file systems refuse to write before nothing is left.
+const LAST_ROOM: u64 = 1 << 20;
+
 /// The content of `/etc/hosts`: BuildKit's, with our host name.
 const HOSTS: &str = "127.0.0.1\tlocalhost imgforge\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
@@ -186,11 +189,12 @@ fn run(
     }
 }
 
-/// Returns whether the disk of a folder has no block, or no inode, for a file that this user would write.
+/// Returns whether the disk of a folder has no room, or no inode, for a file that this user would write.
 fn has_no_room(folder: &Utf8Path) -> io::Result<bool> {
     let disk = rustix::fs::statvfs(folder.as_std_path())?;
+    let is_full = disk.f_bavail.saturating_mul(disk.f_frsize) < LAST_ROOM;
     // Some file systems count no inodes.
-    Ok(disk.f_bavail == 0 || disk.f_files > 0 && disk.f_favail == 0)
+    Ok(is_full || disk.f_files > 0 && disk.f_favail == 0)
 }
 
 /// Makes what is mounted on where it is missing.
