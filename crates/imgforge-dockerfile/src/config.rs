@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use imgforge_oci::Healthcheck;
 use imgforge_syntax::Located;
 
-use super::program::golang;
-use super::{Dockerfile, From, Instruction, Scope, Walker, find_stage};
+use crate::Dockerfile;
+use crate::program::eval::expose::expanded_ports;
+use crate::program::instruction::{Kind, Word};
+use crate::program::{Base, Seen};
 
 /// A command in a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,122 +45,66 @@ pub struct Config {
 }
 
 impl Dockerfile {
-    /// The configuration of the last stage, through other stages of the file that it stands on.
+    /// Returns the configuration of the last stage, through other stages of the file that it stands on.
     pub fn config(&self, args: &BTreeMap<String, String>) -> Config {
+        let program = self.program(args);
         let mut stages: Vec<Config> = Vec::new();
-        Walker::new(self, args).walk(|instruction, known, scope| {
-            if instruction.keyword() == "FROM" {
-                let image = From::of(instruction).image;
-                let image = scope.expand(image.text(), instruction.escape()).unwrap_or_default();
-                let config = find_stage(known, &image).map(|stage| stages[stage].clone());
-                stages.push(Config { has_cmd: false, ..config.unwrap_or_default() });
-            } else if let Some(config) = stages.last_mut() {
-                config.add(instruction, scope);
+        let enter = |stages: &mut Vec<Config>, number: usize| {
+            for stage in &program.stages[stages.len()..=number] {
+                let below = match stage.base {
+                    Base::Stage(below) => stages[below].clone(),
+                    Base::Scratch | Base::Image(_) => Config::default(),
+                };
+                stages.push(Config { has_cmd: false, ..below });
             }
+        };
+        program.look(&mut |seen| {
+            enter(&mut stages, seen.stage);
+            stages[seen.stage].add(seen);
         });
+        enter(&mut stages, program.stages.len() - 1);
         stages.pop().unwrap_or_default()
     }
 }
 
 impl Config {
-    fn add(&mut self, instruction: &Instruction, scope: &Scope) {
-        let span = instruction.span();
-        let escape = instruction.escape();
-        let words = || {
-            let words = instruction.operands().iter();
-            words.filter_map(|word| Some(Located::new(scope.expand(word.text(), escape)?, word.span())))
-        };
-        let one = || words().next().map(|word| Located::new(word.value, span));
-        match instruction.keyword() {
-            "ENTRYPOINT" => {
-                self.entrypoint = Some(Located::new(command(instruction), span));
+    fn add(&mut self, seen: &Seen<'_>) {
+        let span = seen.place(seen.instruction.span);
+        let known = |word: &Word| Some(Located::new(seen.expand(&word.value)?, seen.place(word.span)));
+        let one = |word: &Word| Some(Located::new(seen.expand(&word.value)?, span));
+        match &seen.instruction.kind {
+            Kind::Entrypoint(command) => {
+                self.entrypoint = Some(Located::new(command.clone(), span));
                 self.cmd = self.cmd.take().filter(|_| self.has_cmd);
             }
-            "CMD" => {
-                self.cmd = Some(Located::new(command(instruction), span));
+            Kind::Cmd(command) => {
+                self.cmd = Some(Located::new(command.clone(), span));
                 self.has_cmd = true;
             }
-            "SHELL" => {
-                let words = instruction.operands().iter().map(|word| word.text().to_owned());
-                self.shell = Some(words.collect());
-            }
-            "ENV" => {
-                for (name, value) in instruction.env_pairs() {
-                    if let Some(value) = scope.expand(&value, escape) {
+            Kind::Shell(words) => self.shell = Some(words.clone()),
+            Kind::Env(pairs) => {
+                for (name, value) in pairs {
+                    if let (Some(name), Some(value)) = (seen.expand(&name.value), seen.expand(&value.value)) {
                         self.env.insert(name, Located::new(value, span));
                     }
                 }
             }
-            "EXPOSE" => {
-                for word in words() {
-                    self.ports.extend(ports(&word.value).map(|port| Located::new(port, word.span)));
+            Kind::Expose(words) => {
+                for word in words {
+                    let texts = seen.words(&word.value).unwrap_or_default();
+                    let ports = texts.iter().filter_map(|text| expanded_ports(text)).flatten();
+                    self.ports.extend(ports.map(|port| Located::new(port, seen.place(word.span))));
                 }
             }
-            "VOLUME" => self.volumes.extend(words().filter(|volume| volume.value.starts_with('/'))),
-            "USER" => self.user = one(),
-            "STOPSIGNAL" => self.stop_signal = one(),
-            "HEALTHCHECK" => self.healthcheck = Some(Located::new(healthcheck(instruction), span)),
+            Kind::Volume(words) => {
+                let volumes = words.iter().filter_map(known);
+                self.volumes.extend(volumes.filter(|volume| volume.value.starts_with('/')));
+            }
+            Kind::User(word) => self.user = one(word),
+            Kind::StopSignal(word) => self.stop_signal = one(word),
+            Kind::Healthcheck(check) => self.healthcheck = Some(Located::new(check.clone(), span)),
             _ => {}
         }
-    }
-}
-
-fn command(instruction: &Instruction) -> Command {
-    match instruction.json() {
-        Some(words) => Command::Exec(words.iter().map(|word| word.text().to_owned()).collect()),
-        None => Command::Shell(after_keyword(instruction.text()).to_owned()),
-    }
-}
-
-fn after_keyword(text: &str) -> &str {
-    text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim())
-}
-
-/// `80`, `53/udp`, `8000-8010/tcp`.
-fn ports(text: &str) -> impl Iterator<Item = String> {
-    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (from, to) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let protocol = protocol.to_ascii_lowercase();
-    let range = match (from.parse::<u16>(), to.parse::<u16>()) {
-        (Ok(from), Ok(to)) if from > 0 && matches!(protocol.as_str(), "tcp" | "udp" | "sctp") => {
-            Some(from..=to)
-        }
-        _ => None,
-    };
-    range.into_iter().flatten().map(move |port| format!("{port}/{protocol}"))
-}
-
-/// `--interval=30s CMD LINE`, `CMD ["PROGRAM"]`, `NONE`.
-fn healthcheck(instruction: &Instruction) -> Healthcheck {
-    let mut rest = after_keyword(instruction.text());
-    while rest.starts_with("--") {
-        rest = after_keyword(rest);
-    }
-    if !rest.get(..3).is_some_and(|kind| kind.eq_ignore_ascii_case("CMD")) {
-        return Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() };
-    }
-    let line = rest[3..].trim();
-    let test = match serde_json::from_str::<Vec<String>>(line) {
-        Ok(argv) => ["CMD".to_owned()].into_iter().chain(argv).collect(),
-        Err(_) => vec!["CMD-SHELL".into(), line.to_owned()],
-    };
-    let flag = |name: &str| {
-        instruction
-            .flags()
-            .iter()
-            .find_map(|flag| flag.text().strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='))
-    };
-    let time = |name: &str| {
-        let nanos = flag(name).and_then(golang::duration);
-        nanos.and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or_default()
-    };
-    Healthcheck {
-        test,
-        interval: time("interval"),
-        timeout: time("timeout"),
-        start_period: time("start-period"),
-        start_interval: time("start-interval"),
-        retries: flag("retries").and_then(|text| text.parse().ok()).unwrap_or_default(),
     }
 }
 
@@ -202,6 +148,6 @@ mod tests {
         assert_eq!(found.healthcheck.unwrap().value.test, ["NONE"]);
         let found = config("FROM a\nCMD x\nENTRYPOINT [\"y\"]\n");
         assert_eq!(found.cmd.unwrap().value, Command::Shell("x".into()));
-        assert_eq!((ports("x").count(), ports("0").count()), (0, 0));
+        assert_eq!(config("FROM a\nEXPOSE x $OF_BASE\n").ports, []);
     }
 }

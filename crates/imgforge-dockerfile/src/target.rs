@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::{Dockerfile, Instruction, Use, lex};
+use crate::program::read::directives_end;
+use crate::queries::{Use, uses};
+use crate::{Dockerfile, Instruction};
 
 /// A Dockerfile without what a stage does not need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +24,8 @@ pub struct Reduced {
 impl Dockerfile {
     /// The names of the stages, in order; `None` for one that has only its number.
     pub fn stage_names(&self) -> Vec<Option<&str>> {
-        let froms = self.instructions.iter().filter(|instruction| instruction.keyword() == "FROM");
-        froms.map(|from| super::From::of(from).name.map(super::Word::text)).collect()
+        let froms = self.instructions().iter().filter(|instruction| instruction.keyword() == "FROM");
+        froms.map(Instruction::stage_name).collect()
     }
 
     /// Reduces the file, whose text this is, to what a stage needs: one by its name, the last of that name, or else
@@ -33,7 +35,7 @@ impl Dockerfile {
         let named = names.iter().rposition(|name| name.is_some_and(|name| name.eq_ignore_ascii_case(target)));
         let number = || target.parse().ok().filter(|number| *number < names.len());
         let target: usize = named.or_else(number)?;
-        let uses = self.uses(args);
+        let uses = uses(&self.program(args));
         let mut stages = self.needed(target, &uses);
         let edits = if let Some(edits) = self.renumbered(text, &stages, &uses) {
             edits
@@ -47,16 +49,17 @@ impl Dockerfile {
             self.stages().enumerate().filter(|(n, _)| stages.contains(n)).map(|(_, stage)| whole(stage)),
         );
         Some(Reduced {
-            text: padded(text, directives(text), &kept, &edits),
-            canonical: canonical(text, directives(text), &kept, &edits),
+            text: padded(text, directives_end(text), &kept, &edits),
+            canonical: canonical(text, directives_end(text), &kept, &edits),
         })
     }
 
     /// The instructions of each stage.
     fn stages(&self) -> impl Iterator<Item = &[Instruction]> {
         let is_from = |instruction: &Instruction| instruction.keyword() == "FROM";
-        let first = self.instructions.iter().position(is_from).unwrap_or(self.instructions.len());
-        self.instructions[first..].chunk_by(move |_, next| !is_from(next))
+        let all = self.instructions();
+        let first = all.iter().position(is_from).unwrap_or(all.len());
+        all[first..].chunk_by(move |_, next| !is_from(next))
     }
 
     /// The stages that one needs, itself included.
@@ -71,12 +74,13 @@ impl Dockerfile {
             for used in uses.iter().filter(|used| used.reference.stage == stage) {
                 next.extend(used.of);
                 if used.is_deferred {
-                    // What a child of the stage takes from: any stage that is called so.
+                    // What a child of the stage takes from: any stage that is called so. None below the target is
+                    // one, and the target has to stay the last.
                     let is_meant = |n: usize| {
                         names[n].is_some_and(|name| name.eq_ignore_ascii_case(&used.reference.image))
                             || used.reference.image.parse() == Ok(n)
                     };
-                    next.extend((0..names.len()).filter(|n| is_meant(*n)));
+                    next.extend((0..target).filter(|n| is_meant(*n)));
                 }
             }
         }
@@ -118,12 +122,15 @@ impl Dockerfile {
             texts.join("\n")
         };
         let (mut inside, outside) = (of(true), of(false));
-        let args = self.instructions.iter().take_while(|instruction| instruction.keyword() != "FROM");
+        let args = self.instructions().iter().take_while(|instruction| instruction.keyword() != "FROM");
         let mut kept = Vec::new();
         for arg in args.collect::<Vec<_>>().into_iter().rev() {
-            let names = || arg.words().iter().map(|word| word.text().split('=').next().unwrap_or_default());
-            let name = |name: &str| name.trim_matches(['"', '\'']).to_owned();
-            if names().map(name).any(|name| mentions(&inside, &name) || !mentions(&outside, &name)) {
+            let names = arg.quoted_words(self.read.escape).into_iter().map(|word| {
+                let name = word.value.split('=').next().unwrap_or_default();
+                name.trim_matches(['"', '\'']).to_owned()
+            });
+            let may_count = |name: String| mentions(&inside, &name) || !mentions(&outside, &name);
+            if names.into_iter().any(may_count) {
                 inside.push('\n');
                 inside.push_str(arg.text());
                 kept.push(arg);
@@ -150,19 +157,6 @@ fn range(instruction: &Instruction) -> Range<usize> {
 fn whole(stage: &[Instruction]) -> Range<usize> {
     let (first, last) = (range(&stage[0]), range(&stage[stage.len() - 1]));
     first.start..last.end
-}
-
-/// The end of the lines at the top that are directives (`# escape=`, `# syntax=`).
-fn directives(text: &str) -> usize {
-    let mut lines = lex::Lines { text, at: if text.starts_with('\u{feff}') { 3 } else { 0 }, number: 0 };
-    let mut end = lines.at;
-    while let Some((_, _, line)) = lines.next() {
-        if lex::directive(line).is_none() {
-            break;
-        }
-        end = lines.at;
-    }
-    end
 }
 
 fn padded(text: &str, top: usize, kept: &[Range<usize>], edits: &[(Range<usize>, String)]) -> String {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::program::RunNetwork;
 use super::*;
 
 fn refs_with(text: &str, args: &[(&str, &str)]) -> Vec<(String, &'static str)> {
@@ -76,15 +77,32 @@ fn copies_and_mounts_from_images_are_references_and_stages_are_not() {
 }
 
 #[test]
+fn what_is_quoted_or_names_nothing_is_as_buildkit_takes_it() {
+    for (text, expected) in [
+        (
+            "FROM scratch AS a\nFROM scratch\nCOPY --from=\"a\" /x /\nRUN --mount='from=A,target=/t' x",
+            &[][..],
+        ),
+        ("FROM scratch\nCOPY --from=\"tool:1\" /x /", &["tool:1"]),
+        ("FROM scratch\nCOPY --from= x /\nRUN --mount=from=,target=/t x", &[]),
+        ("FROM scratch\nRUN --mount=type=tmpfs,from=other,target=/t x", &[]),
+    ] {
+        let images: Vec<String> = refs(text).into_iter().map(|(image, _)| image).collect();
+        assert_eq!(images, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_reference_can_be_replaced_in_place() {
-    let text = "ARG B=os\nFROM --platform=linux/amd64 $B AS x\nCOPY --from=tool /a /b\nRUN --mount=from=tool,target=/t \\\n  # c\n  x\n";
+    let text = "ARG B=os\nFROM --platform=linux/amd64 $B AS x\nCOPY --from=tool /a /b\nRUN --mount=from=tool,target=/t \\\n  # c\n  x\nCOPY \\\n  --from=\"tool\" \"--from\" /b\n\
+                RUN \\\n \"--mount=x\"\nRUN --mount=\\\"target=/t\\\",\"from=tool\" x\n";
     let file = Dockerfile::parse(text).unwrap();
     let words: Vec<&str> = file
         .references(&BTreeMap::new())
         .iter()
         .map(|r| &text[r.span.offset as usize..(r.span.offset + r.span.len) as usize])
         .collect();
-    assert_eq!(words, ["$B", "tool", "tool"]);
+    assert_eq!(words, ["$B", "tool", "tool", "tool", "tool"]);
 }
 
 #[test]
@@ -104,8 +122,23 @@ fn the_files_that_a_build_can_reach_are_its_copies_adds_and_bind_mounts() {
         ("FROM scratch\nARG D=app\nCOPY $D/x /", &["app/x"]),
         ("FROM a\nCOPY $FROM_BASE /", &["."]),
         ("FROM a\nENV D=app E=${D}x\nCOPY ${D} /", &["app"]),
-        ("FROM a\nCOPY \"a b\" c /", &["a b", "c"]),
-        ("FROM a\nONBUILD COPY q /", &["q"]),
+        // Quotes hold no words together here, and BuildKit refuses those that are left open.
+        ("FROM a\nCOPY \"a b\" c /", &[".", ".", "c"]),
+        // It is read by what stands on this stage.
+        ("FROM a\nONBUILD COPY q /", &[]),
+        ("FROM a AS b\nARG D=x\nONBUILD COPY $D /\nENV D=y\nFROM b", &["y"]),
+        // The image may have an ENV of the ARG's name, which counts again in the next stage.
+        ("FROM a AS b\nARG D=x\nCOPY $D /\nFROM b\nCOPY $D /", &["x", "."]),
+        ("FROM scratch AS b\nARG D=x\nCOPY $D /\nFROM b\nCOPY $D /", &["x", "x"]),
+        ("FROM a AS b\nENV D=x\nENV D=$OF_IMAGE\nFROM b\nCOPY $D /", &["."]),
+        ("FROM a\nCOPY --from= x /\nRUN --mount=source=y,from=,target=/t true", &["x", "y"]),
+        ("FROM a\nCOPY -- x /", &["x"]),
+        ("FROM a\nCOPY git@x <<<y /", &["git@x", "<<<y"]),
+        ("FROM scratch\nARG X=\nCOPY a${X-b} a${X+b} /", &["a", "ab"]),
+        ("FROM scratch\nARG X=a/b\nCOPY ${X#*/} ${X%/*} ${X//a/c} ${X:?} /", &["b", "a", "c/b", "a/b"]),
+        ("FROM scratch\nENV X a  b\nCOPY $X /", &["a  b"]),
+        ("FROM scratch\nRUN --mount=target=/t,\\\"source=a,b\\\" true", &["a,b"]),
+        ("# not=known\n# escape=`\nFROM scratch\nCOPY a\\b /", &["ab"]),
         ("FROM a\nCOPY --chown=1:1 --chmod=644 a* b? /", &["a*", "b?"]),
     ] {
         assert_eq!(sources(text), expected, "{text}");
@@ -246,8 +279,11 @@ fn what_is_not_known_to_be_of_no_use_is_kept() {
     let text =
         "FROM a AS base\nONBUILD COPY --from=tool /x /\nFROM b AS tool\nFROM c AS no\nFROM base AS app\n";
     assert_eq!(reduced(text, "app").unwrap().canonical, text.replace("FROM c AS no\n", ""));
+    // The target stays the last, whatever its ONBUILD may mean where others stand on it.
+    let text = "FROM a AS base\nONBUILD COPY --from=tool /x /\nFROM b AS tool\n";
+    assert_eq!(reduced(text, "base").unwrap().canonical, text.replace("FROM b AS tool\n", ""));
     // A number that is written in no plain way.
-    let text = "FROM a AS no\nFROM b\nFROM c AS app\nCOPY --from=\\\n1 /x /\nFROM d\n";
+    let text = "FROM a AS no\nFROM b\nFROM c AS app\nCOPY --from=0\\\n1 /x /\nFROM d\n";
     assert_eq!(reduced(text, "app").unwrap().canonical, text.replace("FROM d\n", ""));
     // The last stage of a name counts.
     let text = "FROM a AS x\nFROM b AS x\nFROM x AS app\n";

@@ -76,7 +76,7 @@ fn is_printed(c: char) -> bool {
 }
 
 /// `time.ParseDuration`, in nanoseconds: `1m30s`, `500ms`, `-1.5h`, `0`.
-pub(crate) fn duration(text: &str) -> Option<i64> {
+pub(super) fn duration(text: &str) -> Option<i64> {
     let (negative, unsigned) = match text.strip_prefix(['-', '+']) {
         Some(rest) => (text.starts_with('-'), rest),
         None => (false, text),

@@ -3,30 +3,37 @@
 use super::RunNetwork;
 use super::golang;
 use super::mount::RawMount;
-use super::read::{self, Heredoc, Raw};
+use super::read::{self, Flag, Heredoc, Raw};
 use crate::{Command, KEYWORDS, ParseProblem};
 use imgforge_oci::Healthcheck;
 use imgforge_syntax::{Located, Span, nearest};
 
 /// A word whose variables are not expanded, and where it stands.
-pub(super) type Word = Located<String>;
+pub(crate) type Word = Located<String>;
 
 /// One instruction that is understood.
 #[derive(Debug, Clone)]
-pub(super) struct Instruction {
+pub(crate) struct Instruction {
     /// The line as it is written, continuations joined, without heredocs.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// From 1; 0 when it comes from an image below.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// Where problems with it are shown.
-    pub(super) span: Span,
-    pub(super) kind: Kind,
+    pub(crate) span: Span,
+    pub(crate) kind: Kind,
+    pub(crate) flags: Vec<Flag>,
+    /// What an engine of ours does not do, or does not know; what it says is understood all the same.
+    pub(crate) problems: Vec<ParseProblem>,
 }
 
 /// What it says.
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
-    From { image: Word, platform: Option<Word>, name: Option<String> },
+pub(crate) enum Kind {
+    From {
+        image: Word,
+        platform: Option<Word>,
+        name: Option<String>,
+    },
     Arg(Vec<(String, Option<Word>)>),
     Env(Vec<(Word, Word)>),
     Label(Vec<(Word, Word)>),
@@ -42,45 +49,52 @@ pub(super) enum Kind {
     Shell(Vec<String>),
     Healthcheck(Healthcheck),
     Maintainer(String),
-    Onbuild { text: String, inner: Box<Instruction> },
+    Onbuild {
+        text: String,
+        inner: Box<Instruction>,
+    },
+    /// What cannot be understood. The keyword is one of those that there are.
+    Unread {
+        keyword: String,
+    },
 }
 
 /// RUN.
 #[derive(Debug, Clone)]
-pub(super) struct RunLine {
-    pub(super) command: Command,
-    pub(super) heredocs: Vec<Heredoc>,
-    pub(super) mounts: Vec<RawMount>,
-    pub(super) network: Option<RunNetwork>,
+pub(crate) struct RunLine {
+    pub(crate) command: Command,
+    pub(crate) heredocs: Vec<Heredoc>,
+    pub(crate) mounts: Vec<RawMount>,
+    pub(crate) network: Option<Located<RunNetwork>>,
 }
 
 /// COPY and ADD.
 #[derive(Debug, Clone, Default)]
-pub(super) struct CopyLine {
-    pub(super) is_add: bool,
-    pub(super) from: Option<Word>,
-    pub(super) chown: Option<Word>,
-    pub(super) chmod: Option<Word>,
-    pub(super) checksum: Option<Word>,
-    pub(super) keep_git_dir: Option<Span>,
-    pub(super) unpack: Option<(bool, Span)>,
-    pub(super) link: bool,
-    pub(super) parents: bool,
-    pub(super) excludes: Vec<String>,
-    pub(super) sources: Vec<Word>,
-    pub(super) inline: Vec<Heredoc>,
-    pub(super) target: Option<Word>,
+pub(crate) struct CopyLine {
+    pub(crate) is_add: bool,
+    pub(crate) from: Option<Word>,
+    pub(crate) chown: Option<Word>,
+    pub(crate) chmod: Option<Word>,
+    pub(crate) checksum: Option<Word>,
+    pub(crate) keep_git_dir: Option<Span>,
+    pub(crate) unpack: Option<(bool, Span)>,
+    pub(crate) link: bool,
+    pub(crate) parents: bool,
+    pub(crate) excludes: Vec<String>,
+    pub(crate) sources: Vec<Word>,
+    pub(crate) inline: Vec<Heredoc>,
+    pub(crate) target: Option<Word>,
 }
 
 /// Something is wrong there.
-pub(super) fn problem(span: Span, message: impl Into<String>, help: Option<&str>) -> ParseProblem {
+pub(crate) fn problem(span: Span, message: impl Into<String>, help: Option<&str>) -> ParseProblem {
     ParseProblem { span, message: message.into(), help: help.map(str::to_owned) }
 }
 
 /// Why something cannot be evaluated: it is wrong, or (when there are no problems) hangs on an image that has not been
 /// seen.
 #[derive(Debug, Default)]
-pub(super) struct Missing(pub(super) Vec<ParseProblem>);
+pub(crate) struct Missing(pub(crate) Vec<ParseProblem>);
 
 impl From<ParseProblem> for Missing {
     fn from(problem: ParseProblem) -> Self {
@@ -90,12 +104,12 @@ impl From<ParseProblem> for Missing {
 
 impl Missing {
     /// What hangs on an image that has not been seen.
-    pub(super) fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self::default()
     }
 
     /// All of `results`, or everything that is wrong with them.
-    pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Self>>) -> Result<Vec<T>, Self> {
+    pub(crate) fn all<T>(results: impl IntoIterator<Item = Result<T, Self>>) -> Result<Vec<T>, Self> {
         let mut values = Vec::new();
         let mut missing: Option<Self> = None;
         for result in results {
@@ -111,13 +125,24 @@ impl Missing {
 type Parsed<T> = Result<T, ParseProblem>;
 
 impl Instruction {
-    pub(super) fn of(raw: &Raw, escape: char) -> Parsed<Self> {
-        let kind = kind(raw, escape)?;
-        Ok(Self { text: raw.text.clone(), line: raw.line, span: raw.span, kind })
+    pub(crate) fn of(raw: &Raw, escape: char) -> Parsed<Self> {
+        let mut problems = Vec::new();
+        let kind = kind(raw, escape, &mut problems)?;
+        Ok(Self { problems, ..Self::with(raw, kind) })
+    }
+
+    /// One that cannot be understood.
+    pub(crate) fn unread(raw: &Raw) -> Self {
+        Self::with(raw, Kind::Unread { keyword: raw.inner.as_deref().unwrap_or(raw).keyword.value.clone() })
+    }
+
+    fn with(raw: &Raw, kind: Kind) -> Self {
+        let (text, flags) = (raw.joined.clone(), raw.flags.clone());
+        Self { text, line: raw.line, span: raw.span, kind, flags, problems: Vec::new() }
     }
 }
 
-fn kind(raw: &Raw, escape: char) -> Parsed<Kind> {
+fn kind(raw: &Raw, escape: char, problems: &mut Vec<ParseProblem>) -> Parsed<Kind> {
     let keyword = raw.keyword.value.as_str();
     if !KEYWORDS.contains(&keyword) {
         let help = nearest(keyword, KEYWORDS).map(|near| format!("did you mean {near}?"));
@@ -128,11 +153,11 @@ fn kind(raw: &Raw, escape: char) -> Parsed<Kind> {
     }
     let mut flags = Flags::new(raw);
     let kind = match keyword {
-        "FROM" => from(raw, &mut flags)?,
+        "FROM" => from(raw, &mut flags, problems)?,
         "ARG" => args(raw, escape)?,
         "ENV" => Kind::Env(pairs(raw, escape)?),
         "LABEL" => Kind::Label(pairs(raw, escape)?),
-        "RUN" => Kind::Run(run(raw, &mut flags)?),
+        "RUN" => Kind::Run(run(raw, &mut flags, problems)?),
         "COPY" | "ADD" => Kind::Copy(copy(raw, &mut flags)?),
         "WORKDIR" => Kind::Workdir(raw.all()),
         "USER" => Kind::User(raw.all()),
@@ -144,16 +169,16 @@ fn kind(raw: &Raw, escape: char) -> Parsed<Kind> {
         "SHELL" => Kind::Shell(shell(raw)?),
         "HEALTHCHECK" => Kind::Healthcheck(healthcheck(raw, &mut flags)?),
         "MAINTAINER" => Kind::Maintainer(raw.rest.clone()),
-        _ => onbuild(raw, escape)?,
+        _ => onbuild(raw, escape, problems)?,
     };
-    flags.finish()?;
+    problems.extend(flags.unknown());
     Ok(kind)
 }
 
 /// The flags of an instruction; those that nobody has asked for are not known to it.
 struct Flags<'a> {
     raw: &'a Raw,
-    left: Vec<&'a Located<String>>,
+    left: Vec<&'a Flag>,
     known: Vec<&'static str>,
 }
 
@@ -163,49 +188,60 @@ impl<'a> Flags<'a> {
     }
 
     /// Every value of a flag that may be repeated; `None` for one without `=`.
-    fn all(&mut self, name: &'static str) -> Vec<(Option<String>, Span)> {
+    fn all(&mut self, name: &'static str) -> Vec<(Option<String>, &'a Flag)> {
         self.known.push(name);
         let mut found = Vec::new();
         self.left.retain(|flag| {
-            let (key, value) = match flag.value.split_once('=') {
+            let (key, value) = match flag.text().split_once('=') {
                 Some((key, value)) => (key, Some(value.to_owned())),
-                None => (flag.value.as_str(), None),
+                None => (flag.text(), None),
             };
             let is_it = key.strip_prefix("--") == Some(name);
             if is_it {
-                found.push((value, flag.span));
+                found.push((value, *flag));
             }
             !is_it
         });
         found
     }
 
-    fn once(&mut self, name: &'static str) -> Parsed<Option<(Option<String>, Span)>> {
+    fn once(&mut self, name: &'static str) -> Parsed<Option<(Option<String>, &'a Flag)>> {
         let mut all = self.all(name);
         match all.len() {
             0 | 1 => Ok(all.pop()),
-            _ => Err(problem(all[1].1, format!("--{name} is said twice"), None)),
+            _ => Err(problem(all[1].1.span, format!("--{name} is said twice"), None)),
         }
     }
 
     fn value(&mut self, name: &'static str) -> Parsed<Option<Word>> {
         match self.once(name)? {
             None => Ok(None),
-            Some((Some(value), span)) => Ok(Some(Located::new(value, span))),
-            Some((None, span)) => Err(without_value(name, span)),
+            Some((Some(value), flag)) => Ok(Some(Located::new(value, flag.span))),
+            Some((None, flag)) => Err(without_value(name, flag.span)),
         }
     }
 
+    /// The same with the place of the value alone.
+    fn placed(&mut self, name: &'static str) -> Parsed<Option<Word>> {
+        let flag = self.left.iter().copied().find(|flag| flag.text().starts_with(&format!("--{name}=")));
+        let word = self.value(name)?;
+        Ok(word.zip(flag).map(|(word, flag)| {
+            let (len, end) = (word.value.len(), flag.text().len());
+            Located::new(word.value, flag.part(end - len, end))
+        }))
+    }
+
     fn values(&mut self, name: &'static str) -> Parsed<Vec<Word>> {
-        let with_value = |(value, span): (Option<String>, Span)| match value {
-            Some(value) => Ok(Located::new(value, span)),
-            None => Err(without_value(name, span)),
+        let with_value = |(value, flag): (Option<String>, &Flag)| match value {
+            Some(value) => Ok(Located::new(value, flag.span)),
+            None => Err(without_value(name, flag.span)),
         };
         self.all(name).into_iter().map(with_value).collect()
     }
 
     fn switch(&mut self, name: &'static str) -> Parsed<Option<(bool, Span)>> {
-        let Some((value, span)) = self.once(name)? else { return Ok(None) };
+        let Some((value, flag)) = self.once(name)? else { return Ok(None) };
+        let span = flag.span;
         match value.map(|value| value.to_ascii_lowercase()).as_deref() {
             None | Some("true") => Ok(Some((true, span))),
             Some("false") => Ok(Some((false, span))),
@@ -213,16 +249,17 @@ impl<'a> Flags<'a> {
         }
     }
 
-    fn finish(self) -> Parsed<()> {
-        let Some(flag) = self.left.first() else { return Ok(()) };
-        let name = flag.value.split('=').next().unwrap_or_default();
+    /// The first that is not known.
+    fn unknown(self) -> Option<ParseProblem> {
+        let flag = self.left.first()?;
+        let name = flag.text().split('=').next().unwrap_or_default();
         let near = nearest(name.trim_start_matches('-'), self.known.iter().copied());
         let help = match near {
             Some(near) => format!("did you mean --{near}?"),
             None => "after `--` alone, words that begin with `--` are no flags".into(),
         };
         let message = format!("{} has no flag {name}", self.raw.keyword.value);
-        Err(problem(flag.span, message, Some(&help)))
+        Some(problem(flag.span, message, Some(&help)))
     }
 }
 
@@ -230,7 +267,7 @@ fn without_value(name: &str, span: Span) -> ParseProblem {
     problem(span, format!("--{name} needs a value: --{name}=…"), None)
 }
 
-fn from(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<Kind> {
+fn from(raw: &Raw, flags: &mut Flags<'_>, problems: &mut Vec<ParseProblem>) -> Parsed<Kind> {
     let mut words = raw.words().into_iter();
     let (image, word, name, more) = (words.next(), words.next(), words.next(), words.next());
     let is_as = |word: &Word| word.value.eq_ignore_ascii_case("as");
@@ -249,7 +286,7 @@ fn from(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<Kind> {
                 && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
             if !is_name {
                 let help = Some("it begins with a letter, and has letters, digits, `-`, `_` and `.`");
-                return Err(problem(name.span, format!("{} is no name of a stage", name.value), help));
+                problems.push(problem(name.span, format!("{} is no name of a stage", name.value), help));
             }
             Some(lower)
         }
@@ -333,7 +370,7 @@ fn shell(raw: &Raw) -> Parsed<Vec<String>> {
 
 fn volumes(raw: &Raw) -> Parsed<Vec<Word>> {
     let words = match json(raw, &raw.rest)? {
-        Some(list) => list.into_iter().map(|path| Located::new(path, raw.span)).collect(),
+        Some(list) => raw.placed(list),
         None => raw.words(),
     };
     if words.is_empty() || words.iter().any(|word| word.value.trim().is_empty()) {
@@ -342,32 +379,36 @@ fn volumes(raw: &Raw) -> Parsed<Vec<Word>> {
     Ok(words.into_iter().map(|word| Located::new(word.value.trim().to_owned(), word.span)).collect())
 }
 
-fn run(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<RunLine> {
+fn run(raw: &Raw, flags: &mut Flags<'_>, problems: &mut Vec<ParseProblem>) -> Parsed<RunLine> {
     let mut mounts = Vec::new();
-    for mount in flags.values("mount")? {
-        mounts.push(RawMount::of(&mount)?);
+    for (value, flag) in flags.all("mount") {
+        let value = value.ok_or_else(|| without_value("mount", flag.span))?;
+        mounts.push(RawMount::of(&value, flag)?);
     }
     let network = match flags.value("network")? {
         None => None,
-        Some(word) => Some(match word.value.as_str() {
-            "default" => RunNetwork::Default,
-            "none" => RunNetwork::None,
-            "host" => RunNetwork::Host,
-            other => {
-                let help = Some("--network is default, none or host");
-                return Err(problem(word.span, format!("there is no network {other}"), help));
-            }
-        }),
+        Some(word) => {
+            let network = match word.value.as_str() {
+                "default" => RunNetwork::Default,
+                "none" => RunNetwork::None,
+                "host" => RunNetwork::Host,
+                other => {
+                    let help = Some("--network is default, none or host");
+                    return Err(problem(word.span, format!("there is no network {other}"), help));
+                }
+            };
+            Some(Located::new(network, word.span))
+        }
     };
     if let Some(word) = flags.value("security")?
         && word.value != "sandbox"
     {
         let message = format!("a command cannot run with --security={} here", word.value);
-        return Err(problem(word.span, message, Some("this engine runs every command in its sandbox")));
+        problems.push(problem(word.span, message, Some("this engine runs every command in its sandbox")));
     }
     if let Some(word) = flags.values("device")?.first() {
         let help = Some("this engine gives no devices to commands");
-        return Err(problem(word.span, "--device is not supported here", help));
+        problems.push(problem(word.span, "--device is not supported here", help));
     }
     let command = command(raw)?;
     if matches!(&command, Command::Exec(list) if list.is_empty()) {
@@ -392,11 +433,11 @@ fn copy(raw: &Raw, flags: &mut Flags<'_>) -> Parsed<CopyLine> {
         line.keep_git_dir = flags.switch("keep-git-dir")?.map(|(_, span)| span);
         line.unpack = flags.switch("unpack")?;
     } else {
-        line.from = flags.value("from")?.filter(|from| !from.value.is_empty());
+        line.from = flags.placed("from")?.filter(|from| !from.value.is_empty());
         line.parents = flags.switch("parents")?.is_some_and(|(on, _)| on);
     }
     let mut words = match json(raw, &raw.rest)? {
-        Some(list) => list.into_iter().map(|path| Located::new(path, raw.span)).collect(),
+        Some(list) => raw.placed(list),
         None => raw.operands(),
     };
     let target = words.pop();
@@ -472,7 +513,7 @@ fn interval(flags: &mut Flags<'_>, name: &'static str) -> Parsed<u64> {
     }
 }
 
-fn onbuild(raw: &Raw, escape: char) -> Parsed<Kind> {
+fn onbuild(raw: &Raw, escape: char, problems: &mut Vec<ParseProblem>) -> Parsed<Kind> {
     let Some(inner) = raw.inner.as_deref() else {
         return Err(problem(raw.span, "ONBUILD says nothing", None));
     };
@@ -489,5 +530,7 @@ fn onbuild(raw: &Raw, escape: char) -> Parsed<Kind> {
         text.push_str(&heredoc.content);
         text.push_str(&heredoc.name);
     }
-    Ok(Kind::Onbuild { text, inner: Box::new(Instruction::of(inner, escape)?) })
+    let mut inner = Instruction::of(inner, escape)?;
+    problems.append(&mut inner.problems);
+    Ok(Kind::Onbuild { text, inner: Box::new(inner) })
 }

@@ -13,13 +13,13 @@
 //! ```
 
 mod action;
-mod eval;
-pub(super) mod golang;
-mod instruction;
-mod mount;
+pub(crate) mod eval;
+mod golang;
+pub(crate) mod instruction;
+pub(crate) mod mount;
 mod parse;
 mod platform;
-pub(super) mod read;
+pub(crate) mod read;
 mod shell;
 mod signal;
 #[cfg(test)]
@@ -34,6 +34,7 @@ pub use self::action::{
     Action, Copy, CopySource, From, Mount, MountKind, Run, RunNetwork, Sharing, Stage, Step,
 };
 use self::eval::Evaluator;
+pub(crate) use self::eval::Seen;
 use self::instruction::{Instruction, Kind, Word, problem};
 use self::shell::{Rules, Value};
 use crate::ParseProblem;
@@ -47,19 +48,24 @@ pub struct Program {
     args: BTreeMap<String, String>,
     /// ARGs before the first FROM, and those that BuildKit sets by itself.
     globals: BTreeMap<String, String>,
-    stages: Vec<StageText>,
+    pub(crate) stages: Vec<StageText>,
     /// Whether an instruction is missing because it could not be read.
     is_broken: bool,
 }
 
 /// One FROM and what follows it.
 #[derive(Debug, Clone)]
-struct StageText {
-    name: Option<String>,
-    base: Base,
+pub(crate) struct StageText {
+    /// In lower case.
+    pub(crate) name: Option<String>,
+    pub(crate) base: Base,
+    /// What its FROM names, with ARGs expanded, and where.
+    pub(crate) image: Word,
+    /// `--platform` of its FROM, expanded.
+    pub(crate) platform: Option<String>,
     /// Of its FROM.
     span: Span,
-    instructions: Vec<Instruction>,
+    pub(crate) instructions: Vec<Instruction>,
 }
 
 /// What a stage stands on.
@@ -93,8 +99,9 @@ impl Program {
         args: &BTreeMap<String, String>,
         platform: &str,
     ) -> Result<Self, Vec<ParseProblem>> {
-        let mut problems = Vec::new();
-        let mut program = Self::parse(text, args, platform, &mut problems);
+        let read = read::read(text);
+        let mut problems = [read.of_directives.as_slice(), &read.problems].concat();
+        let mut program = Self::of(&read, args, platform, &mut problems);
         program.is_broken = !problems.is_empty();
         let needed = program.needed();
         let mut evaluated: BTreeMap<usize, Stage> = BTreeMap::new();
@@ -108,7 +115,7 @@ impl Program {
                 Base::Scratch => Some(Below::Image(&scratch)),
                 _ => below,
             };
-            let (stage, found) = Evaluator::run(&program, number, below);
+            let (stage, found) = Evaluator::run(&program, number, below, &mut |_| ());
             problems.extend(found);
             evaluated.insert(number, stage);
         }
@@ -117,10 +124,9 @@ impl Program {
         if problems.is_empty() { Ok(program) } else { Err(problems) }
     }
 
-    /// The last stage of a name, among those that have been read.
+    /// The last stage of a name, among those that have been understood.
     fn find_stage(&self, name: &str) -> Option<usize> {
-        let lower = name.to_lowercase();
-        self.stages.iter().rposition(|stage| stage.name.as_deref() == Some(&lower))
+        stage_called(&self.stages, name)
     }
 
     /// Where `COPY --from` or a mount's `from` leads in a stage: a stage by name or number, or an image.
@@ -145,6 +151,22 @@ impl Program {
                 Err(problem(word.span, format!("the stage {text} is not built before this one"), help))
             }
             None => Ok(From::Image(text.clone())),
+        }
+    }
+
+    /// Evaluates all stages, also those that nothing needs, as far as the file tells, and shows each instruction before
+    /// it is carried out. What is wrong is another's to say.
+    pub(crate) fn look(&self, visit: &mut dyn FnMut(&Seen<'_>)) {
+        let scratch = ImageConfig::scratch(&self.platform);
+        let mut stages: Vec<Stage> = Vec::new();
+        for (number, text) in self.stages.iter().enumerate() {
+            let below = match text.base {
+                Base::Scratch => Some(Below::Image(&scratch)),
+                Base::Stage(below) => Some(Below::Stage(&stages[below])),
+                Base::Image(_) => None,
+            };
+            let (stage, _) = Evaluator::run(self, number, below, visit);
+            stages.push(stage);
         }
     }
 
@@ -218,7 +240,13 @@ impl Program {
     /// # Errors
     /// What can only be seen now: a variable whose value makes an instruction wrong, a wrong ONBUILD of the base.
     pub fn stage(&self, number: usize, below: Below<'_>) -> Result<Stage, Vec<ParseProblem>> {
-        let (stage, problems) = Evaluator::run(self, number, Some(below));
+        let (stage, problems) = Evaluator::run(self, number, Some(below), &mut |_| ());
         if problems.is_empty() { Ok(stage) } else { Err(problems) }
     }
+}
+
+/// The last stage of a name.
+pub(crate) fn stage_called(stages: &[StageText], name: &str) -> Option<usize> {
+    let lower = name.to_lowercase();
+    stages.iter().rposition(|stage| stage.name.as_deref() == Some(&lower))
 }

@@ -4,14 +4,24 @@ use imgforge_syntax::{Located, Span, nearest};
 
 use super::golang;
 use super::instruction::{Missing, Word, problem};
+use super::read::Flag;
 use super::{From, Mount, MountKind, Sharing};
 use crate::ParseProblem;
 
 /// The fields as they are written: `key=value`, or `key`.
 #[derive(Debug, Clone)]
-pub(super) struct RawMount {
+pub(crate) struct RawMount {
     span: Span,
-    fields: Vec<(String, Option<String>)>,
+    fields: Vec<Field>,
+}
+
+/// `key=value`, or `key`.
+#[derive(Debug, Clone)]
+struct Field {
+    key: String,
+    value: Option<String>,
+    /// Of the value.
+    span: Span,
 }
 
 const KEYS: [&str; 19] = [
@@ -37,14 +47,20 @@ const KEYS: [&str; 19] = [
 ];
 
 impl RawMount {
-    pub(super) fn of(flag: &Word) -> Result<Self, ParseProblem> {
+    /// Reads the value of a flag `--mount=`.
+    pub(crate) fn of(value: &str, flag: &Flag) -> Result<Self, ParseProblem> {
         let span = flag.span;
         let wrong = |message: String, help: Option<&str>| Err(problem(span, message, help));
-        let Some(fields) = imgforge_syntax::csv::fields(&flag.value) else {
+        let Some(fields) = imgforge_syntax::csv::fields(value) else {
             return wrong("the quotes in --mount do not hold whole fields".into(), None);
         };
         let mut parsed = Vec::new();
+        let mut at = flag.text().len() - value.len();
         for field in fields {
+            // One with quotes of its own may not stand there as it is.
+            let found = flag.text()[at..].find(&field).map(|from| at + from);
+            let end = found.map(|from| from + field.len());
+            at = end.unwrap_or(at);
             let (key, value) = match field.split_once('=') {
                 Some((key, value)) => (key.to_lowercase(), Some(value.to_owned())),
                 None => (field.to_lowercase(), None),
@@ -64,26 +80,53 @@ impl RawMount {
                 let help = Some("give the image a stage of its own: FROM $IMAGE AS name");
                 return wrong("variables do not count in the from of a --mount".into(), help);
             }
-            parsed.push((key, value));
+            let len = value.as_ref().map_or(0, String::len);
+            let span = end.map_or(flag.span, |end| flag.part(end - len, end));
+            parsed.push(Field { key, value, span });
         }
         Ok(Self { span, fields: parsed })
     }
 
     /// The variable that a secret is given as.
-    pub(super) fn secret_variable(&self) -> Option<&str> {
-        let value = |key: &str| {
-            let (_, value) = self.fields.iter().rev().find(|(known, _)| known == key)?;
-            value.as_deref()
-        };
+    pub(crate) fn secret_variable(&self) -> Option<&str> {
+        let value = |key: &str| self.last(&[key])?.value.as_deref();
         value("env").filter(|_| value("type").is_some_and(|kind| kind.eq_ignore_ascii_case("secret")))
     }
 
-    /// `from` as it is written, when it is said.
-    pub(super) fn from(&self) -> Option<Word> {
-        let (_, value) = self.fields.iter().rev().find(|(key, _)| key == "from")?;
-        let value = value.as_deref().filter(|value| !value.is_empty())?;
-        Some(Located::new(value.to_owned(), self.span))
+    /// `from` as it is written, when it is said and counts: BuildKit does not look at that of a tmpfs.
+    pub(crate) fn from(&self) -> Option<Word> {
+        let kind = self.last(&["type"]).and_then(|field| field.value.as_deref());
+        if kind.is_some_and(|kind| kind.eq_ignore_ascii_case("tmpfs")) {
+            return None;
+        }
+        let field = self.last(&["from"])?;
+        let value = field.value.as_deref().filter(|value| !value.is_empty())?;
+        Some(Located::new(value.to_owned(), field.span))
     }
+
+    /// What it mounts of the context, with variables not expanded; the type too may hang on one.
+    pub(crate) fn of_context(&self) -> Option<ContextMount<'_>> {
+        if self.from().is_some() {
+            return None;
+        }
+        let kind = self.last(&["type"]).map(|field| field.value.as_deref().unwrap_or_default());
+        let source = self.last(&["source", "src"]);
+        let value = source.map_or("", |field| field.value.as_deref().unwrap_or_default());
+        let span = source.map_or(self.span, |field| field.span);
+        Some(ContextMount { kind, source: value, span })
+    }
+
+    fn last(&self, keys: &[&str]) -> Option<&Field> {
+        self.fields.iter().rev().find(|field| keys.contains(&field.key.as_str()))
+    }
+}
+
+/// A mount that names no stage or image.
+pub(crate) struct ContextMount<'a> {
+    /// A bind mount when there is none.
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) source: &'a str,
+    pub(crate) span: Span,
 }
 
 /// What the fields say, with variables expanded.
@@ -174,18 +217,18 @@ impl Fields {
 }
 
 /// Where a mount stands.
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// Absolute; `None` when it is not known yet.
-    pub(super) workdir: Option<&'a str>,
+    pub(crate) workdir: Option<&'a str>,
     /// What `from` says.
-    pub(super) from: Option<From>,
+    pub(crate) from: Option<From>,
     /// How many ssh mounts come before.
-    pub(super) ssh: usize,
+    pub(crate) ssh: usize,
 }
 
 impl RawMount {
     /// The mount, when its variables are known. `expand` expands a value.
-    pub(super) fn evaluate(
+    pub(crate) fn evaluate(
         &self,
         place: Place<'_>,
         expand: &dyn Fn(&str, Span) -> Result<String, Missing>,
@@ -205,7 +248,7 @@ impl RawMount {
             uid: None,
             gid: None,
         };
-        for (key, value) in &self.fields {
+        for Field { key, value, .. } in &self.fields {
             let value = match value {
                 Some(value) => expand(value, self.span)?,
                 None => "true".to_owned(),

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use imgforge_syntax::Span;
+use imgforge_syntax::{Located, Span};
 
 use super::instruction::{Instruction, Kind, Word, problem};
 use super::platform::normal_platform;
+use super::read::Read;
 use super::shell::{self, NoValue, Rules, Value};
-use super::{Base, Program, StageText, read};
-use crate::{ParseProblem, platform_args};
+use super::{Base, Program, StageText};
+use crate::ParseProblem;
 
 impl Program {
-    /// Reads a whole file. What is wrong with it is added to `problems`; the program is what could be read.
-    pub(super) fn parse(
-        text: &str,
+    /// Understands a file that has been read. What is wrong with it is added to `problems`; the program is what could
+    /// be understood.
+    pub(crate) fn of(
+        read: &Read,
         args: &BTreeMap<String, String>,
         platform: &str,
         problems: &mut Vec<ParseProblem>,
     ) -> Self {
-        let raw = read::read(text, problems);
         let mut program = Self {
-            escape: raw.escape,
+            escape: read.escape,
             platform: platform.to_owned(),
             args: args.clone(),
             globals: BTreeMap::new(),
@@ -29,11 +30,23 @@ impl Program {
         };
         let mut global_args = Vec::new();
         let mut stages: Vec<(Span, Option<Instruction>, Vec<Instruction>)> = Vec::new();
-        for raw in &raw.instructions {
-            let instruction = Instruction::of(raw, program.escape).map_err(|found| problems.push(found)).ok();
+        for raw in &read.instructions {
+            let instruction = match Instruction::of(raw, program.escape) {
+                Ok(mut instruction) => {
+                    problems.append(&mut instruction.problems);
+                    Some(instruction)
+                }
+                Err(found) => {
+                    problems.push(found);
+                    program.is_broken = true;
+                    None
+                }
+            };
             match (raw.keyword.value.as_str(), stages.last_mut()) {
                 ("FROM", _) => stages.push((raw.span, instruction, Vec::new())),
-                (_, Some((.., instructions))) => instructions.extend(instruction),
+                (_, Some((.., instructions))) => {
+                    instructions.push(instruction.unwrap_or_else(|| Instruction::unread(raw)));
+                }
                 ("ARG", None) => global_args.extend(instruction),
                 (keyword, None) if instruction.is_some() => {
                     let message = format!("{keyword} stands before the first FROM");
@@ -52,13 +65,22 @@ impl Program {
         });
         program.set_globals(&global_args, last_name.as_deref().unwrap_or("default"), problems);
         for (span, from, instructions) in stages {
-            let (name, base) = match from.map(|from| from.kind) {
-                Some(Kind::From { image, platform, name }) => {
-                    (name, program.base(&image, platform.as_ref(), problems))
-                }
-                _ => (None, Base::Image(String::new())),
+            let mut stage = StageText {
+                name: None,
+                base: Base::Image(String::new()),
+                image: Located::new(String::new(), span),
+                platform: None,
+                span,
+                instructions,
             };
-            program.stages.push(StageText { name, base, span, instructions });
+            if let Some(Kind::From { image, platform, name }) = from.map(|from| from.kind) {
+                stage.base = program.base(&image, platform.as_ref(), problems);
+                let known = |word: &Word| expand(word, program.escape, &program.globals, &mut Vec::new());
+                stage.image = Located::new(known(&image).unwrap_or_default(), image.span);
+                stage.platform = platform.as_ref().and_then(known);
+                stage.name = name;
+            }
+            program.stages.push(stage);
         }
         program
     }
@@ -123,6 +145,20 @@ impl Program {
         }
         Base::Image(name)
     }
+}
+
+/// The build arguments that BuildKit sets by itself.
+fn platform_args(platform: &str) -> BTreeMap<String, String> {
+    let mut parts = platform.split('/');
+    let (os, arch) = (parts.next().unwrap_or("linux"), parts.next().unwrap_or("amd64"));
+    let variant = parts.next().unwrap_or("");
+    let mut args = BTreeMap::new();
+    for side in ["TARGET", "BUILD"] {
+        for (name, value) in [("PLATFORM", platform), ("OS", os), ("ARCH", arch), ("VARIANT", variant)] {
+            args.insert(format!("{side}{name}"), value.to_owned());
+        }
+    }
+    args
 }
 
 /// A word before any stage: every variable is known.

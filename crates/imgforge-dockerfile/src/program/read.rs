@@ -1,9 +1,8 @@
 //! A Dockerfile's lines as BuildKit's parser reads them (`frontend/dockerfile/parser`): keyword, flags, the rest, and
 //! heredocs.
 //!
-//! Lines are joined by [`super::super::lex`]. Its instructions are for looking at any Dockerfile; these are for
-//! carrying one out, so that the rest of a line stays as it is written, flags lose their quotes, and heredocs keep
-//! their bytes.
+//! Lines are joined by [`super::super::lex`]. The rest of a line stays as it is written, flags lose their quotes, and
+//! heredocs keep their bytes.
 
 use imgforge_oci::Reference;
 use imgforge_oci::reference::DOCKER_HUB;
@@ -17,7 +16,7 @@ use crate::lex::{Lines, Logical, join};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heredoc {
     /// The word that ends it, without quotes.
-    pub(crate) name: String,
+    pub(super) name: String,
     /// Whether variables in it count: no part of the name is quoted.
     pub(super) expand: bool,
     /// Whether tabs at the beginning of lines do not count (`<<-`).
@@ -29,7 +28,7 @@ pub(crate) struct Heredoc {
 impl Heredoc {
     /// Passes over the lines of the content and the one that ends it, and gives each to `each`: where the content ends,
     /// and where that line does. `None` when there is none.
-    pub(crate) fn pass(&self, lines: &mut Lines<'_>, mut each: impl FnMut(&str)) -> Option<(usize, usize)> {
+    fn pass(&self, lines: &mut Lines<'_>, mut each: impl FnMut(&str)) -> Option<(usize, usize)> {
         for (_, at, line) in lines.by_ref() {
             each(line);
             let bare = if self.strip_tabs { line.trim_start_matches('\t') } else { line };
@@ -49,16 +48,50 @@ impl Heredoc {
     }
 }
 
-/// One instruction, not yet understood.
-pub(super) struct Raw {
+/// A flag of an instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flag {
+    /// Without quotes, `--` included.
+    word: Logical,
+    /// As it is written.
+    pub(crate) written: String,
+    /// With its quotes.
+    pub(crate) span: Span,
+}
+
+impl Flag {
+    pub(crate) fn text(&self) -> &str {
+        self.word.text()
+    }
+
+    /// Where a part of its text stands in the file.
+    pub(super) fn part(&self, from: usize, to: usize) -> Span {
+        if from == to { self.span } else { self.word.span(from, to) }
+    }
+
+    /// Where the end of what is written stands; the whole flag when it stands on several lines.
+    pub(crate) fn tail(&self, len: usize) -> Span {
+        let whole = self.span.len as usize;
+        if whole == self.written.len() {
+            Span::new(self.span.offset as usize + whole - len, len)
+        } else {
+            self.span
+        }
+    }
+}
+
+/// One instruction as it stands in the file, comments left out and continuations joined; not yet understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
     /// In capitals.
     pub(super) keyword: Located<String>,
-    /// Without quotes, `--` included.
-    pub(super) flags: Vec<Located<String>>,
+    pub(super) flags: Vec<Flag>,
     /// What comes after the flags.
     pub(super) rest: String,
     /// The whole line, continuations joined.
-    pub(super) text: String,
+    pub(super) joined: String,
+    /// The same with the lines of its heredocs.
+    text: String,
     /// From 1.
     pub(super) line: usize,
     /// The whole instruction, heredocs included.
@@ -72,6 +105,43 @@ pub(super) struct Raw {
 }
 
 impl Raw {
+    /// Returns its keyword in capitals: `COPY`.
+    pub fn keyword(&self) -> &str {
+        &self.keyword.value
+    }
+
+    /// Returns the whole instruction with continuations joined, heredocs included.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns where it stands, heredocs included.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Returns where its keyword stands.
+    pub fn keyword_span(&self) -> Span {
+        self.keyword.span
+    }
+
+    /// Returns the 1-based line that it starts on.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The name that a FROM gives its stage.
+    pub(crate) fn stage_name(&self) -> Option<&str> {
+        let mut words = self.rest.split(is_blank).filter(|word| !word.is_empty());
+        words.nth(1).filter(|word| word.eq_ignore_ascii_case("as"))?;
+        words.next()
+    }
+
+    /// Whether nothing follows its keyword.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.rest.is_empty() && self.flags.is_empty()
+    }
+
     /// Where a part of `rest` stands in the file.
     pub(super) fn span_of(&self, from: usize, to: usize) -> Span {
         self.logical.span(self.from + from, self.from + to)
@@ -97,8 +167,21 @@ impl Raw {
         operands
     }
 
+    /// The strings of a JSON list with their places, as far as they stand in it as they are.
+    pub(super) fn placed(&self, list: Vec<String>) -> Vec<Located<String>> {
+        let mut from = 0;
+        let placed = list.into_iter().map(|text| {
+            let found = self.rest[from..].find(&text).filter(|_| !text.is_empty());
+            let Some(at) = found.map(|at| from + at) else { return Located::new(text, self.span) };
+            from = at + text.len();
+            let span = self.span_of(at, from);
+            Located::new(text, span)
+        });
+        placed.collect()
+    }
+
     /// The words of `rest`, parted by white space alone.
-    pub(super) fn words(&self) -> Vec<Located<String>> {
+    pub(crate) fn words(&self) -> Vec<Located<String>> {
         let mut words = Vec::new();
         let mut at = 0;
         for piece in self.rest.split_inclusive(is_blank) {
@@ -112,7 +195,7 @@ impl Raw {
     }
 
     /// The words of `rest`; white space in quotes does not part them, and quotes stay.
-    pub(super) fn quoted_words(&self, escape: char) -> Vec<Located<String>> {
+    pub(crate) fn quoted_words(&self, escape: char) -> Vec<Located<String>> {
         let mut words = Vec::new();
         let mut word = String::new();
         let (mut start, mut end) = (None, 0);
@@ -155,16 +238,23 @@ pub(super) fn is_blank(c: char) -> bool {
 }
 
 /// What is read, and the escape character.
-pub(super) struct Read {
-    pub(super) instructions: Vec<Raw>,
-    pub(super) escape: char,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) instructions: Vec<Raw>,
+    pub(crate) escape: char,
+    /// What is wrong; its instruction is missing.
+    pub(crate) problems: Vec<ParseProblem>,
+    /// What is wrong with the directives, or is not known here: a frontend of its own may know it.
+    pub(crate) of_directives: Vec<ParseProblem>,
 }
 
-/// Reads a file. What is wrong goes to `problems`, and its instruction is missing.
-pub(super) fn read(text: &str, problems: &mut Vec<ParseProblem>) -> Read {
+/// Reads a file.
+pub(crate) fn read(text: &str) -> Read {
     let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
-    let escape = directives(text, at, problems);
-    Read { instructions: instructions(text, at, escape, problems), escape }
+    let (mut problems, mut of_directives) = (Vec::new(), Vec::new());
+    let escape = directives(text, at, &mut of_directives);
+    let instructions = instructions(text, at, escape, &mut problems);
+    Read { instructions, escape, problems, of_directives }
 }
 
 /// Reads what an image left by ONBUILD: there are no directives in it.
@@ -186,9 +276,8 @@ fn instructions(text: &str, at: usize, escape: char, problems: &mut Vec<ParsePro
         }
         let mut raw = split(logical, 0, number, escape);
         match heredocs(&raw, &mut lines) {
-            Ok((found, end)) => raw.take_heredocs(&found, end),
-            Err(message) => {
-                let help = Some("it ends with a line that says just its name".to_owned());
+            Ok(Heredocs { found, lines, end }) => raw.take_heredocs(&found, &lines, end),
+            Err((message, help)) => {
                 problems.push(ParseProblem { span: raw.keyword.span, message, help });
                 continue;
             }
@@ -199,14 +288,15 @@ fn instructions(text: &str, at: usize, escape: char, problems: &mut Vec<ParsePro
 }
 
 impl Raw {
-    fn take_heredocs(&mut self, found: &[Heredoc], end: usize) {
+    fn take_heredocs(&mut self, found: &[Heredoc], lines: &str, end: usize) {
         if !found.is_empty() {
             let start = self.span.offset as usize;
             self.span = Span::new(start, end.saturating_sub(start));
         }
         self.heredocs = found.to_vec();
+        self.text.push_str(lines);
         if let Some(inner) = &mut self.inner {
-            inner.take_heredocs(found, end);
+            inner.take_heredocs(found, lines, end);
         }
     }
 }
@@ -224,17 +314,30 @@ fn split(logical: Logical, from: usize, line: usize, escape: char) -> Raw {
     let inner = (keyword.value == "ONBUILD" && !rest.is_empty())
         .then(|| Box::new(split(logical.clone(), rest_at, line, escape)));
     let (span, text) = (logical.span(start, end), text[start..end].to_owned());
-    Raw { keyword, flags, rest, text, line, span, heredocs: Vec::new(), inner, logical, from: rest_at }
+    let joined = text.clone();
+    Raw {
+        keyword,
+        flags,
+        rest,
+        joined,
+        text,
+        line,
+        span,
+        heredocs: Vec::new(),
+        inner,
+        logical,
+        from: rest_at,
+    }
 }
 
 /// The flags at the beginning of a line's rest, without their quotes and escapes, and where the rest begins.
-fn flags(logical: &Logical, from: usize, to: usize, escape: char) -> (Vec<Located<String>>, usize) {
+fn flags(logical: &Logical, from: usize, to: usize, escape: char) -> (Vec<Flag>, usize) {
     let text = &logical.text()[..to];
     let skip = |at: usize| at + (text[at..].len() - text[at..].trim_start().len());
     let mut found = Vec::new();
     let mut at = skip(from);
     while text[at..].starts_with("--") {
-        let mut word = String::new();
+        let mut word = Logical::default();
         let mut quote = None;
         let mut end = at;
         let mut chars = text[at..].chars();
@@ -242,52 +345,68 @@ fn flags(logical: &Logical, from: usize, to: usize, escape: char) -> (Vec<Locate
             if quote.is_none() && c.is_whitespace() {
                 break;
             }
+            let place = end;
             end += c.len_utf8();
             match quote {
                 Some(open) if c == open => quote = None,
                 None if matches!(c, '"' | '\'') => quote = Some(c),
                 _ if c == escape => {
                     let Some(escaped) = chars.next() else { break };
+                    word.take(logical, end, escaped);
                     end += escaped.len_utf8();
-                    word.push(escaped);
                 }
-                _ => word.push(c),
+                _ => word.take(logical, place, c),
             }
         }
         // `--` alone says that no flag follows.
-        if word == "--" {
+        if word.text() == "--" {
             return (found, skip(end));
         }
-        found.push(Located::new(word, logical.span(at, end)));
+        found.push(Flag { word, written: text[at..end].to_owned(), span: logical.span(at, end) });
         at = skip(end);
     }
     (found, at)
 }
 
-/// The heredocs that a line announces, read from the lines after it, and where the last of them ends.
-fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<(Vec<Heredoc>, usize), String> {
+/// The heredocs of a line.
+#[derive(Default)]
+struct Heredocs {
+    found: Vec<Heredoc>,
+    /// Each line of them, with a line end before it.
+    lines: String,
+    /// Where the last of them ends.
+    end: usize,
+}
+
+/// The heredocs that a line announces, read from the lines after it.
+///
+/// # Errors
+/// What is wrong, and what to do.
+fn heredocs(raw: &Raw, lines: &mut Lines<'_>) -> Result<Heredocs, (String, Option<String>)> {
     let instruction = raw.inner.as_deref().unwrap_or(raw);
     let may_have = matches!(instruction.keyword.value.as_str(), "RUN" | "COPY" | "ADD");
-    if !may_have || !raw.text.contains("<<") || json(&instruction.rest).is_ok_and(|list| list.is_some()) {
-        return Ok((Vec::new(), 0));
+    if !may_have || !raw.joined.contains("<<") || json(&instruction.rest).is_ok_and(|list| list.is_some()) {
+        return Ok(Heredocs::default());
     }
-    let mut found = announced(&raw.text)?;
-    let mut last = 0;
-    for heredoc in &mut found {
+    let mut read =
+        Heredocs { found: announced(&raw.joined).map_err(|wrong| (wrong, None))?, ..Heredocs::default() };
+    for heredoc in &mut read.found {
         let start = lines.at;
-        let passed = heredoc.pass(lines, |_| ());
-        let (end, after) = passed.ok_or_else(|| format!("the heredoc \"{}\" has no end", heredoc.name))?;
+        let (end, after) = heredoc.pass(lines, |line| read.lines.extend(["\n", line])).ok_or_else(|| {
+            let help = format!("it ends with a line that says just {}", heredoc.name);
+            (format!("the heredoc \"{}\" has no end", heredoc.name), Some(help))
+        })?;
         heredoc.content.push_str(&lines.text[start..end]);
-        last = after;
+        read.end = after;
     }
-    Ok((found, last))
+    Ok(read)
 }
 
 /// The heredocs that a line announces, without their content. Not for a line whose rest is a JSON list.
 ///
 /// # Errors
 /// A mark without a name that can be read.
-pub(crate) fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
+fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
     let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::new('\\') };
     // A line with an open quote has no heredocs.
     let words = shell::words(line, rules, &|_| Value::Unset).unwrap_or_default();
@@ -295,7 +414,7 @@ pub(crate) fn announced(line: &str) -> Result<Vec<Heredoc>, String> {
 }
 
 /// Whether a word is the beginning of a heredoc's mark, with white space between it and the name: `<< EOF`.
-pub(crate) fn is_open_mark(word: &str) -> bool {
+fn is_open_mark(word: &str) -> bool {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
     rest == "<<"
 }
@@ -367,6 +486,19 @@ fn directives(text: &str, at: usize, problems: &mut Vec<ParseProblem>) -> char {
         seen.push(key);
     }
     escape
+}
+
+/// Where the directives at the top end.
+pub(crate) fn directives_end(text: &str) -> usize {
+    let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
+    let is_known = |line: &str| {
+        directive(line)
+            .is_some_and(|(key, _)| ["escape", "syntax", "check"].contains(&&*key.to_ascii_lowercase()))
+    };
+    let ends = Lines { text, at, number: 0 }.take_while(|(_, _, line)| is_known(line));
+    ends.last().map_or(at, |(_, start, _)| {
+        start + text[start..].find('\n').map_or(text.len() - start, |end| end + 1)
+    })
 }
 
 /// `# key = value`.

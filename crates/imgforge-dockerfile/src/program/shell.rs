@@ -1,11 +1,15 @@
-//! Words with variables, exactly as BuildKit's shell lexer reads them (`frontend/dockerfile/shell`).
-//!
-//! [`super::super::expand`] answers what a word may be when not every variable is known, and is lenient; here, what
-//! BuildKit refuses is an error.
+//! Words with variables, exactly as BuildKit's shell lexer reads them (`frontend/dockerfile/shell`): what it refuses is
+//! an error. The result of a word may hang on a variable that is not known, and then is not known either.
 
 use regex::Regex;
 
-use crate::expand::{MAX_EXPANDED, MAX_SUBSTITUTIONS};
+/// How deep substitutions (`${a:-${b:-…}}`) may lie in one another: they are read by calls in one another.
+/// Dockerfiles in the wild have three.
+const MAX_SUBSTITUTIONS: usize = 64;
+
+/// How much the values in one word may come to, in bytes: ten lines of ten references to the line before come to 10
+/// GB. Linux gives no program a variable beyond 128 KiB.
+const MAX_EXPANDED: usize = 1 << 20;
 
 /// What a variable is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -123,7 +123,7 @@ fn copy_source(
             if line.is_add { "git sources are not supported here" } else { "COPY takes no git source" };
         return Err(problem(span, message, Some("fetch it before the build, or with RUN git clone")));
     }
-    if source.starts_with("http://") || source.starts_with("https://") {
+    if is_web(source) {
         if !line.is_add {
             return Err(problem(span, "COPY takes no URL", Some("ADD does")));
         }
@@ -137,6 +137,15 @@ fn copy_source(
     }
     let path = relative(source);
     Ok(CopySource::Path(if path.is_empty() { ".".into() } else { path }))
+}
+
+/// Whether a source is fetched, and nothing is read from the context for it.
+pub(crate) fn is_address(source: &str) -> bool {
+    is_git(source) || is_web(source)
+}
+
+fn is_web(source: &str) -> bool {
+    source.starts_with("http://") || source.starts_with("https://")
 }
 
 /// BuildKit's `ParseGitRef`: an http(s) URL of a path that ends in `.git`, any `git://` or `ssh://`, `user@host:path`.

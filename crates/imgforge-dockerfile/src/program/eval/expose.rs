@@ -28,7 +28,7 @@ impl Evaluator<'_> {
 }
 
 /// `80`, `53/udp`, `8000-8010`; the parts for a host's address and port, which have no meaning, are checked by number.
-fn expanded_ports(text: &str) -> Option<Vec<String>> {
+pub(crate) fn expanded_ports(text: &str) -> Option<Vec<String>> {
     let (host, container) = match text.rsplit_once(':') {
         Some((host, container)) => (Some(host), container),
         None => (None, text),

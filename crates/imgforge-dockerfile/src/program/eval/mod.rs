@@ -4,8 +4,8 @@
 //! The same code looks over a file before anything is built. What depends on an image that has not been seen is then
 //! left out, and what is wrong whatever that image says is found.
 
-mod copy;
-mod expose;
+pub(crate) mod copy;
+pub(crate) mod expose;
 mod run;
 
 use self::run::{is_heredoc, with_shell};
@@ -41,6 +41,27 @@ impl Scope {
         self.variables.push((name.to_owned(), value));
     }
 
+    /// Takes what an image or stage below says of variables: its ENVs count again, also where an ARG of the stage
+    /// below has had another value. `is_seen` says whether all of them are known.
+    fn enter(&mut self, env: &[String], is_seen: bool) {
+        let unknown: Vec<String> = self
+            .variables
+            .iter()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if self.is_open {
+            // An image that has not been seen may have an ENV of any ARG's name.
+            self.variables.iter_mut().for_each(|(_, value)| *value = None);
+        }
+        for variable in env {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            // What is below may have another PATH.
+            let is_known = (is_seen || name != "PATH") && !unknown.iter().any(|unknown| unknown == name);
+            self.set(name, is_known.then(|| value.to_owned()));
+        }
+    }
+
     fn lookup(&self, name: &str) -> Value {
         match self.variables.iter().rfind(|(known, _)| known == name) {
             Some((_, Some(value))) => Value::Set(value.clone()),
@@ -48,6 +69,39 @@ impl Scope {
             None if self.is_open => Value::Unknown,
             None => Value::Unset,
         }
+    }
+}
+
+/// An instruction with what is known before it is carried out.
+pub(crate) struct Seen<'a> {
+    /// The number of its stage, from 0.
+    pub(crate) stage: usize,
+    pub(crate) instruction: &'a Instruction,
+    /// Of what ONBUILD has brought: the FROM that it comes with.
+    from: Option<Span>,
+    scope: &'a Scope,
+    rules: Rules,
+}
+
+impl Seen<'_> {
+    /// A word with variables expanded; `None` where the file does not tell, or when it is wrong.
+    pub(crate) fn expand(&self, text: &str) -> Option<String> {
+        shell::word(text, self.rules, &|name| self.scope.lookup(name)).ok()
+    }
+
+    /// The words that a word comes to.
+    pub(crate) fn words(&self, text: &str) -> Option<Vec<String>> {
+        shell::words(text, self.rules, &|name| self.scope.lookup(name)).ok()
+    }
+
+    /// Whether it stands in this stage, and is not what ONBUILD has brought.
+    pub(crate) fn is_own(&self) -> bool {
+        self.from.is_none()
+    }
+
+    /// Where a part of it stands in the file.
+    pub(crate) fn place(&self, span: Span) -> Span {
+        self.from.unwrap_or(span)
     }
 }
 
@@ -74,11 +128,13 @@ pub(super) struct Evaluator<'a> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// Evaluates a stage. `below` is `None` when the image that it stands on has not been seen.
+    /// Evaluates a stage. `below` is `None` when the image that it stands on has not been seen. `visit` sees each
+    /// instruction before it is carried out.
     pub(super) fn run(
         program: &'a Program,
         number: usize,
         below: Option<Below<'_>>,
+        visit: &mut dyn FnMut(&Seen<'_>),
     ) -> (Stage, Vec<ParseProblem>) {
         let text = &program.stages[number];
         let (mut config, mut scope) = match below {
@@ -91,12 +147,7 @@ impl<'a> Evaluator<'a> {
         };
         let triggers = prepare(&mut config, text.base == Base::Scratch);
         scope.is_open |= program.is_broken;
-        for variable in &config.config.env {
-            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-            // What is below may have another PATH.
-            let is_known = below.is_some() || name != "PATH";
-            scope.set(name, is_known.then(|| value.to_owned()));
-        }
+        scope.enter(&config.config.env, below.is_some());
         let counted = usize::from(matches!(text.base, Base::Image(_)));
         let own = text.instructions.iter().filter(|instruction| is_counted(&instruction.kind)).count();
         let mut evaluator = Self {
@@ -111,9 +162,10 @@ impl<'a> Evaluator<'a> {
             problems: Vec::new(),
         };
         for trigger in &triggers {
-            evaluator.trigger(trigger, text.span);
+            evaluator.trigger(trigger, text.span, visit);
         }
         for instruction in &text.instructions {
+            visit(&evaluator.seen(instruction, None));
             evaluator.step(instruction, false);
         }
         let Self { config, scope, steps, problems, .. } = evaluator;
@@ -121,7 +173,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// What the image below left by ONBUILD.
-    fn trigger(&mut self, text: &str, from: Span) {
+    fn trigger(&mut self, text: &str, from: Span, visit: &mut dyn FnMut(&Seen<'_>)) {
         let mut found = Vec::new();
         let raws = read::read_trigger(text, &mut found);
         let mut instructions = Vec::new();
@@ -130,7 +182,10 @@ impl<'a> Evaluator<'a> {
                 Ok(Instruction { kind: Kind::Onbuild { .. } | Kind::From { .. }, .. }) => {
                     found.push(problem(from, "it cannot stand there", None));
                 }
-                Ok(instruction) => instructions.push(Instruction { line: 0, ..instruction }),
+                Ok(mut instruction) => {
+                    found.append(&mut instruction.problems);
+                    instructions.push(Instruction { line: 0, ..instruction });
+                }
                 Err(problem) => found.push(problem),
             }
         }
@@ -140,12 +195,17 @@ impl<'a> Evaluator<'a> {
         let before = self.problems.len();
         self.problems.append(&mut found);
         if let (true, [instruction]) = (self.problems.len() == before, instructions.as_slice()) {
+            visit(&self.seen(instruction, Some(from)));
             self.step(instruction, true);
         }
         for found in &mut self.problems[before..] {
             found.span = from;
             found.message = format!("`ONBUILD {text}` of what this stage stands on: {}", found.message);
         }
+    }
+
+    fn seen<'s>(&'s self, instruction: &'s Instruction, from: Option<Span>) -> Seen<'s> {
+        Seen { stage: self.number, instruction, from, scope: &self.scope, rules: self.rules() }
     }
 
     fn step(&mut self, instruction: &Instruction, is_trigger: bool) {
@@ -207,7 +267,7 @@ impl<'a> Evaluator<'a> {
         let settings = &mut self.config.config;
         let history = |created_by: String| Ok(Some(Done { created_by, ..Done::default() }));
         match &instruction.kind {
-            Kind::From { .. } => Ok(None),
+            Kind::From { .. } | Kind::Unread { .. } => Ok(None),
             Kind::Arg(args) => self.args(args).and_then(history),
             Kind::Env(pairs) => self.env(pairs).and_then(history),
             Kind::Label(pairs) => {

@@ -45,7 +45,7 @@ impl Evaluator<'_> {
             workdir: workdir.ok_or_else(Missing::unknown)?,
             user: self.config.config.user.clone(),
             mounts,
-            network: line.network,
+            network: line.network.as_ref().map(|network| network.value),
             heredocs: files,
         });
         Ok(Done { action: Some(action), created_by, counts: true })

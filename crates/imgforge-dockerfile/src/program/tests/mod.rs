@@ -1,6 +1,7 @@
 //! Tests of programs. What is said of BuildKit here was seen with Docker 20.10 where that engine has the feature.
 
 mod configuration;
+mod covered;
 mod files;
 mod lines;
 mod problems;
