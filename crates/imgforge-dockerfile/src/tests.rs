@@ -79,6 +79,9 @@ fn copies_and_mounts_from_images_are_references_and_stages_are_not() {
 #[test]
 fn what_is_quoted_or_names_nothing_is_as_buildkit_takes_it() {
     for (text, expected) in [
+        // Of a newer frontend.
+        ("FROM scratch\nRUN --mount=from=tool:1,target=/t,newer=x --newer x", &["tool:1"][..]),
+        ("FROM scratch\nCOPY --newer=x --from=tool:1 x /", &["tool:1"]),
         (
             "FROM scratch AS a\nFROM scratch\nCOPY --from=\"a\" /x /\nRUN --mount='from=A,target=/t' x",
             &[][..],
@@ -133,6 +136,10 @@ fn the_files_that_a_build_can_reach_are_its_copies_adds_and_bind_mounts() {
         ("FROM a AS b\nENV D=x\nENV D=$OF_IMAGE\nFROM b\nCOPY $D /", &["."]),
         ("FROM a\nCOPY --from= x /\nRUN --mount=source=y,from=,target=/t true", &["x", "y"]),
         ("FROM a\nCOPY -- x /", &["x"]),
+        (
+            "FROM a\nCOPY --newer=x y /\nRUN --mount=target=/t,newer=z,source=s --security=insecure x",
+            &["y", "s"],
+        ),
         ("FROM a\nCOPY git@x <<<y /", &["git@x", "<<<y"]),
         ("FROM scratch\nARG X=\nCOPY a${X-b} a${X+b} /", &["a", "ab"]),
         ("FROM scratch\nARG X=a/b\nCOPY ${X#*/} ${X%/*} ${X//a/c} ${X:?} /", &["b", "a", "c/b", "a/b"]),

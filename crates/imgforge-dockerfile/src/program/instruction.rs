@@ -383,7 +383,7 @@ fn run(raw: &Raw, flags: &mut Flags<'_>, problems: &mut Vec<ParseProblem>) -> Pa
     let mut mounts = Vec::new();
     for (value, flag) in flags.all("mount") {
         let value = value.ok_or_else(|| without_value("mount", flag.span))?;
-        mounts.push(RawMount::of(&value, flag)?);
+        mounts.push(RawMount::of(&value, flag, problems)?);
     }
     let network = match flags.value("network")? {
         None => None,

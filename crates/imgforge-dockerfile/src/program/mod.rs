@@ -33,8 +33,8 @@ use imgforge_syntax::Span;
 pub use self::action::{
     Action, Copy, CopySource, From, Mount, MountKind, Run, RunNetwork, Sharing, Stage, Step,
 };
-use self::eval::Evaluator;
 pub(crate) use self::eval::Seen;
+use self::eval::{Evaluator, Look};
 use self::instruction::{Instruction, Kind, Word, problem};
 use self::shell::{Rules, Value};
 use crate::ParseProblem;
@@ -115,7 +115,7 @@ impl Program {
                 Base::Scratch => Some(Below::Image(&scratch)),
                 _ => below,
             };
-            let (stage, found) = Evaluator::run(&program, number, below, &mut |_| ());
+            let (stage, found) = Evaluator::run(&program, number, below, &mut None);
             problems.extend(found);
             evaluated.insert(number, stage);
         }
@@ -154,9 +154,10 @@ impl Program {
         }
     }
 
-    /// Evaluates all stages, also those that nothing needs, as far as the file tells, and shows each instruction before
-    /// it is carried out. What is wrong is another's to say.
+    /// Shows each instruction of all stages, also of those that nothing needs, with the variables that it sees as far as
+    /// the file tells them. What is wrong is another's to say.
     pub(crate) fn look(&self, visit: &mut dyn FnMut(&Seen<'_>)) {
+        let mut look: Look<'_> = Some(visit);
         let scratch = ImageConfig::scratch(&self.platform);
         let mut stages: Vec<Stage> = Vec::new();
         for (number, text) in self.stages.iter().enumerate() {
@@ -165,7 +166,7 @@ impl Program {
                 Base::Stage(below) => Some(Below::Stage(&stages[below])),
                 Base::Image(_) => None,
             };
-            let (stage, _) = Evaluator::run(self, number, below, visit);
+            let (stage, _) = Evaluator::run(self, number, below, &mut look);
             stages.push(stage);
         }
     }
@@ -240,7 +241,7 @@ impl Program {
     /// # Errors
     /// What can only be seen now: a variable whose value makes an instruction wrong, a wrong ONBUILD of the base.
     pub fn stage(&self, number: usize, below: Below<'_>) -> Result<Stage, Vec<ParseProblem>> {
-        let (stage, problems) = Evaluator::run(self, number, Some(below), &mut |_| ());
+        let (stage, problems) = Evaluator::run(self, number, Some(below), &mut None);
         if problems.is_empty() { Ok(stage) } else { Err(problems) }
     }
 }

@@ -47,8 +47,12 @@ const KEYS: [&str; 19] = [
 ];
 
 impl RawMount {
-    /// Reads the value of a flag `--mount=`.
-    pub(crate) fn of(value: &str, flag: &Flag) -> Result<Self, ParseProblem> {
+    /// Reads the value of a flag `--mount=`. Fields that are not known go to `problems`: a newer frontend may know them.
+    pub(crate) fn of(
+        value: &str,
+        flag: &Flag,
+        problems: &mut Vec<ParseProblem>,
+    ) -> Result<Self, ParseProblem> {
         let span = flag.span;
         let wrong = |message: String, help: Option<&str>| Err(problem(span, message, help));
         let Some(fields) = imgforge_syntax::csv::fields(value) else {
@@ -67,7 +71,8 @@ impl RawMount {
             };
             if !KEYS.contains(&key.as_str()) {
                 let help = nearest(&key, KEYS).map(|near| format!("did you mean {near}?"));
-                return wrong(format!("--mount has no field {key}"), help.as_deref());
+                problems.push(problem(span, format!("--mount has no field {key}"), help.as_deref()));
+                continue;
             }
             let may_be_bare = matches!(key.as_str(), "readonly" | "ro" | "readwrite" | "rw" | "required");
             if value.is_none() && !may_be_bare {

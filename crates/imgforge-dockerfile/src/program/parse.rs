@@ -32,8 +32,8 @@ impl Program {
         let mut stages: Vec<(Span, Option<Instruction>, Vec<Instruction>)> = Vec::new();
         for raw in &read.instructions {
             let instruction = match Instruction::of(raw, program.escape) {
-                Ok(mut instruction) => {
-                    problems.append(&mut instruction.problems);
+                Ok(instruction) => {
+                    problems.extend_from_slice(&instruction.problems);
                     Some(instruction)
                 }
                 Err(found) => {

@@ -72,6 +72,9 @@ impl Scope {
     }
 }
 
+/// Who looks at each instruction of a stage, if anybody.
+pub(super) type Look<'a> = Option<&'a mut dyn FnMut(&Seen<'_>)>;
+
 /// An instruction with what is known before it is carried out.
 pub(crate) struct Seen<'a> {
     /// The number of its stage, from 0.
@@ -128,13 +131,13 @@ pub(super) struct Evaluator<'a> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// Evaluates a stage. `below` is `None` when the image that it stands on has not been seen. `visit` sees each
-    /// instruction before it is carried out.
+    /// Evaluates a stage. `below` is `None` when the image that it stands on has not been seen. Where there is one to
+    /// look, it sees each instruction, and only variables are carried on: nobody asks for the steps.
     pub(super) fn run(
         program: &'a Program,
         number: usize,
         below: Option<Below<'_>>,
-        visit: &mut dyn FnMut(&Seen<'_>),
+        look: &mut Look<'_>,
     ) -> (Stage, Vec<ParseProblem>) {
         let text = &program.stages[number];
         let (mut config, mut scope) = match below {
@@ -162,18 +165,17 @@ impl<'a> Evaluator<'a> {
             problems: Vec::new(),
         };
         for trigger in &triggers {
-            evaluator.trigger(trigger, text.span, visit);
+            evaluator.trigger(trigger, text.span, look);
         }
         for instruction in &text.instructions {
-            visit(&evaluator.seen(instruction, None));
-            evaluator.step(instruction, false);
+            evaluator.step(instruction, None, look);
         }
         let Self { config, scope, steps, problems, .. } = evaluator;
         (Stage { steps, config, scope }, problems)
     }
 
     /// What the image below left by ONBUILD.
-    fn trigger(&mut self, text: &str, from: Span, visit: &mut dyn FnMut(&Seen<'_>)) {
+    fn trigger(&mut self, text: &str, from: Span, look: &mut Look<'_>) {
         let mut found = Vec::new();
         let raws = read::read_trigger(text, &mut found);
         let mut instructions = Vec::new();
@@ -195,8 +197,7 @@ impl<'a> Evaluator<'a> {
         let before = self.problems.len();
         self.problems.append(&mut found);
         if let (true, [instruction]) = (self.problems.len() == before, instructions.as_slice()) {
-            visit(&self.seen(instruction, Some(from)));
-            self.step(instruction, true);
+            self.step(instruction, Some(from), look);
         }
         for found in &mut self.problems[before..] {
             found.span = from;
@@ -204,15 +205,22 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn seen<'s>(&'s self, instruction: &'s Instruction, from: Option<Span>) -> Seen<'s> {
-        Seen { stage: self.number, instruction, from, scope: &self.scope, rules: self.rules() }
-    }
-
-    fn step(&mut self, instruction: &Instruction, is_trigger: bool) {
+    /// `from` is that of what ONBUILD has brought.
+    fn step(&mut self, instruction: &Instruction, from: Option<Span>, look: &mut Look<'_>) {
+        if let Some(look) = look {
+            let (stage, rules) = (self.number, self.rules());
+            look(&Seen { stage, instruction, from, scope: &self.scope, rules });
+            if !matches!(instruction.kind, Kind::Arg(_) | Kind::Env(_) | Kind::Onbuild { .. }) {
+                return;
+            }
+        }
         let done = match self.apply(instruction) {
             Ok(done) => done,
             Err(found) => {
-                self.problems.extend(found.0);
+                // What is already told as not known here may mean something else.
+                if instruction.problems.is_empty() {
+                    self.problems.extend(found.0);
+                }
                 return;
             }
         };
@@ -223,7 +231,7 @@ impl<'a> Evaluator<'a> {
             number: if counts { self.counted } else { 0 },
             total: self.total,
             text: instruction.text.clone(),
-            label: if is_trigger { format!("ONBUILD {label}") } else { label },
+            label: if from.is_some() { format!("ONBUILD {label}") } else { label },
             created_by,
             line: instruction.line,
             action,
