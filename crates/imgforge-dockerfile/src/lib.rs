@@ -18,6 +18,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use imgforge_syntax::Span;
 use serde::{Deserialize, Serialize};
 
@@ -115,9 +117,11 @@ pub struct ContextSource {
 }
 
 /// A Dockerfile, to be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Dockerfile {
     read: Read,
+    /// What each instruction says.
+    understood: Vec<Arc<program::instruction::Instruction>>,
 }
 
 impl Dockerfile {
@@ -137,7 +141,11 @@ impl Dockerfile {
             problems.push(ParseProblem { span: Span::new(0, 0), message: "there is no FROM".into(), help });
         }
         problems.sort_by_key(|problem| problem.span.offset);
-        if problems.is_empty() { Ok(Self { read }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let understood = program::instruction::Instruction::all(&read);
+        Ok(Self { read, understood })
     }
 
     /// Returns all instructions in the order of the file.

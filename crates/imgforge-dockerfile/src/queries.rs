@@ -26,7 +26,7 @@ impl Dockerfile {
     /// The program, as far as it can be understood.
     pub(super) fn program(&self, args: &BTreeMap<String, String>) -> Program {
         let platform = args.get("TARGETPLATFORM").map_or("linux/amd64", String::as_str);
-        Program::of(&self.read, args, platform, &mut Vec::new())
+        Program::of(&self.understood, self.read.escape, args, platform, &mut Vec::new())
     }
 
     /// Returns every image that is no stage of this file and not `scratch`, with `ARG`s as `args` or their defaults
@@ -154,7 +154,7 @@ pub(super) fn uses(program: &Program) -> Vec<Use> {
         for instruction in &stage.instructions {
             let (instruction, is_deferred) = match &instruction.kind {
                 Kind::Onbuild { inner, .. } => (inner.as_ref(), true),
-                _ => (instruction, false),
+                _ => (instruction.as_ref(), false),
             };
             found.extend(taken(instruction).into_iter().map(|(word, kind)| {
                 let as_number = word.value.parse::<usize>().ok();

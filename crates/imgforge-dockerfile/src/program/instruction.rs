@@ -1,9 +1,11 @@
 //! What each instruction says, before variables count: BuildKit's `frontend/dockerfile/instructions`.
 
+use std::sync::Arc;
+
 use super::RunNetwork;
 use super::golang;
 use super::mount::RawMount;
-use super::read::{self, Flag, Heredoc, Raw};
+use super::read::{self, Flag, Heredoc, Raw, Read};
 use crate::{Command, KEYWORDS, ParseProblem};
 use imgforge_oci::Healthcheck;
 use imgforge_syntax::{Located, Span, nearest};
@@ -14,6 +16,8 @@ pub(crate) type Word = Located<String>;
 /// One instruction that is understood.
 #[derive(Debug, Clone)]
 pub(crate) struct Instruction {
+    /// In capitals.
+    pub(crate) keyword: Located<String>,
     /// The line as it is written, continuations joined, without heredocs.
     pub(crate) text: String,
     /// From 1; 0 when it comes from an image below.
@@ -22,7 +26,8 @@ pub(crate) struct Instruction {
     pub(crate) span: Span,
     pub(crate) kind: Kind,
     pub(crate) flags: Vec<Flag>,
-    /// What an engine of ours does not do, or does not know; what it says is understood all the same.
+    /// What an engine of ours does not do, or does not know, while what it says is understood all the same; or why it
+    /// cannot be understood.
     pub(crate) problems: Vec<ParseProblem>,
 }
 
@@ -131,14 +136,20 @@ impl Instruction {
         Ok(Self { problems, ..Self::with(raw, kind) })
     }
 
-    /// One that cannot be understood.
-    pub(crate) fn unread(raw: &Raw) -> Self {
-        Self::with(raw, Kind::Unread { keyword: raw.inner.as_deref().unwrap_or(raw).keyword.value.clone() })
+    /// All instructions of a file, those too that cannot be understood.
+    pub(crate) fn all(read: &Read) -> Vec<Arc<Self>> {
+        let one = |raw: &Raw| {
+            Self::of(raw, read.escape).unwrap_or_else(|found| {
+                let keyword = raw.inner.as_deref().unwrap_or(raw).keyword.value.clone();
+                Self { problems: vec![found], ..Self::with(raw, Kind::Unread { keyword }) }
+            })
+        };
+        read.instructions.iter().map(|raw| Arc::new(one(raw))).collect()
     }
 
     fn with(raw: &Raw, kind: Kind) -> Self {
-        let (text, flags) = (raw.joined.clone(), raw.flags.clone());
-        Self { text, line: raw.line, span: raw.span, kind, flags, problems: Vec::new() }
+        let (keyword, text, flags) = (raw.keyword.clone(), raw.joined.clone(), raw.flags.clone());
+        Self { keyword, text, line: raw.line, span: raw.span, kind, flags, problems: Vec::new() }
     }
 }
 

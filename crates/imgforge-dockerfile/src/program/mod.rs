@@ -26,6 +26,7 @@ mod signal;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use imgforge_oci::ImageConfig;
 use imgforge_syntax::Span;
@@ -65,7 +66,7 @@ pub(crate) struct StageText {
     pub(crate) platform: Option<String>,
     /// Of its FROM.
     span: Span,
-    pub(crate) instructions: Vec<Instruction>,
+    pub(crate) instructions: Vec<Arc<Instruction>>,
 }
 
 /// What a stage stands on.
@@ -101,7 +102,8 @@ impl Program {
     ) -> Result<Self, Vec<ParseProblem>> {
         let read = read::read(text);
         let mut problems = [read.of_directives.as_slice(), &read.problems].concat();
-        let mut program = Self::of(&read, args, platform, &mut problems);
+        let lines = Instruction::all(&read);
+        let mut program = Self::of(&lines, read.escape, args, platform, &mut problems);
         program.is_broken = !problems.is_empty();
         let needed = program.needed();
         let mut evaluated: BTreeMap<usize, Stage> = BTreeMap::new();
@@ -228,7 +230,8 @@ impl Program {
             Kind::Onbuild { inner, .. } => Some(inner.as_ref()),
             _ => None,
         });
-        let words = triggers.chain(&stage.instructions).flat_map(|instruction| match &instruction.kind {
+        let own = stage.instructions.iter().map(Arc::as_ref);
+        let words = triggers.chain(own).flat_map(|instruction| match &instruction.kind {
             Kind::Copy(line) => line.from.iter().cloned().collect(),
             Kind::Run(line) => line.mounts.iter().filter_map(mount::RawMount::from).collect(),
             _ => Vec::new(),

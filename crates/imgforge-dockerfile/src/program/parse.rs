@@ -1,27 +1,28 @@
 //! From text to a program: stages, what each stands on, and the ARGs before the first FROM.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use imgforge_syntax::{Located, Span};
 
 use super::instruction::{Instruction, Kind, Word, problem};
 use super::platform::normal_platform;
-use super::read::Read;
 use super::shell::{self, NoValue, Rules, Value};
 use super::{Base, Program, StageText};
 use crate::ParseProblem;
 
 impl Program {
-    /// Understands a file that has been read. What is wrong with it is added to `problems`; the program is what could
-    /// be understood.
+    /// Makes a program of the instructions of a file. What is wrong with it is added to `problems`; the program is what
+    /// could be understood.
     pub(crate) fn of(
-        read: &Read,
+        lines: &[Arc<Instruction>],
+        escape: char,
         args: &BTreeMap<String, String>,
         platform: &str,
         problems: &mut Vec<ParseProblem>,
     ) -> Self {
         let mut program = Self {
-            escape: read.escape,
+            escape,
             platform: platform.to_owned(),
             args: args.clone(),
             globals: BTreeMap::new(),
@@ -29,28 +30,18 @@ impl Program {
             is_broken: false,
         };
         let mut global_args = Vec::new();
-        let mut stages: Vec<(Span, Option<Instruction>, Vec<Instruction>)> = Vec::new();
-        for raw in &read.instructions {
-            let instruction = match Instruction::of(raw, program.escape) {
-                Ok(instruction) => {
-                    problems.extend_from_slice(&instruction.problems);
-                    Some(instruction)
-                }
-                Err(found) => {
-                    problems.push(found);
-                    program.is_broken = true;
-                    None
-                }
-            };
-            match (raw.keyword.value.as_str(), stages.last_mut()) {
-                ("FROM", _) => stages.push((raw.span, instruction, Vec::new())),
-                (_, Some((.., instructions))) => {
-                    instructions.push(instruction.unwrap_or_else(|| Instruction::unread(raw)));
-                }
-                ("ARG", None) => global_args.extend(instruction),
-                (keyword, None) if instruction.is_some() => {
+        let mut stages: Vec<(&Instruction, Vec<Arc<Instruction>>)> = Vec::new();
+        for line in lines {
+            problems.extend_from_slice(&line.problems);
+            let is_unread = matches!(line.kind, Kind::Unread { .. });
+            program.is_broken |= is_unread;
+            match (line.keyword.value.as_str(), stages.last_mut()) {
+                ("FROM", _) => stages.push((line, Vec::new())),
+                (_, Some((_, instructions))) => instructions.push(Arc::clone(line)),
+                ("ARG", None) => global_args.push(line.as_ref()),
+                (keyword, None) if !is_unread => {
                     let message = format!("{keyword} stands before the first FROM");
-                    problems.push(problem(raw.keyword.span, message, None));
+                    problems.push(problem(line.keyword.span, message, None));
                 }
                 (_, None) => {}
             }
@@ -59,12 +50,13 @@ impl Program {
             let help = Some("a Dockerfile starts with FROM, after comments and ARGs");
             problems.push(problem(Span::new(0, 0), "there is no FROM", help));
         }
-        let last_name = stages.last().and_then(|(_, from, _)| match from.as_ref().map(|from| &from.kind) {
-            Some(Kind::From { name, .. }) => name.clone(),
+        let last_name = stages.last().and_then(|(from, _)| match &from.kind {
+            Kind::From { name, .. } => name.clone(),
             _ => None,
         });
         program.set_globals(&global_args, last_name.as_deref().unwrap_or("default"), problems);
-        for (span, from, instructions) in stages {
+        for (from, instructions) in stages {
+            let span = from.span;
             let mut stage = StageText {
                 name: None,
                 base: Base::Image(String::new()),
@@ -73,12 +65,12 @@ impl Program {
                 span,
                 instructions,
             };
-            if let Some(Kind::From { image, platform, name }) = from.map(|from| from.kind) {
-                stage.base = program.base(&image, platform.as_ref(), problems);
+            if let Kind::From { image, platform, name } = &from.kind {
+                stage.base = program.base(image, platform.as_ref(), problems);
                 let known = |word: &Word| expand(word, program.escape, &program.globals, &mut Vec::new());
-                stage.image = Located::new(known(&image).unwrap_or_default(), image.span);
+                stage.image = Located::new(known(image).unwrap_or_default(), image.span);
                 stage.platform = platform.as_ref().and_then(known);
-                stage.name = name;
+                stage.name.clone_from(name);
             }
             program.stages.push(stage);
         }
@@ -86,7 +78,7 @@ impl Program {
     }
 
     /// ARGs before the first FROM: each sees those before it.
-    fn set_globals(&mut self, lines: &[Instruction], target: &str, problems: &mut Vec<ParseProblem>) {
+    fn set_globals(&mut self, lines: &[&Instruction], target: &str, problems: &mut Vec<ParseProblem>) {
         let mut globals = platform_args(&self.platform);
         for name in ["BUILDOSVERSION", "TARGETOSVERSION"] {
             globals.insert(name.into(), String::new());
