@@ -13,15 +13,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::name::ImageName;
-
-/// One target to be built.
+/// One piece of work, under an identity of any kind that is cheap to copy and has an order.
 #[derive(Debug, Clone)]
-pub struct Node {
-    /// The image.
-    pub name: ImageName,
-    /// What must be built before it. Those that are no nodes of the schedule are there already, and are passed over.
-    pub parents: BTreeSet<ImageName>,
+pub struct Node<N> {
+    /// Its identity.
+    pub id: N,
+    /// What must be done before it. Those that are no nodes of the schedule are done already, and are passed over.
+    pub parents: BTreeSet<N>,
     /// How long it will take, from earlier runs. Only the proportions count.
     pub estimate: Duration,
 }
@@ -35,8 +33,8 @@ pub enum Policy {
     FailFast,
 }
 
-/// A target that is skipped, and the failed one that it stands on.
-pub type Blocked = (ImageName, ImageName);
+/// A node that is skipped, and the failed one that it stands on.
+pub type Blocked<N> = (N, N);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -47,31 +45,30 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct Slot<N> {
     state: State,
     missing_parents: usize,
-    children: Vec<ImageName>,
+    children: Vec<N>,
     /// Own estimate and the longest child path.
     remaining: Duration,
 }
 
 /// A family on its way; see the page of this module.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct Schedule<N> {
     policy: Policy,
-    slots: BTreeMap<ImageName, Slot>,
-    ready: BTreeSet<(Reverse<Duration>, ImageName)>,
+    slots: BTreeMap<N, Slot<N>>,
+    ready: BTreeSet<(Reverse<Duration>, N)>,
     running: usize,
     stopped: bool,
 }
 
-impl Schedule {
+impl<N: Ord + Clone> Schedule<N> {
     /// A schedule of `nodes`, of which none has begun. Their edges have no cycle (the graph has refused those);
     /// if they had, what stands on it would never be handed out.
-    pub fn new(nodes: impl IntoIterator<Item = Node>, policy: Policy) -> Self {
-        let nodes: BTreeMap<ImageName, Node> =
-            nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
-        let mut slots: BTreeMap<ImageName, Slot> = BTreeMap::new();
+    pub fn new(nodes: impl IntoIterator<Item = Node<N>>, policy: Policy) -> Self {
+        let nodes: BTreeMap<N, Node<N>> = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+        let mut slots: BTreeMap<N, Slot<N>> = BTreeMap::new();
         for node in nodes.values() {
             let slot = Slot {
                 state: State::Waiting,
@@ -79,12 +76,12 @@ impl Schedule {
                 children: Vec::new(),
                 remaining: node.estimate,
             };
-            slots.insert(node.name.clone(), slot);
+            slots.insert(node.id.clone(), slot);
         }
         for node in nodes.values() {
             for parent in &node.parents {
                 if let Some(slot) = slots.get_mut(parent) {
-                    slot.children.push(node.name.clone());
+                    slot.children.push(node.id.clone());
                 }
             }
         }
@@ -95,17 +92,17 @@ impl Schedule {
             }
         }
         let mut schedule = Self { policy, slots, ready: BTreeSet::new(), running: 0, stopped: false };
-        let roots: Vec<ImageName> = schedule.of_state(|slot| slot.missing_parents == 0);
+        let roots: Vec<N> = schedule.of_state(|slot| slot.missing_parents == 0);
         for root in roots {
             schedule.make_ready(&root);
         }
         schedule
     }
 
-    /// The ready node with the longest remaining path (of equal ones, the first by name), which runs from now on.
+    /// The ready node with the longest remaining path (of equal ones, the first in their order), which runs from now on.
     /// `None` while nothing is ready, and for ever after the run was stopped.
     #[expect(clippy::should_implement_trait, reason = "`None` is not the end: more may be ready later")]
-    pub fn next(&mut self) -> Option<ImageName> {
+    pub fn next(&mut self) -> Option<N> {
         if self.stopped {
             return None;
         }
@@ -117,7 +114,7 @@ impl Schedule {
 
     /// Takes notice that a running node was built (`ok`) or failed. Returns its descendants when it failed: they are
     /// skipped, each once, whatever else fails. A node that does not run is passed over.
-    pub fn finish(&mut self, name: &ImageName, ok: bool) -> Vec<Blocked> {
+    pub fn finish(&mut self, name: &N, ok: bool) -> Vec<Blocked<N>> {
         let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.state == State::Running) else {
             return Vec::new();
         };
@@ -137,8 +134,8 @@ impl Schedule {
         Vec::new()
     }
 
-    /// Stops handing out. Returns those that have not begun, by name; what runs still has to be finished.
-    pub fn cancel(&mut self) -> Vec<ImageName> {
+    /// Stops handing out. Returns those that have not begun, in their order; what runs still has to be finished.
+    pub fn cancel(&mut self) -> Vec<N> {
         self.stopped = true;
         self.ready.clear();
         let left = self.of_state(|slot| matches!(slot.state, State::Waiting | State::Ready));
@@ -159,20 +156,20 @@ impl Schedule {
         self.stopped
     }
 
-    fn make_ready(&mut self, name: &ImageName) {
+    fn make_ready(&mut self, name: &N) {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.state = State::Ready;
             self.ready.insert((Reverse(slot.remaining), name.clone()));
         }
     }
 
-    fn end(&mut self, name: &ImageName) {
+    fn end(&mut self, name: &N) {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.state = State::Ended;
         }
     }
 
-    fn skip_descendants(&mut self, failed: &ImageName) -> Vec<Blocked> {
+    fn skip_descendants(&mut self, failed: &N) -> Vec<Blocked<N>> {
         let mut skipped = BTreeSet::new();
         let mut open = self.slots[failed].children.clone();
         while let Some(name) = open.pop() {
@@ -186,16 +183,16 @@ impl Schedule {
         skipped.into_iter().map(|name| (name, failed.clone())).collect()
     }
 
-    fn of_state(&self, is: impl Fn(&Slot) -> bool) -> Vec<ImageName> {
+    fn of_state(&self, is: impl Fn(&Slot<N>) -> bool) -> Vec<N> {
         self.slots.iter().filter(|(_, slot)| is(slot)).map(|(name, _)| name.clone()).collect()
     }
 }
 
-/// All names, parents before children (Kahn, "Topological sorting of large networks", 1962).
-fn parents_first(slots: &BTreeMap<ImageName, Slot>) -> Vec<ImageName> {
-    let mut missing: BTreeMap<&ImageName, usize> =
+/// All nodes, parents before children (Kahn, "Topological sorting of large networks", 1962).
+fn parents_first<N: Ord + Clone>(slots: &BTreeMap<N, Slot<N>>) -> Vec<N> {
+    let mut missing: BTreeMap<&N, usize> =
         slots.iter().map(|(name, slot)| (name, slot.missing_parents)).collect();
-    let mut order: Vec<ImageName> =
+    let mut order: Vec<N> =
         missing.iter().filter(|(_, count)| **count == 0).map(|(name, _)| (*name).clone()).collect();
     let mut at = 0;
     while at < order.len() {
@@ -221,18 +218,10 @@ mod tests {
     /// A family as (parents by index, estimate in seconds); parents have smaller indexes.
     type Family = Vec<(BTreeSet<usize>, u64)>;
 
-    fn name(n: usize) -> ImageName {
-        ImageName::new(format!("i{n:03}")).unwrap()
-    }
-
-    fn index(name: &ImageName) -> usize {
-        name.as_str()[1..].parse().unwrap()
-    }
-
-    fn schedule(family: &Family, policy: Policy) -> Schedule {
+    fn schedule(family: &Family, policy: Policy) -> Schedule<usize> {
         let nodes = family.iter().enumerate().map(|(n, (parents, seconds))| Node {
-            name: name(n),
-            parents: parents.iter().map(|p| name(*p)).collect(),
+            id: n,
+            parents: parents.clone(),
             estimate: Duration::from_secs(*seconds),
         });
         Schedule::new(nodes, policy)
@@ -288,26 +277,26 @@ mod tests {
         while !schedule.is_done() {
             while running.len() < slots {
                 let Some(next) = schedule.next() else { break };
-                let parents = &family[index(&next)].0;
+                let parents = &family[next].0;
                 assert!(parents.iter().all(|p| trace.built.contains(p)), "{next} began before its parents");
-                trace.started.push(index(&next));
+                trace.started.push(next);
                 running.push(next);
             }
             let ended = running.swap_remove(choices.next().unwrap() % running.len());
-            let ok = !failing.contains(&index(&ended));
+            let ok = !failing.contains(&ended);
             let blocked = schedule.finish(&ended, ok);
             trace.ends += 1 + blocked.len();
             assert!(blocked.iter().all(|(_, by)| *by == ended));
-            trace.skipped.extend(blocked.iter().map(|(skipped, _)| index(skipped)));
+            trace.skipped.extend(blocked.iter().map(|(skipped, _)| *skipped));
             if ok {
-                trace.built.insert(index(&ended))
+                trace.built.insert(ended)
             } else {
-                trace.failed.insert(index(&ended))
+                trace.failed.insert(ended)
             };
         }
         let left = schedule.cancel();
         trace.ends += left.len();
-        trace.left.extend(left.iter().map(index));
+        trace.left.extend(left);
         trace
     }
 
@@ -342,8 +331,8 @@ mod tests {
             let mut choices = choices.iter().cycle();
             let mut running = Vec::new();
             loop {
-                let batch: Vec<ImageName> = std::iter::from_fn(|| schedule.next()).collect();
-                let keys: Vec<_> = batch.iter().map(|n| (Reverse(path(&family, index(n))), n.clone())).collect();
+                let batch: Vec<usize> = std::iter::from_fn(|| schedule.next()).collect();
+                let keys: Vec<_> = batch.iter().map(|n| (Reverse(path(&family, *n)), *n)).collect();
                 prop_assert!(keys.is_sorted(), "{:?}", keys);
                 running.extend(batch);
                 if running.is_empty() { break; }
@@ -356,7 +345,7 @@ mod tests {
         #[test]
         fn a_cancelled_run_names_all_that_has_not_begun(family in any_family(), begun in 0..6usize) {
             let mut schedule = schedule(&family, Policy::KeepGoing);
-            let running: Vec<ImageName> = std::iter::from_fn(|| schedule.next()).take(begun).collect();
+            let running: Vec<usize> = std::iter::from_fn(|| schedule.next()).take(begun).collect();
             let left = schedule.cancel();
             prop_assert_eq!(running.len() + left.len(), family.len());
             prop_assert!(schedule.next().is_none());
@@ -368,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_parent_outside_the_schedule_is_there_already() {
-        let node = Node { name: name(1), parents: [name(0)].into(), estimate: Duration::ZERO };
-        assert_eq!(Schedule::new([node], Policy::KeepGoing).next(), Some(name(1)));
+        let node = Node { id: 1, parents: [0].into(), estimate: Duration::ZERO };
+        assert_eq!(Schedule::new([node], Policy::KeepGoing).next(), Some(1));
     }
 }

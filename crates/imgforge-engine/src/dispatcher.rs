@@ -43,7 +43,7 @@ pub type Ended = (ImageName, Outcome, Duration);
 /// Does `work` for every target of `schedule`, up to `slots` (at least one) at a time, and returns how each ended, in
 /// that order. After `cancel`, nothing more starts; what runs is told to stop and waited for.
 pub async fn dispatch(
-    schedule: Schedule,
+    schedule: Schedule<ImageName>,
     work: Arc<dyn Work>,
     slots: usize,
     cancel: CancellationToken,
@@ -63,7 +63,7 @@ pub async fn dispatch(
 }
 
 struct Dispatcher {
-    schedule: Schedule,
+    schedule: Schedule<ImageName>,
     work: Arc<dyn Work>,
     cancel: CancellationToken,
     events: EventSender,

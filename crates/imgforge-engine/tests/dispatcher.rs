@@ -61,9 +61,9 @@ fn name(text: &str) -> ImageName {
     ImageName::new(text).unwrap()
 }
 
-fn schedule(edges: &[(&str, &[&str])], policy: Policy) -> Schedule {
+fn schedule(edges: &[(&str, &[&str])], policy: Policy) -> Schedule<ImageName> {
     let node = |(target, parents): &(&str, &[&str])| Node {
-        name: name(target),
+        id: name(target),
         parents: parents.iter().map(|parent| name(parent)).collect(),
         estimate: Duration::from_secs(1),
     };
@@ -72,7 +72,7 @@ fn schedule(edges: &[(&str, &[&str])], policy: Policy) -> Schedule {
 
 /// Runs a family and returns how each target ended, and all events.
 async fn run(
-    schedule: Schedule,
+    schedule: Schedule<ImageName>,
     work: Arc<FakeWork>,
     slots: usize,
     cancel: CancellationToken,

@@ -431,10 +431,10 @@ fn schedule(
     durations: &Durations,
     fail_fast: bool,
     only_tests: bool,
-) -> Schedule {
+) -> Schedule<ImageName> {
     let is_waited_for = |parent: &&ImageName| !only_tests && at_work.contains(*parent);
     let nodes = targets.iter().filter(|target| at_work.contains(&target.name)).map(|target| Node {
-        name: target.name.clone(),
+        id: target.name.clone(),
         parents: target.parents.iter().filter(is_waited_for).cloned().collect(),
         estimate: durations.of(&target.name),
     });
