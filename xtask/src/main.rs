@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compile;
 mod engine;
 mod family;
 mod faults_build;
@@ -45,7 +46,7 @@ enum Task {
     /// Time imgforge beside `docker build` on generated families, and supervisors beside images written by hand.
     /// Needs a Docker Engine whose build cache it may empty.
     Bench {
-        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`,
+        /// Sizes of families, `packages`, `services`, `push`, `engine`, `layers`, `compile`, `faults` or `faults:ROUNDS`,
         /// `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`, `faults-promote` or
         /// `faults-promote:PAIRS`.
         #[arg(default_values_t = [Topic::Family(100), Topic::Family(1000), Topic::Packages, Topic::Services])]
@@ -99,6 +100,8 @@ enum Topic {
     Engine,
     /// Layers packed and unpacked.
     Layers,
+    /// The build of imgforge itself.
+    Compile,
     /// So many rounds of commands that are disturbed, and so many pairs of promotions.
     Faults(usize),
     /// So many pushes into a registry that fails, by processes that are killed.
@@ -110,9 +113,16 @@ enum Topic {
 }
 
 impl Topic {
-    /// Whether what happens is counted, which needs no speed.
+    /// Whether what happens is counted, or the speed of this program is not measured: it need not be optimised.
     fn counts(&self) -> bool {
-        matches!(self, Self::Faults(_) | Self::FaultsPush(_) | Self::FaultsBuild(_) | Self::FaultsPromote(_))
+        matches!(
+            self,
+            Self::Compile
+                | Self::Faults(_)
+                | Self::FaultsPush(_)
+                | Self::FaultsBuild(_)
+                | Self::FaultsPromote(_)
+        )
     }
 }
 
@@ -126,13 +136,14 @@ impl std::str::FromStr for Topic {
             "push" => Ok(Self::Push),
             "engine" => Ok(Self::Engine),
             "layers" => Ok(Self::Layers),
+            "compile" => Ok(Self::Compile),
             "faults" => Ok(Self::Faults(1000)),
             "faults-push" => Ok(Self::FaultsPush(1000)),
             "faults-build" => Ok(Self::FaultsBuild(100)),
             "faults-promote" => Ok(Self::FaultsPromote(1000)),
             text => {
                 let wrong = |_| {
-                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `faults` or `faults:ROUNDS`, \
+                    "a number of images, `packages`, `services`, `push`, `engine`, `layers`, `compile`, `faults` or `faults:ROUNDS`, \
                      `faults-push` or `faults-push:PUSHES`, `faults-build` or `faults-build:PROCESSES`, \
                      `faults-promote` or `faults-promote:PAIRS`"
                         .to_owned()
@@ -160,6 +171,7 @@ impl std::fmt::Display for Topic {
             Self::Push => f.write_str("push"),
             Self::Engine => f.write_str("engine"),
             Self::Layers => f.write_str("layers"),
+            Self::Compile => f.write_str("compile"),
             Self::Faults(rounds) => write!(f, "faults:{rounds}"),
             Self::FaultsPush(pushes) => write!(f, "faults-push:{pushes}"),
             Self::FaultsBuild(processes) => write!(f, "faults-build:{processes}"),
@@ -209,6 +221,7 @@ fn bench(topic: Topic) -> Result<()> {
         Topic::Push => push::run(),
         Topic::Engine => engine::run(),
         Topic::Layers => layers::run(),
+        Topic::Compile => compile::run(),
         Topic::Faults(rounds) => faults_verbs::run(rounds).and_then(|()| faults_promote::run(rounds)),
         Topic::FaultsPush(pushes) => faults_push::run(pushes),
         Topic::FaultsBuild(processes) => faults_build::run(processes),
