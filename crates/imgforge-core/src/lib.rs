@@ -28,6 +28,7 @@ pub mod glob;
 pub mod graph;
 pub mod inputs;
 mod kdl_text;
+pub mod links;
 pub mod lint;
 pub mod lock;
 pub mod manifest;

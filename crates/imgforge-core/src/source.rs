@@ -9,12 +9,13 @@ pub(crate) mod memory;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-/// How many links one path may pass through, as in the kernel (`ELOOP`).
-pub const MAX_LINKS: usize = 40;
+use crate::links::{self, Entry, Last, Refused, Scope};
+
 /// BLAKE3 of a file's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContentHash([u8; 32]);
@@ -139,36 +140,39 @@ pub enum Led {
 /// Follows the links on a path, as a build does in its context: their targets are relative, and stay in the tree.
 ///
 /// # Errors
-/// What the system says, and a path through more than [`MAX_LINKS`] links.
+/// What the system says, and a path through more than [`links::MAX_LINKS`] links or through what is no folder.
 pub fn follow(source: &dyn Source, path: &Utf8Path) -> io::Result<Led> {
-    let Some(mut path) = clean(path.as_str()) else { return Ok(Led::Outside(path.to_owned())) };
-    for _ in 0..=MAX_LINKS {
-        let Some((link, target)) = first_link(source, &path)? else {
-            let kind =
-                if path.as_str().is_empty() { Kind::Dir { mode: 0o755 } } else { source.kind(&path)? };
-            return Ok(Led::To(path, kind));
-        };
-        let folder = link.parent().unwrap_or(Utf8Path::new(""));
-        let rest = path.strip_prefix(&link).unwrap_or(Utf8Path::new(""));
-        match clean(folder.join(&target).join(rest).as_str()).filter(|_| !target.starts_with('/')) {
-            Some(onward) => path = onward,
-            None => return Ok(Led::Outside(link)),
+    let Some(path) = clean(path.as_str()) else { return Ok(Led::Outside(path.to_owned())) };
+    let led = follow_beneath(&path, |at| source.kind(at))?;
+    match led {
+        Ok(end) => {
+            let is_root = end.as_str().is_empty();
+            let kind = if is_root { Kind::Dir { mode: 0o755 } } else { source.kind(&end)? };
+            Ok(Led::To(end, kind))
         }
+        Err(Refused::Outside { link, .. }) => Ok(Led::Outside(utf8(link))),
+        Err(refused) => Err(refused.into()),
     }
-    let message = format!("it leads through more than {MAX_LINKS} links");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// The first component of a path that is a link, with its target.
-fn first_link(source: &dyn Source, path: &Utf8Path) -> io::Result<Option<(Utf8PathBuf, String)>> {
-    let mut walked = Utf8PathBuf::new();
-    for component in path.components() {
-        walked.push(component.as_str());
-        if let Kind::Symlink { target } = source.kind(&walked)? {
-            return Ok(Some((walked, target)));
-        }
-    }
-    Ok(None)
+/// Follows the links on a path that is [clean], none of which may lead out of the tree. The outer error is that of
+/// `kind`.
+pub(crate) fn follow_beneath<E>(
+    path: &Utf8Path,
+    mut kind: impl FnMut(&Utf8Path) -> Result<Kind, E>,
+) -> Result<Result<Utf8PathBuf, Refused>, E> {
+    let led = links::follow(path.as_std_path(), Scope::Beneath, Last::Followed, |at| {
+        Ok(match kind(&utf8(at.to_owned()))? {
+            Kind::Dir { .. } => Entry::Folder,
+            Kind::Symlink { target } => Entry::Link(target.into()),
+            Kind::File { .. } | Kind::Socket { .. } | Kind::Node { .. } => Entry::File,
+        })
+    })?;
+    Ok(led.map(utf8))
+}
+
+fn utf8(path: PathBuf) -> Utf8PathBuf {
+    Utf8PathBuf::from_path_buf(path).expect("it is made of a path and targets that are UTF-8")
 }
 
 /// Returns the error of a path that a link leads out of the tree.

@@ -31,6 +31,12 @@ pub(crate) type Attribute = (Vec<u8>, Vec<u8>);
 #[cfg(test)]
 pub(crate) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// Reads the target of the link that a folder has under a name; of the folder's descriptor itself for an empty name.
+pub(crate) fn link_target(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<PathBuf> {
+    let target = rustix::fs::readlinkat(folder, name, Vec::new())?;
+    Ok(PathBuf::from(OsStr::from_bytes(target.to_bytes())))
+}
+
 /// Owner, mode, time and attributes of an entry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meta<'a> {

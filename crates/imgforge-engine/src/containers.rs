@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::future::BoxFuture;
+use imgforge_core::links::{self, Last, Scope, Walk};
 use imgforge_oci::Digest;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -121,6 +123,38 @@ pub enum EntryKind {
     Link(Utf8PathBuf),
     /// A device, a socket or a pipe.
     Other,
+}
+
+/// Returns the entry at a path of a container's file system, links followed inside it; `None` where it leads nowhere.
+///
+/// `entry` is [`Containers::entry`], which follows the links on the way to a path by itself. So only a path that ends in
+/// a link is walked part by part: `..` in the link's target is the folder above the one that really holds the link.
+pub async fn follow_links<F: Future<Output = Result<Option<Entry>, Error>>>(
+    path: &Utf8Path,
+    mut entry: impl FnMut(Utf8PathBuf) -> F,
+) -> Result<Option<Entry>, Error> {
+    let mut found = entry(path.to_owned()).await?;
+    if !matches!(found, Some(Entry { kind: EntryKind::Link(_), .. })) {
+        return Ok(found);
+    }
+    let absolute = |path: &Path| Utf8PathBuf::from(format!("/{}", path.to_string_lossy()));
+    let mut walk = Walk::new(path.as_std_path(), Scope::InRoot, Last::Followed);
+    let mut asked = Utf8PathBuf::new();
+    while let Ok(Some(at)) = walk.ask() {
+        asked = absolute(at);
+        found = entry(asked.clone()).await?;
+        let lies = match &found {
+            None => return Ok(None),
+            Some(Entry { kind: EntryKind::Link(target), .. }) => links::Entry::Link(target.clone().into()),
+            Some(Entry { kind: EntryKind::Folder, .. }) => links::Entry::Folder,
+            Some(_) => links::Entry::File,
+        };
+        if walk.answer(lies).is_err() {
+            return Ok(None);
+        }
+    }
+    let end = absolute(&walk.end());
+    if end == asked { Ok(found) } else { entry(end).await }
 }
 
 /// A container that runs.

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::dockerignore::DockerIgnore;
 use crate::glob::matches;
+use crate::links::Refused;
 use crate::modes;
-use crate::source::{ContentHash, Kind, MAX_LINKS, clean};
+use crate::source::{ContentHash, Kind, clean, follow_beneath};
 use imgforge_dockerfile::ContextSource;
 
 /// Where package files lie in the context; their content is in the fingerprint as locked packages.
@@ -68,14 +69,14 @@ impl<'a> Lister<'a> {
             });
         }
         if !is_glob {
-            return self.add_named(&path, 0);
+            return self.add_named(&path);
         }
         let mut hits = Vec::new();
         self.glob(Utf8Path::new(""), &path.components().map(|c| c.as_str()).collect::<Vec<_>>(), &mut hits)?;
         if hits.is_empty() {
             return Err(Refusal::new(format!("nothing matches \"{}\"", wanted.pattern)));
         }
-        hits.iter().try_for_each(|hit| self.add_named(hit, 0))
+        hits.iter().try_for_each(|hit| self.add_named(hit))
     }
 
     fn add_generated(&mut self, path: &Utf8Path) -> Result<(), Refusal> {
@@ -125,27 +126,18 @@ impl<'a> Lister<'a> {
 
     /// A path that an instruction names. Links on the way and at its end are followed inside the context, as BuildKit
     /// does, and both the link and what it leads to are taken.
-    fn add_named(&mut self, path: &Utf8Path, links: usize) -> Result<(), Refusal> {
-        if links > MAX_LINKS {
-            return Err(Refusal::new(format!("{path} leads through more than {MAX_LINKS} links")));
-        }
-        let mut walked = Utf8PathBuf::new();
-        for (n, component) in path.components().enumerate() {
-            walked.push(component.as_str());
-            let kind = self
-                .context
-                .source
-                .kind(&self.context.dir.join(&walked))
-                .map_err(|error| self.missing(&walked, &error))?;
-            if let Kind::Symlink { target } = kind {
-                let rest: Utf8PathBuf = path.components().skip(n + 1).collect();
-                let to = resolve_link(&walked, &target)?;
-                self.add_parents(&walked)?;
-                self.found.insert(walked.clone(), EntryKind::Symlink { target });
-                let onward = if rest.as_str().is_empty() { to } else { to.join(rest) };
-                return self.add_named(&onward, links + 1);
-            }
-        }
+    fn add_named(&mut self, path: &Utf8Path) -> Result<(), Refusal> {
+        let led = follow_beneath(path, |at| self.pass(at))?;
+        let path = &led.map_err(|refused| {
+            Refusal::new(match refused {
+                Refused::Outside { link, target } => format!(
+                    "the link {} leads outside the image's folder, to {}",
+                    link.display(),
+                    target.display()
+                ),
+                refused => format!("{path} cannot be read: {refused}"),
+            })
+        })?;
         if self.context.is_rendered && self.is_passed_over(path) {
             return Err(Refusal::new(format!("{path} belongs to another image's folder")));
         }
@@ -154,6 +146,20 @@ impl<'a> Lister<'a> {
         }
         self.add_parents(path)?;
         self.add_tree(path)
+    }
+
+    /// What lies at a path that a source leads through; a link is taken.
+    fn pass(&mut self, path: &Utf8Path) -> Result<Kind, Refusal> {
+        let kind = self.context.source.kind(&self.context.dir.join(path));
+        let kind = kind.map_err(|error| self.missing(path, &error))?;
+        if let Kind::Symlink { target } = &kind {
+            self.add_parents(path)?;
+            self.found.insert(path.to_owned(), EntryKind::Symlink { target: target.clone() });
+        }
+        Ok(match kind {
+            Kind::Symlink { target } => Kind::Symlink { target: joined(&target) },
+            kind => kind,
+        })
     }
 
     /// A path and all below it. Links below a folder stay links.
@@ -274,14 +280,18 @@ impl<'a> Lister<'a> {
     }
 }
 
-/// Where a link leads, inside the context.
-fn resolve_link(link: &Utf8Path, target: &str) -> Result<Utf8PathBuf, Refusal> {
-    // BuildKit reads an absolute target as one from the context's root.
-    let base =
-        if target.starts_with('/') { Utf8Path::new("") } else { link.parent().unwrap_or(Utf8Path::new("")) };
-    clean(base.join(target.trim_start_matches('/')).as_str())
-        .filter(|_| !target.starts_with('/'))
-        .ok_or_else(|| Refusal::new(format!("the link {link} leads outside the image's folder, to {target}")))
+/// The target of a link as BuildKit follows it (`RootPath` of containerd's `continuity/fs`): `..` and the name before it
+/// are taken away in the text, also where that is a link. The kernel would not.
+fn joined(target: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in target.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match (part, parts.last()) {
+            ("..", Some(last)) if *last != ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    let start = if target.starts_with('/') { "/" } else { "" };
+    format!("{start}{}", parts.join("/"))
 }
 
 /// Whether others than its owner can do something with a file.

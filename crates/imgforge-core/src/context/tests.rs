@@ -93,6 +93,15 @@ fn links_are_kept_and_followed_only_inside() {
     }
 }
 
+/// What is listed is what a build looks for, so this is BuildKit's rule and not the kernel's.
+#[test]
+fn dots_in_the_target_of_a_link_take_away_the_name_before_them_as_in_buildkit() {
+    let mut tree = tree(&[("i/f", ""), ("i/deep/f", ""), ("i/deep/d/x", "")]);
+    tree.link("deep/d", "i/d");
+    tree.link("d/../f", "i/l");
+    assert_eq!(list(&tree, "FROM scratch\nCOPY l /", true).unwrap(), ["f", "l"]);
+}
+
 #[test]
 fn what_dockerignore_excludes_is_not_listed() {
     let tree = tree(&[

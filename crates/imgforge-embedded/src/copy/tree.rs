@@ -11,15 +11,13 @@ use std::path::{Component, Path, PathBuf};
 
 use camino::Utf8Path;
 use imgforge_core::glob::matches;
+use imgforge_core::links::{Entry, Last, Scope, follow};
 use imgforge_core::source::Node;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::node::{self, Attribute};
 use crate::worker::message::{Content, ContextEntry, ContextKind};
-
-/// The number of links that a path may pass through, as in the kernel (`ELOOP`).
-const MAX_LINKS: usize = 40;
 
 /// The metadata of a path.
 #[derive(Debug, Clone)]
@@ -160,33 +158,18 @@ impl<'a> Source<'a> {
         node::attributes(open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::NOFOLLOW)?)
     }
 
-    /// A path with all links in it followed; what is missing at its end stays as it is.
+    /// A path with all links in it followed; what is missing at its end stays as it is. A slash behind a file's name
+    /// means nothing, as in a Dockerfile.
     pub(super) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        let mut done = PathBuf::new();
-        let mut rest: Vec<OsString> = names(path);
-        rest.reverse();
-        let mut links = 0;
-        while let Some(name) = rest.pop() {
-            if name == ".." {
-                done.pop();
-                continue;
-            }
-            done.push(&name);
-            if !self.meta(&done).is_ok_and(|meta| meta.kind == FileType::Symlink) {
-                continue;
-            }
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(Errno::LOOP.into());
-            }
-            let target = PathBuf::from(self.link(&done)?);
-            done.pop();
-            if target.is_absolute() {
-                done = PathBuf::new();
-            }
-            rest.extend(names(&target).into_iter().rev());
-        }
-        Ok(done)
+        let path: PathBuf = path.components().collect();
+        let led: io::Result<_> =
+            follow(&path, Scope::InRoot, Last::Followed, |at| match self.meta(at).map(|meta| meta.kind) {
+                Ok(FileType::Symlink) => Ok(Entry::Link(self.link(at)?.into())),
+                Ok(FileType::Directory) => Ok(Entry::Folder),
+                Ok(_) => Ok(Entry::File),
+                Err(_) => Ok(Entry::Missing),
+            });
+        Ok(led??)
     }
 
     /// The paths that a pattern of COPY means, sorted; the pattern's own path when it has no wildcard.

@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use imgforge_core::links::{self, Last, Scope, Walk};
 use imgforge_oci::Digest;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -18,12 +19,10 @@ use super::decode::{Decoded, TooLarge};
 use super::reader::{Entry, Tar};
 use super::stack::{Found, Stack, open_folder};
 use super::{LayerError, OPAQUE, OVERLAY_OPAQUE, PATH_MAX, WHITEOUT, is_whiteout, shown};
-use crate::node::{BENEATH, Meta, Refused, attributes, create, open_folder_at, remove, times};
+use crate::node::{BENEATH, Meta, Refused, attributes, create, link_target, open_folder_at, remove, times};
 
 /// Begins the names that AUFS used for itself: no files.
 const AUFS: &[u8] = b".wh..wh.";
-/// The number of links that a path may lead through, as in the kernel.
-const LINKS_MAX: usize = 40;
 
 /// A layer that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +124,12 @@ struct Folder {
     path: PathBuf,
 }
 
+/// What one part of a path leads to.
+enum Step {
+    Into(Folder),
+    Link(PathBuf),
+}
+
 /// The fault of an entry.
 enum Wrong {
     Io(io::Error),
@@ -145,6 +150,16 @@ impl From<io::Error> for Wrong {
 impl From<Errno> for Wrong {
     fn from(error: Errno) -> Self {
         Self::Io(error.into())
+    }
+}
+
+impl From<links::Refused> for Wrong {
+    fn from(refused: links::Refused) -> Self {
+        match refused {
+            links::Refused::Loop => Self::Path("its path leads through too many links"),
+            links::Refused::NotFolder(_) => Self::Path("it is in what is no folder"),
+            links::Refused::Outside { .. } => Self::Path("its path leads outside"),
+        }
     }
 }
 
@@ -404,63 +419,55 @@ impl Unpack {
         if let Ok(fd) = open_folder_at(&self.root, &path) {
             return Ok(Folder { fd, path });
         }
+        let mut walk = Walk::new(&path, Scope::InRoot, Last::Followed);
         let mut folder = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
-        let mut todo: Vec<OsString> =
-            names.iter().rev().map(|name| OsString::from_vec(name.to_vec())).collect();
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                folder.path.pop();
-                folder.fd = open_folder_at(&self.root, &folder.path)?;
-                continue;
-            }
-            let path = folder.path.join(&name);
-            if path.as_os_str().len() >= PATH_MAX {
+        while let Some(at) = walk.ask()? {
+            if at.as_os_str().len() >= PATH_MAX {
                 return Err(Wrong::Path("its path is too long"));
             }
-            let stat = match rustix::fs::statat(&folder.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Some(stat),
-                Err(Errno::NOENT) => None,
-                Err(error) => return Err(error.into()),
-            };
-            let target = match stat.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat))) {
-                Some((FileType::Directory, _)) => {
-                    folder = Folder { fd: open_folder_at(&folder.fd, Path::new(&name))?, path };
-                    continue;
-                }
-                Some((FileType::Symlink, _)) => rustix::fs::readlinkat(&folder.fd, &name, Vec::new())?,
-                Some((_, true)) => {
-                    let made = self.make_folder(&folder, &name)?;
-                    self.imitate(&made, None)?;
-                    folder = made;
-                    continue;
-                }
-                Some(_) => return Err(Wrong::Path("it is in what is no folder")),
-                None => match self.below(&path)? {
-                    Some(found) if found.kind() == FileType::Symlink => {
-                        rustix::fs::readlinkat(&found.folder, &found.name, Vec::new())?
-                    }
-                    found => {
-                        let found = found.filter(|found| found.kind() == FileType::Directory);
-                        let made = self.make_folder(&folder, &name)?;
-                        self.imitate(&made, found.as_ref())?;
-                        folder = made;
-                        continue;
-                    }
-                },
-            };
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(Wrong::Path("its path leads through too many links"));
+            let (above, name) = (at.parent().unwrap_or(Path::new("")), at.file_name().unwrap_or_default());
+            if folder.path != above {
+                folder = Folder { fd: open_folder_at(&self.root, above)?, path: above.to_owned() };
             }
-            let target = target.as_bytes();
-            if target.starts_with(b"/") {
-                folder = Folder { fd: self.root.try_clone()?, path: PathBuf::new() };
-            }
-            let parts = target.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
-            todo.extend(parts.rev().map(|part| OsString::from_vec(part.to_vec())));
+            let step = self.step(&folder, name)?;
+            walk.answer(match step {
+                Step::Into(next) => {
+                    folder = next;
+                    links::Entry::Folder
+                }
+                Step::Link(target) => links::Entry::Link(target),
+            })?;
+        }
+        let path = walk.end();
+        if folder.path != path {
+            folder = Folder { fd: open_folder_at(&self.root, &path)?, path };
         }
         Ok(folder)
+    }
+
+    /// One step into a folder, which is made where it is missing, or onto a link.
+    fn step(&mut self, folder: &Folder, name: &OsStr) -> Result<Step, Wrong> {
+        let stat = match rustix::fs::statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let path = folder.path.join(name);
+        let below = match stat.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat))) {
+            Some((FileType::Directory, _)) => {
+                return Ok(Step::Into(Folder { fd: open_folder_at(&folder.fd, Path::new(name))?, path }));
+            }
+            Some((FileType::Symlink, _)) => return Ok(Step::Link(link_target(folder.fd.as_fd(), name)?)),
+            Some((_, true)) => None,
+            Some(_) => return Err(Wrong::Path("it is in what is no folder")),
+            None => self.below(&path)?,
+        };
+        if let Some(found) = below.as_ref().filter(|found| found.kind() == FileType::Symlink) {
+            return Ok(Step::Link(link_target(found.folder.as_fd(), &found.name)?));
+        }
+        let made = self.make_folder(folder, name)?;
+        self.imitate(&made, below.filter(|found| found.kind() == FileType::Directory).as_ref())?;
+        Ok(Step::Into(made))
     }
 
     /// Makes a folder, or takes the one that is there. One that takes the place of something else of this layer hides

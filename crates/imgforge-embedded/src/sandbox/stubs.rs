@@ -5,20 +5,18 @@
 //! that held it stay. Beyond that, folders that were only copied up to hold a mount point are taken out of the upper
 //! folder, where nothing else has changed them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use camino::Utf8Path;
+use imgforge_core::links::{Entry, Last, Scope, follow};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::place::open_in_root;
-
-/// The number of links that a path may pass through, as in the kernel.
-const MAX_LINKS: usize = 40;
+use crate::node::link_target;
 
 /// The mount points that were made, and the folders that were copied up for them.
 #[derive(Debug)]
@@ -148,47 +146,19 @@ fn is_opaque(folder: BorrowedFd<'_>) -> bool {
 /// # Errors
 /// Too many links, a path that goes through a file.
 pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path) -> io::Result<PathBuf> {
-    let mut done = PathBuf::new();
-    let mut rest: Vec<OsString> = names(path);
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        if name == ".." {
-            done.pop();
-            continue;
-        }
-        done.push(&name);
-        let stat = match stat(root, &done) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(error.into()),
+    let led = follow(path, Scope::InRoot, Last::Followed, |at| {
+        let fd = match open_any(root, at) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(Entry::Missing),
+            Err(error) => return Err(io::Error::from(error)),
         };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            continue;
-        }
-        links += 1;
-        if links > MAX_LINKS {
-            return Err(Errno::LOOP.into());
-        }
-        let fd = open_any(root, &done)?;
-        let target = rustix::fs::readlinkat(&fd, "", Vec::new())?;
-        let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes())).to_owned();
-        done.pop();
-        if target.is_absolute() {
-            done = PathBuf::new();
-        }
-        rest.extend(names(&target));
-    }
-    Ok(done)
-}
-
-/// The names in a path, last first.
-fn names(path: &Path) -> Vec<OsString> {
-    let names = path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    });
-    names.rev().collect()
+        Ok(match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+            FileType::Directory => Entry::Folder,
+            FileType::Symlink => Entry::Link(link_target(fd.as_fd(), OsStr::new(""))?),
+            _ => Entry::File,
+        })
+    })?;
+    Ok(led?)
 }
 
 fn open_any(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {

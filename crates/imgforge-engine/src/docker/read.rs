@@ -2,14 +2,11 @@
 
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 
 use super::archive;
-use crate::containers::EntryKind;
+use crate::containers::{EntryKind, follow_links};
 use crate::{Error, labels};
-
-/// The number of links that are followed, as in the kernel (`ELOOP`).
-const MAX_LINKS: usize = 40;
 
 pub(super) async fn read_file(
     client: &bollard::Docker,
@@ -28,32 +25,16 @@ pub(super) async fn read_file(
             ..ContainerCreateBody::default()
         };
         let container = client.create_container(None::<CreateContainerOptions>, config).await?.id;
-        let found = follow(&client, &container, path).await;
+        let (asked, from) = (&client, container.as_str());
+        let found = follow_links(&path, |at| async move { archive::entry(asked, from, &at).await }).await;
         let removed = client.remove_container(&container, None::<RemoveContainerOptions>).await;
         // What was found before says more.
         let found = found?;
         removed?;
-        Ok(found)
+        Ok(match found.map(|entry| entry.kind) {
+            Some(EntryKind::File(content)) => Some(content),
+            _ => None,
+        })
     });
     task.await.map_err(|error| Error::Connection { message: error.to_string() })?
-}
-
-async fn follow(
-    client: &bollard::Docker,
-    container: &str,
-    path: Utf8PathBuf,
-) -> Result<Option<Vec<u8>>, Error> {
-    let mut path = path;
-    for _ in 0..MAX_LINKS {
-        let entry = archive::entry(client, container, &path).await?;
-        match entry.map(|entry| entry.kind) {
-            Some(EntryKind::File(content)) => return Ok(Some(content)),
-            // The daemon takes what climbs above the root for the root.
-            Some(EntryKind::Link(target)) => {
-                path = path.parent().unwrap_or(Utf8Path::new("/")).join(target);
-            }
-            _ => return Ok(None),
-        }
-    }
-    Ok(None)
 }

@@ -10,12 +10,15 @@
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
 use std::sync::mpsc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use flate2::{Compression, GzBuilder};
+use imgforge_core::links::{Entry, Last, Scope, follow};
 use imgforge_oci::{Digest, Hasher, Manifest, MediaType, diff_ids};
 use serde::Deserialize;
 
@@ -74,7 +77,7 @@ enum Found {
     Layer(Digest),
     /// A layer that the engine keeps compressed.
     Compressed(Blob),
-    /// Another name of a file.
+    /// Another name of a file: the target of a link.
     Link(String),
 }
 
@@ -129,10 +132,9 @@ fn read_entries(
         if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default();
             let target = String::from_utf8_lossy(&target).into_owned();
-            found.insert(
-                name.clone(),
-                Found::Link(if kind.is_symlink() { beside(&name, &target) } else { target }),
-            );
+            // The target of a hard link is a name of the archive.
+            let target = if kind.is_symlink() { target } else { format!("/{target}") };
+            found.insert(name, Found::Link(target));
             continue;
         }
         if !kind.is_file() {
@@ -231,28 +233,16 @@ fn add_manifests(found: &HashMap<String, Found>, configs: &mut BTreeMap<Digest, 
     }
 }
 
-/// Returns what a name of the archive stands for, through at most a few links.
+/// Returns what a name of the archive stands for, links followed. The archive need not have the folders of its names.
 fn resolve<'f>(found: &'f HashMap<String, Found>, name: &str) -> Option<&'f Found> {
-    let mut what = found.get(name)?;
-    for _ in 0..8 {
-        let Found::Link(target) = what else { return Some(what) };
-        what = found.get(target)?;
-    }
-    None
-}
-
-/// The target of a symbolic link as a name of the archive.
-fn beside(name: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = name.split('/').collect();
-    parts.pop();
-    for part in target.split('/') {
-        match part {
-            "." | "" => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    let Ok(end) = follow(Path::new(name), Scope::InRoot, Last::Followed, |at| {
+        Ok::<_, Infallible>(match at.to_str().and_then(|at| found.get(at)) {
+            Some(Found::Link(target)) => Entry::Link(target.into()),
+            Some(_) => Entry::File,
+            None => Entry::Folder,
+        })
+    });
+    found.get(end.ok()?.to_str()?)
 }
 
 fn read_start(reader: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {

@@ -6,12 +6,9 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imgforge_engine::Containers;
-use imgforge_engine::containers::{Entry, EntryKind};
+use imgforge_engine::containers::{Entry, EntryKind, follow_links};
 
 use crate::Error;
-
-/// The number of links that are followed, as in the kernel (`ELOOP`).
-const MAX_LINKS: usize = 40;
 
 /// The file system of an image.
 pub(super) struct Look {
@@ -37,18 +34,12 @@ impl Look {
 
     /// Returns the entry at a path; a link at its end is followed unless `is_link_meant`.
     pub(super) async fn entry(&self, path: &str, is_link_meant: bool) -> Result<Option<Entry>, Error> {
-        let mut path = Utf8PathBuf::from(path);
-        for _ in 0..MAX_LINKS {
-            let found = self.containers.entry(&self.container, &path).await?;
-            match found {
-                Some(Entry { kind: EntryKind::Link(target), .. }) if !is_link_meant => {
-                    // The daemon takes what climbs above the root for the root.
-                    path = path.parent().unwrap_or(Utf8Path::new("/")).join(target);
-                }
-                found => return Ok(found),
-            }
+        let path = Utf8Path::new(path);
+        if is_link_meant {
+            return Ok(self.containers.entry(&self.container, path).await?);
         }
-        Ok(None)
+        let entry = |at: Utf8PathBuf| async move { self.containers.entry(&self.container, &at).await };
+        Ok(follow_links(path, entry).await?)
     }
 
     /// The text of a file; empty when there is none.
