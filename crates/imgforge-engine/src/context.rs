@@ -153,7 +153,8 @@ fn supplied_on_disk(path: &Utf8Path, disk: Utf8PathBuf, mode: u32) -> Result<Con
         return Err(unreadable(io::Error::other("it is no regular file")));
     }
     let made = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let mark = mark(format!("{disk}\n{made:?}").as_bytes());
+    let made = made.map_or(0, |made| made.as_nanos());
+    let mark = mark(&[disk.as_str().as_bytes(), &made.to_le_bytes()].concat());
     Ok(Content::File { size: metadata.len(), mode, mark, stored: Stored::Disk(disk, None) })
 }
 

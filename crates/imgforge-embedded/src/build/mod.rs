@@ -205,13 +205,13 @@ impl Builder<'_> {
                 cached,
             });
         };
-        let (fetched, hashes) = self.fetch(action).await?;
+        let (fetched, fetched_keys) = self.fetch(action).await?;
         let files = self.files(action)?;
         let keys: Vec<FilesKey> = files.iter().map(|files| files.key.clone()).collect();
         let inputs = Inputs {
             chain: state.top(),
             files: &keys,
-            fetched: &hashes,
+            fetched: &fetched_keys,
             network: self.request.network.as_str(),
             epoch: self.epoch,
             platform: &self.request.platform,

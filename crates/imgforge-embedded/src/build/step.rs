@@ -10,7 +10,7 @@ use imgforge_oci::{Digest, chain_id};
 use super::run::Held;
 use super::{Builder, State, engine_error, store_error};
 use crate::fetch;
-use crate::key::{FilesKey, context_hash};
+use crate::key::{FetchedKey, FilesKey, context_hash};
 use crate::lines::Lines;
 use crate::worker::message::{self, Content, ContextEntry, Layer, NotStarted, Reply, Request, Tree};
 
@@ -136,13 +136,13 @@ impl Builder<'_> {
         })
     }
 
-    /// Fetches what ADD takes from URLs, and takes the content of COPY's heredocs; returns their files and hashes.
+    /// Fetches what ADD takes from URLs, and takes the content of COPY's heredocs; returns their files and keys.
     pub(super) async fn fetch(
         &self,
         action: &Action,
-    ) -> Result<(Vec<message::CopySource>, Vec<String>), BuildError> {
+    ) -> Result<(Vec<message::CopySource>, Vec<FetchedKey>), BuildError> {
         let Action::Copy(copy) = action else { return Ok((Vec::new(), Vec::new())) };
-        let (mut files, mut hashes) = (Vec::new(), Vec::new());
+        let (mut files, mut keys) = (Vec::new(), Vec::new());
         for source in &copy.sources {
             let CopySource::Url { url, checksum } = source else { continue };
             if self.request.network == Network::None {
@@ -153,9 +153,8 @@ impl Builder<'_> {
                 });
             }
             let fetched = fetch::fetch(url, checksum.as_deref(), &self.cancel).await?;
-            // Its name and its time are in the layer too.
-            let hash = blake3::hash(&fetched.bytes);
-            hashes.push(format!("{hash} {:?} {:?}", fetched.name, fetched.time));
+            let hash = blake3::hash(&fetched.bytes).to_hex().to_string();
+            keys.push(FetchedKey { hash, name: fetched.name.clone(), time: fetched.time });
             files.push(message::CopySource::File {
                 name: fetched.name,
                 mode: 0o600,
@@ -163,7 +162,7 @@ impl Builder<'_> {
                 content: Content::Bytes(fetched.bytes),
             });
         }
-        Ok((files, hashes))
+        Ok((files, keys))
     }
 }
 
