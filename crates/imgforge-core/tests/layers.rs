@@ -115,6 +115,20 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     packages.map(|package| (text(&package["name"]), used(package))).collect()
 }
 
+#[test]
+fn every_crate_of_others_has_a_row_that_says_what_it_is_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let manifest = read(&root.join("Cargo.toml"));
+    let (_, table) = manifest.split_once("[workspace.dependencies]\n").unwrap();
+    let (table, _) = table.split_once("\n[").unwrap();
+    let names = table.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+    let used: BTreeSet<&str> = names.filter(|name| !name.starts_with("imgforge")).collect();
+    let page = read(&root.join("docs/internals/dependencies.md"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let told: BTreeSet<&str> = rows.map(|(name, _)| name).collect();
+    assert_eq!(used, told, "Cargo.toml and docs/internals/dependencies.md name different crates");
+}
+
 /// Uses of one top-level module by another, each with the files that have them.
 type Arrows = BTreeMap<(String, String), BTreeSet<PathBuf>>;
 

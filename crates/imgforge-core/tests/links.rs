@@ -50,7 +50,7 @@ fn ours(folder: &Path, root: &OwnedFd, path: &Path, scope: Scope, last: Last) ->
         Err(Refused::Outside { .. }) => return Err(Errno::XDEV),
     };
     let links = fs::symlink_metadata(folder.join(&end)).unwrap().is_symlink();
-    assert!(!links || last == Last::Kept, "{end:?} is a link");
+    assert!(!links || last == Last::Kept, "{} is a link", end.display());
     let stat = rustix::fs::statat(root.as_fd(), &end, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((stat.st_dev, stat.st_ino))
 }
