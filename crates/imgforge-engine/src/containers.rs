@@ -127,8 +127,8 @@ pub enum EntryKind {
 
 /// Returns the entry at a path of a container's file system, links followed inside it; `None` where it leads nowhere.
 ///
-/// `entry` is [`Containers::entry`], which follows the links on the way to a path by itself. So only a path that ends in
-/// a link is walked part by part: `..` in the link's target is the folder above the one that really holds the link.
+/// `entry` is [`Containers::entry`], which follows the links on the way to a path by itself. So only a path that ends
+/// in a link is walked part by part: `..` in the link's target is the folder above the one that really holds the link.
 pub async fn follow_links<F: Future<Output = Result<Option<Entry>, Error>>>(
     path: &Utf8Path,
     mut entry: impl FnMut(Utf8PathBuf) -> F,
@@ -261,4 +261,57 @@ pub trait Containers: Send + Sync {
         argv: &'a [&'a str],
         user: Option<&'a str>,
     ) -> BoxFuture<'a, Result<ExecOutput, Error>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lies in a made-up container; folders are what is not named.
+    const LIES: [(&str, Option<&str>); 5] = [
+        ("etc/conf", Some("../lib/real/../file")),
+        ("lib/real", Some("/data/deep")),
+        ("data/file", None),
+        ("loop", Some("loop")),
+        ("nowhere", Some("/missing/file")),
+    ];
+
+    fn lies_at(path: &Path) -> links::Entry {
+        match LIES.iter().find(|(at, _)| Path::new(at) == path) {
+            Some((_, Some(target))) => links::Entry::Link(target.into()),
+            Some((_, None)) => links::Entry::File,
+            None if path.starts_with("missing") => links::Entry::Missing,
+            None => links::Entry::Folder,
+        }
+    }
+
+    /// A container that is none: follows the links on the way to a path, as engines do, and keeps the last one.
+    async fn entry(path: Utf8PathBuf) -> Result<Option<Entry>, Error> {
+        let at = |at: &Path| Ok::<_, Error>(lies_at(at));
+        let end = links::follow(path.as_std_path(), Scope::InRoot, Last::Kept, at)?.unwrap();
+        let kind = match lies_at(&end) {
+            links::Entry::Missing => return Ok(None),
+            links::Entry::Folder => EntryKind::Folder,
+            links::Entry::File => EntryKind::File(end.to_string_lossy().into_owned().into()),
+            links::Entry::Link(target) => EntryKind::Link(target.to_string_lossy().into_owned().into()),
+        };
+        Ok(Some(Entry { kind, mode: 0o644, uid: 0, gid: 0 }))
+    }
+
+    async fn found(path: &str) -> Option<EntryKind> {
+        follow_links(Utf8Path::new(path), entry).await.unwrap().map(|entry| entry.kind)
+    }
+
+    #[tokio::test]
+    async fn a_path_leads_where_the_kernel_would_lead_it() {
+        let file = Some(EntryKind::File(b"data/file".to_vec()));
+        // Above /lib/real lies /data, since that is a link itself.
+        for path in ["/etc/conf", "/lib/real/../file", "/data/file"] {
+            assert_eq!(found(path).await, file, "{path}");
+        }
+        assert_eq!(found("/lib/real").await, Some(EntryKind::Folder));
+        for path in ["/loop", "/nowhere"] {
+            assert_eq!(found(path).await, None, "{path}");
+        }
+    }
 }

@@ -280,8 +280,8 @@ impl<'a> Lister<'a> {
     }
 }
 
-/// The target of a link as BuildKit follows it (`RootPath` of containerd's `continuity/fs`): `..` and the name before it
-/// are taken away in the text, also where that is a link. The kernel would not.
+/// The target of a link as BuildKit follows it (`RootPath` of containerd's `continuity/fs`): `..` and the name before
+/// it are taken away in the text, also where that is a link. The kernel would not.
 fn joined(target: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in target.split('/').filter(|part| !matches!(*part, "" | ".")) {
