@@ -1,5 +1,5 @@
-//! What may depend on what: the crates of this project, and the modules of its core. Arrows go one way, so that a part
-//! can be read, and changed, with nothing in mind but what it stands on.
+//! What may depend on what: the crates of this project and the modules of its core, whose arrows go one way, so that a
+//! part can be read, and changed, with nothing in mind but what it stands on. And what each crate of others is for.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
